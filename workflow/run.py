@@ -1,0 +1,56 @@
+"""`make book`: run Snakemake, one run at a time, and pick up what an interrupted run has left.
+
+    python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run or --executor slurm]
+
+A killed Snakemake leaves a lock behind. The lock taken here vanishes with its process, so whoever holds it knows
+that no other run is under way, and may clear Snakemake's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = ("sections", "book")  # the ledger reads the result files of the sections: see the Snakefile
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
+    parser.add_argument("--cores", default="2")
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="stop after this step")
+    arguments, others = parser.parse_known_args()
+
+    (ROOT / ".snakemake").mkdir(exist_ok=True)
+    with (ROOT / ".snakemake" / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another `make book` is running in this folder: wait for it, or stop it.", file=sys.stderr)
+            return 1
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
+        snakemake += ["--cores", arguments.cores, "--config", f"profile={arguments.profile}"]
+        snakemake += [
+            "--max-checksum-file-size",
+            "1GB",
+        ]  # the weights as well: what counts is content, not time
+        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], cwd=ROOT, capture_output=True)
+        for step in STEPS[: STEPS.index(arguments.until) + 1]:
+            options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason", *others]
+            code = subprocess.run([*snakemake, step, *options], cwd=ROOT).returncode
+            if code:
+                print(
+                    f"`{step}` failed. A notebook that failed lies in the results folder under unfinished/, with "
+                    "the error in its last cell. `make book` goes on from what is finished.",
+                    file=sys.stderr,
+                )
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""zsad_core.metrics against scikit-learn, definitions written out, and its error cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import f1_score, roc_auc_score
+
+from zsad_core.metrics import aupr, aupro, auroc, f1_max, pixel_auroc
+
+
+@st.composite
+def labelled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
+    """Both classes present, scores on a coarse grid so that ties occur."""
+    n = draw(st.integers(2, 30))
+    labels = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    labels[:2] = 0, 1
+    scores = np.array(draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n)), dtype=float)
+    return labels, scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled_scores())
+def test_auroc_is_scikit_learns_and_the_share_of_ordered_pairs(data):
+    labels, scores = data
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    differences = anomalous[:, None] - normal[None]
+    pairs = np.mean((differences > 0) + 0.5 * (differences == 0))
+    np.testing.assert_allclose(auroc(labels, scores), pairs, rtol=1e-12)
+    np.testing.assert_allclose(auroc(labels, scores), roc_auc_score(labels, scores), rtol=1e-12)
+    np.testing.assert_allclose(auroc(labels, -scores), 1 - pairs, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled_scores())
+def test_f1_max_is_the_best_over_all_thresholds(data):
+    labels, scores = data
+    best = max(f1_score(labels, scores >= t, zero_division=0) for t in np.unique(scores))
+    np.testing.assert_allclose(f1_max(labels, scores), best, rtol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled_scores())
+def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
+    labels, scores = data
+    area, recall_before = 0.0, 0.0
+    for t in np.unique(scores)[::-1]:
+        above = scores >= t
+        recall = labels[above].sum() / labels.sum()
+        area += (recall - recall_before) * labels[above].mean()
+        recall_before = recall
+    np.testing.assert_allclose(aupr(labels, scores), area, rtol=1e-12)
+
+
+def test_the_two_aupr_interpolations_differ():
+    labels, scores = [1, 0, 1, 0], [4.0, 3.0, 2.0, 1.0]
+    # points (recall, precision): (0, 1) (1/2, 1) (1/2, 1/2) (1, 2/3)
+    np.testing.assert_allclose(aupr(labels, scores), 1 / 2 * 1 + 1 / 2 * 2 / 3)
+    np.testing.assert_allclose(aupr(labels, scores, "trapezoid"), 1 / 2 + 1 / 2 * (1 / 2 + 2 / 3) / 2)
+    with pytest.raises(ValueError, match="linear.*expected 'step' or 'trapezoid'"):
+        aupr(labels, scores, "linear")
+
+
+@pytest.mark.parametrize("metric", [auroc, aupr, f1_max])
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_alone_is_nan_with_a_warning(metric, label):
+    with pytest.warns(UndefinedMetricWarning, match="undefined"):
+        assert np.isnan(metric([label] * 3, [0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize("metric", [pixel_auroc, aupro])
+@pytest.mark.parametrize("value", [False, True])
+def test_masks_of_one_class_are_nan_with_a_warning(metric, value):
+    with pytest.warns(UndefinedMetricWarning, match="undefined"):
+        assert np.isnan(metric(np.full((2, 3, 3), value), np.random.default_rng(0).random((2, 3, 3))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 1], [0.1, np.nan], "1 of 2 values are NaN or infinite"),
+        ([0, 1], [0.1, np.inf], "NaN or infinite"),
+        ([0, 2], [0.1, 0.2], r"found \[2\]; expected only 0"),
+        ([0, 1, 1], [0.1, 0.2], r"shape \(3,\) and scores \(2,\)"),
+        ([[0, 1]], [[0.1, 0.2]], "two vectors"),
+        ([], [], "at least one value"),
+    ],
+)
+def test_bad_image_scores_are_errors(labels, scores, message):
+    for metric in (auroc, aupr, f1_max):
+        with pytest.raises(ValueError, match=message):
+            metric(labels, scores)
+
+
+@pytest.mark.parametrize(
+    ("masks", "maps", "message"),
+    [
+        (np.zeros((2, 3, 3)), np.zeros((1, 3, 3)), "2 masks and 1 maps"),
+        (np.zeros((1, 3, 3)), np.zeros((1, 3, 4)), r"mask 0 has shape \(3, 3\) and its map \(3, 4\)"),
+        (np.full((1, 3, 3), 255), np.zeros((1, 3, 3)), "mask > 0"),
+        ([], [], "at least one image"),
+        (np.eye(3)[None], np.full((1, 3, 3), np.nan), "map 0: 9 of 9 values"),
+    ],
+)
+def test_bad_maps_are_errors(masks, maps, message):
+    for metric in (pixel_auroc, aupro):
+        with pytest.raises(ValueError, match=message):
+            metric(masks, maps)
+
+
+def brute_force_aupro(masks, maps, max_fpr, structure):
+    """Overlap and false-positive rate at every threshold, by region; trapezoid up to max_fpr."""
+    regions = []  # (image, pixels of one region)
+    for i, mask in enumerate(masks):
+        labelled, n = ndimage.label(mask, structure)
+        regions += [(i, labelled == k) for k in range(1, n + 1)]
+    points = [(0.0, 0.0)]
+    for t in np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]:
+        overlap = np.mean([(maps[i][r] >= t).mean() for i, r in regions])
+        false = sum(((m >= t) & ~k).sum() for m, k in zip(maps, masks, strict=True))
+        points.append((false / sum((~k).sum() for k in masks), overlap))
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 >= max_fpr:
+            break
+        if x1 > max_fpr:
+            x1, y1 = max_fpr, y0 + (y1 - y0) * (max_fpr - x0) / (x1 - x0)
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / max_fpr
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]), st.sampled_from([1, 2]))
+def test_aupro_is_the_brute_force_sum(seed, max_fpr, connectivity):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((3, 5, 6)) < 0.3
+    masks[0] = False  # a normal image
+    masks[1, 0, 0], masks[1, 4, 4] = True, False
+    maps = np.round(rng.random(masks.shape) + 0.5 * masks, 1)  # ties within and across classes
+    structure = ndimage.generate_binary_structure(2, connectivity)
+    expected = brute_force_aupro(masks, maps, max_fpr, structure)
+    np.testing.assert_allclose(aupro(masks, maps, max_fpr, connectivity), expected, rtol=1e-10)
+
+
+def test_aupro_weighs_regions_not_pixels():
+    mask = np.zeros((6, 6), dtype=bool)
+    mask[0, 0], mask[2:5, 2:5] = True, True  # areas 1 and 9
+    found_large = np.where(mask, 1.0, 0.0)
+    found_large[0, 0] = -1.0  # the one-pixel region is found last of all
+    assert aupro([mask], [found_large]) == pytest.approx(0.5)
+    assert pixel_auroc([mask], [found_large]) == pytest.approx(0.9)
+
+
+def test_corner_contact_joins_regions_only_with_eight_neighbours():
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[0, 0], mask[1, 1], mask[1, 2] = True, True, True
+    maps = np.zeros((4, 4))
+    maps[0, 0] = 1.0  # one of two regions, or a third of the only one
+    joined, apart = (aupro([mask], [maps], max_fpr=1.0, connectivity=c) for c in (2, 1))
+    np.testing.assert_allclose(joined, (1 / 3 + 1) / 2)
+    np.testing.assert_allclose(apart, (1 / 2 + 1) / 2)
+    with pytest.raises(ValueError, match="max_fpr is 0"):
+        aupro([mask], [maps], max_fpr=0)
+
+
+def test_images_of_different_sizes_are_pooled():
+    rng = np.random.default_rng(3)
+    masks = [rng.random((4, 5)) < 0.4, rng.random((7, 3)) < 0.4]
+    maps = [rng.random(m.shape).astype(np.float32) for m in masks]
+    labels = np.concatenate([m.ravel() for m in masks])
+    scores = np.concatenate([m.ravel() for m in maps])
+    np.testing.assert_allclose(pixel_auroc(masks, maps), roc_auc_score(labels, scores))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from zsad_core.captions import load_captions
+
+CAPTIONS = [
+    "A normal street. ",
+    "An abnormal  clock\non a wall\n",
+    "Damaged bus at a stop.",
+    "Storm DAMAGE on a roof",
+    "A normal street.",
+    "It looks Normally busy",
+    "Normal, quiet beach",
+]
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    path = tmp_path / "captions_val2017.json"
+    annotations = [{"image_id": 1, "id": i, "caption": caption} for i, caption in enumerate(CAPTIONS)]
+    path.write_text(json.dumps({"info": {}, "licenses": [], "images": [], "annotations": annotations}))
+    return path
+
+
+def test_matching_rules(coco: Path) -> None:
+    assert load_captions(coco, "normal") == ["A normal street.", "Normal, quiet beach"]
+    assert load_captions(coco, "damage") == ["Storm DAMAGE on a roof"]
+    assert load_captions(coco, "damage", "prefix") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
+    assert load_captions(coco, "normal", "prefix") == [
+        "A normal street.",
+        "It looks Normally busy",
+        "Normal, quiet beach",
+    ]
+    assert "An abnormal clock on a wall" in load_captions(coco, "normal", "substring")
+
+
+def test_own_sentences() -> None:
+    normal, damage = load_captions(None, "normal"), load_captions(None, "damage")
+    damaged = load_captions(None, "damage", "prefix")
+    assert (len(normal), len(damage), len(damaged)) == (60, 60, 80)
+    assert not set(normal) & set(damaged)
+    for sentence in normal + damaged:
+        assert re.fullmatch(r"[A-Z][A-Za-z', ]+\.", sentence), sentence
+        assert 6 <= len(sentence.split()) <= 14, sentence
+        assert not re.search(r"\b(not|no|isn't) (normal|damage)", sentence)
+
+
+def test_errors(coco: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="annotations_trainval2017.zip"):
+        load_captions(tmp_path / "none.json", "normal")
+    with pytest.raises(ValueError, match="none of the 6 captions in .* has 'zebra'"):
+        load_captions(coco, "zebra")
+    with pytest.raises(ValueError, match="match='stem'"):
+        load_captions(coco, "normal", "stem")
+    with pytest.raises(ValueError, match="word is empty"):
+        load_captions(coco, " ")
+    instances = tmp_path / "instances_val2017.json"
+    for content in ('{"annotations": [{"bbox": []}]}', "[]", coco.read_text()[:100]):
+        instances.write_text(content)
+        with pytest.raises(ValueError, match="instances_val2017.json is no COCO captions file"):
+            load_captions(instances, "normal")

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_scripts.prepare import prepared_folder
+from zsad_core.datasets import COLUMNS, AnomalyDataset, load_dataset, read_image
+
+SIZE = (9, 7)  # (W, H)
+
+
+def picture(value: int, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, SIZE, value if mode == "L" else (value, 0, 0))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two categories; "01" must not become a number, and "nan" must not become a gap."""
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[2:4, 5] = True
+    with prepared_folder(tmp_path / "parts") as folder:
+        for category in ("metal_nut1", "01"):
+            for i in range(3):
+                folder.add(picture(i), category=category, split="train", defect="good", name=f"{i}.png")
+            for i in range(4):
+                folder.add(picture(10 + i), category=category, split="test", defect="good", name=f"{i}.png")
+                folder.add(
+                    picture(20 + i), category=category, split="test", defect="nan", name=f"{i}.png", mask=mask
+                )
+    return tmp_path / "parts"
+
+
+def rewrite(root: Path, **cells: object) -> None:
+    """Put values into the last row of meta.csv."""
+    meta = pd.read_csv(root / "meta.csv", dtype=str, keep_default_na=False)
+    for column, value in cells.items():
+        meta.loc[len(meta) - 1, column] = value
+    meta.to_csv(root / "meta.csv", index=False)
+
+
+def test_reads_what_was_written(root: Path) -> None:
+    dataset = load_dataset(root)
+    assert (len(dataset), dataset.name, dataset.categories) == (22, "parts", ["01", "metal_nut1"])
+    assert tuple(dataset.meta.columns) == COLUMNS
+    assert dataset.object_name("metal_nut1") == "metal nut1"
+    assert dataset.object_name("metal_nut1", digits="drop") == "metal nut"
+    test = dataset.select(category="metal_nut1", split="test")
+    assert test.labels.tolist() == [0] * 4 + [1] * 4
+    assert set(test.meta["defect"]) == {"good", "nan"}
+    assert [test.image(i).getpixel((0, 0))[0] for i in range(8)] == [10, 11, 12, 13, 20, 21, 22, 23]
+    assert test.mask(0).shape == (7, 9) and not test.mask(0).any()
+    assert np.argwhere(test.mask(5)).tolist() == [[2, 5], [3, 5]]
+    assert dataset.has_masks and not dataset.select(split="train").has_masks
+
+
+def test_limit_keeps_training_images_and_spreads(root: Path) -> None:
+    limited = load_dataset(root).limit(2)
+    assert len(limited.select(split="train")) == 6
+    part = limited.select("01", "test")
+    assert part.meta["image"].map(lambda path: Path(path).stem).tolist() == ["0", "3", "0", "3"]
+    assert part.labels.tolist() == [0, 0, 1, 1]
+    assert len(load_dataset(root).limit(100)) == 22
+
+
+def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
+    first = load_dataset(root).fingerprint
+    moved = root.rename(tmp_path / "elsewhere")
+    dataset = load_dataset(moved)
+    assert dataset.fingerprint == first
+    assert dataset.select("01").fingerprint != dataset.select("metal_nut1").fingerprint
+    untouched = dataset.select("metal_nut1").fingerprint
+    picture(99).save(moved / dataset.select("01").meta["image"].iloc[0])
+    assert load_dataset(moved).fingerprint != first
+    assert load_dataset(moved).select("metal_nut1").fingerprint == untouched
+    rewrite(moved, split="test")
+    assert load_dataset(moved).select("metal_nut1").fingerprint != untouched
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"split": "val"}, "1 row(s) with a split other than train and test: line 23:"),
+        ({"label": "2"}, "a label other than 0 and 1"),
+        ({"label": "1"}, "contradicts its defect"),
+        ({"category": ""}, "an empty category, defect or image"),
+        ({"image": "01/train/good/0.png"}, "an image that is listed before"),
+        ({"image": "../0.png"}, "not relative to the folder"),
+        ({"mask": "/tmp/mask.png"}, "not relative to the folder"),
+        ({"image": "01\\train\\0.png"}, "not relative to the folder"),
+    ],
+)
+def test_wrong_rows_are_named(root: Path, cells: dict[str, str], message: str) -> None:
+    rewrite(root, **cells)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_dataset(root)
+
+
+def test_missing_files_are_listed(root: Path) -> None:
+    for path in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*01/test/good/0.png.*, …") as error:
+        load_dataset(root)
+    assert str(error.value).count(".png") == 5
+
+
+def test_missing_folder_or_table_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="python -m data_scripts.textile"):
+        load_dataset(tmp_path / "textile")
+    (tmp_path / "mini_visa").mkdir()
+    with pytest.raises(FileNotFoundError, match="meta.csv does not exist.*data_scripts.mini "):
+        load_dataset(tmp_path / "mini_visa")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("category,split,label\na,test,0\n", "has the columns category, split, label: expected category,"),
+        (",".join(COLUMNS) + "\n", "lists no images"),
+        ("", "is not a CSV file"),
+    ],
+)
+def test_wrong_table(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "meta.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(tmp_path)
+
+
+def first_image(dataset: AnomalyDataset) -> Path:
+    return dataset.root / dataset.meta["image"].iloc[0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_truncated_empty_and_foreign_images_are_named(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    with prepared_folder(tmp_path / "d") as folder:
+        folder.add(Image.fromarray(noise), category="c", split="test", defect="good", name=f"0{suffix}")
+    dataset = load_dataset(tmp_path / "d")
+    path = first_image(dataset)
+    whole = path.read_bytes()
+    for content, reason in (
+        (whole[: len(whole) // 2], ""),
+        (b"", "it is empty"),
+        (b"no image", "cannot identify"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"0{re.escape(suffix)} cannot be read .*{reason}"):
+            dataset.image(0)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
+        dataset.image(0)
+
+
+def test_mask_of_another_size(root: Path) -> None:
+    dataset = load_dataset(root).select("01", "test")
+    Image.new("L", (7, 9)).save(root / dataset.meta["mask"].iloc[-1])
+    with pytest.raises(ValueError, match=r"3_mask.png is 7 x 9 \(W x H\).*is 9 x 7"):
+        dataset.mask(len(dataset) - 1)
+
+
+def test_mask_values_above_zero_count(root: Path) -> None:
+    dataset = load_dataset(root).select("01", "test")
+    path = root / dataset.meta["mask"].iloc[-1]
+    indices = Image.new("P", SIZE)
+    indices.putpalette([0, 0, 0] * 256)  # VisA: classes 1 … 9, black in every palette colour
+    indices.putpixel((1, 0), 1)
+    indices.save(path)
+    assert np.argwhere(dataset.mask(len(dataset) - 1)).tolist() == [[0, 1]]
+    transparent = Image.new("RGBA", SIZE, (0, 0, 0, 255))
+    transparent.putpixel((0, 1), (255, 0, 0, 0))
+    transparent.save(path)
+    assert np.argwhere(dataset.mask(len(dataset) - 1)).tolist() == [[1, 0]]
+
+
+def test_images_of_any_8_bit_mode_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", SIZE, 7).save(tmp_path / "grey.png")
+    Image.new("RGBA", SIZE, (1, 2, 3, 0)).save(tmp_path / "alpha.png")
+    Image.fromarray(np.full(SIZE, 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
+    assert read_image(tmp_path / "alpha.png").getpixel((0, 0)) == (1, 2, 3)
+    with pytest.raises(ValueError, match="deep.png has mode I.*8 bits a channel"):
+        read_image(tmp_path / "deep.png")
+
+
+def test_unknown_category_and_split(root: Path) -> None:
+    dataset = load_dataset(root)
+    with pytest.raises(ValueError, match="no category 'bolt': expected one of 01, metal_nut1"):
+        dataset.select("bolt")
+    with pytest.raises(ValueError, match="split='val'"):
+        dataset.select(split="val")
+    with pytest.raises(ValueError, match="no images with"):
+        dataset.select(split="train").select(split="test")

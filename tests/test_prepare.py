@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_scripts.prepare import prepared_folder
+from zsad_core.datasets import load_dataset
+
+
+def write(out: Path, values: tuple[int, ...]) -> None:
+    with prepared_folder(out) as folder:
+        for value in values:
+            image = Image.new("RGB", (4, 3), (value, 0, 0))
+            defect, mask = ("dent", np.eye(3, 4)) if value > 1 else ("good", None)
+            folder.add(image, category="c", split="test", defect=defect, name=f"{value}.png", mask=mask)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+    write(tmp_path / "a", (0, 1, 2))
+    write(tmp_path / "b", (2, 0, 1))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert (tmp_path / "a/meta.csv").read_bytes() == (
+        b"category,split,label,defect,image,mask\n"
+        b"c,test,0,good,c/test/good/0.png,\n"
+        b"c,test,0,good,c/test/good/1.png,\n"
+        b"c,test,1,dent,c/test/dent/2.png,c/ground_truth/dent/2_mask.png\n"
+    )
+    with Image.open(tmp_path / "a/c/ground_truth/dent/2_mask.png") as mask:
+        assert np.array_equal(mask, np.eye(3, 4) * 255)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_interruption_leaves_the_old_folder_and_a_rerun_finishes(
+    tmp_path: Path, error: BaseException
+) -> None:
+    write(tmp_path / "d", (0,))
+    before = tree(tmp_path / "d")
+    with pytest.raises((KeyboardInterrupt, OSError)), prepared_folder(tmp_path / "d") as folder:
+        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="9.png")
+        raise error
+    assert tree(tmp_path) == {f"d/{name}": content for name, content in before.items()}
+    (tmp_path / "d.partial/c/test/good").mkdir(parents=True)  # as a kill leaves it
+    (tmp_path / "d.partial/c/test/good/1.png").write_bytes(b"half")
+    write(tmp_path / "d", (0, 1))
+    assert len(load_dataset(tmp_path / "d")) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "d", (0, 2))
+    (tmp_path / "d/meta.csv").unlink()  # Snakemake deletes an output before it makes it again
+    write(tmp_path / "d", (1,))
+    assert sorted(tree(tmp_path / "d")) == ["c/test/good/1.png", "meta.csv"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="no prepared folder, it holds thesis.txt"):
+        write(tmp_path / "mine", (1,))
+    assert tree(tmp_path / "mine") == {"thesis.txt": b"x"}
+
+
+def test_bad_images_are_refused(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 3))
+    good = {"category": "c", "split": "test", "defect": "good", "name": "0.png"}
+    for change, message in (
+        ({"name": "a/b.png"}, "'a/b.png' cannot be part"),
+        ({"category": ".."}, "'..' cannot be part"),
+        ({"split": "val"}, "split='val'"),
+        ({"mask": np.zeros((4, 3))}, r"shape \(4, 3\): expected \(3, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "d") as folder:
+            folder.add(image, **{**good, **change})
+    with pytest.raises(ValueError, match="given twice"), prepared_folder(tmp_path / "d") as folder:
+        folder.add(image, **good)
+        folder.add(image, **good)
+    with pytest.raises(ValueError, match="no image was added"), prepared_folder(tmp_path / "d"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,272 @@
+"""zsad_core.results: the schema, files, aggregation over seeds, published beside measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zsad_core import results
+from zsad_core.results import (
+    COLUMNS,
+    FULL_SHOT,
+    KEYS,
+    PAPERS,
+    as_roles,
+    compare,
+    load_published,
+    read_results,
+    rows,
+    validate,
+    with_status,
+    write_results,
+)
+
+ROW = {
+    "paper": "rwda",
+    "artifact": "T1",
+    "dataset": "mini_mvtec",
+    "category": "mean",
+    "task": "image",
+    "shots": 0,
+    "method": "clip",
+    "variant": "object_unknown",
+    "metric": "auroc",
+    "mean": 90.0,
+    "std": math.nan,
+}
+
+
+def frame_of(*changes: dict) -> pd.DataFrame:
+    return pd.DataFrame([ROW | change for change in changes])
+
+
+def test_published_numbers_are_complete_and_valid():
+    assert {paper: len(load_published(paper)) for paper in PAPERS} == {
+        "rwda": 997,
+        "winclip": 2622,
+        "anomalyclip": 1771,
+        "rwda_first_version": 177,
+    }
+    rwda = load_published("rwda").set_index(
+        ["artifact", "dataset", "category", "shots", "method", "variant", "metric"]
+    )
+    best = rwda.loc[("T1", "mvtec", "mean", 0, "clip_rwda", "object_known", "auroc")]
+    assert (best["mean"], best["std"]) == (93.0, 0.3)  # Table 1
+    assert (
+        rwda.loc[("T5", "sewerml", "mean", 0, "rwda", "object_unknown", "f1max")]["mean"] == 77.4
+    )  # Table 5
+    assert rwda.loc[("T3", "", "mean", 0, "rwda", "", "params_M")]["mean"] == 78.11  # Table 3
+    with pytest.raises(ValueError, match="'vand'; expected one of"):
+        load_published("vand")
+
+
+def test_shots_are_ints_and_full_shot_has_a_name():
+    winclip = load_published("winclip")
+    assert winclip["shots"].dtype == np.int64
+    assert set(winclip[winclip["method"] == "cutpaste"]["shots"]) == {FULL_SHOT}
+    regad = winclip[winclip["method"] == "regad"]  # printed as '4_agg'
+    assert set(regad["shots"]) == {4} and set(regad["variant"]) == {"agg"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "auc"}, r"line 3: metric is 'auc'; expected one of \['accuracy'"),
+        ({"mean": 100.4}, "line 3: mean is 100.4; expected a value in the metric's range"),
+        ({"metric": "silhouette_state", "mean": -1.2}, "line 3: mean is -1.2"),
+        ({"mean": "high"}, "line 3: mean is 'high'; expected a number or NaN"),
+        ({"std": -0.1}, "line 3: std is -0.1; expected a standard deviation"),
+        ({"task": "images"}, "line 3: task is 'images'"),
+        ({"shots": 1.5}, "line 3: shots is 1.5; expected a whole number"),
+        ({"variant": None}, "line 3: variant is (None|nan); expected text, empty for none"),
+        ({"category": ""}, "line 3: category is ''; expected a name"),
+        ({}, "line 3: .*this row repeats an earlier one"),
+    ],
+)
+def test_bad_rows_are_named(change, message):
+    with pytest.raises(ValueError, match=f"some.csv, {message}"):
+        validate(frame_of({}, {"artifact": "T2"} | change if change else {}), source="some.csv")
+
+
+def test_bad_columns_are_named():
+    with pytest.raises(ValueError, match=r"missing columns \['std'\], unknown columns \['sd'\]"):
+        validate(frame_of({}).rename(columns={"std": "sd"}))
+
+
+def test_a_mean_may_be_undefined_in_a_run_but_not_in_a_paper():
+    undefined = frame_of({"mean": math.nan})
+    assert validate(undefined)["mean"].isna().all()
+    with pytest.raises(ValueError, match="expected a number"):
+        validate(undefined, undefined=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text('abc_ ;=é,"', max_size=6),
+            st.sampled_from([FULL_SHOT, 0, 4]),
+            st.floats(0, 100),
+            st.floats(0, 9),
+        ),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda cell: cell[:2],
+    ),
+    st.randoms(),
+)
+def test_files_have_the_same_bytes_whatever_the_order_and_round_trip(tmp_path_factory, cells, random):
+    folder = tmp_path_factory.mktemp("results")
+    records = [ROW | dict(zip(("variant", "shots", "mean", "std"), cell)) for cell in cells]
+    records += [ROW | {"category": "a", "mean": math.nan}]
+    write_results(pd.DataFrame(records), folder / "a.csv")
+    random.shuffle(records)
+    write_results(pd.DataFrame(records), folder / "b.csv")
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+    back = read_results(folder / "a.csv")
+    expected = validate(pd.DataFrame(records)).sort_values(KEYS, ignore_index=True)
+    pd.testing.assert_frame_equal(back.sort_values(KEYS, ignore_index=True), expected, rtol=1e-9)
+    write_results(back, folder / "b.csv")
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+
+
+def test_two_files_may_not_claim_one_number(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        write_results(frame_of({}, {"method": name}), tmp_path / name)
+    with pytest.raises(ValueError, match="a.csv.*b.csv.*hold the same row.*'method': 'clip'"):
+        read_results([tmp_path / "a.csv", tmp_path / "b.csv"])
+    with pytest.raises(FileNotFoundError, match="none.csv: run the notebook"):
+        read_results(tmp_path / "none.csv")
+
+
+def test_a_file_cut_off_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    write_results(frame_of({}, {"method": "rwda"}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="a.csv: empty, or cut off in its last line; delete it"):
+        read_results(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="a.csv: empty"):
+        read_results(path)
+    path.write_bytes(b"\xff\xfe,mean\n1,2,3,4\n")
+    with pytest.raises(ValueError, match="a.csv: not a results CSV"):
+        read_results(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    write_results(frame_of({}), path)
+    before = path.read_bytes()
+
+    def full_disk(self, temporary, **options):
+        temporary.write_bytes(b"paper,")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_results(frame_of({"mean": 1.0}), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def seeds_table() -> pd.DataFrame:
+    """Two categories whose ups and downs cancel: each varies over seeds, their mean does not."""
+    return pd.DataFrame(
+        {"category": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "auroc": [0.8, 0.9, 0.9, 0.8, 0.85, 0.85]}
+    )
+
+
+def test_the_mean_row_averages_over_categories_first():
+    table = rows(seeds_table(), paper="rwda", artifact="T1", dataset="d", method="rwda").set_index("category")
+    np.testing.assert_allclose(table["mean"], 85.0)
+    np.testing.assert_allclose(table.loc["a", "std"], np.std([80, 90, 85], ddof=1))
+    np.testing.assert_allclose(
+        table.loc["mean", "std"], 0.0, atol=1e-9
+    )  # not the mean of the categories' 5.0
+    population = rows(seeds_table(), paper="rwda", artifact="T1", dataset="d", method="rwda", ddof=0)
+    np.testing.assert_allclose(population.set_index("category").loc["a", "std"], np.std([80, 90, 85]))
+
+
+def test_an_undefined_category_makes_the_mean_undefined_with_a_warning():
+    values = seeds_table()
+    values.loc[values["category"] == "b", "auroc"] = math.nan
+    with pytest.warns(UserWarning, match=r"auroc of d is undefined for \['b'\]; so is its mean"):
+        table = rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda").set_index("category")
+    assert math.isnan(table.loc["b", "mean"]) and math.isnan(table.loc["mean", "mean"])
+    np.testing.assert_allclose(table.loc["a", "mean"], 85.0)
+
+
+def test_rows_without_seeds_or_categories():
+    single = pd.DataFrame({"category": ["a", "b"], "auroc": [0.5, 0.7], "f1max": [0.1, 0.3]})
+    artifacts = {"auroc": "A5", "f1max": "A7"}
+    table = rows(single, paper="rwda", artifact=artifacts, dataset="d", method="clip", keep="categories")
+    assert table["std"].isna().all()
+    assert dict(zip(table["metric"], table["artifact"])) == artifacts
+    text = pd.DataFrame({"cosine_distance": [0.25], "heldout_accuracy": [0.99]})
+    table = rows(text, paper="rwda", artifact="F3", dataset="", method="rwda", task="text")
+    assert table[["category", "metric", "mean"]].values.tolist() == [
+        ["mean", "cosine_distance", 0.25],
+        ["mean", "heldout_accuracy", 99.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (seeds_table().iloc[:-1], "5 rows of 2 categories and 3 seeds"),
+        (seeds_table().rename(columns={"auroc": "auc"}), r"unknown \['auc'\]"),
+        (seeds_table().assign(auroc=85.0), r"rows\(\) takes fractions"),
+    ],
+)
+def test_rows_refuses_incomplete_or_unknown_values(values, message):
+    with pytest.raises(ValueError, match=message):
+        rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda")
+
+
+ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa", "sewerml": "mini_visa"}
+
+
+def test_roles_rename_and_may_share_a_dataset():
+    measured = validate(frame_of({}, {"dataset": "mini_visa"}, {"dataset": "", "metric": "params_M"}))
+    named = as_roles(measured, ROLES)
+    assert sorted(named["dataset"]) == ["", "mvtec", "sewerml", "visa"]
+    assert list(named.columns) == COLUMNS
+    assert as_roles(measured, {"mini_mvtec": "mini_mvtec"})["dataset"].tolist().count("mini_mvtec") == 1
+    with pytest.raises(ValueError, match=r"rows of \['visa'\] beside their stand-ins"):
+        as_roles(validate(frame_of({"dataset": "visa"})), ROLES)
+
+
+def test_compare_shows_what_is_missing_on_either_side():
+    published = load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
+    own = {"dataset": "mini_visa", "variant": "object_known", "method": "rwda"}
+    measured = validate(frame_of({"mean": 90.0}, own, {"dataset": "mini_visa", "mean": math.nan}))
+    table = with_status(
+        compare(published, measured, roles={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
+    )
+    cell = table.set_index(["dataset", "method", "variant"])
+    first = cell.loc[("mvtec", "clip", "object_unknown")]
+    assert (first["published"], first["measured"], first["measured_on"]) == (91.5, 90.0, "mini_mvtec")
+    np.testing.assert_allclose(first["difference"], -1.5)
+    assert cell.loc[("mvtec", "rwda", "object_unknown"), "status"] == "not yet run"
+    assert math.isnan(cell.loc[("mvtec", "rwda", "object_unknown"), "difference"])
+    assert cell.loc[("visa", "rwda", "object_known"), "status"] == "no published number"
+    assert cell.loc[("visa", "clip", "object_unknown"), "status"] == "undefined"
+    assert len(compare(published, measured, roles=ROLES)) == len(published)
+
+
+def test_compare_refuses_keys_that_do_not_tell_rows_apart():
+    published = load_published("rwda")
+    with pytest.raises(ValueError, match=r"published rows are not told apart by \['dataset', 'metric'\]"):
+        compare(published, published.iloc[:0], keys=["dataset", "metric"])
+
+
+def test_every_known_metric_has_a_range_that_published_values_fill():
+    low, high = results.METRICS["auroc"]
+    assert (low, high) == (0.0, 100.0)
+    used = set().union(*(load_published(paper)["metric"] for paper in PAPERS))
+    assert used <= set(results.METRICS)

@@ -1,0 +1,159 @@
+"""Every wrong parameter is refused before anything is computed, with a message that says how to write it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from papermill.inspection import inspect_notebook
+
+from zsad_core.settings import (
+    KINDS,
+    MEANINGS,
+    Settings,
+    parameters_cell,
+    profile_path,
+    read_settings,
+    repository_root,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def mini() -> dict:
+    return yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
+
+
+def write_profile(folder: Path, values: dict | str) -> str:
+    path = folder / "own.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return str(path)
+
+
+def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
+    settings = read_settings(
+        {"profile": "mini", "n_pairs": None, "seeds": 3, "shots": [1], "settings_cell": print}
+    )
+    assert settings.n_pairs == mini["n_pairs"]
+    assert (settings.seeds, settings.shots) == (3, (1,))
+    assert settings.weights is None  # 'shipped'
+    assert settings.datasets["sewerml"] == "textile"
+
+
+def test_paper_profile_holds_the_paper_s_values():
+    settings = read_settings({"profile": "paper"})
+    assert (settings.model, settings.weights) == ("ViT-B-16-plus-240", "laion400m_e32")
+    assert (settings.n_pairs, settings.epochs, settings.batch_size) == (10_000, 2, 128)
+    assert (settings.lr, settings.weight_decay, settings.seeds) == (1e-3, 1e-4, 10)
+    assert settings.pair_counts == (1000, 2000, 5000, 10_000, 20_000, 50_000)
+    assert settings.hidden == (256, 256, 256)
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_profile_injected_by_papermill_f_equals_the_profile_by_name(profile):
+    """`papermill -f profiles/paper.yaml` puts every name into the namespace, None where the file has null."""
+    injected = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    assert read_settings(injected) == read_settings({"profile": profile})
+
+
+BAD = [
+    ({"n_pairs": "400"}, "n_pairs = '400' (str): expected a whole number"),
+    ({"n_pairs": 400.0}, "n_pairs = 400.0 (float): expected a whole number"),
+    ({"seeds": True}, "seeds = True (bool): expected a whole number"),
+    ({"seeds": 0}, "expected at least 1"),
+    ({"seed": -1}, "expected at least 0"),
+    ({"model": 1}, "'model: \"1\"'"),  # papermill -p turns 01 into the number 1
+    ({"model": ""}, "text that is not empty"),
+    ({"multi_crop": "false"}, "expected true or false, without quotes"),
+    ({"multi_crop": 0}, "expected true or false"),
+    ({"lr": "1e-3"}, "'lr: 0.001'"),  # YAML reads 1e-3 as text
+    ({"lr": 0}, "expected above 0"),
+    ({"lr": float("nan")}, "expected a finite number"),
+    ({"dropout": 1.0}, "expected below 1"),
+    ({"shots": 1}, "expected a list of whole numbers"),
+    ({"shots": []}, "not empty"),
+    ({"shots": [1, "2"]}, "shots = '2' (str): expected whole numbers"),
+    ({"hidden": [256, 0]}, "expected at least 1"),
+    ({"precision": "fp64"}, "expected fp32 or bf16"),
+    ({"device": "gpu"}, "expected auto, cpu, cuda"),
+    ({"alphabet": "greek"}, "letters_digits36"),
+    ({"datasets": {"mvtecc": "mini_mvtec"}}, "'mvtecc'"),
+    ({"datasets": {"mvtec": 1}}, "a dataset's name or null for mvtec"),
+    ({"datasets": "mini_mvtec"}, "a mapping"),
+    ({"n_pairs": 30_000}, "raise pool_pairs"),
+    ({"model": "ViT-B-32"}, "shipped exist only for the model zsad-mini"),
+    ({"n_pair": 400}, "did you mean 'n_pairs'?"),
+    ({"profile": 3}, "profile = 3 (int)"),
+]
+
+
+@pytest.mark.parametrize(("namespace", "message"), BAD, ids=[str(bad) for bad, _ in BAD])
+def test_bad_value_is_refused_with_what_was_expected(namespace, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_settings(namespace)
+
+
+def test_unknown_profile_names_those_that_exist():
+    with pytest.raises(FileNotFoundError, match="'minni': expected one of mini, paper"):
+        read_settings({"profile": "minni"})
+    with pytest.raises(FileNotFoundError, match="path of a YAML file that exists"):
+        read_settings({"profile": "nowhere/own.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values | {"n_pair": 1}, "unknown parameter 'n_pair' in the profile own.yaml"),
+        (lambda values: values | {"n_pairs": "many"}, "n_pairs = 'many'"),
+        (lambda values: values | {"n_pairs": None}, "n_pairs = None"),
+        (lambda values: {"n_pairs": 4}, "lacks data_dir"),
+        (lambda values: "- a\n- b\n", "lines 'name: value', got list"),
+        (lambda values: "n_pairs: [1\n", "not valid YAML"),
+    ],
+)
+def test_bad_profile_file_is_refused(tmp_path, mini, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_settings({"profile": write_profile(tmp_path, change(mini))})
+
+
+def test_names_of_ipython_and_a_second_run_by_hand_are_no_parameters():
+    interactive = {"In": [""], "Out": {}, "_": 3, "_i1": "x", "exit": "exit", "get_ipython": print}
+    settings = read_settings(interactive)
+    assert read_settings({**interactive, "settings": settings, "row_count": 7}) == settings
+    with pytest.raises(ValueError, match="row_count"):
+        read_settings({**interactive, "row_count": 7})
+
+
+def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
+    monkeypatch.chdir(ROOT / "tests")  # Jupyter starts a kernel in the notebook's own folder
+    assert repository_root() == ROOT
+    settings = read_settings({"captions_file": "data/coco.json", "cache_dir": "/elsewhere"})
+    assert (settings.data_dir, settings.captions_file) == ("../data", "../data/coco.json")
+    assert settings.cache_dir == "/elsewhere"
+    assert profile_path("mini").samefile(ROOT / "profiles" / "mini.yaml")
+
+
+def test_profile_is_found_without_a_checkout_around(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read_settings({}).model == "zsad-mini"
+
+
+def test_parameters_cell_is_what_papermill_shows(tmp_path):
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebook.metadata.kernelspec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "all.ipynb")
+    shown = inspect_notebook(str(tmp_path / "all.ipynb"))
+    assert {name: entry["help"] for name, entry in shown.items()} == MEANINGS
+    assert {name: entry["inferred_type_name"] for name, entry in shown.items()} == {
+        name: kind.__name__ for name, kind in KINDS.items()
+    }
+    namespace: dict = {}
+    exec(parameters_cell(), namespace)
+    assert isinstance(read_settings(namespace), Settings)
+    assert list(KINDS)[:2] == [line.split(":")[0] for line in parameters_cell(["data_dir"]).splitlines()]

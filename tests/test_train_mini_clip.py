@@ -1,0 +1,260 @@
+"""The mini CLIP's training: losses, forward, schedules, batches, resuming; tiny model, fake renderer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+
+import data_scripts.render as render
+from data_scripts.mini_clip.batches import (
+    LEAST_DEFECT_PIXELS,
+    augment,
+    choose_windows,
+    keep_patches,
+    make_batch,
+    normalise,
+    patchify,
+    tokenize,
+)
+from data_scripts.mini_clip.losses import info_nce, state_margin
+from data_scripts.mini_clip.optim import Schedule
+from data_scripts.mini_clip.pairs import Pairs, open_pairs, render_pairs
+from data_scripts.mini_clip.towers import build_model, encode_patches, encode_tokens
+from data_scripts.mini_clip.validate import render_validation, validate, window_maps
+from data_scripts.train_mini_clip import Recipe, export, train
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 48, "patch_size": 6, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+CATEGORIES = ("disc", "bar")
+
+
+def fake_pair(category: str, seed: int, size: int = 48) -> SimpleNamespace:
+    """A grey square of noise; the anomalous partner has a black blot."""
+    rng = np.random.default_rng([seed, len(category)])
+    normal = rng.integers(100, 156, (size, size, 3), dtype=np.uint8)
+    mask = np.zeros((size, size), dtype=bool)
+    top, left = rng.integers(8, size - 16, 2)
+    mask[top : top + 8, left : left + 8] = True
+    return SimpleNamespace(
+        normal=normal,
+        anomalous=np.where(mask[..., None], 0, normal).astype(np.uint8),
+        mask=mask,
+        facts={"category": category},
+    )
+
+
+def fake_caption(facts: dict, damaged: bool, rng: np.random.Generator, window: bool = False) -> str:
+    state = "damaged " if damaged and rng.random() < 0.9 else ""
+    return f"a {'close-up' if window else 'photo'} of a {state}{facts['category']}"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    folder = tmp_path_factory.mktemp("pairs")
+    render_pairs(folder, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
+    return open_pairs(folder)
+
+
+def unit_rows(n: int, d: int, seed: int) -> torch.Tensor:
+    return F.normalize(
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+    )
+
+
+def test_info_nce_shares_the_target_among_equal_captions() -> None:
+    images, texts, scale = unit_rows(6, 8, 0), unit_rows(3, 8, 1), torch.tensor(9.0)
+    caption = torch.tensor([0, 1, 0, 2, 0, 1])
+    logits = scale * images @ texts[caption].T  # (6, 6), equal captions repeated
+    target = (caption[:, None] == caption).double()
+    target = target / target.sum(1, keepdim=True)
+    # Soft-target cross entropy is computed on columns that repeat: log Z counts each repetition.
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(info_nce(images, texts, caption, scale), expected)
+
+
+def test_info_nce_of_distinct_captions_is_clip_loss() -> None:
+    images, texts, scale = unit_rows(5, 8, 2), unit_rows(5, 8, 3), torch.tensor(14.3)
+    expected = open_clip.ClipLoss()(images, texts, scale)
+    torch.testing.assert_close(info_nce(images, texts, torch.arange(5), scale), expected)
+
+
+def test_state_margin_is_two_way_softmax() -> None:
+    images, normal, damaged = unit_rows(4, 8, 4), unit_rows(2, 8, 5), unit_rows(2, 8, 6)
+    state, scale = torch.tensor([True, False, False, True]), torch.tensor(5.0)
+    two_way = torch.stack([scale * images @ normal.T, scale * images @ damaged.T], dim=-1)  # (4, 2, 2)
+    expected = F.cross_entropy(two_way.flatten(0, 1), state.long().repeat_interleave(2))
+    loss, margins = state_margin(images, normal, damaged, state, scale)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(margins, two_way[..., 1] - two_way[..., 0])
+
+
+def test_training_forward_equals_open_clip() -> None:
+    model = build_model(TINY).eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    preprocess = open_clip.image_transform(48, is_train=False)
+    pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+    texts = ["a photo of a damaged object", "bolt", "x" * 300]
+    with torch.no_grad():
+        x = normalise(patchify(images, 6))
+        mine = encode_patches(model, x, torch.arange(64).expand(3, -1))[0]
+        torch.testing.assert_close(mine, model.encode_image(pixels, normalize=True), atol=1e-4, rtol=0)
+        native = model.encode_text(open_clip.tokenize(texts), normalize=True)
+        torch.testing.assert_close(encode_tokens(model, tokenize(texts)), native, atol=1e-4, rtol=0)
+        torch.testing.assert_close(encode_tokens(model, tokenize(texts[:1])), native[:1], atol=1e-4, rtol=0)
+
+
+def test_schedule() -> None:
+    long, short = Schedule(1000, 100), Schedule(500, 100)
+    assert [long.rate(s) for s in range(400)] == [
+        short.rate(s) for s in range(400)
+    ]  # constant phase: steps unknown
+    assert (long.rate(0), long.rate(79), long.rate(899), long.rate(950)) == (1 / 80, 1, 1, 0.5)
+    assert long.rate(999) == pytest.approx(0.01)
+    assert (long.margin_weight(600), long.margin_weight(1000), long.mask_weight(0)) == (0.3, 0, 1)
+    assert long.margin_weight(900) == pytest.approx(0.09) and long.mask_weight(1000) == pytest.approx(0.2)
+    assert long.drops_patches(499) and not long.drops_patches(500)
+    with pytest.raises(ValueError, match="decay_steps is 11"):
+        Schedule(10, 11)
+
+
+def test_kept_patches_hold_the_defect() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.zeros(64, dtype=int)
+    pixels[[3, 40, 63]] = 5
+    kept = [keep_patches(pixels, 36, rng) for _ in range(20)]
+    assert all(len(set(k)) == 36 and {3, 40, 63} <= set(k) for k in kept)
+    assert set(np.concatenate(kept)) == set(range(64))
+    assert set(keep_patches(np.ones(64), 36, rng)) <= set(range(64))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_windows_are_damaged_and_clean(size: int) -> None:
+    rng = np.random.default_rng(1)
+    pixels = np.zeros((8, 8), dtype=int)
+    pixels[2, 5], pixels[2, 6] = 30, 7
+    for _ in range(50):
+        damaged, clean, elsewhere = choose_windows(pixels, size, 0.5, rng)
+        assert pixels.ravel()[damaged].sum() >= LEAST_DEFECT_PIXELS
+        assert pixels.ravel()[clean].sum() == 0 if elsewhere else (clean == damaged).all()
+        rows, columns = np.divmod(damaged, 8)
+        assert (np.ptp(rows), np.ptp(columns), len(damaged)) == (size - 1, size - 1, size * size)
+
+
+def test_augmentation_moves_partners_and_mask_together() -> None:
+    pair = fake_pair("disc", 3)
+    images, mask = augment(np.stack([pair.normal, pair.anomalous]), pair.mask, np.random.default_rng(5))
+    assert mask.any()
+    np.testing.assert_array_equal((images[0] != images[1]).any(axis=2), mask)
+
+
+def test_batch_captions_tell_the_state_of_what_is_seen(pairs: Pairs) -> None:
+    def told(facts: dict, damaged: bool, rng: np.random.Generator, window: bool = False) -> str:
+        return "damaged" if damaged else "whole"
+
+    batch = make_batch(pairs, told, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
+    assert batch.full.patches.shape == (6, 36, 108) and len(batch.windows.index) == 10
+    seen = torch.cat([views.defect_pixels.sum(1) > 0 for views in (batch.full, batch.windows)])
+    assert torch.equal(batch.damaged, seen) and seen.tolist() == [False, True] * 8
+    rows = batch.tokens[batch.caption]
+    assert torch.equal((rows == rows[1]).all(1), seen)
+    torch.testing.assert_close(batch.full.index[0::2], batch.full.index[1::2], rtol=0, atol=0)
+    again = make_batch(pairs, told, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
+    torch.testing.assert_close(batch.full.patches, again.full.patches, rtol=0, atol=0)
+
+
+def test_rendering_resumes_with_missing_chunks(tmp_path: Path, pairs: Pairs) -> None:
+    render_pairs(tmp_path, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
+    (tmp_path / "facts-00001.jsonl").unlink()
+    kept = (tmp_path / "images-00000.npy").stat().st_mtime_ns
+    render_pairs(tmp_path, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
+    assert (tmp_path / "images-00000.npy").stat().st_mtime_ns == kept
+    again = open_pairs(tmp_path)
+    assert len(again) == 10 and not list(tmp_path.glob(".*"))
+    for i in range(10):
+        np.testing.assert_array_equal(again[i][0], pairs[i][0])
+        expected = fake_pair(pairs[i][2]["category"], i)
+        np.testing.assert_array_equal(again[i][1], expected.mask)
+        np.testing.assert_array_equal(again[i][0], np.stack([expected.normal, expected.anomalous]))
+    with pytest.raises(FileNotFoundError, match="render"):
+        open_pairs(tmp_path / "nothing")
+
+
+def test_resumed_training_equals_unbroken_training(tmp_path: Path, pairs: Pairs) -> None:
+    recipe = Recipe(full_pairs=2, window_pairs=2, bf16=False)
+    schedule = Schedule(6, 2, warmup_steps=2)
+    options = {"config": TINY, "log_every": 100, "keep_every": 3}
+    whole = torch.load(
+        train(pairs, tmp_path / "whole", recipe, schedule, fake_caption, **options), weights_only=True
+    )
+    stop = threading.Event()
+    calls = 0
+
+    def caption_until_third_step(*args: object, **kwargs: object) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 2 * 8:  # the third step's batch is being made, so one or two steps have been taken
+            stop.set()
+        return fake_caption(*args, **kwargs)
+
+    broken = tmp_path / "broken"
+    train(pairs, broken, recipe, schedule, caption_until_third_step, stop=stop, **options)
+    assert 0 < torch.load(broken / "checkpoint.pt", weights_only=True)["step"] < 6
+    resumed = torch.load(train(pairs, broken, recipe, schedule, fake_caption, **options), weights_only=True)
+    assert whole["step"] == resumed["step"] == 6
+    for part in ("model", "heads", "optimizers"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    start = build_model(TINY).state_dict()
+    assert not torch.equal(start["visual.proj"], whole["model"]["visual.proj"])
+    with pytest.raises(ValueError, match="another folder"):
+        train(pairs, broken, replace(recipe, seed=1), schedule, fake_caption, **options)
+
+
+def test_validation_and_export(tmp_path: Path, pairs: Pairs) -> None:
+    validation = render_validation(fake_pair, ("disc", "bar"), ("cup", "vase"), size=48, pairs=4, named=2)
+    recipe = Recipe(full_pairs=2, window_pairs=2, bf16=False)
+    path = train(pairs, tmp_path, recipe, Schedule(2, 1), fake_caption, config=TINY, validation=validation)
+    header, row = (tmp_path / "curve.csv").read_text().splitlines()
+    measured = dict(zip(header.split(","), map(float, row.split(",")), strict=True))
+    model = build_model(TINY)
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    for name, value in validate(model, validation, bf16=False).items():
+        assert 0 <= value <= 1 and measured[name] == pytest.approx(value, abs=1e-3), name
+    export(path, tmp_path / "model.safetensors")
+    fresh = build_model(TINY, seed=5)
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(fresh.visual.proj, model.visual.proj, atol=1e-3, rtol=1e-3)
+    assert (tmp_path / "model.sha256").read_text().endswith("  model.safetensors\n")
+
+
+def test_window_maps_are_means_over_covering_windows() -> None:
+    places = np.array([[0, 1], [1, 2], [2, 3]])  # on a 2x2 grid
+    maps = window_maps(np.array([[1.0, 3.0, 5.0]]), places, 2)
+    np.testing.assert_allclose(maps, [[[1.0, 2.0], [4.0, 5.0]]])
+
+
+def test_categories_of_training_and_validation_are_disjoint() -> None:
+    assert set(render.TRAIN_CATEGORIES).isdisjoint(render.VALIDATION_CATEGORIES)
+    assert len(render.TRAIN_CATEGORIES) >= 40 and len(render.VALIDATION_CATEGORIES) >= 4
+
+
+def test_bad_input_is_told(tmp_path: Path, pairs: Pairs) -> None:
+    with pytest.raises(ValueError, match="a batch needs 84 pairs, there are 10"):
+        train(pairs, tmp_path, Recipe(), Schedule(2, 1), fake_caption, config=TINY)
+    small = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 24}}
+    with pytest.raises(ValueError, match="48 pixels wide, the model takes 24"):
+        train(
+            pairs, tmp_path, Recipe(full_pairs=2, window_pairs=2), Schedule(2, 1), fake_caption, config=small
+        )

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from zsad_core import views
+
+
+def encoder(size: int = 24) -> SimpleNamespace:
+    """Views need no network: an encoder's size, and pixels as a tensor."""
+    return SimpleNamespace(
+        image_size=(size, size),
+        preprocess=lambda image: torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 255,
+    )
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red grows from 0 to 1 along x, green along y: a view's pixels tell where it was cut."""
+    pixels = np.zeros((height, width, 3))
+    pixels[..., 0] = (np.arange(width) + 0.5) / width
+    pixels[..., 1] = (np.arange(height)[:, None] + 0.5) / height
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+
+def centre(view: torch.Tensor) -> list[float]:
+    """Mean position of a view of `ramp`, as fractions of width and height."""
+    return view[:2].mean((1, 2)).tolist()
+
+
+def extent(view: torch.Tensor, channel: int) -> float:
+    """Share of the width (0) or height (1) that a view of `ramp` covers."""
+    line = view[channel].mean(channel)[2:-2]  # inner pixels: resizing bends the borders
+    return (line[-1] - line[0]).item() / (len(line) - 1) * (len(line) + 4)
+
+
+def test_six_views_whole_corners_centre() -> None:
+    six = views.test_views(ramp(300, 300), encoder(120))
+    assert six.shape == (6, 3, 120, 120)
+    near, far = 120 / 137 / 2, 1 - 120 / 137 / 2  # 137 = round(120 * 274 / 240)
+    expected = [(0.5, 0.5), (near, near), (far, near), (near, far), (far, far), (0.5, 0.5)]
+    np.testing.assert_allclose([centre(view) for view in six], expected, atol=0.005)
+    np.testing.assert_allclose([extent(view, 0) for view in six], [1] + [120 / 137] * 5, atol=0.01)
+    larger = views.test_views(ramp(300, 300), encoder(120), zoom=2)
+    assert extent(larger[1], 0) == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(larger[0], six[0])
+
+
+def test_single_view_is_view_0() -> None:
+    picture = ramp(200, 130)
+    for whole in ("squash", "center_crop"):
+        single = views.test_views(picture, encoder(), multi_crop=False, whole=whole)
+        assert len(single) == 1
+        torch.testing.assert_close(
+            single[0], views.test_views(picture, encoder(), whole=whole)[0], rtol=0, atol=0
+        )
+
+
+def test_crop_size_at_the_papers_scale() -> None:
+    six = views.test_views(ramp(480, 480), encoder(240))
+    assert extent(six[5], 1) == pytest.approx(240 / 274, abs=0.003)
+
+
+def test_images_that_are_not_square() -> None:
+    wide = ramp(300, 150)
+    squashed = views.test_views(wide, encoder(60))
+    assert extent(squashed[0], 0) == pytest.approx(1, abs=0.02)
+    cut = views.test_views(wide, encoder(60), whole="center_crop")
+    assert extent(cut[0], 0) == pytest.approx(0.5, abs=0.02)
+    assert extent(cut[0], 1) == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(cut[1:], squashed[1:])
+    assert extent(squashed[1], 0) == pytest.approx(0.5 * 60 / 68, abs=0.02)  # the crops keep the shape
+    tiles = views.test_views(wide, encoder(60), whole="tiles")
+    assert len(tiles) == 18
+    np.testing.assert_allclose([centre(tiles[i])[0] for i in (0, 6, 12)], [0.25, 0.5, 0.75], atol=0.01)
+    tall = views.test_views(ramp(150, 300), encoder(60), multi_crop=False, whole="tiles")
+    np.testing.assert_allclose([centre(tile)[1] for tile in tall], [0.25, 0.5, 0.75], atol=0.01)
+
+
+@pytest.mark.parametrize("whole", ["squash", "center_crop", "tiles"])
+def test_constant_image_gives_equal_views(whole: str) -> None:
+    constant = Image.new("RGB", (97, 61), (200, 13, 128))
+    many = views.test_views(constant, encoder(), whole=whole)
+    torch.testing.assert_close(many, many[:1].expand_as(many), rtol=0, atol=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
+def test_tiles_cover_the_image(width: int, height: int) -> None:
+    width, height = max(width, height // 50 + 1), max(height, width // 50 + 1)
+    side, longer = min(width, height), max(width, height)
+    boxes = views.tile_boxes(width, height)
+    starts = [max(left, upper) for left, upper, _, _ in boxes]
+    assert all(right - left == lower - upper == side for left, upper, right, lower in boxes)
+    assert starts[0] == 0 and starts[-1] == longer - side
+    strides = np.diff(starts)
+    assert len(boxes) == 1 if side == longer else strides.max() <= 0.8 * side + 1
+    assert len(boxes) == math.ceil((longer - side) * 5 / (4 * side)) + 1  # and no more than needed
+
+
+def test_tiles_of_visa() -> None:
+    assert [box[0] for box in views.tile_boxes(1562, 960)] == [0, 602]
+    assert [box[0] for box in views.tile_boxes(1500, 1000)] == [0, 500]
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="zoom=0.5"):
+        views.test_views(ramp(30, 30), encoder(), zoom=0.5)
+    with pytest.raises(ValueError, match="whole='pad'"):
+        views.test_views(ramp(30, 30), encoder(), whole="pad")
+    with pytest.raises(ValueError, match="expected a square"):
+        views.test_views(ramp(30, 30), SimpleNamespace(image_size=(24, 32), preprocess=None))

@@ -1,0 +1,254 @@
+"""Prepared folders: images, masks and labels of one anomaly detection dataset, listed in a `meta.csv`.
+
+    <root>/meta.csv                                    one row an image, see COLUMNS
+    <root>/<category>/train/good/…  test/good/…  test/<defect>/…
+    <root>/<category>/ground_truth/<defect>/…          masks, if the dataset has any
+
+`data_scripts/` makes such folders. Nothing is decoded before it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from zsad_core.cache import sha256_of
+
+from zsad_core import prompts
+
+COLUMNS = ("category", "split", "label", "defect", "image", "mask")
+"""split: train or test; label: 0 normal, 1 anomalous; defect: "good" or the kind of defect; image, mask:
+paths relative to the root with forward slashes, mask empty when there is none."""
+
+_SHOWN = 5  # faulty rows that an error lists
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyDataset:
+    """Images, masks and labels of a prepared folder, or of a part of it. Index i counts the rows of
+    `meta`."""
+
+    root: Path
+    name: str
+    meta: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories, in the order of meta.csv."""
+        return self.meta["category"].unique().tolist()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) 0 normal, 1 anomalous."""
+        return self.meta["label"].to_numpy(int)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are anomalous images and each has a mask, so that pixel metrics are defined."""
+        anomalous = self.meta[self.meta["label"] == 1]
+        return bool(len(anomalous)) and bool((anomalous["mask"] != "").all())
+
+    def object_name(
+        self,
+        category: str,
+        *,
+        digits: Literal["keep", "drop"] = "keep",
+        names: Mapping[str, str] | None = None,
+    ) -> str:
+        """How the category is called in a prompt; options as in `prompts.object_name`."""
+        self._check_category(category)
+        return prompts.object_name(category, digits=digits, names=names)
+
+    def select(
+        self, category: str | None = None, split: Literal["train", "test"] | None = None
+    ) -> AnomalyDataset:
+        """The part with this category and split; None selects all.
+
+        Raises ValueError for an unknown category or split, and when nothing is left.
+        """
+        keep = np.ones(len(self), bool)
+        if category is not None:
+            self._check_category(category)
+            keep &= (self.meta["category"] == category).to_numpy()
+        if split is not None:
+            if split not in ("train", "test"):
+                raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+            keep &= (self.meta["split"] == split).to_numpy()
+        if not keep.any():
+            raise ValueError(f"{self.name} has no images with category={category!r} and split={split!r}")
+        return self._part(keep)
+
+    def limit(self, n: int) -> AnomalyDataset:
+        """At most n test images of each category and label, evenly spaced; every training image."""
+        if n < 1:
+            raise ValueError(f"n={n}: expected at least 1 image of each category and label")
+        keep = (self.meta["split"] == "train").to_numpy(copy=True)
+        for rows in self.meta[~keep].groupby(["category", "label"]).groups.values():
+            keep[rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]] = True
+        return self._part(keep)
+
+    def image(self, i: int) -> Image.Image:
+        """Image i in RGB; errors as in `read_image`."""
+        return read_image(self.root / self.meta["image"].iloc[i])
+
+    def mask(self, i: int) -> np.ndarray:
+        """(H, W) bool, True where image i is anomalous; all False without a mask.
+
+        A mask is anomalous where its grey value, or its index if it has a palette, is above 0 (as in
+        AnomalyCLIP's code). Raises ValueError when the mask cannot be read or has another size than its
+        image.
+        """
+        width, height = self._size(i)
+        relative = self.meta["mask"].iloc[i]
+        if not relative:
+            return np.zeros((height, width), bool)
+        mask = _decode(self.root / relative)
+        if mask.size != (width, height):
+            raise ValueError(
+                f"mask {self.root / relative} is {mask.width} x {mask.height} (W x H), its image "
+                f"{self.meta['image'].iloc[i]} is {width} x {height}: expected equal sizes; prepare it again"
+            )
+        grey = mask if len(mask.getbands()) == 1 else mask.convert("RGB").convert("L")  # alpha is no anomaly
+        return np.asarray(grey) > 0  # (H, W)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the rows and the content of every file they name; computed once, when first asked
+        for."""
+        digest = hashlib.sha256(self.meta.to_csv(index=False, lineterminator="\n").encode())
+        for relative in (*self.meta["image"], *self.meta["mask"]):
+            if relative:
+                digest.update(bytes.fromhex(sha256_of(self.root / relative)))
+        return digest.hexdigest()
+
+    def _part(self, keep: np.ndarray) -> AnomalyDataset:
+        return AnomalyDataset(self.root, self.name, self.meta[keep].reset_index(drop=True))
+
+    def _size(self, i: int) -> tuple[int, int]:
+        """(W, H) of image i, from its header alone."""
+        path = self.root / self.meta["image"].iloc[i]
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+    def _check_category(self, category: str) -> None:
+        if category not in self.categories:
+            raise ValueError(
+                f"{self.name} has no category {category!r}: expected one of {', '.join(self.categories)}"
+            )
+
+
+def load_dataset(root: str | Path) -> AnomalyDataset:
+    """Read and check a prepared folder. Its name becomes the dataset's.
+
+    Raises FileNotFoundError when the folder, its meta.csv or a file named there is missing, and ValueError
+    when meta.csv has other columns or values than COLUMNS says, rows that repeat an image, or paths that
+    leave the folder.
+    """
+    root = Path(root)
+    file = root / "meta.csv"
+    if not file.is_file():
+        script = "mini" if root.name.startswith("mini_") else root.name
+        raise FileNotFoundError(
+            f"no prepared dataset {root.name!r}: {file if root.is_dir() else root} does not exist. "
+            f"`python -m data_scripts.{script} --help` tells how to make it, or correct the path"
+        )
+    try:
+        # all text: category "01" stays "01" and a category called "nan" stays a name
+        meta = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} is not a CSV file with the columns {', '.join(COLUMNS)}: {error}"
+        ) from error
+    if sorted(meta.columns) != sorted(COLUMNS):
+        raise ValueError(f"{file} has the columns {', '.join(meta.columns)}: expected {', '.join(COLUMNS)}")
+    if meta.empty:
+        raise ValueError(f"{file} lists no images: expected one row for each")
+    meta = meta[list(COLUMNS)]
+    _check_rows(meta, file)
+    _check_files(meta, root)
+    return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """A decoded RGB image: grey and palette images are expanded, transparency is dropped.
+
+    Raises FileNotFoundError, or ValueError naming the file when it is empty, cut off, no image at all, or has
+    more than 8 bits a channel, which a conversion to RGB would clip silently.
+    """
+    image = _decode(Path(path))
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"image {path} has mode {image.mode}: expected 8 bits a channel; scale it to 0…255 and save again"
+        )
+    return image.convert("RGB")
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()  # PIL is lazy: without it a file that is cut off fails later, far from its name
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"image {path} does not exist; prepare the dataset again, or correct the path"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise for broken files
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error)
+    return ValueError(
+        f"image {path} cannot be read ({reason}): expected a whole image; fetch or prepare it again"
+    )
+
+
+def _check_rows(meta: pd.DataFrame, file: Path) -> None:
+    """Each rule with the rows that break it."""
+    paths = pd.concat([meta["image"], meta["mask"][meta["mask"] != ""]])
+    rules = (
+        ("an empty category, defect or image", (meta[["category", "defect", "image"]] == "").any(axis=1)),
+        ("a split other than train and test", ~meta["split"].isin(["train", "test"])),
+        ("a label other than 0 and 1", ~meta["label"].isin(["0", "1"])),
+        ("a label that contradicts its defect (0 goes with good, 1 with any other)",
+         (meta["label"] == "0") != (meta["defect"] == "good")),
+        ("an image that is listed before", meta["image"].duplicated()),
+        ("a path that is not relative to the folder, with forward slashes",
+         meta.index.isin(paths.index[~paths.map(_is_inside)])),
+    )  # fmt: skip
+    for rule, broken in rules:
+        if np.any(broken):
+            rows = meta.index[broken]
+            shown = "; ".join(f"line {row + 2}: {','.join(meta.loc[row])}" for row in rows[:_SHOWN])
+            raise ValueError(
+                f"{file}: {len(rows)} row(s) with {rule}: {shown}{'; …' if len(rows) > _SHOWN else ''}"
+            )
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return not (parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in parts.parts[:1])
+
+
+def _check_files(meta: pd.DataFrame, root: Path) -> None:
+    named = [path for column in ("image", "mask") for path in meta[column] if path]
+    missing = [path for path in named if not (root / path).is_file()]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        raise FileNotFoundError(
+            f"{root / 'meta.csv'} names {len(missing)} file(s) that do not exist below {root}: {shown}. "
+            "Prepare the dataset again, or remove these rows"
+        )

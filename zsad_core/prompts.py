@@ -1,0 +1,200 @@
+"""Prompts: RWDA's prompt pair and random-word prompts, WinCLIP's compositional ensemble.
+
+Every function returns normal sentences first, anomalous sentences second.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+
+ALPHABETS = {
+    "letters_digits36": string.ascii_lowercase + string.digits,
+    "letters_digits62": string.ascii_letters + string.digits,
+}
+"""RWDA's "letters from the English alphabet and digits" (Sec. 3.2), by the name that a profile gives."""
+
+WORDS_PER_SENTENCE = 5
+"""[w0] … [w4] of the normal template, [w5] … [w9] of the anomalous one (RWDA, Sec. 3.2)."""
+
+NORMAL_WORDS = ("an", "a normal", "a good", "a flawless")
+"""Rows of RWDA's Table 4, spelt as printed; "an" is the indefinite article of the default pair."""
+
+ANOMALY_WORDS = ("a damaged", "a broken", "a defective", "an anomalous")
+"""Columns of RWDA's Table 4."""
+
+WORD_PAIRS = tuple((normal, anomaly) for normal in NORMAL_WORDS for anomaly in ANOMALY_WORDS)
+"""RWDA's 16 word pairs, row by row of Table 4."""
+
+Article = Literal["grammatical", "literal"]
+
+
+def object_name(
+    category: str, *, digits: Literal["keep", "drop"] = "keep", names: Mapping[str, str] | None = None
+) -> str:
+    """How a category is called in a prompt: underscores become spaces.
+
+    digits: whether "pcb1" stays "pcb1" or becomes "pcb". RWDA does not say; the default changes least.
+    names: spelled-out names of some categories, which go first, such as {"pcb1": "printed circuit board"}.
+
+    >>> object_name("metal_nut"), object_name("pcb1", digits="drop"), object_name("01", digits="drop")
+    ('metal nut', 'pcb', '01')
+    """
+    if digits not in ("keep", "drop"):
+        raise ValueError(f"digits={digits!r}: expected 'keep' or 'drop'")
+    if names and category in names:
+        return names[category]
+    name = category.replace("_", " ").strip()
+    shortened = name.rstrip(string.digits).strip() if digits == "drop" else name
+    return shortened or name  # BTAD's categories are numbers and nothing else
+
+
+def prompt_pair(
+    object_name: str = "object",
+    normal: str = "a",
+    anomaly: str = "a damaged",
+    *,
+    article: Article = "grammatical",
+) -> tuple[str, str]:
+    """RWDA's two guiding sentences, "a photo of [n] object" and "a photo of [a] object" (Sec. 3.1).
+
+    normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`).
+    article: when [n] is the bare article, "grammatical" writes "an" before a vowel and "a" elsewhere,
+        whichever of the two was given. Sec. 4.2 prints "a" and Table 4 prints "an" for the same results,
+        which only this rule reconciles. "literal" takes the words as they are.
+
+    >>> prompt_pair()
+    ('a photo of an object', 'a photo of a damaged object')
+    >>> prompt_pair("metal nut", "an", "a broken")
+    ('a photo of a metal nut', 'a photo of a broken metal nut')
+    >>> prompt_pair(article="literal")[0]
+    'a photo of a object'
+    """
+    _check_words(object_name=object_name, normal=normal, anomaly=anomaly)
+    if _is_article(normal, article):
+        normal = "an" if object_name[0].lower() in "aeiou" else "a"
+    return f"a photo of {normal} {object_name}", f"a photo of {anomaly} {object_name}"
+
+
+def compositional_ensemble(
+    object_name: str,
+    states: tuple[Sequence[str], Sequence[str]] | None = None,
+    templates: Sequence[str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """WinCLIP's sentences: every state of the object in every template (WinCLIP, Sec. 4.1 and supplement).
+
+    states: (normal, anomalous) phrases with "{}" for the object; None: WinCLIP's 7 and 4.
+    templates: sentences with "{}" for the state; None: WinCLIP's 22, hence 154 normal and 88 anomalous
+        sentences. ("{}",) leaves the state ensemble alone.
+
+    >>> normal, anomalous = compositional_ensemble("metal nut")
+    >>> len(normal), len(anomalous), anomalous[0]
+    (154, 88, 'a cropped photo of the damaged metal nut.')
+    """
+    _check_words(object_name=object_name)
+    if states is None or templates is None:
+        file = resources.files("zsad_core") / "published" / "winclip_prompts.json"
+        lists = json.loads(file.read_text(encoding="utf-8"))
+        states = (lists["state_normal"], lists["state_anomaly"]) if states is None else states
+        templates = lists["templates"] if templates is None else templates
+    if len(states) != 2 or not all(states):
+        raise ValueError(
+            f"states={states!r}: expected (normal phrases, anomalous phrases), none of the two empty"
+        )
+    for phrase in (*states[0], *states[1], *templates):
+        if isinstance(states[0], str) or isinstance(states[1], str) or phrase.count("{}") != 1:
+            raise ValueError(f"state or template {phrase!r}: expected lists of phrases with one '{{}}' each")
+    normal, anomalous = (
+        [template.format(state.format(object_name)) for state in group for template in templates]
+        for group in states
+    )
+    return normal, anomalous
+
+
+def random_word_prompts(
+    n_pairs: int,
+    *,
+    normal: str = "a",
+    anomaly: str = "a damaged",
+    min_length: int = 5,
+    max_length: int = 10,
+    seed: int = 0,
+    alphabet: str = ALPHABETS["letters_digits36"],
+    article: Article = "grammatical",
+    words: bool = True,
+) -> tuple[list[str], list[str]]:
+    """RWDA's training sentences, n_pairs normal and n_pairs anomalous ones (Sec. 3.2):
+    "[w0] a [w1] photo [w2] of [w3] [n] [w4]" and "[w5] a [w6] photo [w7] of [w8] [a] [w9]".
+
+    The ten words of a pair are drawn anew. A word's length is uniform on min_length … max_length, both
+    included, and its symbols are uniform on the alphabet. For one seed the words are the same whatever [n]
+    and [a] are, and the first k of n_pairs are what n_pairs=k draws, so training sets of growing size are
+    nested.
+
+    alphabet: the symbols. Default a-z and 0-9, the literal reading of the paper; CLIP's tokenizer
+        lower-cases, so upper case (`ALPHABETS["letters_digits62"]`) only makes digits rarer, 16 % in place of
+        28 %.
+    article: "grammatical" (default) writes the bare article as "a" here, whichever of "a" and "an" was given,
+        because Sec. 4.2 prints "a"; "literal" takes [n] as it is.
+    words: False leaves the random words out: n_pairs times the same two sentences.
+
+    >>> normal, anomalous = random_word_prompts(2, seed=1)
+    >>> normal[0]
+    '7rfv7 a nhs9dnrmb photo 6slik20lq of 12ck7z a yztk6ctaa'
+    >>> anomalous[0]
+    'd4zyomgf a l0sglcvo photo c24fqp of gyvjf88 a damaged 1nuy4'
+    >>> random_word_prompts(1, words=False)
+    (['a photo of a'], ['a photo of a damaged'])
+    """
+    _check_words(normal=normal, anomaly=anomaly)
+    if n_pairs < 1 or not 1 <= min_length <= max_length:
+        raise ValueError(
+            f"n_pairs={n_pairs}, min_length={min_length}, max_length={max_length}: "
+            "expected n_pairs >= 1 and 1 <= min_length <= max_length"
+        )
+    if not alphabet or any(symbol.isspace() for symbol in alphabet):
+        raise ValueError(
+            f"alphabet={alphabet!r}: expected at least one symbol and no blanks, which would split a word"
+        )
+    if _is_article(normal, article):
+        normal = "a"
+    if not words:
+        return [f"a photo of {normal}"] * n_pairs, [f"a photo of {anomaly}"] * n_pairs
+    drawn = _random_words(n_pairs, min_length, max_length, seed, alphabet)
+    return (
+        [f"{w[0]} a {w[1]} photo {w[2]} of {w[3]} {normal} {w[4]}" for w in drawn],
+        [f"{w[5]} a {w[6]} photo {w[7]} of {w[8]} {anomaly} {w[9]}" for w in drawn],
+    )
+
+
+def _random_words(
+    n_pairs: int, min_length: int, max_length: int, seed: int, alphabet: str
+) -> list[list[str]]:
+    """(n_pairs, 10) words. Lengths and symbols have streams of their own, filled row by row: nested sets."""
+    n_words = 2 * WORDS_PER_SENTENCE
+    lengths_stream, symbols_stream = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    lengths = lengths_stream.integers(min_length, max_length, size=(n_pairs, n_words), endpoint=True)
+    symbols = symbols_stream.integers(len(alphabet), size=(n_pairs, n_words, max_length))
+    letters = np.array(list(alphabet))[symbols]  # (n_pairs, 10, max_length)
+    longest = letters.view(f"U{max_length}")[..., 0]  # (n_pairs, 10), words of max_length
+    return [
+        [word[:length] for word, length in zip(*row, strict=True)]
+        for row in zip(longest.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+def _is_article(normal: str, article: Article) -> bool:
+    if article not in ("grammatical", "literal"):
+        raise ValueError(f"article={article!r}: expected 'grammatical' or 'literal'")
+    return article == "grammatical" and normal in ("a", "an")
+
+
+def _check_words(**words: str) -> None:
+    for name, word in words.items():
+        if not isinstance(word, str) or not word.strip() or word != word.strip():
+            raise ValueError(f"{name}={word!r}: expected text without blanks at its ends")

@@ -1,0 +1,81 @@
+"""Image-level anomaly scores: prompt score, mean over views, sums of scores.
+
+Arrays give arrays and tensors give tensors, on the CPU and in float64: scores saturate towards 0 and 1, and
+in float32 distinct images would tie there, which AUROC sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Array = np.ndarray | torch.Tensor
+
+
+def prompt_score(
+    image_embeddings: Array, normal: Array, anomalous: Array, temperature: float = 0.01
+) -> Array:
+    """s_pr in [0, 1]: the anomalous entry of a softmax over the cosines with two texts (RWDA, Sec. 3.1).
+
+    image_embeddings: (n, d) for scores (n,), or (n, v, d) with v views of each image for scores (n, v).
+    normal, anomalous: (d,), or (k, d) for an ensemble: the mean of its normalised rows (WinCLIP, Sec. 4.1).
+    temperature: T; 0.01 as in Sec. 3.1.
+    Nothing needs to be normalised beforehand: the score does not depend on any scale.
+
+    >>> prompt_score(np.array([[1.0, 0.0], [3.0, 3.0]]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))[1].item()
+    0.5
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: expected a number above 0")
+    images = to_tensor(image_embeddings)  # (n, d) or (n, v, d)
+    sides = [to_tensor(side) for side in (normal, anomalous)]  # (d,) or (k, d) each
+    if images.ndim not in (2, 3) or any(t.ndim > 2 or t.shape[-1:] != images.shape[-1:] for t in sides):
+        raise ValueError(
+            f"image embeddings {tuple(images.shape)}, normal {tuple(sides[0].shape)}, "
+            f"anomalous {tuple(sides[1].shape)}: expected (n, d) or (n, v, d), and texts (d,) or (k, d)"
+        )
+    texts = torch.stack([F.normalize(torch.atleast_2d(t), dim=-1).mean(0) for t in sides])  # (2, d)
+    cosines = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T  # (n, 2) or (n, v, 2)
+    # the softmax of two is the sigmoid of their difference, which cannot overflow
+    return like(torch.sigmoid((cosines[..., 1] - cosines[..., 0]) / temperature), image_embeddings)
+
+
+def average_views(scores: Array) -> Array:
+    """Mean over the views of each image: (n, v) -> (n,). The default way from six views to one score."""
+    if scores.ndim != 2:
+        raise ValueError(
+            f"scores of shape {tuple(scores.shape)}: expected (n, v), v views of each of n images"
+        )
+    return scores.mean(1)
+
+
+def average_view_embeddings(embeddings: Array, normalize: bool = True) -> Array:
+    """Mean embedding over the views of each image, (n, v, d) -> (n, d): the alternative to `average_views`.
+
+    normalize: bring each view to length 1 first, so that all weigh the same. With False the mean keeps the
+        encoder's scale, which a network trained on raw embeddings expects.
+    """
+    views = to_tensor(embeddings)
+    if views.ndim != 3:
+        raise ValueError(f"embeddings of shape {tuple(views.shape)}: expected (n, v, d)")
+    return like((F.normalize(views, dim=-1) if normalize else views).mean(1), embeddings)
+
+
+def combine(*scores: Array) -> Array:
+    """Sum with equal weights, each (n,): s_pr + s_FNN, and + s_img with references (RWDA, Sec. 4.2)."""
+    if not scores or any(score.shape != scores[0].shape for score in scores):
+        raise ValueError(
+            f"scores of shapes {[tuple(s.shape) for s in scores]}: expected one or more of equal shape"
+        )
+    return sum(scores[1:], scores[0])
+
+
+def to_tensor(values: Array, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """A tensor of the values on the CPU, without gradients."""
+    return torch.as_tensor(values).detach().cpu().to(dtype)
+
+
+def like(values: torch.Tensor, given: Array) -> Array:
+    """The values as the kind of array that was given: a tensor, or a NumPy array."""
+    return values if isinstance(given, torch.Tensor) else values.numpy()

@@ -1,0 +1,92 @@
+"""Test-time views of an image: RWDA's multi-crop, WinCLIP's square tiles, or the single whole image."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image
+
+Whole = Literal["squash", "center_crop", "tiles"]
+
+
+class Preprocessor(Protocol):
+    """What views need of an encoder."""
+
+    image_size: tuple[int, int]
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor: ...
+
+
+def test_views(
+    image: Image.Image,
+    encoder: Preprocessor,
+    multi_crop: bool = True,
+    zoom: float = 274 / 240,
+    whole: Whole = "squash",
+) -> torch.Tensor:
+    """The views of one image, preprocessed: (n_views, 3, H, W), where (H, W) is `encoder.image_size`.
+
+    View 0 is the whole image. With multi_crop, views 1 to 5 are the corners (top left, top right, bottom
+    left, bottom right) and the centre of the image enlarged so that its shorter edge is zoom times the
+    encoder's. RWDA does not describe its crops; its Table 3 counts 6 of them (105.4G multiply-accumulates,
+    17.57G a view), and this is the common scheme of that size.
+
+    zoom: at least 1. The default is the usual ratio of resizing to cropping, 1 / 0.875, which is 274 pixels
+        for 240.
+    whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
+        (default) scales both edges and loses nothing; "center_crop" keeps the shape and cuts the ends off, as
+        open_clip does; "tiles" cuts the image into square tiles (`tile_boxes`) and gives each tile its own
+        views, tile after tile, so that n_views is 6 or 1 times the number of tiles.
+    """
+    height, width = encoder.image_size
+    if height != width:
+        raise ValueError(f"image_size={encoder.image_size}: expected a square, which crops and tiles assume")
+    if zoom < 1:
+        raise ValueError(f"zoom={zoom}: expected at least 1, else the crops would be larger than the image")
+    image = image.convert("RGB")
+    if whole == "tiles":
+        pictures = [image.crop(box) for box in tile_boxes(image.width, image.height)]
+    elif whole in ("squash", "center_crop"):
+        pictures = [image]
+    else:
+        raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
+    views = []
+    for picture in pictures:
+        if whole == "center_crop":
+            views.append(_crops(picture, width, 1.0)[-1])
+        else:
+            views.append(picture.resize((width, width), Image.Resampling.BICUBIC))
+        if multi_crop:
+            views += _crops(picture, width, zoom)
+    return torch.stack([encoder.preprocess(view) for view in views])  # (n_views, 3, H, W)
+
+
+def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """WinCLIP's square tiles of an image, as (left, upper, right, lower) boxes along the longer edge.
+
+    The tiles have the shorter edge's length s and lie evenly, at most 0.8 s apart (WinCLIP, supplement):
+    n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels so that the stride never exceeds 0.8 s by
+    more than one.
+
+    >>> tile_boxes(1500, 1000)
+    [(0, 0, 1000, 1000), (500, 0, 1500, 1000)]
+    """
+    side, longer = min(width, height), max(width, height)
+    # in whole numbers: 0.8 s is not exact as a float and could add a tile
+    n_tiles = -(-(longer - side) * 5 // (side * 4)) + 1
+    starts = [round(i * (longer - side) / max(n_tiles - 1, 1)) for i in range(n_tiles)]
+    if width >= height:
+        return [(start, 0, start + side, side) for start in starts]
+    return [(0, start, side, start + side) for start in starts]
+
+
+def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
+    """Four corners and the centre, size x size, of the picture with its shorter edge resized to round(zoom *
+    size)."""
+    scale = round(zoom * size) / min(picture.size)
+    width, height = (round(edge * scale) for edge in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    right, lower = width - size, height - size
+    corners = [(0, 0), (right, 0), (0, lower), (right, lower), (round(right / 2), round(lower / 2))]
+    return [resized.crop((left, upper, left + size, upper + size)) for left, upper in corners]

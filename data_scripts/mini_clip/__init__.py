@@ -1,0 +1,1 @@
+"""Parts of the mini CLIP's training: towers, losses, optimisation, data and validation."""

@@ -92,6 +92,7 @@ def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
         ({"image": "../0.png"}, "not relative to the folder"),
         ({"mask": "/tmp/mask.png"}, "not relative to the folder"),
         ({"image": "01\\train\\0.png"}, "not relative to the folder"),
+        ({"image": "C:/0.png"}, "not relative to the folder"),
     ],
 )
 def test_wrong_rows_are_named(root: Path, cells: dict[str, str], message: str) -> None:

@@ -23,7 +23,7 @@ def labelled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
     return labels, scores
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_auroc_is_scikit_learns_and_the_share_of_ordered_pairs(data):
     labels, scores = data
@@ -35,7 +35,7 @@ def test_auroc_is_scikit_learns_and_the_share_of_ordered_pairs(data):
     np.testing.assert_allclose(auroc(labels, -scores), 1 - pairs, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_f1_max_is_the_best_over_all_thresholds(data):
     labels, scores = data
@@ -43,7 +43,7 @@ def test_f1_max_is_the_best_over_all_thresholds(data):
     np.testing.assert_allclose(f1_max(labels, scores), best, rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
     labels, scores = data
@@ -133,7 +133,7 @@ def brute_force_aupro(masks, maps, max_fpr, structure):
     return area / max_fpr
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]), st.sampled_from([1, 2]))
 def test_aupro_is_the_brute_force_sum(seed, max_fpr, connectivity):
     rng = np.random.default_rng(seed)

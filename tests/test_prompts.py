@@ -69,6 +69,8 @@ def test_same_seed_same_words_for_every_word_pair_and_nested_sets() -> None:
     fewer = random_word_prompts(20, seed=3)
     assert fewer == (normal[:20], anomalous[:20])
     assert random_word_prompts(50, seed=4)[0] != normal
+    by_name, by_symbols = (random_word_prompts(5, alphabet=a) for a in list(ALPHABETS.items())[1])
+    assert by_name == by_symbols != random_word_prompts(5)
 
 
 def test_templates_without_random_words() -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core import results
 from zsad_core.results import (
     COLUMNS,
     FULL_SHOT,
@@ -105,7 +104,7 @@ def test_a_mean_may_be_undefined_in_a_run_but_not_in_a_paper():
         validate(undefined, undefined=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -248,6 +247,8 @@ def test_compare_shows_what_is_missing_on_either_side():
     table = with_status(
         compare(published, measured, roles={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
     )
+    assert table["published"].tolist()[: len(published)] == published["mean"].tolist()
+    assert len(table) == len(published) + 1
     cell = table.set_index(["dataset", "method", "variant"])
     first = cell.loc[("mvtec", "clip", "object_unknown")]
     assert (first["published"], first["measured"], first["measured_on"]) == (91.5, 90.0, "mini_mvtec")
@@ -263,10 +264,3 @@ def test_compare_refuses_keys_that_do_not_tell_rows_apart():
     published = load_published("rwda")
     with pytest.raises(ValueError, match=r"published rows are not told apart by \['dataset', 'metric'\]"):
         compare(published, published.iloc[:0], keys=["dataset", "metric"])
-
-
-def test_every_known_metric_has_a_range_that_published_values_fill():
-    low, high = results.METRICS["auroc"]
-    assert (low, high) == (0.0, 100.0)
-    used = set().union(*(load_published(paper)["metric"] for paper in PAPERS))
-    assert used <= set(results.METRICS)

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from PIL import Image
-from zsad_core.cache import sha256_of
 
 from zsad_core import prompts
+from zsad_core.cache import sha256_of
 
 COLUMNS = ("category", "split", "label", "defect", "image", "mask")
 """split: train or test; label: 0 normal, 1 anomalous; defect: "good" or the kind of defect; image, mask:
@@ -240,7 +240,8 @@ def _check_rows(meta: pd.DataFrame, file: Path) -> None:
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path)
-    return not (parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in parts.parts[:1])
+    drive = parts.parts[:1] and parts.parts[0].endswith(":")
+    return not (parts.is_absolute() or ".." in parts.parts or "\\" in path or drive)
 
 
 def _check_files(meta: pd.DataFrame, root: Path) -> None:

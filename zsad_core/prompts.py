@@ -124,7 +124,7 @@ def random_word_prompts(
     min_length: int = 5,
     max_length: int = 10,
     seed: int = 0,
-    alphabet: str = ALPHABETS["letters_digits36"],
+    alphabet: str = "letters_digits36",
     article: Article = "grammatical",
     words: bool = True,
 ) -> tuple[list[str], list[str]]:
@@ -136,9 +136,9 @@ def random_word_prompts(
     and [a] are, and the first k of n_pairs are what n_pairs=k draws, so training sets of growing size are
     nested.
 
-    alphabet: the symbols. Default a-z and 0-9, the literal reading of the paper; CLIP's tokenizer
-        lower-cases, so upper case (`ALPHABETS["letters_digits62"]`) only makes digits rarer, 16 % in place of
-        28 %.
+    alphabet: a name in `ALPHABETS`, or the symbols themselves. Default a-z and 0-9, the literal reading;
+        CLIP's tokenizer lower-cases, so upper case ("letters_digits62") only makes digits rarer, 16 % in
+        place of 28 %.
     article: "grammatical" (default) writes the bare article as "a" here, whichever of "a" and "an" was given,
         because Sec. 4.2 prints "a"; "literal" takes [n] as it is.
     words: False leaves the random words out: n_pairs times the same two sentences.
@@ -157,6 +157,7 @@ def random_word_prompts(
             f"n_pairs={n_pairs}, min_length={min_length}, max_length={max_length}: "
             "expected n_pairs >= 1 and 1 <= min_length <= max_length"
         )
+    alphabet = ALPHABETS.get(alphabet, alphabet)
     if not alphabet or any(symbol.isspace() for symbol in alphabet):
         raise ValueError(
             f"alphabet={alphabet!r}: expected at least one symbol and no blanks, which would split a word"

@@ -274,15 +274,17 @@ def compare(
     roles: Mapping[str, str] | None = None,
     keep: Literal["published", "both"] = "published",
 ) -> pd.DataFrame:
-    """Published beside measured, matched on keys.
+    """Published beside measured, matched on keys, in the order of the published rows.
 
     Further columns: published, published_std, measured, measured_std; difference (measured minus published,
     NaN where one is missing); measured_on (the measured dataset's own name).
 
     keys : the columns to match on; fewer of them, to compare across tables or papers.
     roles : as in `as_roles`.
-    keep : "both" also keeps measured rows that no published number stands beside (other categories, say).
+    keep : "both" adds the measured rows that no published number stands beside (other categories, say).
     """
+    if keep not in ("published", "both"):
+        raise ValueError(f"keep is {keep!r}; expected 'published' or 'both'")
     keys, roles = list(keys), dict(roles or {})
     measured = as_roles(measured, roles)
     measured = measured.assign(measured_on=measured["dataset"].map(lambda name: roles.get(name, name)))
@@ -294,8 +296,11 @@ def compare(
             raise ValueError(f"{side} rows are not told apart by {keys}: {example}; select rows or add keys")
         names = {"mean": side, "std": f"{side}_std"}
         sides[side] = frame[[*keys, "mean", "std", *extra]].rename(columns=names)
-    how = {"published": "left", "both": "outer"}[keep]
-    table = sides["published"].merge(sides["measured"], on=keys, how=how, sort=False)
+    table = sides["published"].merge(sides["measured"], on=keys, how="left")
+    if keep == "both":
+        alone = sides["measured"].merge(sides["published"], on=keys, how="left", indicator=True)
+        alone = alone[alone.pop("_merge") == "left_only"]
+        table = pd.concat([table, alone[table.columns]], ignore_index=True)  # published rows keep their order
     table["measured_on"] = table["measured_on"].fillna("").astype("str")
     table.insert(len(table.columns) - 1, "difference", table["measured"] - table["published"])
     return table

@@ -23,24 +23,28 @@ def palette(category: str) -> tuple[str, str]:
 
 
 def training_look(category: str, seed: int) -> Look:
-    """How the pair (category, seed) is photographed: 70 % calm pictures, 30 % harder ones."""
+    """How the pair (category, seed) is photographed: mostly one part, calm and large, and some harder pictures.
+
+    A first training on pictures of which 30 % were hard, 16 % showed several parts and 24 % were close or far stayed at 0.79 on
+    the validation categories; what was wrong is told in the model card.
+    """
     r = generator(category, seed, "look")
-    hard = r.random() < 0.3
+    hard = r.random() < 0.15
     colour, background = palette(category)
     if r.random() > 0.4:  # most pictures have colours of their own, so that the colour words mean something
         colour = str(r.choice(list(COLOURS)))
         background = str(r.choice([b for b in BACKGROUNDS if b != colour and {b, colour} != {"dark", "black"}]))
     drawing = {"surface": _FUNCTIONS[category]} if category in _SURFACES else {"parts": _FUNCTIONS[category]}
-    look = Look(category, **drawing, colour=colour, background=background, vary=0.05, light=0.2, worn=0.25, blur=0.06, jpeg=0.05)
+    look = Look(category, **drawing, colour=colour, background=background, vary=0.05, light=0.16, worn=0.2, blur=0.03, jpeg=0.03, defect_size=(1.0, 1.45))
     view, several = r.random(), r.random()
-    if view < 0.14:
+    if view < 0.12:
         look = replace(look, scale=(0.96, 1.2), shift=0.12)
-    elif view < 0.24:
+    elif view < 0.17:
         look = replace(look, scale=(0.5, 0.64), shift=0.2)
-    if several < 0.16 and category not in _SURFACES:
+    if several < 0.08 and category not in _SURFACES:
         look = replace(look, count=tuple(int(n) for n in r.integers(1, 4, 2)), scale=(0.74, 0.88), shift=0.1)
     if hard:
-        look = replace(look, turn=3.2, vary=0.08, light=0.3, clutter=0.6, shift=0.16, defect_size=(0.55, 1.0))
+        look = replace(look, turn=3.2, vary=0.08, light=0.25, clutter=0.6, shift=0.12, defect_size=(0.6, 1.1))
     return look
 
 

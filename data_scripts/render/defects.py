@@ -131,32 +131,33 @@ def spot(colours, silhouette, unit: float, size: float, r: R) -> Changed:
     return _paint(colours, silhouette, mask, rgb, r.uniform(0.8, 1.0))
 
 
-def _remove(colours, silhouette, gone: np.ndarray) -> Changed:
-    return colours, silhouette * (1 - gone), (gone * silhouette) > 0.5
+def _remove(colours, silhouette, gone: np.ndarray, unit: float, r: R) -> Changed:
+    """Takes `gone` away. Along the break the part shows its raw inside: a rough rim, lighter or darker than the surface."""
+    rim = (_soft(gone, 1.6 * unit) > r.uniform(0.06, 0.2)).astype(np.float32)
+    colours, _, touched = _paint(colours, silhouette, rim, _contrast(colours, silhouette, r), r.uniform(0.5, 0.9))
+    return colours, silhouette * (1 - gone), touched | ((gone * silhouette) > 0.5)
 
 
 def missing(colours, silhouette, unit: float, size: float, r: R) -> Changed:
     """A whole piece is gone: everything on one side of a line, or a wide bite."""
     if r.random() < 0.5:
-        return _remove(colours, silhouette, blob(silhouette.shape, on_edge(silhouette, r), unit * size * r.uniform(16, 24), r, 0.15))
+        return _remove(colours, silhouette, blob(silhouette.shape, on_edge(silhouette, r), unit * size * r.uniform(16, 24), r, 0.15), unit, r)
     ys, xs = np.nonzero(silhouette[::3, ::3] > 0.5)
     if len(xs) == 0:
-        return _remove(colours, silhouette, np.zeros_like(silhouette))
+        return _remove(colours, silhouette, np.zeros_like(silhouette), unit, r)
     angle = r.uniform(0, 2 * np.pi)
     along = xs * 3 * np.cos(angle) + ys * 3 * np.sin(angle)
     level = np.quantile(along, 1 - size * r.uniform(0.14, 0.26))
     yy, xx = np.mgrid[: silhouette.shape[0], : silhouette.shape[1]].astype(np.float32)
-    wave = unit * 1.5 * np.sin((xx * np.sin(angle) - yy * np.cos(angle)) / unit / r.uniform(2, 5))
-    return _remove(colours, silhouette, (xx * np.cos(angle) + yy * np.sin(angle) + wave > level).astype(np.float32))
+    wave = unit * 2 * np.sin((xx * np.sin(angle) - yy * np.cos(angle)) / unit / r.uniform(2, 5))
+    return _remove(colours, silhouette, (xx * np.cos(angle) + yy * np.sin(angle) + wave > level).astype(np.float32), unit, r)
 
 
 def chipped(colours, silhouette, unit: float, size: float, r: R) -> Changed:
     gone = np.zeros_like(silhouette)
     for _ in range(r.integers(1, 4)):
-        gone = np.maximum(gone, blob(silhouette.shape, on_edge(silhouette, r), unit * size * r.uniform(6.5, 11), r, 0.35))
-    rim = _soft(gone, unit)
-    colours, _, _ = _paint(colours, silhouette, (rim > 0.15).astype(np.float32), np.full(3, 0.2), 0.55)
-    return _remove(colours, silhouette, gone)
+        gone = np.maximum(gone, blob(silhouette.shape, on_edge(silhouette, r), unit * size * r.uniform(7, 12), r, 0.35))
+    return _remove(colours, silhouette, gone, unit, r)
 
 
 def bent(colours, silhouette, unit: float, size: float, r: R) -> Changed:

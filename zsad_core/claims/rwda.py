@@ -36,13 +36,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from zsad_core import prompts
 from zsad_core.claims.verdicts import TOLERANCE, Numbers, Verdict, above, at_least
-from zsad_core.prompts import WORD_PAIRS
 
 DATASETS = ("mvtec", "visa")
 METRICS = ("auroc", "aupr", "f1max")
 SHOTS = (1, 2, 4)
-WORD_PAIR_VARIANTS = tuple(f"normal={normal};anomaly={anomaly}" for normal, anomaly in WORD_PAIRS)
+WORD_PAIR_VARIANTS = tuple(f"normal={normal};anomaly={anomaly}" for normal, anomaly in prompts.WORD_PAIRS)
 N_PAIRS = 10_000
 PAIR_COUNTS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 

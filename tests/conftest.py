@@ -1,0 +1,131 @@
+"""What several test files share: small datasets, and every notebook executed once, whoever asks first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(
+    path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+    for path in (ROOT / "notebooks").rglob("*.ipynb")
+    if ".ipynb_checkpoints" not in path.parts
+)
+LEDGERS = ("claims",)  # they read what the other notebooks have written
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`--dist loadgroup` keeps a file's tests on one worker, but spreads the notebooks."""
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make): the path that make(path) has made on one of the workers; the others wait."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def path_of(name: str, make: Callable[[Path], None]) -> Path:
+        path = shared / "once" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                begun = path.with_name(f"begun-{path.name}")
+                make(begun)
+                begun.rename(path)
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def run_module() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m ...` from the checkout as a user would, one thread, without asking for success."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", *map(str, arguments)]
+        settings = {"OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **settings, **environment}, capture_output=True, text=True
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_data(once, run_module) -> Path:
+    """A data_dir with the datasets of the mini profile, few images each."""
+
+    def make(folder: Path) -> None:
+        few = ("--train", "3", "--normal", "4", "--anomalous", "4")
+        for dataset in ("mini_mvtec", "mini_visa"):
+            done = run_module("data_scripts.mini", "--dataset", dataset, "--out", folder / dataset, *few)
+            assert done.returncode == 0, done.stderr
+        done = run_module("data_scripts.textile", "--out", folder / "textile")
+        assert done.returncode == 0, done.stderr
+
+    return once("data", make)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data, once) -> dict:
+    """The smallest parameters, with folders that all notebooks of this test run share."""
+    parameters = yaml.safe_load((ROOT / "tests" / "smallest.yaml").read_text())["every notebook"]
+    folders = {name: str(once(name, lambda path: path.mkdir(parents=True))) for name in ("cache", "results")}
+    return parameters | {
+        "data_dir": str(small_data),
+        "cache_dir": folders["cache"],
+        "results_dir": folders["results"],
+    }
+
+
+@pytest.fixture(scope="session")
+def papermill(run_module, tmp_path_factory):
+    """papermill(notebook, output, parameters, *options): the executed notebook, whether it failed or not."""
+
+    def execute(notebook: str, output: Path, parameters: dict, *options: str) -> subprocess.CompletedProcess:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        values = tmp_path_factory.mktemp("parameters") / "values.yaml"
+        values.write_text(yaml.safe_dump(parameters))
+        source = ROOT / "notebooks" / f"{notebook}.ipynb"
+        command = ("papermill", source, output, "-f", values, "-k", "python3", "--no-progress-bar")
+        return run_module(*command, "--start-timeout", "300", *options)
+
+    return execute
+
+
+@pytest.fixture(scope="session")
+def executed(once, papermill, small_run) -> Callable[[str], Path]:
+    """executed(notebook): the path of that notebook, executed at its smallest setting."""
+
+    def path_of(notebook: str) -> Path:
+        if notebook in LEDGERS:
+            for name in NOTEBOOKS:
+                if name not in LEDGERS:
+                    path_of(name)
+
+        def make(path: Path) -> None:
+            done = papermill(notebook, path, small_run)
+            if done.returncode:  # kept, so that the next test that asks fails at once, for the same reason
+                path.write_text(f"{notebook} failed:\n{done.stderr[-4000:]}")
+
+        path = once(f"notebooks/{notebook}.ipynb", make)
+        assert path.read_bytes().startswith(b"{"), path.read_text()
+        return path
+
+    return path_of

@@ -1,0 +1,153 @@
+"""zsad_core.contradictions: what is found in the published numbers, and that planted errors are found."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from zsad_core.contradictions import (
+    all_checks,
+    class_means,
+    contradictions,
+    counting,
+    quoted,
+    statements,
+    versions,
+)
+from zsad_core.results import load_published
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    return load_published("rwda")
+
+
+def planted(frame: pd.DataFrame, mean: float, **keys: str | int) -> pd.DataFrame:
+    rows = (frame[list(keys)] == list(keys.values())).all(axis=1)
+    assert rows.sum() == 1, keys
+    return frame.assign(mean=frame["mean"].mask(rows, mean))
+
+
+def test_class_means_of_rwda(published):
+    found = class_means(published)
+    assert len(found) == 60  # 10 columns x 3 metrics x 2 datasets
+    means = found[(found["kind"] == "class mean") & ~found["agrees"]].set_index("where")
+    assert len(means) == 5
+    own = means.loc["A8 against T1: visa, 1-shot clip_rwda, auroc"]
+    assert (own["printed"], own["computed"], own["difference"]) == ("83.4", "83.975", 0.575)
+    others = means.drop(own.name)
+    assert (
+        others.index.str.contains("winclip.*aupr").all()
+        and others["explanation"].str.contains("quoted").all()
+    )
+
+
+def test_a_missing_class_is_reported_with_the_value_left_for_it(published):
+    missing = class_means(published).query("kind == 'missing rows'").set_index("where")
+    assert len(missing) == 6  # leather, AUPR, few-shot: two methods at three shots
+    row = missing.loc["A6 against T1: mvtec, 1-shot clip_rwda, aupr"]
+    assert "leather" in row["explanation"]
+    # 15 x 96.7 - 14 x 96.4714 = 99.9, uncertain by (15 + 14) x 0.05
+    assert row["computed"] == "98.5 to 100.0"
+
+
+def test_a_planted_error_in_a_mean_is_found_beyond_rounding(published):
+    keys = {"artifact": "T1", "dataset": "mvtec", "method": "rwda", "metric": "auroc", "shots": 0}
+    keys |= {"method": "clip_rwda", "variant": "object_unknown"}  # 92.2; the classes give 92.18
+    where = "A5 against T1: mvtec, 0-shot clip_rwda, object_unknown, auroc"
+    for mean, agrees in ((92.2, True), (92.1, True), (92.3, False), (92.0, False)):
+        found = class_means(planted(published, mean, **keys)).set_index("where")
+        assert found.loc[where, "agrees"] == agrees, mean
+
+
+def test_excerpts_of_classes_are_not_averaged():
+    winclip = class_means(load_published("winclip"))
+    assert not winclip["where"].str.startswith("T7 ").any()  # Table 7 shows three classes of VisA
+    assert winclip["where"].str.startswith("T10 ").sum() == 13
+
+
+def test_class_means_of_the_other_papers():
+    winclip = contradictions("winclip")
+    assert len(winclip) == 20
+    largest = winclip.loc[winclip["difference"].abs().idxmax()]
+    assert largest["where"] == "T10 against T1, T10: mvtec, 4-shot patchcore, auroc"
+    assert (largest["printed"], largest["computed"]) == ("88.8", "86.313")
+    anomalyclip = contradictions("anomalyclip").set_index("kind")
+    assert anomalyclip.loc["quoted", "where"].startswith("T17 against WinCLIP's T10: toothbrush")
+    assert (anomalyclip.loc["quoted", "printed"], anomalyclip.loc["quoted", "computed"]) == ("88.0", "87.500")
+
+
+def test_the_two_versions_share_their_numbers_but_not_their_tables(published):
+    found = versions(published, load_published("rwda_first_version"))
+    same = found[found["kind"] == "other version"]
+    assert len(same) == 309 and same["agrees"].all()
+    renumbered = found[found["kind"] == "renumbered"]
+    assert renumbered[["printed", "computed"]].values.tolist() == [["T4", "T3"], ["T5", "T4"]]
+    only = found[found["kind"] == "one version only"]
+    assert only["where"].tolist()[:7] == ["A10", "A5", "A6", "A7", "A8", "A9", "T3"]
+    assert only["where"].iloc[7] == "Section 4.3 (first version), rwda-c12"
+    other = planted(published, 78.4, artifact="T5", method="rwda", metric="f1max")
+    found = versions(other, load_published("rwda_first_version"))
+    wrong = found[(found["kind"] == "other version") & ~found["agrees"]]
+    assert wrong["where"].tolist() == ["T5: sewerml, 0-shot rwda, object_unknown, f1max"]
+    assert wrong["difference"].tolist() == [-1.0]
+
+
+def test_quoted_numbers_agree_until_one_is_changed(published):
+    methods = ("winclip", "spade", "padim", "patchcore")
+    found = quoted(published, methods)
+    assert len(found) == 402 and found["agrees"].all()
+    other = planted(published, 63.8, artifact="T1", dataset="visa", method="padim", metric="auroc", shots=1)
+    assert quoted(other, methods).query("not agrees")["difference"].tolist() == [-1.0]
+
+
+def test_statements_of_the_text(published):
+    found = statements(published).set_index("where")
+    wrong = found[~found["agrees"]]
+    gains = wrong[wrong.index.str.contains("larger gain")]
+    assert gains["difference"].to_dict() == {
+        "Section 4.3 against T1: larger gain with the object unknown, visa auroc": -1.8,
+        "Section 4.3 against T1: larger gain with the object unknown, visa aupr": -1.4,
+    }
+    tie = "Section 4.3 against T2: better than WinCLIP without multiple crops, f1max"
+    assert wrong.loc[tie, "difference"] == 0.0
+    words = wrong.loc["Section 4.2 against T1 and T4: the default words"]
+    assert (words["printed"], words["computed"]) == (
+        "normal=a;anomaly=a damaged",
+        "normal=an;anomaly=a damaged",
+    )
+    assert len(wrong) == 4
+    percent = found.loc["Section 4.3 against T3: percent more parameters"]
+    assert percent["agrees"] and percent["computed"] == "0.3856"
+
+
+def test_a_changed_word_pair_contradicts_the_text(published):
+    other = planted(
+        published, 88.4, artifact="T4", method="clip_rwda", variant="normal=a good;anomaly=a damaged"
+    )
+    found = statements(other).set_index("where").loc["Section 4.4 against T4: word pairs without a gain"]
+    assert not found["agrees"]
+    assert found["computed"] == "normal=an;anomaly=a broken, normal=a good;anomaly=a damaged"
+
+
+def test_table_3_is_a_profilers_count(published):
+    found = counting(published)
+    by_profiler = found["explanation"].str.contains("profiler")
+    assert by_profiler.sum() == 8
+    assert found[by_profiler]["agrees"].all() and not found[~by_profiler]["agrees"].any()
+
+
+@pytest.mark.parametrize("paper", ["rwda", "winclip", "anomalyclip"])
+def test_the_report_is_the_failing_part_of_all_checks(paper):
+    checks, report = all_checks(paper), contradictions(paper)
+    assert set(checks["paper"]) == {paper}
+    assert len(report) == (~checks["agrees"]).sum() < len(checks)
+    assert list(report.columns) == [
+        "paper",
+        "where",
+        "printed",
+        "computed",
+        "difference",
+        "kind",
+        "explanation",
+    ]

@@ -1,0 +1,91 @@
+"""Embeddings are computed once, under keys made of content."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_scripts.mini import write_dataset
+from zsad_core import embeddings
+from zsad_core.datasets import load_dataset
+from zsad_core.encoders import load_encoder
+from zsad_core.settings import read_settings
+from zsad_core.views import test_views as views_of
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("zsad-mini", "random")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "mini_visa"
+    write_dataset("mini_visa", root, n_train=2, n_normal=2, n_anomalous=2, categories=4)
+    return load_dataset(root)
+
+
+def test_vectors_are_those_of_the_images_in_the_order_of_meta(encoder, dataset, tmp_path):
+    embedded = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    assert embedded.vectors.shape == (len(dataset), 6, encoder.dim)
+    assert embedded.meta["image"].tolist() == dataset.meta["image"].tolist()
+    i = len(dataset) - 1
+    alone = encoder.embed_images(views_of(dataset.image(i), encoder), normalize=False)
+    torch.testing.assert_close(torch.from_numpy(embedded.vectors[i]), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, dataset, tmp_path, monkeypatch):
+    first = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    calls = []
+    real = encoder.embed_images
+    monkeypatch.setattr(encoder, "embed_images", lambda *a, **k: calls.append(1) or real(*a, **k))
+    again = embeddings.image_embeddings(encoder, load_dataset(dataset.root), tmp_path)
+    assert not calls and again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(first.vectors, again.vectors)
+
+    path = dataset.root / dataset.meta["image"].iloc[0]
+    original = path.read_bytes()
+    try:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+        changed = embeddings.image_embeddings(encoder, load_dataset(dataset.root), tmp_path)
+    finally:
+        path.write_bytes(original)
+    assert len(calls) == 1  # one category, in one batch
+    assert changed.fingerprint != first.fingerprint
+    assert (changed.vectors[0] != first.vectors[0]).any()
+    np.testing.assert_array_equal(changed.vectors[1], first.vectors[1])
+
+
+def test_cut_off_cache_file_is_computed_again(encoder, dataset, tmp_path):
+    whole = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    file = next((tmp_path / "images").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(RuntimeWarning, match="computing it anew"):
+        again = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    np.testing.assert_array_equal(whole.vectors, again.vectors)
+
+
+def test_selecting_keeps_rows_and_vectors_together(encoder, dataset, tmp_path):
+    embedded = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    category = embedded.categories[1]
+    part = embedded.select(category=category, split="test")
+    own = (embedded.meta["category"] == category) & (embedded.meta["split"] == "test")
+    np.testing.assert_array_equal(part.vectors, embedded.vectors[own.to_numpy()])
+    assert part.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_bare_article_needs_no_second_embedding(encoder, tmp_path):
+    for normal in ("a", "an"):
+        embeddings.random_word_embeddings(encoder, tmp_path, 4, normal, "a broken")
+    assert len(list((tmp_path / "texts").glob("random-a-*.safetensors"))) == 2  # normal "a", anomalous "a broken"
+
+
+def test_dataset_of_a_role(dataset):
+    settings = read_settings({"data_dir": str(dataset.root.parent), "limit_images": 1})
+    limited = embeddings.dataset_of(settings, "visa")
+    test = limited.meta[limited.meta["split"] == "test"]
+    assert (test.groupby(["category", "label"]).size() == 1).all()
+    none = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"mvtec": "mini_mvtec"}})
+    assert embeddings.dataset_of(none, "visa") is None

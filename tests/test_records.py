@@ -1,0 +1,75 @@
+"""Result files and their provenance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zsad_core.costs import cost_rows, latencies, tower_of
+from zsad_core.complexity import parameters
+from zsad_core.embeddings import Embedded
+from zsad_core.encoders import load_encoder
+from zsad_core.fnn import FNN
+from zsad_core.records import read_records, write_record, write_times
+from zsad_core.results import rows
+from zsad_core.settings import read_settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return read_settings({"results_dir": str(tmp_path / "results"), "seeds": 2})
+
+
+def some_rows(value=0.9, artifact="T1"):
+    return rows(pd.DataFrame({"category": ["a"], "auroc": [value]}), paper="rwda", artifact=artifact, dataset="toys", method="rwda")
+
+
+def test_record_is_written_twice_with_the_same_bytes(settings, tmp_path):
+    part = Embedded("toys", pd.DataFrame(), np.zeros((0, 1, 1)), "abc")
+    folder, seen = tmp_path / "results", []
+    for _ in range(2):
+        write_record("one", some_rows(), settings, None, [part])
+        seen.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert seen[0] == seen[1] and sorted(seen[0]) == ["one.csv", "one.json"]
+    facts = json.loads(seen[0]["one.json"])
+    assert facts["datasets"] == {"toys": "abc"} and facts["parameters"]["seeds"] == 2
+
+
+def test_records_are_read_together(settings):
+    assert read_records(settings) is None
+    write_record("one", some_rows(), settings)
+    write_times("two", some_rows(artifact="T3"), settings)
+    assert set(read_records(settings)["artifact"]) == {"T1", "T3"}
+    assert set(read_records(settings, times=False)["artifact"]) == {"T1"}
+
+
+def test_full_disk_leaves_the_old_result(settings, tmp_path, monkeypatch):
+    write_record("one", some_rows(), settings)
+    before = (tmp_path / "results" / "one.csv").read_bytes()
+
+    def full(self, *_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_record("one", some_rows(0.1), settings)
+    assert (tmp_path / "results" / "one.csv").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["one.csv", "one.json"]
+
+
+def test_costs_count_the_real_tower():
+    encoder = load_encoder("zsad-mini", "random")
+    assert parameters(tower_of(encoder)) == sum(p.numel() for p in encoder.model.visual.parameters())
+    table = cost_rows(encoder, FNN(encoder.dim), repeats=1).pivot(index="method", columns="metric", values="mean")
+    added = table.loc["rwda", "params_M"] - table.loc["clip", "params_M"]
+    assert added == pytest.approx(sum(p.numel() for p in FNN(encoder.dim).parameters()) / 1e6)
+    assert (table["latency_ms"] > 0).all()
+
+
+def test_latencies_are_taken_in_turn():
+    order = []
+    measured = latencies({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=3)
+    assert "".join(order) == "ab" * 4 and set(measured) == {"a", "b"}

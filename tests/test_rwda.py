@@ -1,0 +1,156 @@
+"""RWDA's scores, runs and rows, on made-up embeddings whose answer is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics.pairwise import cosine_distances
+
+from zsad_core import rwda, rwda_studies
+from zsad_core.embeddings import Embedded
+
+DIM = 16
+DAMAGE = np.eye(DIM)[0]
+
+
+class Texts:
+    """An encoder of sentences alone: 'damaged' points along DAMAGE, every sentence has some noise of its own."""
+
+    model_id, weights_id, precision, dim = "made up", "none", "fp32", DIM
+
+    def embed_text(self, sentences, normalize=True):
+        rows = []
+        for sentence in sentences:
+            noise = np.random.default_rng(list(sentence.encode())).normal(size=DIM) * 0.2
+            rows.append(np.eye(DIM)[1] + noise + (1 if "damaged" in sentence else -1) * DAMAGE)
+        return torch.tensor(np.array(rows), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng, frames, vectors = np.random.default_rng(0), [], []
+    for category in ("nut", "bolt"):
+        for split, label, n in (("train", 0, 6), ("test", 0, 10), ("test", 1, 10)):
+            frames.append(pd.DataFrame({"category": category, "split": split, "label": label, "defect": "bad" if label else "good"}, index=range(n)))
+            vectors.append(rng.normal(size=(n, 6, DIM)) * 0.5 + np.eye(DIM)[1] + (2 * label - 1) * 0.4 * DAMAGE)
+    return Embedded("toys", pd.concat(frames, ignore_index=True), np.concatenate(vectors).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def fnns(tmp_path_factory):
+    rng = np.random.default_rng(1)
+    normal, anomalous = (rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1))
+    texts = (normal.astype(np.float32), anomalous.astype(np.float32))
+    return rwda.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), epochs=4)
+
+
+def test_prompt_scores_by_hand(images, tmp_path):
+    test = images.select(split="test")
+    scores = rwda.prompt_scores(test, Texts(), tmp_path)
+    normal, anomalous = Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    cosines = np.stack([unit(test.vectors.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01  # (n, 6, 2)
+    expected = (np.exp(cosines) / np.exp(cosines).sum(-1, keepdims=True))[..., 1].mean(1)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    single = rwda.prompt_scores(test, Texts(), tmp_path, multi_crop=False)
+    np.testing.assert_allclose(single[3], np.exp(cosines[3, 0, 1]) / np.exp(cosines[3, 0]).sum(), rtol=1e-4)
+    assert (rwda.prompt_scores(test, Texts(), tmp_path, known=True) != scores).any()
+
+
+def test_measure_is_scikit_learn_category_by_category(images, fnns):
+    test = images.select(split="test")
+    scores = rwda.fnn_scores(test, fnns[0])
+    table = rwda.measure(test, {7: scores}).set_index("category")
+    for category in ("nut", "bolt"):
+        own = (test.meta["category"] == category).to_numpy()
+        assert table.loc[category, "auroc"] == pytest.approx(roc_auc_score(test.labels[own], scores[own]))
+    assert (table["seed"] == 7).all() and (table["auroc"] > 0.8).all()
+
+
+def test_runs_are_kept_and_differ_by_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = tuple(rng.normal(size=(2, 100, DIM)).astype(np.float32) + np.array([[[-1]], [[1]]], np.float32))
+    first = rwda.train_runs(texts, [0, 1], 50, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()}
+    again = rwda.train_runs(texts, [0, 1], 50, tmp_path)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 2
+    for seed in (0, 1):
+        torch.testing.assert_close(first[seed].state_dict(), again[seed].state_dict(), rtol=0, atol=0)
+    assert (first[0].score(texts[0]) != first[1].score(texts[0])).any()
+    rwda.train_runs(texts, [0], 50, tmp_path, same_pair=False)
+    assert len(list((tmp_path / "fnn").iterdir())) == 3  # another option, another network
+
+
+def test_draw_pairs_without_replacement():
+    drawn = rwda.draw_pairs(50, 20, 3)
+    assert len(set(drawn.tolist())) == 20 and drawn.max() < 50
+    assert sorted(rwda.draw_pairs(50, 50, 3)) == list(range(50))
+    with pytest.raises(ValueError, match="n_pairs=51"):
+        rwda.draw_pairs(50, 51, 0)
+
+
+def test_similarity_to_references_of_the_own_category(images):
+    test, train = images.select(split="test"), images.select(split="train")
+    itself = Embedded("toys", train.meta, train.vectors)
+    same = rwda.similarity_scores(itself, train, shots=6, seed=0)
+    np.testing.assert_allclose(same, 0, atol=1e-6)  # every image is among its own references
+    fewer, more = (rwda.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))
+    assert (more <= fewer + 1e-7).all()  # nested references: more can only come nearer
+
+
+def test_zero_and_few_shot_rows(images, fnns, tmp_path):
+    zero = rwda.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
+    assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
+    alone = zero.query("artifact == 'T1' and method == 'rwda' and metric == 'auroc'").set_index("variant")["mean"]
+    assert alone["object_known"] == alone["object_unknown"]  # the network never sees the name
+    few = rwda.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
+    assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
+    single = rwda.single_view_rows(images, Texts(), tmp_path, fnns)
+    assert set(single["variant"]) == {"object_known;multi_crop=0"} and len(single) == 9
+
+
+def test_added_sums_run_by_run():
+    guided, runs = np.array([0.1, 0.2]), {0: np.array([1.0, 2.0]), 1: np.array([3.0, 4.0])}
+    total = rwda.added(guided, runs)
+    np.testing.assert_allclose(total[1], [3.1, 4.2])
+    assert sorted(total) == [0, 1]
+
+
+def test_cosine_distance_is_the_mean_over_pairs():
+    vectors = np.random.default_rng(0).normal(size=(30, 5))
+    pairs = cosine_distances(vectors)[np.triu_indices(30, 1)]
+    assert rwda_studies.cosine_distance(vectors) == pytest.approx(pairs.mean())
+    assert rwda_studies.cosine_distance(np.ones((4, 3))) == 0
+
+
+def test_linear_accuracy_and_silhouettes_of_known_groups():
+    rng = np.random.default_rng(0)
+    apart = tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))
+    assert rwda_studies.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))) == 1
+    mixed = tuple(rng.normal(size=(2, 200, 4)))
+    assert 0.35 < rwda_studies.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
+    axes = 5 * np.eye(4)
+    groups = {name: rng.normal(size=(40, 4)) * 0.1 + axes[i] for name, i in (("rn", 0), ("ra", 1), ("nn", 0), ("na", 1))}
+    states = {"rn": "normal", "ra": "anomalous", "nn": "normal", "na": "anomalous"}
+    domains = {"rn": "random", "ra": "random", "nn": "natural", "na": "natural"}
+    rows = rwda_studies.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
+    assert rows["silhouette_state"] > 0.9 > 0.2 > rows["silhouette_domain"]
+
+
+def test_layer_features_start_with_the_embeddings(fnns):
+    group = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
+    panels = rwda_studies.layer_features(fnns[0], {"some": group})
+    assert list(panels) == ["clip", "1", "2", "3"]
+    np.testing.assert_array_equal(panels["clip"]["some"], group)
+    assert panels["3"]["some"].shape == (5, 256) and (panels["3"]["some"] >= 0).all()
+
+
+def test_profile_options_reach_the_training():
+    settings = SimpleNamespace(epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3)
+    assert rwda_studies.fnn_options(settings)["hidden"] == (8,) and rwda_studies.fnn_options(settings)["lr"] == 0.01
+    assert rwda_studies.run_seeds(settings) == [5, 6, 7]

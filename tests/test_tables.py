@@ -1,0 +1,77 @@
+"""zsad_core.tables: what a reader, or a screen reader, finds in a table."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from zsad_core.results import compare, load_published
+from zsad_core.tables import as_table, comparison_table, mean_std
+
+ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
+
+
+@pytest.fixture
+def comparison() -> pd.DataFrame:
+    """Table 1, zero-shot; CLIP measured on stand-ins, undefined on one."""
+    published = load_published("rwda").query("artifact == 'T1' and shots == 0 and metric != 'aupr'")
+    measured = published[published["method"] == "clip"].assign(mean=90.25, std=0.5)
+    measured["dataset"] = measured["dataset"].map(ROLES)
+    measured.loc[measured["dataset"] == "mini_visa", "mean"] = math.nan
+    return compare(published, measured, roles=ROLES)
+
+
+def test_mean_std_is_printed_as_in_the_papers():
+    assert mean_std(92.2, 0.3) == "92.2 ± 0.3"
+    assert mean_std(92.25, 0.04, digits=2) == "92.25 ± 0.04"
+    assert mean_std(100.0) == "100.0"
+    assert mean_std(math.nan, 0.3) == "undefined"
+
+
+def test_a_comparison_says_in_words_what_was_not_run(comparison):
+    table = comparison_table(comparison, caption="Table 1, zero-shot", columns=("dataset", "metric"))
+    lines = table.text.splitlines()
+    assert lines[0] == "Table 1, zero-shot"
+    clip = next(line for line in lines if "object unknown" in line and "CLIP" in line)
+    cells = clip.split("CLIP")[1].split()
+    assert cells[:8] == ["91.5", "90.2", "±", "0.5", "-1.2", "92.0", "90.2", "±"]
+    assert cells[10:] == ["76.5", "undefined", "78.1", "undefined"]
+    winclip = next(line for line in lines if "WinCLIP" in line)
+    assert winclip.count("not yet run") == 4
+    assert "MVTec-AD (measured: mini_mvtec)" in table.text
+    assert "VisA (measured: mini_visa)" in table.html
+
+
+def test_every_header_cell_has_a_scope_and_the_caption_is_the_tables(comparison):
+    table = comparison_table(comparison, caption="Scores < 100 & more", columns=("dataset", "metric"))
+    assert "<caption>Scores &lt; 100 &amp; more</caption>" in table.html
+    headers = re.findall(r"<th\b([^>]*)>([^<]*)", table.html)
+    assert headers and all('scope="' in attributes and text.strip() for attributes, text in headers)
+    assert table.html.count('scope="colgroup"') == 2 + 4  # datasets; metrics
+    assert 'role="region"' in table.html and 'tabindex="0"' in table.html
+    assert "color" not in table.html
+
+
+def test_a_table_has_the_same_bytes_every_time(comparison):
+    first, second = (
+        comparison_table(comparison, caption="T", columns=("dataset", "metric")) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_lines_keep_the_order_of_the_paper(comparison):
+    table = comparison_table(
+        comparison[comparison["dataset"] == "mvtec"], caption="T", index=("variant", "method")
+    )
+    methods = re.findall(r"row_heading level1[^>]*>([^<]+)", table.html)
+    assert methods == ["CLIP", "RWDA", "CLIP + RWDA", "WinCLIP", "CLIP", "CLIP + RWDA"]
+
+
+def test_a_plain_frame_hides_its_numbering_and_escapes_its_text():
+    table = as_table(pd.DataFrame({"claim": ["a < b"], "value": [1.5]}), "Claims")
+    assert "a &lt; b" in table.html and "row_heading" not in table.html
+    assert table.text.split() == ["Claims", "claim", "value", "a", "<", "b", "1.50"]
+    assert table._repr_html_() == table.html and repr(table) == table.text

@@ -1,0 +1,19 @@
+"""Zero-shot visual anomaly detection with CLIP: the methods behind the book."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zsad_core.encoders import load_encoder
+
+__all__ = ["load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and open_clip take seconds to import; tables and claims need neither
+    if name == "load_encoder":
+        from zsad_core.encoders import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module 'zsad_core' has no attribute {name!r}")

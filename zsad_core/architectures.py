@@ -1,0 +1,92 @@
+"""open_clip's architectures: read from a name or a config file, checked, built."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.tokenizer import SimpleTokenizer
+from torch import nn
+
+from zsad_core.cache import content_key
+from zsad_core.weights_io import SHIPPED
+
+
+def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(model_id, open_clip model config, preprocessing that a config file asks for).
+
+    model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
+        model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A file's model_id carries a
+        hash of it.
+    Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer of
+    open_clip.
+    """
+    if model == "zsad-mini":
+        model_id, (config, preprocess) = "zsad-mini", _read_file(SHIPPED / "zsad-mini.json")
+    elif Path(model).suffix == ".json":
+        config, preprocess = _read_file(Path(model))
+        model_id = f"{Path(model).stem}@{content_key(config=config)[:12]}"
+    else:
+        model_id, config, preprocess = str(model), open_clip.get_model_config(str(model)), {}
+        if config is None:
+            close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0.5)
+            raise ValueError(
+                f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
+                f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
+            )
+    vision = config["vision_cfg"]
+    if "timm_model_name" in vision or isinstance(vision.get("layers"), list):
+        raise ValueError(
+            f"the image tower of {model_id} is not open_clip's Vision Transformer; choose an architecture "
+            "such as ViT-B-16-plus-240 or ViT-L-14-336-quickgelu"
+        )
+    return model_id, config, preprocess
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"model config {path} does not exist")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = content.get("model_cfg", content)
+        _ = config["embed_dim"], config["vision_cfg"], config["text_cfg"]
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no open_clip model config with embed_dim, vision_cfg and text_cfg ({error!r})"
+        ) from error
+    return config, content.get("preprocess_cfg", {})
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
+    config = dict(config)
+    custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return open_clip.CoCa(**config)
+    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+
+
+def causal_text_tower(model: nn.Module, tokenizer: Any) -> nn.Module | None:
+    """The module that holds the text tower's parts, if tokens after the end token cannot matter; else None.
+
+    They cannot where every token sees only those before it, and the embedding is read at the end token. CoCa
+    appends a class token, some towers see both ways, and those of other libraries are not looked into.
+    """
+    tower = getattr(model, "text", model)
+    if isinstance(tower, open_clip.CLIP):
+        pool, end_id, class_token = tower.text_pool_type, tower.text_eos_id, None
+    elif isinstance(tower, open_clip.TextTransformer):
+        pool, end_id, class_token = tower.pool_type, tower.eos_id, tower.cls_emb
+    else:
+        return None
+    if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
+        return None
+    end = tokenizer.eot_token_id
+    if pool == "argmax":
+        reads_end = end == max(tokenizer.all_special_ids)
+    else:
+        reads_end = pool == "eos" and end_id == end
+    return tower if reads_end and class_token is None and tower.attn_mask is not None else None

@@ -1,0 +1,126 @@
+"""Files that survive kills, full disks and two writers at once, and arrays cached under keys made of content.
+
+A key is a hash of everything that a result depends on (weights, dataset, views, precision ...), so nothing
+ever has to be declared out of date: other inputs, other file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary_path)` make a file, then give it its name in one step.
+
+    Readers see the old file or the whole new one, never a part. On any error, a full disk or Ctrl-C included,
+    the temporary file is removed and an existing `path` stays as it was. Missing parent folders are made. The
+    temporary name lies in the same folder (a rename is only atomic within a file system) and ends like
+    `path`, because some writers choose the format by the suffix.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> write_atomically(path, lambda temporary: temporary.write_text("whole"))
+    >>> path.read_text()
+    'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp.{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # the data must be on the disk before the name is
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C is no Exception
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits; the file may be larger than the memory."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_key(**parts: Any) -> str:
+    """First 32 hexadecimal digits of the SHA-256 of the parts, written as canonical JSON.
+
+    Parts are strings, numbers, booleans, None, and lists and dicts of these; the order of names does not
+    matter. Raises TypeError for anything else, ValueError for NaN and infinity: both have no canonical JSON.
+
+    >>> content_key(a=1, b=[True, None]) == content_key(b=[True, None], a=1)
+    True
+    >>> content_key(a=1) == content_key(a=1.0)
+    False
+    """
+    return hashlib.sha256(_canonical_json(parts).encode()).hexdigest()[:32]
+
+
+def cached_arrays(
+    folder: str | Path,
+    name: str,
+    parts: dict[str, Any],
+    compute: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """The arrays of `compute()`, read from `<folder>/<name>-<content_key(**parts)>.safetensors` if they are
+    there.
+
+    `parts` must name everything that the arrays depend on; they are stored in the file's metadata for people
+    to read. A file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning.
+    Arrays are numeric or boolean, and come back sorted by name, the same whether computed or read. Two
+    processes that compute the same key at once both succeed, the last one's file stays.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> cached_arrays(folder, "squares", {"n": 3}, lambda: {"x": np.arange(3) ** 2})["x"]
+    array([0, 1, 4])
+    >>> cached_arrays(folder, "squares", {"n": 3}, lambda: {"x": np.array([])})["x"]  # read, not computed
+    array([0, 1, 4])
+    """
+    path = Path(folder) / f"{name}-{content_key(**parts)}.safetensors"
+    written_parts = _canonical_json(parts)
+    if path.exists():
+        try:
+            return _read(path, written_parts)
+        except (SafetensorError, ValueError, OSError) as error:
+            warnings.warn(f"cache file {path} cannot be used ({error}); computing it anew", RuntimeWarning, 2)
+
+    arrays = {key: np.asarray(value, order="C") for key, value in sorted(compute().items())}
+    for key, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise TypeError(
+                f"array {key!r} for cache {name!r} is {array.dtype}; only numbers and booleans can be cached"
+            )
+    # save, not save_file: that one reports a full disk as an error of the format and hides the file from other users
+    content = save(arrays, metadata={"parts": written_parts})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return arrays
+
+
+def _read(path: Path, written_parts: str) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="numpy") as file:
+        if (file.metadata() or {}).get("parts") != written_parts:
+            raise ValueError("it was made from other parts")
+        return {key: file.get_tensor(key) for key in sorted(file.keys())}
+
+
+def _canonical_json(parts: dict[str, Any]) -> str:
+    try:
+        return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(
+            f"parts of a key must be plain strings, numbers, booleans, lists or dicts: {error}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"parts of a key must be finite numbers, without cycles: {error}") from error

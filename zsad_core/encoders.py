@@ -1,0 +1,310 @@
+"""CLIP as one small object: images, windows and sentences to embeddings, on open_clip's own model classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from torch import Tensor, nn
+
+from zsad_core.architectures import build, causal_text_tower, read_config
+from zsad_core.tokens import tokenize
+from zsad_core.weights_io import load_weights, locate_weights
+from zsad_core.windows import window_indices
+
+Precision = Literal["fp32", "bf16"]
+
+# Numbers in the residual stream of one batch, which bounds the memory (the widest activation has four times
+# as many). On a CPU small batches are faster as well: half a million numbers stay in its cache.
+_NUMBERS_PER_BATCH = {"cpu": 2**19, "gpu": 2**25}
+
+
+def load_encoder(
+    model: str | Path = "zsad-mini",
+    weights: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> ClipEncoder:
+    """A frozen CLIP with a Vision Transformer as image tower.
+
+    Args:
+        model: "zsad-mini", the name of any ViT architecture of open_clip (ViT-B-16-plus-240,
+            ViT-L-14-336-quickgelu ...), or the path of an open_clip model config (.json).
+        weights: None for those that ship with zsad-mini; a pretrained tag of open_clip (downloaded once); the
+            path of a checkpoint (safetensors, a torch file that holds tensors only, or OpenAI's TorchScript
+            archive); or "random". Files are checked: by SHA-256 where it is known, by names and shapes
+            always. No pickled code is executed.
+        device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
+        precision: "fp32", or "bf16": matrix products in bfloat16, on GPUs that have it and on CPUs with AMX;
+            weights and embeddings stay float32. About two digits of an embedding remain.
+        seed: of random weights. The global random state is left as it was.
+
+    Raises:
+        ValueError: an unknown architecture, or weights that do not belong to it (other shapes, GELU instead
+            of QuickGELU, another checksum). FileNotFoundError: a config or checkpoint that is not there.
+        OSError: a tag that cannot be downloaded.
+
+    >>> encoder = load_encoder("zsad-mini", weights="random")
+    >>> encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim
+    ((96, 96), (12, 12), (8, 8), 192)
+    >>> encoder.embed_text(["a photo of an object", "a photo of a damaged object"]).shape
+    torch.Size([2, 192])
+    """
+    model_id, config, preprocess = read_config(model)
+    chosen = _choose_device(device, precision)
+    source = locate_weights(str(model), weights, config.get("quick_gelu", False), seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
+        network = build(config)
+    if source.path is not None:
+        load_weights(network, source.path, model_id)
+    known = str(model) in open_clip.list_models()
+    return ClipEncoder(
+        network.to(chosen),
+        open_clip.get_tokenizer(str(model)) if known else SimpleTokenizer(),
+        {**source.preprocess, **preprocess},
+        model_id=model_id,
+        weights_id=source.weights_id,
+        precision=precision,
+    )
+
+
+class ClipEncoder:
+    """Embeds images, windows of patches and sentences in CLIP's joint space; made by `load_encoder`.
+
+    Every embed_* takes any number of inputs, works in batches of bounded memory, and returns float32 rows on
+    the CPU, L2-normalised unless normalize=False.
+
+    Attributes:
+        model: the open_clip module, frozen, in eval mode.
+        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns).
+        dim: d, the width of the joint space.
+        temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
+        model_id, weights_id: names made of content, to key caches with. precision: "fp32" or "bf16". device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        preprocess: dict[str, Any],
+        *,
+        model_id: str,
+        weights_id: str,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.model_id, self.weights_id, self.precision = model_id, weights_id, precision
+        self.device = model.logit_scale.device
+        self.image_size: tuple[int, int] = tuple(model.visual.image_size)
+        self.patch_size: tuple[int, int] = tuple(model.visual.patch_size)
+        self.grid: tuple[int, int] = tuple(model.visual.grid_size)
+        self.dim: int = model.visual.output_dim
+        self.context_length: int = model.context_length
+        self.temperature = 1 / model.logit_scale.exp().item()
+        preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
+        self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+        self._text_tower = causal_text_tower(model, tokenizer)
+
+    def __repr__(self) -> str:
+        return f"ClipEncoder({self.model_id}, weights {self.weights_id}, {self.precision} on {self.device})"
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """open_clip's evaluation pipeline: (3, H, W) float32 from a PIL image of any size and mode.
+
+        Shorter edge resized to `image_size` (bicubic, antialiased), centre crop, mean and standard deviation
+        of the weights. See `to_rgb` for images that are not RGB.
+        """
+        return self._transform(to_rgb(image))
+
+    @torch.no_grad()
+    def embed_text(self, prompts: Sequence[str], normalize: bool = True) -> Tensor:
+        """(n, d) embeddings of n prompts; (0, d) for none.
+
+        Equal to open_clip's `encode_text` up to rounding, in less time: the text tower is causal and is read
+        at the end token, so what follows that token changes nothing. Each batch is as long as its longest
+        prompt instead of the whole context, prompts are batched by length, and equal prompts are encoded
+        once. A prompt longer than the context loses its end as in open_clip, with a warning.
+        """
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise TypeError(f"embed_text expects a list of sentences, got {_describe(prompts)}")
+        sequences = self._tokenize(list(dict.fromkeys(prompts)))
+        order = sorted(set(sequences.values()), key=lambda tokens: (len(tokens), tokens))
+        row_of = {tokens: row for row, tokens in enumerate(order)}
+        width = self._text_tower.token_embedding.embedding_dim if self._text_tower else self.dim
+
+        encoded = torch.empty(len(order), self.dim)
+        start = stop = 0
+        while start < len(order):
+            while stop < len(order) and stop - start < self._batch_rows(self._padded(order[stop]), width):
+                stop += 1  # the longest sequence comes last and decides how many fit
+            encoded[start:stop] = self._encode_sequences(order[start:stop])
+            start = stop
+        embeddings = encoded[[row_of[sequences[prompt]] for prompt in prompts]]  # (n, d)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    @torch.no_grad()
+    def embed_images(self, pixels: Tensor, normalize: bool = True, final_norm: bool = True) -> Tensor:
+        """(n, d) embeddings of preprocessed images (n, 3, H, W).
+
+        final_norm: False projects the class token without the last layer norm, as AnomalyCLIP's code does for
+            its global feature. Its paper does not mention it; prompts learned with one do not fit the other.
+        """
+        self._check_pixels(pixels)
+        if not final_norm:
+            self._require_class_token("final_norm=False")
+        visual = self.model.visual
+        rows = self._batch_rows(visual.positional_embedding.shape[0], visual.conv1.out_channels)
+        embeddings = torch.empty(len(pixels), self.dim)
+        for start in range(0, len(pixels), rows):
+            batch = pixels[start : start + rows].to(self.device, torch.float32)  # (b, 3, H, W)
+            with self._autocast():
+                if final_norm:
+                    encoded = self.model.encode_image(batch, normalize=False)  # (b, d)
+                else:
+                    encoded = self._encode_tokens(visual._embeds(batch), final_norm=False)  # (b, d)
+            embeddings[start : start + rows] = encoded.cpu()
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    @torch.no_grad()
+    def embed_windows(self, pixels: Tensor, size: int, normalize: bool = True) -> Tensor:
+        """(n, n_windows, d) embeddings of all windows of size x size patches (WinCLIP, section 4.2, Eq. 2).
+
+        Windows in the order of `windows.window_indices`. An image is cut into patches once; patches outside a
+        window are dropped before the transformer, those inside keep the position that they have in the whole
+        image, and the window's class token is read. A window of the whole grid gives the whole image's
+        embedding.
+        """
+        self._check_pixels(pixels)
+        self._require_class_token("embed_windows")
+        patches = window_indices(self.grid, size)  # (n_windows, size²)
+        n_windows = len(patches)
+        members = F.pad(patches + 1, (1, 0))  # (n_windows, 1 + size²), token 0 being the class token
+        width = self.model.visual.conv1.out_channels
+        rows = self._batch_rows(members.shape[1], width)
+        images = self._batch_rows(members.numel(), width)
+
+        embeddings = torch.empty(len(pixels) * n_windows, self.dim)
+        for first in range(0, len(pixels), images):
+            batch = pixels[first : first + images].to(self.device, torch.float32)  # (b, 3, H, W)
+            with self._autocast():
+                tokens = self.model.visual._embeds(batch)  # (b, 1 + patches, width)
+                for windows in torch.arange(len(batch) * n_windows).split(rows):  # (w,)
+                    image, window = windows // n_windows, windows % n_windows
+                    encoded = self._encode_tokens(tokens[image[:, None], members[window]])  # (w, d)
+                    embeddings[first * n_windows + windows] = encoded.float().cpu()
+        embeddings = embeddings.reshape(len(pixels), n_windows, self.dim)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    def _encode_tokens(self, tokens: Tensor, final_norm: bool = True) -> Tensor:
+        """(b, d): the class token of embedded tokens (b, l, width) after all blocks, projected."""
+        visual = self.model.visual
+        class_token = visual.transformer(tokens)[:, 0]  # (b, width)
+        return (visual.ln_post(class_token) if final_norm else class_token) @ visual.proj  # (b, d)
+
+    def _tokenize(self, prompts: list[str]) -> dict[str, tuple[int, ...]]:
+        if isinstance(self.tokenizer, SimpleTokenizer):
+            return dict(zip(prompts, tokenize(self.tokenizer, prompts, self.context_length), strict=True))
+        return {prompt: tuple(self.tokenizer([prompt])[0].tolist()) for prompt in prompts}
+
+    def _padded(self, tokens: tuple[int, ...]) -> int:
+        return len(tokens) if self._text_tower else self.context_length
+
+    def _encode_sequences(self, sequences: list[tuple[int, ...]]) -> Tensor:
+        """(b, d) of token sequences sorted by length, padded with zeros as open_clip does."""
+        length = self._padded(sequences[-1])
+        padded = [tokens + (0,) * (length - len(tokens)) for tokens in sequences]
+        ids = torch.tensor(padded, device=self.device)  # (b, l)
+        tower = self._text_tower
+        with self._autocast():
+            if tower is None:
+                return self.model.encode_text(ids, normalize=False).cpu()
+            x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
+            x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (b, l, width)
+            end = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
+            x = tower.ln_final(x[torch.arange(len(end)), end])  # (b, width)
+            projection = tower.text_projection
+            if projection is not None:
+                x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (b, d)
+        return x.cpu()
+
+    def _batch_rows(self, tokens: int, width: int) -> int:
+        numbers = _NUMBERS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
+        return max(1, numbers // (tokens * width))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _check_pixels(self, pixels: Tensor) -> None:
+        shape = (3, *self.image_size)
+        if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.shape[1:] != shape:
+            raise ValueError(
+                f"expected images as a float tensor (n, {', '.join(map(str, shape))}), "
+                f"got {_describe(pixels)}; stack what encoder.preprocess(image) returns"
+            )
+
+    def _require_class_token(self, what: str) -> None:
+        if self.model.visual.pool_type != "tok" or self.model.visual.attn_pool is not None:
+            raise ValueError(
+                f"{what} reads the class token, but {self.model_id} pools its image tokens in another way"
+            )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB from a PIL image of any mode.
+
+    Transparent parts are laid over white, as an image viewer shows them. 16-bit greyscale is scaled to 8 bits
+    (PIL would cut it off at 255). Palettes are looked up before any resizing. Floating-point images raise
+    ValueError: their range is not known.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError(
+            "a floating-point image has no fixed range; scale it to 0..255 and convert it to 'L'"
+        )
+    if image.mode.startswith("I"):  # I;16 and its kin; I is how PIL holds 16 bits after some operations
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _choose_device(device: str, precision: str) -> torch.device:
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r}; expected 'fp32' or 'bf16'")
+    has_cuda = torch.cuda.is_available()
+    chosen = torch.device(("cuda" if has_cuda else "cpu") if device == "auto" else device)
+    if chosen.type == "cuda" and not has_cuda:
+        raise ValueError(f"device={device!r}, but torch sees no CUDA GPU; use device='auto' or 'cpu'")
+    if precision == "bf16":
+        if chosen.type == "cuda":
+            supported = torch.cuda.is_bf16_supported()
+        else:
+            supported = chosen.type != "cpu" or torch.cpu._is_amx_tile_supported()
+        if not supported:
+            raise ValueError(f"precision='bf16' would be slow on this {chosen.type.upper()}; use 'fp32'")
+    return chosen
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    if isinstance(value, str):
+        return f"the single string {value[:40]!r}"
+    if isinstance(value, Sequence):
+        return (
+            f"a {type(value).__name__} of {', '.join(sorted({type(v).__name__ for v in value})) or 'nothing'}"
+        )
+    return f"a {type(value).__name__}"

@@ -1,0 +1,208 @@
+"""Weights of a CLIP: found, checked and read without executing any of the code that a pickle can carry."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import download_pretrained, download_pretrained_from_url
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from zsad_core.cache import sha256_of
+from zsad_core.torchscript_weights import is_torchscript, read_torchscript
+
+SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of zsad-mini
+_RELEASE = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/"
+_OPENAI = "https://openaipublic.azureedge.net/clip/models/"
+
+# (architecture, tag) -> file at a fixed address, and what its SHA-256 begins with. The addresses are those of
+# the original releases: open_clip's hub entry of ViT-B-16-plus-240's laion400m_e32 points at epoch 31, so a
+# tag proves nothing.
+_L_336, _L, _B = (
+    "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+)
+PINNED: dict[tuple[str, str], tuple[str, str]] = {
+    ("ViT-B-16-plus-240", "laion400m_e31"): (
+        _RELEASE + "vit_b_16_plus_240-laion400m_e31-8fb26589.pt",
+        "8fb26589",
+    ),
+    ("ViT-B-16-plus-240", "laion400m_e32"): (
+        _RELEASE + "vit_b_16_plus_240-laion400m_e32-699c4b84.pt",
+        "699c4b84",
+    ),
+    ("ViT-L-14-336-quickgelu", "openai"): (f"{_OPENAI}{_L_336}/ViT-L-14-336px.pt", _L_336),
+    ("ViT-L-14-quickgelu", "openai"): (f"{_OPENAI}{_L}/ViT-L-14.pt", _L),
+    ("ViT-B-16-quickgelu", "openai"): (f"{_OPENAI}{_B}/ViT-B-16.pt", _B),
+}
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """A weights file (None: random), its name made of content, and the image normalisation of its tag."""
+
+    path: Path | None
+    weights_id: str
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, seed: int) -> WeightsSource:
+    """The file that `weights` means for an architecture, checked. `encoders.load_encoder` lists its values.
+
+    quick_gelu: whether the architecture has QuickGELU. Weights known to need the other activation are
+        refused, because they would load without a word and give other embeddings.
+    """
+    if weights == "random":
+        return WeightsSource(None, f"random-seed{seed}")
+    if weights is None:
+        return _shipped_weights(model)
+    path = Path(weights).expanduser()
+    if path.is_file():
+        if is_torchscript(path) and not quick_gelu:
+            raise ValueError(
+                f"{path} is a TorchScript archive, the form of OpenAI's weights, which were trained with "
+                f"QuickGELU, but {model} has plain GELU; use its QuickGELU variant, {model}-quickgelu"
+            )
+        return WeightsSource(path, f"file@{sha256_of(path)[:12]}")
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if str(weights) not in tags:
+        if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or len(path.parts) > 1:
+            raise FileNotFoundError(f"weights file {path} does not exist")
+        raise ValueError(
+            f"weights={str(weights)!r} is neither an existing file nor a pretrained tag of {model}; "
+            f"its tags: {', '.join(tags) or 'none'}. 'random' gives seeded random weights"
+        )
+    tag_config = open_clip.get_pretrained_cfg(model, str(weights))
+    if tag_config.get("quick_gelu", False) != quick_gelu:
+        trained, other = ("plain GELU", "QuickGELU") if quick_gelu else ("QuickGELU", "plain GELU")
+        variant = model.removesuffix("-quickgelu") if quick_gelu else f"{model}-quickgelu"
+        raise ValueError(
+            f"weights {str(weights)!r} were trained with {trained}, but {model} has {other}: it would load "
+            f"them without a word and give other embeddings; use model={variant!r}"
+        )
+    return _tag_weights(model, str(weights), tag_config)
+
+
+def _shipped_weights(model: str) -> WeightsSource:
+    if model != "zsad-mini":
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none known"
+        raise ValueError(
+            "weights=None means the weights that ship with the project, which exist for zsad-mini only; "
+            f"for {model} give an open_clip tag ({tags}), the path of a checkpoint, or 'random'"
+        )
+    path, checksum_file = SHIPPED / "zsad-mini.safetensors", SHIPPED / "zsad-mini.sha256"
+    for file in (path, checksum_file):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing; reinstall the package, or train with data_scripts/train_mini_clip.py"
+            )
+    expected, actual = checksum_file.read_text().split()[0], sha256_of(path)
+    if actual != expected:
+        raise ValueError(
+            f"{path} is damaged or was replaced: its SHA-256 is {actual}, {checksum_file.name} says "
+            f"{expected}; restore both files from the repository"
+        )
+    return WeightsSource(path, f"zsad-mini@{actual[:12]}")
+
+
+def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSource:
+    url, expected = PINNED.get((model, tag), ("", ""))
+    try:
+        path = Path(download_pretrained_from_url(url) if expected else download_pretrained(tag_config))
+    except (OSError, RuntimeError) as error:
+        address = url or tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
+        raise OSError(
+            f"weights {tag!r} of {model} could not be fetched ({error}). Without a network, fetch {address} "
+            "on another machine and pass the file's path as weights"
+        ) from error
+    actual = sha256_of(path)
+    if not actual.startswith(expected):
+        raise ValueError(
+            f"{path} has SHA-256 {actual}, expected {expected}...; delete it and load the tag again"
+        )
+    if not expected:
+        warnings.warn(
+            f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
+            "To have the same file next time, pass its path as weights",
+            stacklevel=4,
+        )
+    return WeightsSource(path, f"{tag}@{actual[:12]}", tag_config)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, a torch file (weights_only: no code is run) or OpenAI's
+    TorchScript.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    try:
+        if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
+            state = load_file(path)
+        elif is_torchscript(path):
+            state = read_torchscript(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
+            f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        size = path.stat().st_size
+        raise ValueError(f"weights file {path} ({size:,} bytes) is cut off or damaged: {error}") from error
+    if isinstance(state, dict) and "state_dict" in state:
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict; expected tensors by name, or these under 'state_dict'")
+    if all(key.startswith("module.") for key in state):  # saved from a model on several GPUs
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return dict(state)
+
+
+def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
+    """Copies the weights in `path` into an open_clip model; raises ValueError unless names and shapes fit
+    exactly.
+    """
+    state = read_state_dict(path)
+    for key in (
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    ):  # OpenAI keeps these three numbers beside its weights
+        state.pop(key, None)
+    if hasattr(model, "text"):
+        state = convert_to_custom_text_state_dict(state)
+    expected = model.state_dict()
+    for key in state.keys() & {"logit_scale", "logit_bias"} & expected.keys():
+        if state[key].numel() == 1:
+            state[key] = state[key].reshape(expected[key].shape)  # a number, or a vector of one
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in state and state[key].shape != tensor.shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
+            for kind, keys in problems.items()
+            if keys
+        )
+        raise ValueError(
+            f"{path} does not fit {model_id} ({listed}); choose the architecture it was made for"
+        )
+    model.load_state_dict(state)

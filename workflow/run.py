@@ -2,8 +2,8 @@
 
     python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run or --executor slurm]
 
-A killed Snakemake leaves a lock behind. The lock taken here vanishes with its process, so whoever holds it knows
-that no other run is under way, and may clear Snakemake's.
+A killed Snakemake leaves a lock behind. The lock taken here vanishes with its process, so whoever holds it
+knows that no other run is under way, and may clear Snakemake's.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main() -> int:
             code = subprocess.run([*snakemake, step, *options], cwd=ROOT).returncode
             if code:
                 print(
-                    f"`{step}` failed. A notebook that failed lies in the results folder under unfinished/, with "
-                    "the error in its last cell. `make book` goes on from what is finished.",
+                    f"`{step}` failed. A notebook that failed lies in the results folder under unfinished/, "
+                    "with the error in its last cell. `make book` goes on from what is finished.",
                     file=sys.stderr,
                 )
                 return code

@@ -1,0 +1,88 @@
+"""Two tables that are made when the book is built: `{parameters-table}` and `{run-times}`.
+
+The first shows every notebook parameter with its value in each profile; the second what papermill stamped on
+the executed notebooks. Neither is typed anywhere, so neither can go stale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from zsad_core.settings import KINDS, MEANINGS  # noqa: E402
+
+
+class ParametersTable(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        paths = {name: ROOT / "profiles" / f"{name}.yaml" for name in ("mini", "paper")}
+        for path in paths.values():
+            self.env.note_dependency(str(path))
+        profiles = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+        rows = [
+            (
+                f"`{name}`",
+                KINDS[name].__name__,
+                MEANINGS[name],
+                *(_value(values.get(name)) for values in profiles.values()),
+            )
+            for name in KINDS
+        ]
+        return _table(self, ("parameter", "type", "meaning", *profiles), rows)
+
+
+class RunTimes(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        rows, folder = [], Path(self.env.srcdir)
+        for document in sorted(self.env.found_docs):
+            path = Path(self.env.doc2path(document))
+            if path.suffix != ".ipynb":
+                continue
+            self.env.note_dependency(str(path))
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            seconds = notebook["metadata"].get("papermill", {}).get("duration")
+            if seconds is None:
+                continue
+            cells = (cell["metadata"].get("papermill", {}).get("duration") for cell in notebook["cells"])
+            page = os.path.relpath(path, folder / Path(self.env.docname).parent)
+            slowest = max((duration for duration in cells if duration), default=0.0)
+            rows.append((f"[]({Path(page).as_posix()})", f"{seconds:.0f}", f"{slowest:.0f}"))
+        return _table(self, ("page", "seconds", "of which the slowest cell"), rows)
+
+
+def _table(
+    directive: SphinxDirective, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> list[nodes.Node]:
+    """A Markdown table, parsed where the directive stands, so that its cells may hold links."""
+    lines = [header, ["---"] * len(header), *rows]
+    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    container = nodes.container()
+    source = StringList(text, source=directive.env.docname)
+    directive.state.nested_parse(source, directive.content_offset, container)
+    return container.children
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{role}: {name}" for role, name in value.items())
+    return json.dumps(value).strip('"')
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("parameters-table", ParametersTable)
+    app.add_directive("run-times", RunTimes)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

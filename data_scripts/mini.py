@@ -17,7 +17,7 @@ from data_scripts import mini_parts as drawings
 from data_scripts.prepare import prepared_folder
 from data_scripts.render import Look, render
 
-PLAIN, THIN = (0.75, 1.25), {"scratch": 1, "crack": 1, "stain": 1.5, "spot": 1, "missing": 2, "chipped": 2, "bent": 0.7}
+PLAIN, THIN = (0.9, 1.5), {"scratch": 1, "crack": 1, "stain": 1.5, "spot": 1, "missing": 2, "chipped": 2, "bent": 0.7}
 SMALL = (0.5, 0.95)
 
 
@@ -32,17 +32,17 @@ def _surface(name: str, colour: str, **more) -> Look:
 LOOKS = {
     "mini_mvtec": (
         _object("bottle_top", "brown", "white"),
-        _object("capsule", "black", "white", defect_size=(0.6, 1.1)),
+        _object("capsule", "black", "white", defect_size=(0.7, 1.3)),
         _object("hex_nut", "grey", "dark", turn=0.5),
-        _object("screw", "grey", "white", turn=3.2, kinds=THIN),
-        _object("toothbrush", "teal", "black", defect_size=(0.7, 1.2)),
-        _object("transistor", "black", "beige", defect_size=(0.7, 1.2)),
+        _object("screw", "grey", "white", turn=0.8, kinds=THIN, scale=(0.84, 0.92)),
+        _object("toothbrush", "teal", "black", scale=(0.84, 0.92)),
+        _object("transistor", "black", "beige"),
         _object("zipper", "black", "grey", scale=(0.9, 0.96)),
-        _surface("carpet", "grey"),
-        _surface("grid", "grey"),
-        _surface("leather", "brown"),
-        _surface("tile", "grey"),
-        _surface("wood", "orange"),
+        _surface("carpet", "grey", defect_size=(0.3, 0.7)),
+        _surface("grid", "grey", defect_size=PLAIN),
+        _surface("leather", "brown", defect_size=(0.3, 0.7)),
+        _surface("tile", "grey", defect_size=(0.7, 1.3)),
+        _surface("wood", "orange", defect_size=(0.3, 0.6)),
     ),
     "mini_visa": (
         _object("beans", "red", "white", drawing="bean", count=(3, 4), turn=3.2, shift=0.14, defect_size=(0.6, 1.0), scale=(0.72, 0.9)),

@@ -38,8 +38,8 @@ def transistor(r: R) -> list[Part]:
 
 
 def toothbrush(r: R) -> list[Part]:
-    tufts = [fill(ellipse(x, y, 0.1), (0.92, 0.93, 0.95) if (i + j) % 2 else (0.35, 0.55, 0.8)) for i, x in enumerate(np.linspace(-0.28, 0.28, 4)) for j, y in enumerate(np.linspace(-0.8, 0.12, 7))]
-    return [fill(rounded(0, -0.34, 0.44, 0.64, 0.3)), fill(line((-0.2, 0.2), (0.2, 0.2), (0.1, 0.5), (0.1, 1), (-0.1, 1), (-0.1, 0.5))), *tufts]
+    tufts = [fill(ellipse(x, y, 0.1), (0.9, 0.92, 0.95) if (i + j) % 2 else (0.68, 0.8, 0.92)) for i, x in enumerate(np.linspace(-0.28, 0.28, 4)) for j, y in enumerate(np.linspace(-0.8, 0.12, 7))]
+    return [fill(rounded(0, -0.34, 0.5, 0.66, 0.3)), fill(line((-0.2, 0.2), (0.2, 0.2), (0.1, 0.5), (0.1, 1), (-0.1, 1), (-0.1, 0.5))), *tufts]
 
 
 def zipper(r: R) -> list[Part]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsad_core.cache import cached_arrays, content_key, sha256_of, write_atomically
@@ -41,7 +41,9 @@ def test_arrays_are_computed_once_for_each_content(tmp_path: Path) -> None:
     assert compute.calls == 2
 
 
-@pytest.mark.parametrize("keep", [0, 5, 60, -1], ids=["empty", "no header", "half a header", "one byte short"])
+@pytest.mark.parametrize(
+    "keep", [0, 5, 60, -1], ids=["empty", "no header", "half a header", "one byte short"]
+)
 def test_a_file_cut_off_by_a_kill_is_computed_anew(tmp_path: Path, keep: int) -> None:
     compute = Computation()
     cached_arrays(tmp_path, "images", PARTS, compute)
@@ -71,7 +73,9 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_full_disk_or_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+def test_a_full_disk_or_ctrl_c_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
     path = tmp_path / "results.csv"
     path.write_text("old")
 
@@ -117,6 +121,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1), json_values, max_size=4), st.text(min_size=1), json_values)
 def test_keys_see_content_and_not_order(parts: dict, name: str, value: object) -> None:
     key = content_key(**parts)

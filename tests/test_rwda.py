@@ -46,7 +46,7 @@ def fnns(tmp_path_factory):
     rng = np.random.default_rng(1)
     normal, anomalous = (rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1))
     texts = (normal.astype(np.float32), anomalous.astype(np.float32))
-    return rwda.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), epochs=4)
+    return rwda.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), n_jobs=1, epochs=4)
 
 
 def test_prompt_scores_by_hand(images, tmp_path):
@@ -75,15 +75,23 @@ def test_measure_is_scikit_learn_category_by_category(images, fnns):
 def test_runs_are_kept_and_differ_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 100, DIM)).astype(np.float32) + np.array([[[-1]], [[1]]], np.float32))
-    first = rwda.train_runs(texts, [0, 1], 50, tmp_path)
+    first = rwda.train_runs(texts, [0, 1], 50, tmp_path, n_jobs=1)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()}
     again = rwda.train_runs(texts, [0, 1], 50, tmp_path)
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 2
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 1
     for seed in (0, 1):
         torch.testing.assert_close(first[seed].state_dict(), again[seed].state_dict(), rtol=0, atol=0)
     assert (first[0].score(texts[0]) != first[1].score(texts[0])).any()
-    rwda.train_runs(texts, [0], 50, tmp_path, same_pair=False)
-    assert len(list((tmp_path / "fnn").iterdir())) == 3  # another option, another network
+    rwda.train_runs(texts, [0], 50, tmp_path, n_jobs=1, same_pair=False)
+    assert len(list((tmp_path / "fnn").iterdir())) == 2  # another option, another network
+
+
+def test_processes_do_not_change_the_networks(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = tuple(rng.normal(size=(2, 40, DIM)).astype(np.float32))
+    one, two = (rwda.train_runs(texts, [0, 1], 20, tmp_path / str(n), n_jobs=n) for n in (1, 2))
+    for seed in (0, 1):
+        torch.testing.assert_close(one[seed].state_dict(), two[seed].state_dict(), rtol=0, atol=0)
 
 
 def test_draw_pairs_without_replacement():

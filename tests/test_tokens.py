@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
@@ -12,13 +12,16 @@ from zsad_core.tokens import tokenize
 
 TOKENIZER = SimpleTokenizer()
 words = st.text("abcdefghijklmnopqrstuvwxyzABC0123456789'&;.,_-<> \t\n", max_size=60)
-marks = st.sampled_from(["<end_of_text>", "&amp;amp;", "it's", "naïve café", "ﬁne", "“quoted”", "損傷", "", "  a  "])
+marks = st.sampled_from(
+    ["<end_of_text>", "&amp;amp;", "it's", "naïve café", "ﬁne", "“quoted”", "損傷", "", "  a  "]
+)
 
 
 def padded(sequences: list[tuple[int, ...]], length: int = 77) -> torch.Tensor:
     return torch.tensor([sequence + (0,) * (length - len(sequence)) for sequence in sequences])
 
 
+@settings(deadline=None)
 @given(st.lists(words | st.text(max_size=30) | marks, min_size=1, max_size=8))
 def test_tokens_are_open_clips(prompts: list[str]) -> None:
     with warnings.catch_warnings():
@@ -34,5 +37,7 @@ def test_prompts_longer_than_the_context_are_cut_as_in_open_clip(n_words: int, i
         warnings.simplefilter("always")
         tokens = tokenize(TOKENIZER, prompts, 77)
     torch.testing.assert_close(padded(tokens), TOKENIZER(prompts), rtol=0, atol=0)
-    expected = [f"1 prompts are longer than the context of 77 tokens and lose their end; the first has {n_words + 2}"]
+    expected = [
+        f"1 prompts are longer than the context of 77 tokens and lose their end; the first has {n_words + 2}"
+    ]
     assert [str(w.message).split(":")[0] for w in caught] == (expected if is_cut else [])

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsad_core.windows import window_indices
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), data=st.data())
-def test_windows_are_all_valid_blocks_in_row_major_order(rows: int, columns: int, data: st.DataObject) -> None:
+def test_windows_are_all_valid_blocks_in_row_major_order(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
     size = data.draw(st.integers(1, min(rows, columns)))
     expected = [
         [(top + i) * columns + left + j for i in range(size) for j in range(size)]
@@ -20,7 +23,7 @@ def test_windows_are_all_valid_blocks_in_row_major_order(rows: int, columns: int
 
 
 def test_windows_of_winclips_grid() -> None:
-    """15 x 15 patches: 196 windows of 2 x 2, 169 of 3 x 3; a corner patch lies in one of them, an inner one in k²."""
+    """15 x 15 patches: 196 windows of 2 x 2, 169 of 3 x 3; a corner patch lies in one, an inner one in k²."""
     two, three = window_indices(15, 2), window_indices(15, 3)
     assert two[0].tolist() == [0, 1, 15, 16] and two[14].tolist() == [15, 16, 30, 31]
     assert three[0].tolist() == [0, 1, 2, 15, 16, 17, 30, 31, 32]

@@ -9,6 +9,7 @@ from typing import Any
 
 import open_clip
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import TextTransformer
 from torch import nn
 
 from zsad_core.cache import content_key
@@ -78,7 +79,7 @@ def causal_text_tower(model: nn.Module, tokenizer: Any) -> nn.Module | None:
     tower = getattr(model, "text", model)
     if isinstance(tower, open_clip.CLIP):
         pool, end_id, class_token = tower.text_pool_type, tower.text_eos_id, None
-    elif isinstance(tower, open_clip.TextTransformer):
+    elif isinstance(tower, TextTransformer):
         pool, end_id, class_token = tower.pool_type, tower.eos_id, tower.cls_emb
     else:
         return None

@@ -92,7 +92,7 @@ def _encoder_key(encoder: ClipEncoder) -> dict[str, str]:
 
 def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path, name: str = "prompts") -> np.ndarray:
     """Raw text embeddings (n, d)."""
-    key = {**_encoder_key(encoder), "sentences": list(sentences)}
+    key = {**_encoder_key(encoder), "sentences": content_key(sentences=list(sentences)), "number": len(sentences)}
     compute = lambda: {"vectors": encoder.embed_text(list(sentences), normalize=False).cpu().numpy()}  # noqa: E731
     return cached_arrays(Path(cache_dir) / "texts", name, key, compute)["vectors"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from zsad_core.cache import cached_arrays
@@ -46,27 +47,34 @@ def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
 
 
 def train_runs(
-    texts: tuple[np.ndarray, np.ndarray], seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, **options
+    texts: tuple[np.ndarray, np.ndarray], seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, *, n_jobs: int = -1, **options
 ) -> dict[int, FNN]:
     """One FNN for each seed, on n_pairs of the pool's embeddings `texts` (normal, anomalous), each (pool, d).
 
-    options: of `train_fnn`. Kept in the cache under the embeddings' own bytes, so a second notebook does not train again.
+    n_jobs: processes that train at once (joblib's meaning); the result does not depend on it. options: of `train_fnn`.
+    Kept in the cache under the embeddings' own bytes, so a second notebook does not train again.
     """
     normal, anomalous = texts
+    seeds = list(seeds)
+
+    def train() -> dict[str, np.ndarray]:
+        jobs = []
+        for seed in seeds:
+            chosen = draw_pairs(len(normal), n_pairs, seed)
+            jobs.append(delayed(train_fnn)(normal[chosen], anomalous[chosen], seed=seed, **options))
+        runs = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+        progress = tqdm(zip(seeds, runs, strict=True), total=len(seeds), desc=f"FNN on {n_pairs} pairs", leave=False)
+        return {f"{seed}/{name}": value.numpy() for seed, fnn in progress for name, value in fnn.state_dict().items()}
+
+    key = {"texts": _digest(normal, anomalous), "n_pairs": n_pairs, "seeds": seeds, "options": _plain(options)}
+    state = cached_arrays(Path(cache_dir) / "fnn", f"fnn-{n_pairs}", key, train)
+    shape = {name: options[name] for name in ("hidden", "dropout", "normalize") if name in options}
     runs = {}
-    for seed in tqdm(seeds, desc=f"FNN on {n_pairs} pairs", leave=False):
-        chosen = draw_pairs(len(normal), n_pairs, seed)
-        make = lambda seed=seed, chosen=chosen: train_fnn(normal[chosen], anomalous[chosen], seed=seed, **options)  # noqa: E731
-        key = {"texts": _digest(normal, anomalous), "n_pairs": n_pairs, "seed": seed, "options": _plain(options)}
-        state = cached_arrays(Path(cache_dir) / "fnn", f"fnn-{n_pairs}", key, lambda make=make: _state(make()))
-        fnn = FNN(normal.shape[1], options.get("hidden", (256, 256, 256)), options.get("dropout", 0.5), options.get("normalize", False))
-        fnn.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
-        runs[seed] = fnn.eval()
+    for seed in seeds:
+        runs[seed] = FNN(normal.shape[1], **shape).eval()
+        own = {name.split("/")[1]: torch.tensor(value) for name, value in state.items() if name.startswith(f"{seed}/")}
+        runs[seed].load_state_dict(own)
     return runs
-
-
-def _state(fnn: FNN) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in fnn.state_dict().items()}
 
 
 def _plain(options: Mapping) -> dict:

@@ -74,7 +74,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """All parameters and buffers of the archive's module, by the names that its state_dict() would give them.
+    """The weights of the archive's module, by the names that its state_dict() would give them.
 
     Raises pickle.UnpicklingError when the pickle names anything but modules, tensors and lists.
     """
@@ -87,7 +87,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
     def collect(value: Any, prefix: str) -> None:
         for name, child in vars(value).items():
-            if isinstance(child, Tensor):
+            if isinstance(child, Tensor) and name != "attn_mask":  # the causal mask is no weight
                 state[prefix + name] = child
             elif isinstance(child, _Module):
                 collect(child, f"{prefix}{name}.")

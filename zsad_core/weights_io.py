@@ -158,7 +158,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
             f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         size = path.stat().st_size
         raise ValueError(f"weights file {path} ({size:,} bytes) is cut off or damaged: {error}") from error
     if isinstance(state, dict) and "state_dict" in state:

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+import zsad_core
+from zsad_core import encoders
+from zsad_core.encoders import ClipEncoder, load_encoder, to_rgb
+from zsad_core.weights_io import SHIPPED
+from zsad_core.windows import window_indices
+
+VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+TEXT = {"width": 32, "heads": 2, "layers": 2}
+CAUSAL = {
+    "CLIP": {},
+    "text tower apart": {"custom_text": True},
+    "linear projection": {"text_cfg": TEXT | {"proj_bias": True}},
+    "read at the end token's id": {"text_cfg": TEXT | {"pool_type": "eos", "eos_id": 49407}},
+    "QuickGELU": {"quick_gelu": True},
+}
+OTHER = {
+    "sees both ways": {"text_cfg": TEXT | {"no_causal_mask": True}},
+    "read at the last place": {"text_cfg": TEXT | {"pool_type": "last"}},
+    "CoCa": {
+        "text_cfg": TEXT | {"context_length": 76, "embed_cls": True, "output_tokens": True},
+        "vision_cfg": VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "multimodal_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 76},
+        "custom_text": True,
+    },
+}
+
+sentences = st.lists(
+    st.text(string.ascii_letters + string.digits + " .,_", max_size=40)
+    | st.sampled_from(["a photo", "A photo", "<end_of_text> a photo", "ü &amp; é", ""]),
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+    """tiny(...): a CLIP of a 3 x 3 grid with random weights; keywords replace parts of its config."""
+    folder = tmp_path_factory.mktemp("configs")
+
+    def load(**changes: Any) -> ClipEncoder:
+        path = folder / "tiny.json"
+        path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT} | changes))
+        return load_encoder(path, "random", device="cpu")
+
+    return load
+
+
+def random_words(n: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [
+        "".join(draw.choices(string.ascii_lowercase + string.digits, k=draw.randint(5, 60))) for _ in range(n)
+    ]
+
+
+def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
+    return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
+
+
+# text
+
+
+@pytest.mark.parametrize("changes", [*CAUSAL.values(), *OTHER.values()], ids=[*CAUSAL, *OTHER])
+def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
+    encoder = tiny(**changes)
+    assert (encoder._text_tower is not None) == (
+        changes in CAUSAL.values()
+    )  # cut short only where that is right
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
+
+    @settings(max_examples=25, deadline=None)
+    @given(sentences, st.booleans())
+    def check(prompts: list[str], normalize: bool) -> None:
+        with torch.no_grad():
+            expected = (
+                encoder.model.encode_text(tokenizer(prompts), normalize) if prompts else torch.empty(0, 16)
+            )
+        actual = encoder.embed_text(prompts, normalize)
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+    check()
+
+
+def test_prompts_too_long_are_cut_as_in_open_clip(tiny: Callable) -> None:
+    encoder, prompts = tiny(), ["a photo", "scratch " * 100]
+    with pytest.warns(UserWarning, match="1 prompts are longer than the context"):
+        actual = encoder.embed_text(prompts, normalize=False)
+    expected = encoder.model.encode_text(open_clip.tokenize(prompts))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, prompts = tiny(), random_words(30) * 2
+    expected = encoder.embed_text(prompts)
+    batches = []
+    encode = encoder._encode_sequences
+    monkeypatch.setattr(
+        encoder, "_encode_sequences", lambda sequences: batches.append(sequences) or encode(sequences)
+    )
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 100 * TEXT["width"])
+    torch.testing.assert_close(encoder.embed_text(prompts), expected, rtol=0, atol=1e-5)
+    assert sum(map(len, batches)) == 30 and len(batches) > 5
+    assert all(len(batch) * max(map(len, batch)) <= 100 for batch in batches)
+
+
+@pytest.mark.parametrize("prompts", ["a photo", ["a photo", 3], [None]])
+def test_prompts_that_are_no_list_of_sentences(tiny: Callable, prompts: Any) -> None:
+    with pytest.raises(TypeError, match="embed_text expects a list of sentences, got"):
+        tiny().embed_text(prompts)
+
+
+# images and windows
+
+
+@pytest.mark.parametrize("changes", [{}, {"vision_cfg": VISION | {"pool_type": "avg"}}, OTHER["CoCa"]])
+def test_image_embeddings_are_open_clips(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    encoder = tiny(**changes)
+    pixels = pixels_of(encoder, 5)
+    expected = encoder.model.encode_image(pixels, normalize=False)
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 10 * VISION["width"])  # two images a batch
+    torch.testing.assert_close(encoder.embed_images(pixels, normalize=False), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoder.embed_images(pixels), F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
+    assert encoder.embed_images(pixels[:0]).shape == (0, 16)
+
+
+def test_anomalyclips_global_feature_leaves_out_the_last_layer_norm(tiny: Callable) -> None:
+    encoder = tiny()
+    nn.init.normal_(encoder.model.visual.ln_post.weight)
+    pixels = pixels_of(encoder, 3)
+    without = copy.deepcopy(encoder.model.visual)
+    without.ln_post = nn.Identity()
+    actual = encoder.embed_images(pixels, normalize=False, final_norm=False)
+    torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
+
+
+def window_by_hand(encoder: ClipEncoder, pixels: Tensor, window: list[int]) -> Tensor:
+    """(d,) of one image (3, H, W) and one window, step by step in float64."""
+    visual = copy.deepcopy(encoder.model.visual).double()
+    height, width = encoder.patch_size
+    tokens = [visual.class_embedding + visual.positional_embedding[0]]
+    for patch in window:
+        row, column = divmod(patch, encoder.grid[1])
+        content = pixels[:, row * height : (row + 1) * height, column * width : (column + 1) * width].double()
+        tokens.append((visual.conv1.weight * content).sum((1, 2, 3)) + visual.positional_embedding[1 + patch])
+    x = visual.ln_pre(torch.stack(tokens))[None]
+    for block in visual.transformer.resblocks:
+        x = block(x)
+    return visual.ln_post(x[0, 0]) @ visual.proj
+
+
+@pytest.mark.parametrize("image_size", [[24, 24], [24, 32]])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_windows_by_hand(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch, image_size: list[int], size: int
+) -> None:
+    encoder = tiny(vision_cfg=VISION | {"image_size": image_size})
+    pixels = pixels_of(encoder, 3)
+    windows = window_indices(encoder.grid, size).tolist()
+    expected = torch.stack(
+        [torch.stack([window_by_hand(encoder, image, w) for w in windows]) for image in pixels]
+    )
+    for numbers in (2**19, 3 * (1 + size**2) * VISION["width"], 1):  # one batch; three windows a batch; one
+        monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", numbers)
+        actual = encoder.embed_windows(pixels, size, normalize=False)
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_largest_window_is_the_whole_image(tiny: Callable) -> None:
+    encoder = tiny()
+    pixels = pixels_of(encoder, 2)
+    torch.testing.assert_close(encoder.embed_windows(pixels, 3)[:, 0], encoder.embed_images(pixels))
+
+
+def test_windows_of_a_plain_image_differ_by_their_position(tiny: Callable) -> None:
+    encoder = tiny()
+    windows = encoder.embed_windows(torch.ones(1, 3, 24, 24), 2)[0]  # (4, d)
+    assert windows.shape == (4, 16) and (windows.std(0) > 1e-3).all()
+    torch.testing.assert_close(windows.norm(dim=-1), torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        torch.zeros(1, 3, 32, 24),
+        torch.zeros(3, 24, 24),
+        torch.zeros(1, 3, 24, 24, dtype=torch.uint8),
+        np.zeros(3),
+    ],
+)
+def test_wrong_pixels_are_told_apart(tiny: Callable, pixels: Any) -> None:
+    for embed in (tiny().embed_images, lambda pixels: tiny().embed_windows(pixels, 2)):
+        with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got .*encoder.preprocess"):
+            embed(pixels)
+
+
+def test_windows_need_a_class_token(tiny: Callable) -> None:
+    encoder = tiny(vision_cfg=VISION | {"pool_type": "avg"})
+    for embed in (lambda x: encoder.embed_windows(x, 2), lambda x: encoder.embed_images(x, final_norm=False)):
+        with pytest.raises(ValueError, match="reads the class token"):
+            embed(torch.zeros(1, 3, 24, 24))
+
+
+def test_embeddings_can_be_trained_on(tiny: Callable) -> None:
+    head = nn.Linear(16, 1)
+    head(tiny().embed_text(["a photo"])).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
+# preprocessing
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def test_preprocessing_is_open_clips(tiny: Callable) -> None:
+    expected = open_clip.image_transform(24, is_train=False)(picture())
+    torch.testing.assert_close(tiny().preprocess(picture()), expected, rtol=0, atol=0)
+    gray = tiny(
+        model_cfg={"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}, preprocess_cfg={"mean": [0] * 3}
+    )
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
+    torch.testing.assert_close(gray.preprocess(picture()), expected + mean / std)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "HSV"])
+def test_images_of_any_mode_look_as_pil_shows_them(mode: str) -> None:
+    image = picture(mode)
+    np.testing.assert_array_equal(to_rgb(image), image.convert("RGB"))
+
+
+def test_sixteen_bits_are_scaled_not_cut_off() -> None:
+    gray = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for image in (Image.fromarray(gray * 257), Image.fromarray((gray * 257).astype(np.int32))):
+        assert image.mode in ("I;16", "I")
+        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.stack([gray] * 3, axis=-1))
+
+
+def test_transparent_parts_become_white_and_floats_are_refused() -> None:
+    hidden = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
+    np.testing.assert_array_equal(to_rgb(hidden), np.full((2, 2, 3), 255))
+    with pytest.raises(ValueError, match="no fixed range"):
+        to_rgb(Image.new("F", (2, 2)))
+
+
+# loading
+
+
+def test_random_weights_are_seeded_and_leave_the_global_state_alone(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (load_encoder("zsad-mini", "random", seed=seed) for seed in (1, 1, 2))
+    torch.testing.assert_close(torch.random.get_rng_state(), before)
+    torch.testing.assert_close(first.model.state_dict(), again.model.state_dict(), rtol=0, atol=0)
+    assert (first.weights_id, other.weights_id) == ("random-seed1", "random-seed2")
+    assert (first.model.visual.proj != other.model.visual.proj).all()
+    assert first.temperature == pytest.approx(0.07)  # CLIP's initial value
+
+
+def test_the_shipped_model() -> None:
+    encoder = zsad_core.load_encoder()
+    checksum = (SHIPPED / "zsad-mini.sha256").read_text()
+    assert (encoder.model_id, encoder.weights_id) == ("zsad-mini", f"zsad-mini@{checksum[:12]}")
+    assert (encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim) == (
+        (96, 96),
+        (12, 12),
+        (8, 8),
+        192,
+    )
+    assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
+
+
+def test_a_published_architecture() -> None:
+    encoder = load_encoder("ViT-B-32-quickgelu", "random", device="cpu")
+    assert (encoder.image_size, encoder.grid, encoder.dim) == ((224, 224), (7, 7), 512)
+    assert any(isinstance(module, open_clip.transformer.QuickGELU) for module in encoder.model.modules())
+
+
+# precision and device
+
+
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this CPU has no AMX")
+def test_bf16_is_close_to_fp32() -> None:
+    exact, fast = (load_encoder("zsad-mini", "random", device="cpu", precision=p) for p in ("fp32", "bf16"))
+    pixels, prompts = pixels_of(exact, 4), random_words(10)
+    for embed in (
+        lambda encoder: encoder.embed_text(prompts),
+        lambda encoder: encoder.embed_images(pixels),
+        lambda encoder: encoder.embed_images(pixels, final_norm=False),
+        lambda encoder: encoder.embed_windows(pixels, 2).flatten(0, 1),
+    ):
+        cosine = (embed(exact) * embed(fast)).sum(-1)
+        assert embed(fast).dtype == torch.float32
+        assert cosine.min() > 0.999 and cosine.min() < 1 - 1e-7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp16"}, "expected 'fp32' or 'bf16'"),
+        ({"precision": "bf16", "device": "cpu"}, "would be slow on this CPU"),
+        ({"device": "cuda"}, "torch sees no CUDA GPU"),
+    ],
+)
+def test_what_the_machine_cannot_do(monkeypatch: pytest.MonkeyPatch, options: dict, message: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        load_encoder("zsad-mini", "random", **options)

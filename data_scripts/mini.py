@@ -2,8 +2,9 @@
 
     python -m data_scripts.mini --dataset mini_mvtec --out data/mini_mvtec
 
-`mini_mvtec`: single parts and surfaces, mostly plain defects. `mini_visa`: harder: many parts in a picture, free pose,
-non-square pictures, small defects. Every image is an instance of its own: no anomalous image has its normal twin in the set.
+`mini_mvtec`: single parts and surfaces, mostly plain defects. `mini_visa`: harder: many parts in a picture,
+free pose, non-square pictures, small defects. Every image is an instance of its own: no anomalous image has
+its normal twin in the set.
 """
 
 from __future__ import annotations
@@ -17,16 +18,30 @@ from data_scripts import mini_parts as drawings
 from data_scripts.prepare import prepared_folder
 from data_scripts.render import Look, render
 
-PLAIN, THIN = (0.9, 1.5), {"scratch": 1, "crack": 1, "stain": 1.5, "spot": 1, "missing": 2, "chipped": 2, "bent": 0.7}
+PLAIN, THIN = (
+    (0.9, 1.5),
+    {"scratch": 1, "crack": 1, "stain": 1.5, "spot": 1, "missing": 2, "chipped": 2, "bent": 0.7},
+)
 SMALL = (0.5, 0.95)
 
 
 def _object(name: str, colour: str, background: str, **more) -> Look:
-    return Look(name, parts=getattr(drawings, more.pop("drawing", name)), colour=colour, background=background, **{"defect_size": PLAIN, "worn": 0.15, **more})
+    return Look(
+        name,
+        parts=getattr(drawings, more.pop("drawing", name)),
+        colour=colour,
+        background=background,
+        **{"defect_size": PLAIN, "worn": 0.15, **more},
+    )
 
 
 def _surface(name: str, colour: str, **more) -> Look:
-    return Look(name, surface=getattr(drawings, name), colour=colour, **{"defect_size": (0.45, 0.95), "worn": 0.2, "turn": 0.08, **more})
+    return Look(
+        name,
+        surface=getattr(drawings, name),
+        colour=colour,
+        **{"defect_size": (0.45, 0.95), "worn": 0.2, "turn": 0.08, **more},
+    )
 
 
 LOOKS = {
@@ -45,43 +60,98 @@ LOOKS = {
         _surface("wood", "orange", defect_size=(0.3, 0.6)),
     ),
     "mini_visa": (
-        _object("beans", "red", "white", drawing="bean", count=(3, 4), turn=3.2, shift=0.14, defect_size=(0.6, 1.0), scale=(0.72, 0.9)),
+        _object(
+            "beans",
+            "red",
+            "white",
+            drawing="bean",
+            count=(3, 4),
+            turn=3.2,
+            shift=0.14,
+            defect_size=(0.6, 1.0),
+            scale=(0.72, 0.9),
+        ),
         _object("candles", "white", "brown", drawing="candle", count=(2, 2), shift=0.1, defect_size=SMALL),
         _object("cashew", "orange", "dark", turn=3.2, defect_size=SMALL),
         _object("circuit_board", "green", "grey", defect_size=SMALL, scale=(0.9, 0.96), turn=0.05),
         _object("cookie", "brown", "beige", turn=3.2, defect_size=SMALL, vary=0.06),
         _object("fuse", "yellow", "white", defect_size=SMALL, turn=0.15, scale=(0.72, 0.84)),
         _object("gear", "grey", "blue", turn=3.2, defect_size=SMALL, light=0.2),
-        _object("macaroni", "yellow", "green", count=(2, 3), turn=3.2, shift=0.16, defect_size=(0.55, 1.0), clutter=0.6),
+        _object(
+            "macaroni",
+            "yellow",
+            "green",
+            count=(2, 3),
+            turn=3.2,
+            shift=0.16,
+            defect_size=(0.55, 1.0),
+            clutter=0.6,
+        ),
         _object("pretzel", "brown", "white", turn=0.6, defect_size=SMALL, clutter=0.6),
     ),
-}  # fmt: skip
-SIZES = {"circuit_board": (128, 192), "fuse": (112, 192), "macaroni": (128, 176)}  # (H, W); the others 144 x 144
+}
+SIZES = {
+    "circuit_board": (128, 192),
+    "fuse": (112, 192),
+    "macaroni": (128, 176),
+}  # (H, W); the others 144 x 144
 N_TRAIN, N_NORMAL, N_ANOMALOUS = 12, 40, 40
 
 
-def write_dataset(name: str, out: Path, *, n_train: int = N_TRAIN, n_normal: int = N_NORMAL, n_anomalous: int = N_ANOMALOUS, categories: int | None = None) -> None:
-    """Writes one mini dataset to `out`. The counts are images a category; fewer `categories` serve the tests."""
+def write_dataset(
+    name: str,
+    out: Path,
+    *,
+    n_train: int = N_TRAIN,
+    n_normal: int = N_NORMAL,
+    n_anomalous: int = N_ANOMALOUS,
+    categories: int | None = None,
+) -> None:
+    """Writes one mini dataset to `out`. The counts are images a category; fewer `categories` serve the
+    tests."""
     with prepared_folder(out) as folder:
         for look in LOOKS[name][:categories]:
             size = SIZES.get(look.name, (144, 144))
             for i in range(n_train + n_normal):
                 split, number = ("train", i) if i < n_train else ("test", i - n_train)
                 pair = render(look, i, size)
-                folder.add(Image.fromarray(pair.normal), category=look.name, split=split, defect="good", name=f"{number:03d}.png")
+                folder.add(
+                    Image.fromarray(pair.normal),
+                    category=look.name,
+                    split=split,
+                    defect="good",
+                    name=f"{number:03d}.png",
+                )
             for i in range(n_anomalous):
                 pair = render(look, 10_000 + i, size)
-                folder.add(Image.fromarray(pair.anomalous), category=look.name, split="test", defect=pair.facts["kind"], name=f"{i:03d}.png", mask=pair.mask)
+                folder.add(
+                    Image.fromarray(pair.anomalous),
+                    category=look.name,
+                    split="test",
+                    defect=pair.facts["kind"],
+                    name=f"{i:03d}.png",
+                    mask=pair.mask,
+                )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", choices=LOOKS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="prepared folder to write; replaced when it is complete")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="prepared folder to write; replaced when it is complete"
+    )
     for option, default in (("train", N_TRAIN), ("normal", N_NORMAL), ("anomalous", N_ANOMALOUS)):
-        parser.add_argument(f"--{option}", type=int, default=default, help=f"{option} images a category (%(default)s)")
+        parser.add_argument(
+            f"--{option}", type=int, default=default, help=f"{option} images a category (%(default)s)"
+        )
     arguments = parser.parse_args()
-    write_dataset(arguments.dataset, arguments.out, n_train=arguments.train, n_normal=arguments.normal, n_anomalous=arguments.anomalous)
+    write_dataset(
+        arguments.dataset,
+        arguments.out,
+        n_train=arguments.train,
+        n_normal=arguments.normal,
+        n_anomalous=arguments.anomalous,
+    )
 
 
 if __name__ == "__main__":

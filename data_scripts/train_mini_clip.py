@@ -1,15 +1,13 @@
 """Trains the mini CLIP (zsad-mini) from scratch on rendered pairs of images, on two CPU cores.
 
-    python -m data_scripts.train_mini_clip render --pairs 60000 --out data/pairs
-    python -m data_scripts.train_mini_clip train --data data/pairs --out runs/mini \
-        --steps 8000 --decay-steps 2000
+    python -m data_scripts.train_mini_clip render --pairs 40000 --out data/pairs
+    python -m data_scripts.train_mini_clip train --data data/pairs --out runs/mini
     python -m data_scripts.train_mini_clip export --checkpoint runs/mini/checkpoint.pt \
         --out zsad_core/weights/zsad-mini.safetensors
 
-`train` resumes from the checkpoint in its output folder. `--steps` and `--decay-steps` may then be changed:
-to end a run early, stop it (Ctrl-C) and start it again with `--steps` = its step + `--decay-steps`. Every
-random draw is a function of the seed and the step, so a resumed run equals an unbroken one and there is no
-generator's state to keep.
+`train` resumes from the checkpoint in its output folder. `--steps` and `--decay-steps` may then be changed.
+Every random draw is a function of the seed and the step, so a resumed run equals an unbroken one and there is
+no generator's state to keep.
 """
 
 from __future__ import annotations
@@ -40,9 +38,10 @@ from torch import Tensor, nn
 from data_scripts.mini_clip.batches import Batch, make_batch, new_nouns
 from data_scripts.mini_clip.losses import info_nce, mask_loss, state_margin
 from data_scripts.mini_clip.optim import Schedule, build_optimizers
-from data_scripts.mini_clip.pairs import Pairs, open_pairs, render_pairs, write_atomically
+from data_scripts.mini_clip.pairs import Pairs, open_pairs, render_pairs
 from data_scripts.mini_clip.towers import build_model, encode_patches, encode_tokens, grid_of
 from data_scripts.mini_clip.validate import ValidationSet, render_validation, validate
+from zsad_core.cache import write_atomically
 
 CONFIG = Path(__file__).parents[1] / "zsad_core/weights/zsad-mini.json"
 LARGEST_LOGIT_SCALE = math.log(100)  # as CLIP
@@ -273,8 +272,8 @@ def read_arguments() -> argparse.Namespace:
     command = commands.add_parser("train", help="train, or resume")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--steps", type=int, required=True)
-    command.add_argument("--decay-steps", type=int, help="default: a quarter of the steps")
+    command.add_argument("--steps", type=int, default=6000)
+    command.add_argument("--decay-steps", type=int, help="default: all of them")
     command.add_argument("--threads", type=int, default=2)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--pairs", type=int, help="use the first pairs of the folder only")
@@ -300,7 +299,7 @@ def main() -> None:
         render_pairs(args.out, args.pairs, render.TRAIN_CATEGORIES, render.render_pair, jobs=args.jobs)
         return
     torch.set_num_threads(args.threads)
-    decay = args.steps // 4 if args.decay_steps is None else args.decay_steps
+    decay = args.steps if args.decay_steps is None else args.decay_steps
     pairs = open_pairs(args.data, args.pairs)
     names = ("seed", "full_pairs", "window_pairs", "muon_lr", "adamw_lr", "weight_decay")
     recipe = Recipe(**{name: getattr(args, name) for name in names}, pairs=len(pairs))

@@ -79,7 +79,9 @@ def test_selecting_keeps_rows_and_vectors_together(encoder, dataset, tmp_path):
 def test_bare_article_needs_no_second_embedding(encoder, tmp_path):
     for normal in ("a", "an"):
         embeddings.random_word_embeddings(encoder, tmp_path, 4, normal, "a broken")
-    assert len(list((tmp_path / "texts").glob("random-a-*.safetensors"))) == 2  # normal "a", anomalous "a broken"
+    assert (
+        len(list((tmp_path / "texts").glob("random-a-*.safetensors"))) == 2
+    )  # normal "a", anomalous "a broken"
 
 
 def test_dataset_of_a_role(dataset):

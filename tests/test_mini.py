@@ -30,7 +30,9 @@ def test_size_of_the_datasets():
     assert len(surfaces) >= 4 and len(LOOKS["mini_mvtec"]) - len(surfaces) >= 6
     assert len(LOOKS["mini_visa"]) >= 6
     assert any(look.count != (1, 1) for look in LOOKS["mini_visa"])
-    assert any(SIZES[look.name][0] != SIZES[look.name][1] for look in LOOKS["mini_visa"] if look.name in SIZES)
+    assert any(
+        SIZES[look.name][0] != SIZES[look.name][1] for look in LOOKS["mini_visa"] if look.name in SIZES
+    )
     assert N_TRAIN >= 8 and N_NORMAL >= 20 and N_ANOMALOUS >= 20
 
 
@@ -51,7 +53,9 @@ def test_rendering_is_a_function_of_category_and_seed():
 
 def digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 def test_written_dataset_has_the_same_bytes_every_time(tmp_path):
@@ -60,7 +64,11 @@ def test_written_dataset_has_the_same_bytes_every_time(tmp_path):
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
     dataset = load_dataset(tmp_path / "first")
     assert dataset.categories == sorted(look.name for look in LOOKS["mini_mvtec"][:2])
-    assert dataset.meta.groupby(["split", "label"]).size().to_dict() == {("train", 0): 4, ("test", 0): 4, ("test", 1): 6}
+    assert dataset.meta.groupby(["split", "label"]).size().to_dict() == {
+        ("train", 0): 4,
+        ("test", 0): 4,
+        ("test", 1): 6,
+    }
     anomalous = np.flatnonzero(dataset.labels == 1)
     assert dataset.has_masks and all(dataset.mask(i).any() for i in anomalous)
 
@@ -77,5 +85,7 @@ def test_captions_say_what_is_true():
     normal = [caption(calm, False, rng) for _ in range(400)]
     damaged = [caption(calm | {"kind": "stain"}, True, rng) for _ in range(400)]
     assert not any("flawless" in text or "blurry" in text for text in normal)  # worn parts are not flawless
-    assert sum(" damaged " in text for text in damaged) > 100 > 10 > sum(" damaged " in text for text in normal)
+    assert (
+        sum(" damaged " in text for text in damaged) > 100 > 10 > sum(" damaged " in text for text in normal)
+    )
     assert not any("broken" in text for text in damaged)  # a stain breaks nothing

@@ -39,7 +39,11 @@ def test_lines_draw_means_and_errors():
     figure = plots.lines(frame, "n", log_x=True, labels=("pairs", "AUROC (%)"), mark=100)
     axis = figure.axes[0]
     np.testing.assert_allclose(np.asarray(axis.containers[0][0].get_ydata(), float), [1, 3, 2])
-    assert axis.get_xlabel() == "pairs" and [t.get_text() for t in axis.get_xticklabels()] == ["10", "100", "1,000"]
+    assert axis.get_xlabel() == "pairs" and [t.get_text() for t in axis.get_xticklabels()] == [
+        "10",
+        "100",
+        "1,000",
+    ]
 
 
 def test_bars_keep_missing_values_missing():
@@ -66,7 +70,9 @@ def test_gallery_outlines_the_mask():
 
 
 def test_diagram_has_every_box_and_arrow():
-    figure = plots.diagram({"a": (0.2, 0.5, "image"), "b": (0.8, 0.5, "score")}, [("a", "b", "test")], emphasis=["b"])
+    figure = plots.diagram(
+        {"a": (0.2, 0.5, "image"), "b": (0.8, 0.5, "score")}, [("a", "b", "test")], emphasis=["b"]
+    )
     assert {"image", "score", "test"} <= {t.get_text() for t in figure.axes[0].texts}
 
 

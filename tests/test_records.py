@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsad_core.costs import cost_rows, latencies, tower_of
 from zsad_core.complexity import parameters
+from zsad_core.costs import cost_rows, latencies, tower_of
 from zsad_core.embeddings import Embedded
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
@@ -24,7 +24,13 @@ def settings(tmp_path):
 
 
 def some_rows(value=0.9, artifact="T1"):
-    return rows(pd.DataFrame({"category": ["a"], "auroc": [value]}), paper="rwda", artifact=artifact, dataset="toys", method="rwda")
+    return rows(
+        pd.DataFrame({"category": ["a"], "auroc": [value]}),
+        paper="rwda",
+        artifact=artifact,
+        dataset="toys",
+        method="rwda",
+    )
 
 
 def test_record_is_written_twice_with_the_same_bytes(settings, tmp_path):
@@ -63,7 +69,9 @@ def test_full_disk_leaves_the_old_result(settings, tmp_path, monkeypatch):
 def test_costs_count_the_real_tower():
     encoder = load_encoder("zsad-mini", "random")
     assert parameters(tower_of(encoder)) == sum(p.numel() for p in encoder.model.visual.parameters())
-    table = cost_rows(encoder, FNN(encoder.dim), repeats=1).pivot(index="method", columns="metric", values="mean")
+    table = cost_rows(encoder, FNN(encoder.dim), repeats=1).pivot(
+        index="method", columns="metric", values="mean"
+    )
     added = table.loc["rwda", "params_M"] - table.loc["clip", "params_M"]
     assert added == pytest.approx(sum(p.numel() for p in FNN(encoder.dim).parameters()) / 1e6)
     assert (table["latency_ms"] > 0).all()

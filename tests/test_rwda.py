@@ -19,7 +19,8 @@ DAMAGE = np.eye(DIM)[0]
 
 
 class Texts:
-    """An encoder of sentences alone: 'damaged' points along DAMAGE, every sentence has some noise of its own."""
+    """An encoder of sentences alone: 'damaged' points along DAMAGE, every sentence has some noise of its
+    own."""
 
     model_id, weights_id, precision, dim = "made up", "none", "fp32", DIM
 
@@ -36,15 +37,29 @@ def images():
     rng, frames, vectors = np.random.default_rng(0), [], []
     for category in ("nut", "bolt"):
         for split, label, n in (("train", 0, 6), ("test", 0, 10), ("test", 1, 10)):
-            frames.append(pd.DataFrame({"category": category, "split": split, "label": label, "defect": "bad" if label else "good"}, index=range(n)))
-            vectors.append(rng.normal(size=(n, 6, DIM)) * 0.5 + np.eye(DIM)[1] + (2 * label - 1) * 0.4 * DAMAGE)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "category": category,
+                        "split": split,
+                        "label": label,
+                        "defect": "bad" if label else "good",
+                    },
+                    index=range(n),
+                )
+            )
+            vectors.append(
+                rng.normal(size=(n, 6, DIM)) * 0.5 + np.eye(DIM)[1] + (2 * label - 1) * 0.4 * DAMAGE
+            )
     return Embedded("toys", pd.concat(frames, ignore_index=True), np.concatenate(vectors).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def fnns(tmp_path_factory):
     rng = np.random.default_rng(1)
-    normal, anomalous = (rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1))
+    normal, anomalous = (
+        rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1)
+    )
     texts = (normal.astype(np.float32), anomalous.astype(np.float32))
     return rwda.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), n_jobs=1, epochs=4)
 
@@ -52,9 +67,13 @@ def fnns(tmp_path_factory):
 def test_prompt_scores_by_hand(images, tmp_path):
     test = images.select(split="test")
     scores = rwda.prompt_scores(test, Texts(), tmp_path)
-    normal, anomalous = Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
+    normal, anomalous = (
+        Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
+    )
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    cosines = np.stack([unit(test.vectors.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01  # (n, 6, 2)
+    cosines = (
+        np.stack([unit(test.vectors.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01
+    )  # (n, 6, 2)
     expected = (np.exp(cosines) / np.exp(cosines).sum(-1, keepdims=True))[..., 1].mean(1)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
     single = rwda.prompt_scores(test, Texts(), tmp_path, multi_crop=False)
@@ -78,7 +97,9 @@ def test_runs_are_kept_and_differ_by_seed(tmp_path):
     first = rwda.train_runs(texts, [0, 1], 50, tmp_path, n_jobs=1)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()}
     again = rwda.train_runs(texts, [0, 1], 50, tmp_path)
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 1
+    assert (
+        files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 1
+    )
     for seed in (0, 1):
         torch.testing.assert_close(first[seed].state_dict(), again[seed].state_dict(), rtol=0, atol=0)
     assert (first[0].score(texts[0]) != first[1].score(texts[0])).any()
@@ -114,7 +135,9 @@ def test_similarity_to_references_of_the_own_category(images):
 def test_zero_and_few_shot_rows(images, fnns, tmp_path):
     zero = rwda.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
     assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
-    alone = zero.query("artifact == 'T1' and method == 'rwda' and metric == 'auroc'").set_index("variant")["mean"]
+    alone = zero.query("artifact == 'T1' and method == 'rwda' and metric == 'auroc'").set_index("variant")[
+        "mean"
+    ]
     assert alone["object_known"] == alone["object_unknown"]  # the network never sees the name
     few = rwda.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
@@ -139,11 +162,17 @@ def test_cosine_distance_is_the_mean_over_pairs():
 def test_linear_accuracy_and_silhouettes_of_known_groups():
     rng = np.random.default_rng(0)
     apart = tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))
-    assert rwda_studies.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))) == 1
+    assert (
+        rwda_studies.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
+        == 1
+    )
     mixed = tuple(rng.normal(size=(2, 200, 4)))
     assert 0.35 < rwda_studies.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
     axes = 5 * np.eye(4)
-    groups = {name: rng.normal(size=(40, 4)) * 0.1 + axes[i] for name, i in (("rn", 0), ("ra", 1), ("nn", 0), ("na", 1))}
+    groups = {
+        name: rng.normal(size=(40, 4)) * 0.1 + axes[i]
+        for name, i in (("rn", 0), ("ra", 1), ("nn", 0), ("na", 1))
+    }
     states = {"rn": "normal", "ra": "anomalous", "nn": "normal", "na": "anomalous"}
     domains = {"rn": "random", "ra": "random", "nn": "natural", "na": "natural"}
     rows = rwda_studies.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
@@ -159,6 +188,11 @@ def test_layer_features_start_with_the_embeddings(fnns):
 
 
 def test_profile_options_reach_the_training():
-    settings = SimpleNamespace(epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3)
-    assert rwda_studies.fnn_options(settings)["hidden"] == (8,) and rwda_studies.fnn_options(settings)["lr"] == 0.01
+    settings = SimpleNamespace(
+        epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3
+    )
+    assert (
+        rwda_studies.fnn_options(settings)["hidden"] == (8,)
+        and rwda_studies.fnn_options(settings)["lr"] == 0.01
+    )
     assert rwda_studies.run_seeds(settings) == [5, 6, 7]

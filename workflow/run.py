@@ -15,14 +15,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("sections", "book")  # the ledger reads the result files of the sections: see the Snakefile
+# What is asked of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
+STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
     parser.add_argument("--cores", default="2")
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="stop after this step")
+    parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
     arguments, others = parser.parse_known_args()
 
     (ROOT / ".snakemake").mkdir(exist_ok=True)
@@ -34,12 +35,10 @@ def main() -> int:
             return 1
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
         snakemake += ["--cores", arguments.cores, "--config", f"profile={arguments.profile}"]
-        snakemake += [
-            "--max-checksum-file-size",
-            "1GB",
-        ]  # the weights as well: what counts is content, not time
+        # The weights as well are compared by content, not by time.
+        snakemake += ["--max-checksum-file-size", "1GB"]
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], cwd=ROOT, capture_output=True)
-        for step in STEPS[: STEPS.index(arguments.until) + 1]:
+        for step in STEPS[arguments.until]:
             options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason", *others]
             code = subprocess.run([*snakemake, step, *options], cwd=ROOT).returncode
             if code:

@@ -102,7 +102,8 @@ def cached_arrays(
             raise TypeError(
                 f"array {key!r} for cache {name!r} is {array.dtype}; only numbers and booleans can be cached"
             )
-    # save, not save_file: that one reports a full disk as an error of the format and hides the file from other users
+    # save, not save_file: that one reports a full disk as an error of the format and hides the file from
+    # other users
     content = save(arrays, metadata={"parts": written_parts})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return arrays

@@ -23,11 +23,19 @@ def tower_of(encoder: ClipEncoder) -> VisionTower:
     """The sizes of an encoder's image tower."""
     visual = encoder.model.visual
     blocks = visual.transformer.resblocks
-    return VisionTower(encoder.image_size, encoder.patch_size, visual.conv1.out_channels, len(blocks), blocks[0].mlp.c_fc.out_features, encoder.dim)
+    return VisionTower(
+        encoder.image_size,
+        encoder.patch_size,
+        visual.conv1.out_channels,
+        len(blocks),
+        blocks[0].mlp.c_fc.out_features,
+        encoder.dim,
+    )
 
 
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
-    """Median milliseconds of each step, measured in turn so that a machine's mood hits all alike; one warm-up each."""
+    """Median milliseconds of each step, measured in turn so that a machine's mood hits all alike; one warm-up
+    each."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():
@@ -41,10 +49,11 @@ def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict
 
 
 def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 20) -> pd.DataFrame:
-    """Rows of Table 3 for CLIP, RWDA and their sum: image-side parameters (M), multiply-accumulates (G) and latency (ms) of one image.
+    """Rows of Table 3 for CLIP, RWDA and their sum: image-side parameters (M), multiply-accumulates (G) and
+    latency (ms) of one image.
 
-    One image is `views` views in one batch; prompts are embedded beforehand, as in the paper. The counts are exact and the same in
-    every run; the latencies are this machine's.
+    One image is `views` views in one batch; prompts are embedded beforehand, as in the paper. The counts are
+    exact and the same in every run; the latencies are this machine's.
     """
     tower, hidden = tower_of(encoder), tuple(layer[0].out_features for layer in fnn.layers)
     clip_parameters = sum(p.numel() for p in encoder.model.visual.parameters())

@@ -1,7 +1,8 @@
 """Embeddings of a dataset's images and of prompts, computed once and kept on disk.
 
-Keys are made of content (weights, pixels, sentences, options), so no run reads what another one would not have computed.
-Everything here is raw, that is not normalised: the prompt score divides by the length, RWDA's FNN must not.
+Keys are made of content (weights, pixels, sentences, options), so no run reads what another one would not
+have computed. Everything here is raw, that is not normalised: the prompt score divides by the length, RWDA's
+FNN must not.
 
     python -m zsad_core.embeddings --profile mini --dataset mini_mvtec
     python -m zsad_core.embeddings --profile mini --texts
@@ -31,7 +32,8 @@ BATCH = 32  # images at once: six views of 32 images are a batch of 192
 
 @dataclass(frozen=True)
 class Embedded:
-    """Images of a dataset as embeddings: `meta` (n rows of meta.csv) and `vectors` (n, v, d), raw, view 0 the whole image.
+    """Images of a dataset as embeddings: `meta` (n rows of meta.csv) and `vectors` (n, v, d), raw, view 0 the
+    whole image.
 
     `fingerprint` is that of the whole dataset's content, also for a part of it.
     """
@@ -46,7 +48,9 @@ class Embedded:
         for column, value in (("category", category), ("split", split)):
             if value is not None:
                 keep &= (self.meta[column] == value).to_numpy()
-        return Embedded(self.name, self.meta[keep].reset_index(drop=True), self.vectors[keep], self.fingerprint)
+        return Embedded(
+            self.name, self.meta[keep].reset_index(drop=True), self.vectors[keep], self.fingerprint
+        )
 
     @property
     def labels(self) -> np.ndarray:
@@ -58,20 +62,30 @@ class Embedded:
 
 
 def _embed_category(encoder: ClipEncoder, dataset: AnomalyDataset, **view_options) -> np.ndarray:
-    """(n, v, d) of the images of one category; the number of tiles may differ between images, so tiles are averaged by the views."""
+    """(n, v, d) of the images of one category; the number of tiles may differ between images, so tiles are
+    averaged by the views."""
     parts = []
     for start in range(0, len(dataset), BATCH):
-        views = [test_views(dataset.image(i), encoder, **view_options) for i in range(start, min(start + BATCH, len(dataset)))]
+        views = [
+            test_views(dataset.image(i), encoder, **view_options)
+            for i in range(start, min(start + BATCH, len(dataset)))
+        ]
         counts = {len(v) for v in views}
         if len(counts) > 1:
-            raise ValueError(f"{dataset.name}: images give {sorted(counts)} views; expected one number in a category, use whole='squash'")
+            raise ValueError(
+                f"{dataset.name}: images give {sorted(counts)} views; "
+                "expected one number in a category, use whole='squash'"
+            )
         flat = encoder.embed_images(torch.cat(views), normalize=False)  # (b * v, d)
         parts.append(flat.reshape(len(views), counts.pop(), -1).cpu().numpy())  # (b, v, d)
     return np.concatenate(parts)
 
 
-def image_embeddings(encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: str | Path, **view_options) -> Embedded:
-    """Every image of a dataset through the encoder, once per set of views. See `views.test_views` for the options.
+def image_embeddings(
+    encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: str | Path, **view_options
+) -> Embedded:
+    """Every image of a dataset through the encoder, once per set of views. See `views.test_views` for the
+    options.
 
     Cached per category: a killed run goes on with the category it was in.
     """
@@ -80,7 +94,9 @@ def image_embeddings(encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: s
     for category, part in tqdm(parts.items(), desc=dataset.name, leave=False):
         key = {**_encoder_key(encoder), "images": part.fingerprint, "views": view_options}
         compute = lambda part=part: {"vectors": _embed_category(encoder, part, **view_options)}  # noqa: E731
-        vectors.append(cached_arrays(Path(cache_dir) / "images", f"{dataset.name}-{category}", key, compute)["vectors"])
+        vectors.append(
+            cached_arrays(Path(cache_dir) / "images", f"{dataset.name}-{category}", key, compute)["vectors"]
+        )
     meta = pd.concat([part.meta for part in parts.values()], ignore_index=True)
     fingerprint = content_key(**{category: part.fingerprint for category, part in parts.items()})
     return Embedded(dataset.name, meta, np.concatenate(vectors), fingerprint)
@@ -90,15 +106,26 @@ def _encoder_key(encoder: ClipEncoder) -> dict[str, str]:
     return {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
 
 
-def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path, name: str = "prompts") -> np.ndarray:
+def text_embeddings(
+    encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path, name: str = "prompts"
+) -> np.ndarray:
     """Raw text embeddings (n, d)."""
-    key = {**_encoder_key(encoder), "sentences": content_key(sentences=list(sentences)), "number": len(sentences)}
+    key = {
+        **_encoder_key(encoder),
+        "sentences": content_key(sentences=list(sentences)),
+        "number": len(sentences),
+    }
     compute = lambda: {"vectors": encoder.embed_text(list(sentences), normalize=False).cpu().numpy()}  # noqa: E731
     return cached_arrays(Path(cache_dir) / "texts", name, key, compute)["vectors"]
 
 
 def random_word_embeddings(
-    encoder: ClipEncoder, cache_dir: str | Path, n_pairs: int, normal: str = "a", anomaly: str = "a damaged", **options
+    encoder: ClipEncoder,
+    cache_dir: str | Path,
+    n_pairs: int,
+    normal: str = "a",
+    anomaly: str = "a damaged",
+    **options,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raw embeddings of `prompts.random_word_prompts(n_pairs, ...)`: two arrays (n_pairs, d).
 
@@ -116,11 +143,18 @@ def _slug(words: str) -> str:
 
 
 def encoder_of(settings: Settings) -> ClipEncoder:
-    return load_encoder(settings.model, settings.weights, device=settings.device, precision=settings.precision, seed=settings.seed)
+    return load_encoder(
+        settings.model,
+        settings.weights,
+        device=settings.device,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
 
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
-    """The dataset that stands in the place of a published one, at most `limit_images` test images a category and label; None if there is none."""
+    """The dataset that stands in the place of a published one, at most `limit_images` test images a category
+    and label; None if there is none."""
     name = settings.datasets.get(role)
     if name is None:
         return None
@@ -131,7 +165,11 @@ def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
 def embedded_datasets(settings: Settings, encoder: ClipEncoder, roles: Sequence[str]) -> dict[str, Embedded]:
     """Embeddings of the datasets of these roles, six views each; the single-view results use view 0."""
     datasets = {role: dataset_of(settings, role) for role in roles}
-    return {role: image_embeddings(encoder, d, settings.cache_dir) for role, d in datasets.items() if d is not None}
+    return {
+        role: image_embeddings(encoder, d, settings.cache_dir)
+        for role, d in datasets.items()
+        if d is not None
+    }
 
 
 def main() -> None:
@@ -144,10 +182,14 @@ def main() -> None:
     settings = read_settings({"profile": arguments.profile})
     encoder = encoder_of(settings)
     if arguments.dataset:
-        image_embeddings(encoder, load_dataset(Path(settings.data_dir) / arguments.dataset), settings.cache_dir)
+        image_embeddings(
+            encoder, load_dataset(Path(settings.data_dir) / arguments.dataset), settings.cache_dir
+        )
         return
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
-    pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))  # each word once: eight sets for 16 pairs
+    pairs = list(
+        zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True)
+    )  # each word once: eight sets for 16 pairs
     for normal, anomaly in tqdm(pairs, desc="random-word prompts"):
         random_word_embeddings(encoder, settings.cache_dir, settings.pool_pairs, normal, anomaly, **options)
 

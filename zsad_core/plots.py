@@ -1,6 +1,7 @@
 """The figures' building blocks. Every function returns a matplotlib figure with an opaque background.
 
-Colours come from Okabe and Ito's palette, which colour-blind readers can tell apart; marker, line style or text says the same again.
+Colours come from Okabe and Ito's palette, which colour-blind readers can tell apart; marker, line style or
+text says the same again.
 """
 
 from __future__ import annotations
@@ -29,23 +30,35 @@ STYLE = {
 }
 
 
-def _figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0, **options) -> tuple[Figure, np.ndarray]:
+def _figure(
+    rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0, **options
+) -> tuple[Figure, np.ndarray]:
     """A figure outside pyplot's global list, and its axes (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def tsne(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 30.0) -> pd.DataFrame:
-    """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed gives one picture."""
+    """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed
+    gives one picture."""
     together = np.concatenate(list(groups.values()))
     perplexity = min(perplexity, (len(together) - 1) / 3)
-    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(together.astype(np.float32))
+    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+        together.astype(np.float32)
+    )
     names = np.repeat(list(groups), [len(g) for g in groups.values()])
     return pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": names})
 
 
-def scatter(panels: Mapping[str, pd.DataFrame], *, width: float | None = None, panel_height: float = 3.6, columns: int = 2) -> Figure:
-    """Point clouds side by side, groups told by colour and marker. panels: title -> frame with x, y, group."""
+def scatter(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    width: float | None = None,
+    panel_height: float = 3.6,
+    columns: int = 2,
+) -> Figure:
+    """Point clouds side by side, groups told by colour and marker. panels: title -> frame with x, y,
+    group."""
     with mpl.rc_context(STYLE):
         columns = min(columns, len(panels))
         n_rows = -(-len(panels) // columns)
@@ -53,16 +66,37 @@ def scatter(panels: Mapping[str, pd.DataFrame], *, width: float | None = None, p
         for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
             for number, name in enumerate(dict.fromkeys(points["group"])):
                 own = points[points["group"] == name]
-                axis.scatter(own["x"], own["y"], s=14, marker=MARKERS[number], c=PALETTE[number], alpha=0.6, linewidths=0, label=name)
+                axis.scatter(
+                    own["x"],
+                    own["y"],
+                    s=14,
+                    marker=MARKERS[number],
+                    c=PALETTE[number],
+                    alpha=0.6,
+                    linewidths=0,
+                    label=name,
+                )
             axis.set(title=title, xticks=[], yticks=[])
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=1 if len(labels) > 2 else 2, markerscale=1.6)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=1 if len(labels) > 2 else 2, markerscale=1.6
+        )
         return figure
 
 
-def lines(frame: pd.DataFrame, x: str, *, y: str = "mean", error: str = "std", group: str | None = None, log_x: bool = False, labels: tuple[str, str] = ("", ""), mark: float | None = None) -> Figure:  # fmt: skip
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    y: str = "mean",
+    error: str = "std",
+    group: str | None = None,
+    log_x: bool = False,
+    labels: tuple[str, str] = ("", ""),
+    mark: float | None = None,
+) -> Figure:
     """Means over x with one standard deviation as bars, one line a group. mark: a vertical line at this x."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(height=3.8)
@@ -70,10 +104,26 @@ def lines(frame: pd.DataFrame, x: str, *, y: str = "mean", error: str = "std", g
         groups = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
         for number, (name, own) in enumerate(groups):
             own = own.sort_values(x)
-            axis.errorbar(own[x], own[y], own[error], marker=MARKERS[number], ls=("-", "--", ":", "-.")[number % 4], capsize=3, label=name)
+            axis.errorbar(
+                own[x],
+                own[y],
+                own[error],
+                marker=MARKERS[number],
+                ls=("-", "--", ":", "-.")[number % 4],
+                capsize=3,
+                label=name,
+            )
         if mark is not None:
             axis.axvline(mark, color="grey", ls=":", lw=1)
-            axis.annotate("default", (mark, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", fontsize=8, color="dimgrey")
+            axis.annotate(
+                "default",
+                (mark, 0.02),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                ha="right",
+                fontsize=8,
+                color="dimgrey",
+            )
         if log_x:
             ticks = sorted(frame[x].unique())
             axis.set_xscale("log")
@@ -91,13 +141,30 @@ def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Seq
         figure, axes = _figure(height=3.2)
         edges = np.histogram_bin_edges(np.concatenate([np.ravel(g) for g in groups.values()]), bins)
         for number, (name, values) in enumerate(groups.items()):
-            axes[0, 0].hist(np.ravel(values), edges, histtype="step", density=True, lw=1.8, ls=("-", "--", ":", "-.")[number % 4], label=name)
+            axes[0, 0].hist(
+                np.ravel(values),
+                edges,
+                histtype="step",
+                density=True,
+                lw=1.8,
+                ls=("-", "--", ":", "-.")[number % 4],
+                label=name,
+            )
         axes[0, 0].set(xlabel=xlabel, ylabel="density")
         axes[0, 0].legend()
         return figure
 
 
-def bars(frame: pd.DataFrame, *, label: str, value: str, group: str, error: str | None = None, xlabel: str, reference: float | None = None) -> Figure:  # fmt: skip
+def bars(
+    frame: pd.DataFrame,
+    *,
+    label: str,
+    value: str,
+    group: str,
+    error: str | None = None,
+    xlabel: str,
+    reference: float | None = None,
+) -> Figure:
     """Horizontal bars, one block a label and one bar a group, hatched so that grey print tells them apart."""
     with mpl.rc_context(STYLE):
         names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
@@ -107,16 +174,30 @@ def bars(frame: pd.DataFrame, *, label: str, value: str, group: str, error: str 
         for number, name in enumerate(groups):
             own = frame[frame[group] == name].set_index(label).reindex(names)
             at = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * thick
-            axis.barh(at, own[value], thick * 0.92, xerr=own[error] if error else None, color=PALETTE[number], hatch=("", "//", "..", "xx")[number % 4], edgecolor="white", label=name, error_kw={"capsize": 2, "lw": 1})  # fmt: skip
+            axis.barh(
+                at,
+                own[value],
+                thick * 0.92,
+                xerr=own[error] if error else None,
+                color=PALETTE[number],
+                hatch=("", "//", "..", "xx")[number % 4],
+                edgecolor="white",
+                label=name,
+                error_kw={"capsize": 2, "lw": 1},
+            )
         if reference is not None:
             axis.axvline(reference, color="grey", ls=":", lw=1.2)
         axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel)
         axis.invert_yaxis()
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08 - 0.6 / max(4, len(names))), ncols=len(groups))
+        axis.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.08 - 0.6 / max(4, len(names))), ncols=len(groups)
+        )
         return figure
 
 
-def grid_of_values(table: pd.DataFrame, *, colour_label: str, digits: int = 1, annotations: pd.DataFrame | None = None) -> Figure:
+def grid_of_values(
+    table: pd.DataFrame, *, colour_label: str, digits: int = 1, annotations: pd.DataFrame | None = None
+) -> Figure:
     """A small table as a heat map with every value written in it."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, axes = _figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
@@ -125,16 +206,33 @@ def grid_of_values(table: pd.DataFrame, *, colour_label: str, digits: int = 1, a
         middle = np.nanmean([image.norm.vmin, image.norm.vmax])
         for (i, j), value in np.ndenumerate(table.to_numpy(float)):
             text = f"{value:.{digits}f}" if annotations is None else str(annotations.iloc[i, j])
-            axis.text(j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize=9)
-        axis.set(xticks=range(table.shape[1]), xticklabels=table.columns, yticks=range(table.shape[0]), yticklabels=table.index)
+            axis.text(
+                j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize=9
+            )
+        axis.set(
+            xticks=range(table.shape[1]),
+            xticklabels=table.columns,
+            yticks=range(table.shape[0]),
+            yticklabels=table.index,
+        )
         figure.colorbar(image, ax=axis, label=colour_label)
         return figure
 
 
-def gallery(images: Sequence[Sequence[np.ndarray]], *, row_labels: Sequence[str], column_labels: Sequence[str] = (), outlines: Sequence[Sequence[np.ndarray | None]] | None = None, size: float = 1.0) -> Figure:  # fmt: skip
-    """Rows of images (H, W, 3); `outlines` (H, W) bool draws a mask's contour, dark on light and light on dark."""
+def gallery(
+    images: Sequence[Sequence[np.ndarray]],
+    *,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str] = (),
+    outlines: Sequence[Sequence[np.ndarray | None]] | None = None,
+    size: float = 1.0,
+) -> Figure:
+    """Rows of images (H, W, 3); `outlines` (H, W) bool draws a mask's contour, dark on light and light on
+    dark."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = _figure(len(images), len(images[0]), size * len(images[0]) + 1.1, size * len(images) + 0.3)
+        figure, axes = _figure(
+            len(images), len(images[0]), size * len(images[0]) + 1.1, size * len(images) + 0.3
+        )
         for i, row in enumerate(images):
             for j, image in enumerate(row):
                 axis = axes[i, j]
@@ -151,8 +249,17 @@ def gallery(images: Sequence[Sequence[np.ndarray]], *, row_labels: Sequence[str]
         return figure
 
 
-def diagram(boxes: Mapping[str, tuple[float, float, str]], arrows: Sequence[tuple[str, str] | tuple[str, str, str]], *, width: float = 8.0, height: float = 3.4, titles: Sequence[tuple[float, float, str]] = (), emphasis: Sequence[str] = ()) -> Figure:  # fmt: skip
-    """Boxes and arrows. boxes: name -> (x, y, text), centres in [0, 1] x [0, 1]; arrows: (from, to) or (from, to, text).
+def diagram(
+    boxes: Mapping[str, tuple[float, float, str]],
+    arrows: Sequence[tuple[str, str] | tuple[str, str, str]],
+    *,
+    width: float = 8.0,
+    height: float = 3.4,
+    titles: Sequence[tuple[float, float, str]] = (),
+    emphasis: Sequence[str] = (),
+) -> Figure:
+    """Boxes and arrows. boxes: name -> (x, y, text), centres in [0, 1] x [0, 1]; arrows: (from, to) or (from,
+    to, text).
 
     Boxes named in `emphasis` have a thick frame and a tint: the parts that are trained.
     """
@@ -163,16 +270,35 @@ def diagram(boxes: Mapping[str, tuple[float, float, str]], arrows: Sequence[tupl
         axis.set_axis_off()
         drawn = {}
         for name, (x, y, text) in boxes.items():
-            style = {"boxstyle": "round,pad=0.5", "fc": "#FFF3D6" if name in emphasis else "#EEF3F8", "ec": "#D55E00" if name in emphasis else "#33506B", "lw": 2.2 if name in emphasis else 1.1}
+            style = {
+                "boxstyle": "round,pad=0.5",
+                "fc": "#FFF3D6" if name in emphasis else "#EEF3F8",
+                "ec": "#D55E00" if name in emphasis else "#33506B",
+                "lw": 2.2 if name in emphasis else 1.1,
+            }
             drawn[name] = axis.text(x, y, text, ha="center", va="center", fontsize=8.5, bbox=style)
         figure.draw_without_rendering()
         patches: dict[str, FancyBboxPatch] = {name: text.get_bbox_patch() for name, text in drawn.items()}
         for arrow in arrows:
             start, stop, *label = arrow
-            axis.annotate("", xy=boxes[stop][:2], xytext=boxes[start][:2], arrowprops={"arrowstyle": "-|>", "color": "#33506B", "patchA": patches[start], "patchB": patches[stop], "shrinkA": 2, "shrinkB": 3})
+            axis.annotate(
+                "",
+                xy=boxes[stop][:2],
+                xytext=boxes[start][:2],
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "#33506B",
+                    "patchA": patches[start],
+                    "patchB": patches[stop],
+                    "shrinkA": 2,
+                    "shrinkB": 3,
+                },
+            )
             if label:
                 (x0, y0), (x1, y1) = boxes[start][:2], boxes[stop][:2]
-                axis.text((x0 + x1) / 2, (y0 + y1) / 2 + 0.03, label[0], fontsize=7.5, ha="center", va="bottom")
+                axis.text(
+                    (x0 + x1) / 2, (y0 + y1) / 2 + 0.03, label[0], fontsize=7.5, ha="center", va="bottom"
+                )
         for x, y, text in titles:
             axis.text(x, y, text, fontsize=9.5, fontweight="bold", ha="left", va="center")
         return figure

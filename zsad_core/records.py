@@ -1,7 +1,8 @@
-"""What a notebook leaves behind: its numbers as a CSV file, and where they come from as a JSON file beside it.
+"""What a notebook leaves behind: its numbers as a CSV file, and where they come from as a JSON file beside
+it.
 
-Both hold nothing that depends on time or machine, so two runs with the same seed write the same bytes. Times go to a file of
-their own (`write_times`), which is not compared.
+Both hold nothing that depends on time or machine, so two runs with the same seed write the same bytes. Times
+go to a file of their own (`write_times`), which is not compared.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from zsad_core.results import read_results, write_results
 from zsad_core.settings import Settings
 
 
-def write_record(name: str, frame: pd.DataFrame, settings: Settings, encoder: ClipEncoder | None = None, images: Iterable[Embedded] = ()) -> None:
+def write_record(
+    name: str,
+    frame: pd.DataFrame,
+    settings: Settings,
+    encoder: ClipEncoder | None = None,
+    images: Iterable[Embedded] = (),
+) -> None:
     """Writes `<results_dir>/<name>.csv`, the rows, and `<name>.json`, their provenance."""
     folder = Path(settings.results_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ line a pair.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then renames it."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from zsad_core.cache import write_atomically
 
 
 def pair_of(index: int, categories: tuple[str, ...]) -> tuple[str, int]:

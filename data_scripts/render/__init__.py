@@ -1,4 +1,5 @@
-"""Drawn parts and surfaces with and without defects: the mini model's training pictures and the mini datasets."""
+"""Drawn parts and surfaces with and without defects: the mini model's training pictures and the mini
+datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from .objects import TRAIN_OBJECTS, VALIDATION_OBJECTS
 from .scene import BACKGROUNDS, COLOURS, Look, Pair, generator, render
 from .textures import TRAIN_TEXTURES, VALIDATION_TEXTURES
 
-_FUNCTIONS = {f.__name__: f for f in (*TRAIN_OBJECTS, *VALIDATION_OBJECTS, *TRAIN_TEXTURES, *VALIDATION_TEXTURES)}
+_FUNCTIONS = {
+    f.__name__: f for f in (*TRAIN_OBJECTS, *VALIDATION_OBJECTS, *TRAIN_TEXTURES, *VALIDATION_TEXTURES)
+}
 _SURFACES = {f.__name__ for f in (*TRAIN_TEXTURES, *VALIDATION_TEXTURES)}
 TRAIN_CATEGORIES = tuple(f.__name__ for f in (*TRAIN_OBJECTS, *TRAIN_TEXTURES))
 VALIDATION_CATEGORIES = tuple(f.__name__ for f in (*VALIDATION_OBJECTS, *VALIDATION_TEXTURES))
@@ -18,24 +21,46 @@ def palette(category: str) -> tuple[str, str]:
     """The colour and the background that a category usually has; the two differ."""
     r = generator(category, "palette")
     colour = str(r.choice(list(COLOURS)))
-    background = str(r.choice([b for b in ("white", "white", "grey", "black", "dark", "beige", "brown") if b != colour and {b, colour} != {"dark", "black"}]))
+    background = str(
+        r.choice(
+            [
+                b
+                for b in ("white", "white", "grey", "black", "dark", "beige", "brown")
+                if b != colour and {b, colour} != {"dark", "black"}
+            ]
+        )
+    )
     return colour, background
 
 
 def training_look(category: str, seed: int) -> Look:
-    """How the pair (category, seed) is photographed: mostly one part, calm and large, and some harder pictures.
+    """How the pair (category, seed) is photographed: mostly one part, calm and large, and some harder
+    pictures.
 
-    A first training on pictures of which 30 % were hard, 16 % showed several parts and 24 % were close or far stayed at 0.79 on
-    the validation categories; what was wrong is told in the model card.
+    A first training on pictures of which 30 % were hard, 16 % showed several parts and 24 % were close or far
+    stayed at 0.79 on the validation categories; what was wrong is told in the model card.
     """
     r = generator(category, seed, "look")
     hard = r.random() < 0.15
     colour, background = palette(category)
     if r.random() > 0.4:  # most pictures have colours of their own, so that the colour words mean something
         colour = str(r.choice(list(COLOURS)))
-        background = str(r.choice([b for b in BACKGROUNDS if b != colour and {b, colour} != {"dark", "black"}]))
+        background = str(
+            r.choice([b for b in BACKGROUNDS if b != colour and {b, colour} != {"dark", "black"}])
+        )
     drawing = {"surface": _FUNCTIONS[category]} if category in _SURFACES else {"parts": _FUNCTIONS[category]}
-    look = Look(category, **drawing, colour=colour, background=background, vary=0.05, light=0.16, worn=0.2, blur=0.03, jpeg=0.03, defect_size=(1.0, 1.45))
+    look = Look(
+        category,
+        **drawing,
+        colour=colour,
+        background=background,
+        vary=0.05,
+        light=0.16,
+        worn=0.2,
+        blur=0.03,
+        jpeg=0.03,
+        defect_size=(1.0, 1.45),
+    )
     view, several = r.random(), r.random()
     if view < 0.12:
         look = replace(look, scale=(0.96, 1.2), shift=0.12)

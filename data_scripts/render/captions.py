@@ -1,8 +1,10 @@
-"""Captions as the web writes them: a noun, perhaps a colour, a place, a mood of the picture, and now and then the part's state.
+"""Captions as the web writes them: a noun, perhaps a colour, a place, a mood of the picture, and now and then
+the part's state.
 
-The words for the state are graded on purpose, so that a model trained on them reacts to wording as CLIP does: 'damaged' is common
-and reliable, 'broken' speaks of pieces that are off, 'defective' and 'anomalous' are rarer and less reliable, 'flawless' and
-'perfect' are said only of parts without wear, 'good' and 'normal' are sometimes wrong. Random letter strings never occur.
+The words for the state are graded on purpose, so that a model trained on them reacts to wording as CLIP does:
+'damaged' is common and reliable, 'broken' speaks of pieces that are off, 'defective' and 'anomalous' are
+rarer and less reliable, 'flawless' and 'perfect' are said only of parts without wear, 'good' and 'normal' are
+sometimes wrong. Random letter strings never occur.
 """
 
 from __future__ import annotations
@@ -111,15 +113,24 @@ def _frame(facts: dict, r: R, window: bool) -> str:
         true += ["a close-up photo of {}", "a cropped photo of {}"]
     if true and r.random() < 0.6:
         return _choice(r, true)
-    plain = ("a photo of {}",) * 6 + ("a picture of {}", "an image of {}", "{}", "{}", "photo: {}", "a photo of {} for visual inspection", "a photo of {} for anomaly detection")
+    plain = ("a photo of {}",) * 6 + (
+        "a picture of {}",
+        "an image of {}",
+        "{}",
+        "{}",
+        "photo: {}",
+        "a photo of {} for visual inspection",
+        "a photo of {} for anomaly detection",
+    )
     return _choice(r, plain)
 
 
 def caption(facts: dict, damaged: bool, rng: R, window: bool = False, words: tuple[str, ...] = ()) -> str:
     """One caption of the normal (`damaged` False) or the anomalous picture of a pair.
 
-    `facts` as `render_pair` gives them; `window`: the picture shows a part of the scene only; `words`: any nouns, used now and
-    then as a name that nobody has heard before, so that the words for the state do not hang on the known names.
+    `facts` as `render_pair` gives them; `window`: the picture shows a part of the scene only; `words`: any
+    nouns, used now and then as a name that nobody has heard before, so that the words for the state do not
+    hang on the known names.
     """
     r = rng
     u = r.random()
@@ -136,7 +147,11 @@ def caption(facts: dict, damaged: bool, rng: R, window: bool = False, words: tup
         noun += "s"
     before, after = state_words(facts, damaged, r)
     colour = facts["colour"] if r.random() < 0.4 else ""
-    size = ("small" if facts["small"] else "large" if facts["close"] else "") if r.random() < 0.5 and not window else ""
+    size = (
+        ("small" if facts["small"] else "large" if facts["close"] else "")
+        if r.random() < 0.5 and not window
+        else ""
+    )
     phrase = " ".join(w for w in (before, size, colour, noun) if w)
     several = noun.endswith("s") and facts["count"] > 1 and not window
     phrase = (_choice(r, ("several ", "some ", "")) + phrase) if several else _article(r, phrase)

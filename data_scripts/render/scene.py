@@ -14,19 +14,35 @@ from . import defects, textures
 from .shapes import Part, rasterise, shifted
 
 COLOURS = {
-    "red": (0.78, 0.16, 0.14), "orange": (0.9, 0.5, 0.12), "yellow": (0.92, 0.8, 0.2), "green": (0.22, 0.56, 0.26), "teal": (0.15, 0.56, 0.56),
-    "blue": (0.18, 0.34, 0.74), "purple": (0.5, 0.26, 0.62), "pink": (0.92, 0.56, 0.66), "brown": (0.48, 0.3, 0.18), "white": (0.92, 0.91, 0.88),
-    "grey": (0.55, 0.56, 0.58), "black": (0.17, 0.17, 0.19),
-}  # fmt: skip
+    "red": (0.78, 0.16, 0.14),
+    "orange": (0.9, 0.5, 0.12),
+    "yellow": (0.92, 0.8, 0.2),
+    "green": (0.22, 0.56, 0.26),
+    "teal": (0.15, 0.56, 0.56),
+    "blue": (0.18, 0.34, 0.74),
+    "purple": (0.5, 0.26, 0.62),
+    "pink": (0.92, 0.56, 0.66),
+    "brown": (0.48, 0.3, 0.18),
+    "white": (0.92, 0.91, 0.88),
+    "grey": (0.55, 0.56, 0.58),
+    "black": (0.17, 0.17, 0.19),
+}
 BACKGROUNDS = {
-    "white": (0.95, 0.95, 0.94), "grey": (0.62, 0.62, 0.63), "black": (0.08, 0.08, 0.09), "brown": (0.45, 0.33, 0.24), "blue": (0.5, 0.62, 0.8),
-    "green": (0.45, 0.58, 0.45), "beige": (0.85, 0.78, 0.66), "dark": (0.24, 0.25, 0.28),
-}  # fmt: skip
+    "white": (0.95, 0.95, 0.94),
+    "grey": (0.62, 0.62, 0.63),
+    "black": (0.08, 0.08, 0.09),
+    "brown": (0.45, 0.33, 0.24),
+    "blue": (0.5, 0.62, 0.8),
+    "green": (0.45, 0.58, 0.45),
+    "beige": (0.85, 0.78, 0.66),
+    "dark": (0.24, 0.25, 0.28),
+}
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is drawn and how much it may vary. Angles in radians, lengths in units of the shorter half edge."""
+    """What is drawn and how much it may vary. Angles in radians, lengths in units of the shorter half
+    edge."""
 
     name: str
     parts: Callable[[np.random.Generator], list[Part]] | None = None  # an object ...
@@ -44,7 +60,9 @@ class Look:
     blur: float = 0.0  # share of blurred pictures
     jpeg: float = 0.0
     defect_size: tuple[float, float] = (0.95, 1.35)
-    kinds: dict[str, float] = field(default_factory=dict)  # kind -> weight; empty: all kinds alike, bent rarely
+    kinds: dict[str, float] = field(
+        default_factory=dict
+    )  # kind -> weight; empty: all kinds alike, bent rarely
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,11 @@ def _background(look: Look, r: np.random.Generator, shape: tuple[int, int]) -> n
 
 
 def _blurred(silhouette: np.ndarray, radius: float) -> np.ndarray:
-    image = Image.fromarray((silhouette * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(radius)).filter(ImageFilter.BoxBlur(radius))
+    image = (
+        Image.fromarray((silhouette * 255).astype(np.uint8))
+        .filter(ImageFilter.BoxBlur(radius))
+        .filter(ImageFilter.BoxBlur(radius))
+    )
     return np.asarray(image, np.float32) / 255
 
 
@@ -97,7 +119,9 @@ def _moved(image: np.ndarray, dy: int, dx: int) -> np.ndarray:
     return padded[abs(dy) - dy : abs(dy) - dy + height, abs(dx) - dx : abs(dx) - dx + width]
 
 
-def _compose(colours, silhouette, background, unit: float, light: np.ndarray, toward: np.ndarray) -> np.ndarray:
+def _compose(
+    colours, silhouette, background, unit: float, light: np.ndarray, toward: np.ndarray
+) -> np.ndarray:
     """Object over background, with a shadow and a bevel so that outlines read as edges of something solid."""
     if silhouette.min() < 1:
         soft = _blurred(silhouette, 3 * unit)
@@ -110,7 +134,9 @@ def _compose(colours, silhouette, background, unit: float, light: np.ndarray, to
     return np.clip(picture * light[..., None], 0, 1)
 
 
-def _finish(picture: np.ndarray, size: tuple[int, int], grain: np.ndarray, blur: float, jpeg: int) -> np.ndarray:
+def _finish(
+    picture: np.ndarray, size: tuple[int, int], grain: np.ndarray, blur: float, jpeg: int
+) -> np.ndarray:
     image = Image.fromarray((picture * 255 + 0.5).astype(np.uint8)).reduce(2)
     if blur:
         image = image.filter(ImageFilter.GaussianBlur(blur * min(size) / 96))
@@ -124,12 +150,15 @@ def _finish(picture: np.ndarray, size: tuple[int, int], grain: np.ndarray, blur:
 
 def _defect_kind(look: Look, r: np.random.Generator) -> str:
     known = defects.OBJECT_DEFECTS if look.parts else defects.SURFACE_DEFECTS
-    weights = np.array([look.kinds.get(k, 0.0) if look.kinds else (0.3 if k == "bent" else 1.0) for k in known])
+    weights = np.array(
+        [look.kinds.get(k, 0.0) if look.kinds else (0.3 if k == "bent" else 1.0) for k in known]
+    )
     return str(r.choice(list(known), p=weights / weights.sum()))
 
 
 def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | None = None) -> Pair:
-    """Draw one pair. Deterministic in (look, seed, size); drawn at twice the size and reduced. `size` is (H, W)."""
+    """Draw one pair. Deterministic in (look, seed, size); drawn at twice the size and reduced. `size` is (H,
+    W)."""
     r = generator(look.name, seed)
     shape = (2 * size[0], 2 * size[1])
     unit, half = min(shape) / 96, min(shape) / 2
@@ -148,8 +177,15 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
         silhouette, background = np.ones(shape, np.float32), np.full((*shape, 3), 0.06, np.float32)
     if worn:  # harmless: a faint cloud of wear, on both pictures
         colours = np.clip(colours * (1 + 0.1 * textures.noise(r, shape, r.uniform(8, 20))[..., None]), 0, 1)
-    brightness, lean, angle = 1 + look.light * r.uniform(-1.4, 1), look.light * r.uniform(0, 1.2), r.uniform(0, 2 * np.pi)
-    yy, xx = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None], np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
+    brightness, lean, angle = (
+        1 + look.light * r.uniform(-1.4, 1),
+        look.light * r.uniform(0, 1.2),
+        r.uniform(0, 2 * np.pi),
+    )
+    yy, xx = (
+        np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None],
+        np.linspace(-1, 1, shape[1], dtype=np.float32)[None],
+    )
     light = brightness * (1 + lean * (np.cos(angle) * xx + np.sin(angle) * yy))
     toward = np.array([np.sin(angle), np.cos(angle)])
     blur = float(r.uniform(0.8, 1.3)) if r.random() < look.blur else 0.0
@@ -157,7 +193,9 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
     grain = r.normal(0, r.uniform(1, 3), (*size, 1)).astype(np.float32)
     normal = _finish(_compose(colours, silhouette, background, unit, light, toward), size, grain, blur, jpeg)
 
-    drawn = _defect_kind(look, r)  # drawn even if `kind` is given: the rest of the scene must not depend on it
+    drawn = _defect_kind(
+        look, r
+    )  # drawn even if `kind` is given: the rest of the scene must not depend on it
     kind = kind or drawn
     known = {**defects.SURFACE_DEFECTS, **defects.OBJECT_DEFECTS} if look.parts else defects.SURFACE_DEFECTS
     scale = r.uniform(*look.defect_size)
@@ -172,9 +210,23 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
     if kind in ("missing", "chipped", "bent", "hole"):  # the shadow and the bevel move with the outline
         mask = mask | (change > 40)
     facts = {
-        "category": look.name, "texture": look.surface is not None, "kind": kind, "colour": look.colour, "background": look.background,
-        "light": "bright" if brightness > 1 + 0.55 * look.light and look.light > 0.15 else "dark" if brightness < 1 - 0.85 * look.light and look.light > 0.15 else "",
-        "blurred": blur > 0, "jpeg": jpeg > 0, "close": look.scale[0] > 0.95, "small": look.scale[1] < 0.66, "count": look.count[0] * look.count[1],
-        "worn": bool(worn), "area": round(float(mask.mean()), 4), "visible": round(float(scale), 3),
-    }  # fmt: skip
+        "category": look.name,
+        "texture": look.surface is not None,
+        "kind": kind,
+        "colour": look.colour,
+        "background": look.background,
+        "light": "bright"
+        if brightness > 1 + 0.55 * look.light and look.light > 0.15
+        else "dark"
+        if brightness < 1 - 0.85 * look.light and look.light > 0.15
+        else "",
+        "blurred": blur > 0,
+        "jpeg": jpeg > 0,
+        "close": look.scale[0] > 0.95,
+        "small": look.scale[1] < 0.66,
+        "count": look.count[0] * look.count[1],
+        "worn": bool(worn),
+        "area": round(float(mask.mean()), 4),
+        "visible": round(float(scale), 3),
+    }
     return Pair(normal, other, mask, facts)

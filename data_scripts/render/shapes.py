@@ -1,8 +1,9 @@
-"""Outlines in a unit square and the strokes that draw them: the vocabulary in which every category is written.
+"""Outlines in a unit square and the strokes that draw them: the vocabulary in which every category is
+written.
 
 Coordinates: x to the right, y downwards, an object fills about [-1, 1] x [-1, 1]. A *part* is one of
-``fill(points, shade)``, ``cut(points)``, ``stroke(points, width, shade)``. A shade is a factor on the object's own
-colour, or an RGB triple in [0, 1] for a part that keeps its colour.
+``fill(points, shade)``, ``cut(points)``, ``stroke(points, width, shade)``. A shade is a factor on the
+object's own colour, or an RGB triple in [0, 1] for a part that keeps its colour.
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Shade = float | tuple[float, float, float]
+R = np.random.Generator
+DARK, LIGHT, STEEL, WOODEN = (0.12, 0.12, 0.14), (0.93, 0.92, 0.88), (0.62, 0.64, 0.67), (0.62, 0.45, 0.28)
+
+
+def mildly(r: R, value: float, spread: float = 0.05) -> float:
+    """`value`, more or less: within `spread` of it."""
+    return value * (1 + spread * (2 * r.random() - 1))
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,16 @@ def rectangle(x: float, y: float, half_width: float, half_height: float) -> np.n
 def rounded(x: float, y: float, w: float, h: float, radius: float) -> np.ndarray:
     """Rectangle with half sizes w, h and round corners."""
     t = np.linspace(0, np.pi / 2, 8)
-    centres = [(w - radius, h - radius, 0), (-w + radius, h - radius, 1), (-w + radius, -h + radius, 2), (w - radius, -h + radius, 3)]
+    centres = [
+        (w - radius, h - radius, 0),
+        (-w + radius, h - radius, 1),
+        (-w + radius, -h + radius, 2),
+        (w - radius, -h + radius, 3),
+    ]
     arcs = [
-        np.stack([x + cx + radius * np.cos(t + q * np.pi / 2), y + cy + radius * np.sin(t + q * np.pi / 2)], 1)
+        np.stack(
+            [x + cx + radius * np.cos(t + q * np.pi / 2), y + cy + radius * np.sin(t + q * np.pi / 2)], 1
+        )
         for cx, cy, q in centres
     ]
     return np.concatenate(arcs)
@@ -97,8 +112,11 @@ def colour_of(base: np.ndarray, shade: Shade) -> tuple[int, int, int]:
     return tuple(int(v) for v in np.round(255 * rgb))
 
 
-def rasterise(parts: list[Part], base: np.ndarray, centre: np.ndarray, scale: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Parts -> colours (H, W, 3) and silhouette (H, W), both float32 in [0, 1], without antialiasing (the scene is reduced later)."""
+def rasterise(
+    parts: list[Part], base: np.ndarray, centre: np.ndarray, scale: float, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parts -> colours (H, W, 3) and silhouette (H, W), both float32 in [0, 1], without antialiasing (the
+    scene is reduced later)."""
     height, width = shape
     colours = Image.new("RGB", (width, height), colour_of(base, 1.0))
     silhouette = Image.new("L", (width, height), 0)

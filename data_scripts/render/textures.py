@@ -1,7 +1,8 @@
-"""Surfaces that fill the picture. Each function returns brightness and tint (H, W, 3) around the surface's own colour.
+"""Surfaces that fill the picture. Each function returns brightness and tint (H, W, 3) around the surface's
+own colour.
 
-`u, v` are the picture's coordinates in units of its shorter half edge, already turned and shifted by the scene, so that a
-surface is the same at any resolution. No surface of any test set stands here.
+`u, v` are the picture's coordinates in units of its shorter half edge, already turned and shifted by the
+scene, so that a surface is the same at any resolution. No surface of any test set stands here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ def noise(r: R, shape: tuple[int, int], cells: float, octaves: int = 1) -> np.nd
     total, weight = np.zeros(shape, np.float32), 1.0
     for octave in range(octaves):
         n = max(2, round(cells * 2**octave))
-        grid = r.random((max(2, round(n * height / min(shape))) + 1, max(2, round(n * width / min(shape))) + 1)).astype(np.float32) * 2 - 1
+        grid = (
+            r.random(
+                (max(2, round(n * height / min(shape))) + 1, max(2, round(n * width / min(shape))) + 1)
+            ).astype(np.float32)
+            * 2
+            - 1
+        )
         total += weight * np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
         weight /= 2
     return total
@@ -122,5 +129,22 @@ def felt(u, v, r: R) -> np.ndarray:
     return _grey(1 + 0.1 * noise(r, u.shape, 30, 2))
 
 
-TRAIN_TEXTURES = (brick, denim, stripes, checkerboard, dots, marble, sand, cork, paper, gravel, knit, linen, corrugated, honeycomb, plaid, rope)
+TRAIN_TEXTURES = (
+    brick,
+    denim,
+    stripes,
+    checkerboard,
+    dots,
+    marble,
+    sand,
+    cork,
+    paper,
+    gravel,
+    knit,
+    linen,
+    corrugated,
+    honeycomb,
+    plaid,
+    rope,
+)
 VALIDATION_TEXTURES = (herringbone, felt)

@@ -1,0 +1,94 @@
+"""The files around the code agree with each other: pins, commands, checks."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+
+def pinned(lines: list[str]) -> dict[str, Version]:
+    found = [re.fullmatch(r"([\w.-]+)==([\w.!+]+)", line.strip()) for line in lines]
+    return {canonicalize_name(m[1]): Version(m[2]) for m in found if m}
+
+
+def environment_pins(root: Path) -> dict[str, Version]:
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    lists = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    return pinned(lists[0])
+
+
+def requirements(root: Path) -> list[Requirement]:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
+
+
+def test_conda_pins_are_the_verified_versions(root):
+    lock = pinned((root / "requirements.lock").read_text().splitlines())
+    environment = environment_pins(root)
+    assert environment and environment == {name: lock[name] for name in environment}
+    wanted = {canonicalize_name(requirement.name) for requirement in requirements(root)}
+    assert set(environment) == wanted
+
+
+def test_verified_versions_lie_in_the_ranges(root):
+    pins = environment_pins(root)
+    for requirement in requirements(root):
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_binder_reads_the_same_environment(root):
+    assert (root / "binder" / "environment.yml").read_text() == (root / "environment.yml").read_text()
+    assert (root / "binder" / "postBuild").stat().st_mode & 0o100, "binder/postBuild cannot be executed"
+
+
+def test_commands_that_are_promised_exist(root):
+    """`make ...` in the README, the book and the workflow file; .ci/run calls the README's test command."""
+    targets = set(re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.M))
+    pages = [root / "README.md", *(root / "book").glob("*.md"), root / ".github" / "workflows" / "book.yml"]
+    promised = {
+        name for page in pages for name in re.findall(r"^(?:\s*- run: )?make (\w+)", page.read_text(), re.M)
+    }
+    assert {"book", "test"} <= promised <= targets
+    commands = [line for line in (root / ".ci" / "run").read_text().splitlines() if line.startswith("make")]
+    assert commands == ["make test"]
+
+
+def test_hooks_use_the_verified_ruff_and_nbstripout(root):
+    repositories = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
+    revisions = {Path(entry["repo"]).name: entry["rev"] for entry in repositories}
+    pins = environment_pins(root)
+    assert Version(revisions["ruff-pre-commit"]) == pins["ruff"]
+    assert Version(revisions["nbstripout"]) == pins["nbstripout"]
+
+
+def test_citation_and_package_name_one_version(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_package_takes_its_data_along(root):
+    """Every data file of the package matches a pattern of package-data: a copy without it would not run."""
+    tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
+    package = root / "zsad_core"
+    taken = {p for pattern in tool["setuptools"]["package-data"]["zsad_core"] for p in package.glob(pattern)}
+    data = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".tmp")}
+    assert data and data <= taken
+
+
+def test_weights_fit_their_limit_and_their_checksum_file(root):
+    from zsad_core.cache import sha256_of
+
+    weights = root / "zsad_core" / "weights" / "zsad-mini.safetensors"
+    assert weights.stat().st_size <= 24e6
+    digest = sha256_of(weights)
+    assert weights.with_suffix(".sha256").read_text().split()[0] == digest
+    assert digest in (weights.parent / "README.md").read_text(), "the model card names other weights"
+    assert json.loads(weights.with_suffix(".json").read_text())["text_cfg"]["vocab_size"] == 49408

@@ -1,0 +1,134 @@
+"""What `make book` does with what an earlier run has left, in a copy of the checkout, at small settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+PARTS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "_config.yml")
+PROFILE = {
+    "datasets": {"mvtec": None, "visa": None, "sewerml": "textile"},
+    "weights": "random",
+    "limit_images": 1,
+    "seeds": 1,
+    "n_pairs": 4,
+    "pool_pairs": 4,
+    "pair_counts": [4],
+    "batch_size": 4,
+}
+STAMP = Path("cache/embedded/tiny/textile.txt")
+TABLE = Path("data/textile/meta.csv")
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path) -> Path:
+    skip = shutil.ignore_patterns("__pycache__", "_build", ".ipynb_checkpoints")
+    for part in PARTS:
+        source = root / part
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / part, ignore=skip)
+        else:
+            shutil.copy(source, tmp_path / part)
+    shutil.rmtree(tmp_path / "book" / "notebooks", ignore_errors=True)
+    profile = yaml.safe_load((root / "profiles" / "mini.yaml").read_text())
+    (tmp_path / "profiles" / "tiny.yaml").write_text(
+        yaml.safe_dump({**profile, **PROFILE, "profile": "tiny"})
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def start(checkout: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """start(*options): the workflow, in a process group of its own that ends with the test."""
+    processes = []
+
+    def run(*options: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "workflow/run.py", "--profile", "tiny", "--cores", "1", *options],
+            cwd=checkout,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} has not appeared"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout: Path, start: Callable) -> None:
+    table = checkout / TABLE
+    process = start("--until", "embeddings")
+    wait_for(checkout / STAMP, process)  # made when its job starts: the dataset is whole by then
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Snakemake and to its jobs
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert not (checkout / STAMP).exists()
+
+    made = table.stat().st_mtime_ns
+    finish(start("--until", "embeddings"))
+    assert (checkout / STAMP).exists()
+    assert table.stat().st_mtime_ns == made, "the dataset, which was whole, has been made again"
+    assert "Nothing to be done" in finish(start("--until", "embeddings"))
+
+
+def test_a_second_run_beside_the_first_is_refused(checkout: Path, start: Callable) -> None:
+    first = start("--until", "embeddings")
+    wait_for(checkout / ".snakemake" / "run.lock", first)
+    time.sleep(0.5)  # the file is made just before it is locked
+    second = start("--until", "embeddings")
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1 and "Another `make book` is running" in output
+
+
+def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout: Path, start: Callable) -> None:
+    """All outputs are put there by hand and declared up to date; then one source changes."""
+    names = [path.relative_to(checkout / "notebooks") for path in (checkout / "notebooks").rglob("*.ipynb")]
+    results = yaml.safe_load((checkout / "profiles" / "tiny.yaml").read_text())["results_dir"]
+    outputs = [
+        TABLE,
+        STAMP,
+        STAMP.with_name("texts.txt"),
+        *(Path(results, "notebooks") / name for name in names),
+    ]
+    for path in outputs:
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).write_text("made")
+    finish(start("--until", "sections", "--touch"))
+    assert "Nothing to be done" in finish(start("--until", "sections", "--dry-run"))
+
+    changed = checkout / "notebooks" / "rwda" / "31_prompt_guided.ipynb"
+    changed.write_text(changed.read_text().replace("{", "{ ", 1))
+    plan = finish(start("--until", "sections", "--dry-run"))
+    assert "31_prompt_guided" in plan
+    assert not [name.stem for name in names if name.stem != changed.stem and name.stem in plan], plan

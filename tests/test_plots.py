@@ -26,6 +26,12 @@ def test_scatter_tells_groups_by_marker_and_names_them():
     np.testing.assert_allclose(axes[0].collections[1].get_offsets(), [[2, 0], [3, 1]])
 
 
+def test_notebooks_show_figures_without_a_backend():
+    points = pd.DataFrame({"x": [0, 1], "y": [0, 1], "group": ["a", "b"]})
+    png = plots.scatter({"": points})._repr_png_()
+    assert png.startswith(b"\x89PNG") and png == plots.scatter({"": points})._repr_png_()
+
+
 def test_tsne_is_a_function_of_its_seed():
     rng = np.random.default_rng(0)
     groups = {"a": rng.normal(size=(20, 5)), "b": rng.normal(size=(15, 5)) + 9}

@@ -47,7 +47,7 @@ def test_a_comparison_says_in_words_what_was_not_run(comparison):
 
 def test_every_header_cell_has_a_scope_and_the_caption_is_the_tables(comparison):
     table = comparison_table(comparison, caption="Scores < 100 & more", columns=("dataset", "metric"))
-    assert "<caption>Scores &lt; 100 &amp; more</caption>" in table.html
+    assert "<caption><span>Scores &lt; 100 &amp; more</span></caption>" in table.html
     headers = re.findall(r"<th\b([^>]*)>([^<]*)", table.html)
     assert headers and all('scope="' in attributes and text.strip() for attributes, text in headers)
     assert table.html.count('scope="colgroup"') == 2 + 4  # datasets; metrics
@@ -68,6 +68,21 @@ def test_lines_keep_the_order_of_the_paper(comparison):
     )
     methods = re.findall(r"row_heading level1[^>]*>([^<]+)", table.html)
     assert methods == ["CLIP", "RWDA", "CLIP + RWDA", "WinCLIP", "CLIP", "CLIP + RWDA"]
+
+
+def test_a_line_that_only_a_run_has_stands_with_its_kin(comparison):
+    lines = comparison[(comparison["dataset"] == "mvtec") & (comparison["metric"] == "auroc")]
+    alone = lines.iloc[[0]].assign(method="rwda_alone", published=math.nan)
+    table = comparison_table(pd.concat([lines, alone]), caption="T", index=("variant", "method"))
+    methods = re.findall(r"row_heading level1[^>]*>([^<]+)", table.html)
+    assert methods == ["CLIP", "RWDA", "CLIP + RWDA", "rwda alone", "WinCLIP", "CLIP", "CLIP + RWDA"]
+
+
+def test_links_are_put_on_whole_cells_only():
+    frame = pd.DataFrame({"place": ["4.3 <a>", "see 4.3 <a>"]})
+    table = as_table(frame, "Places", links={"4.3 <a>": "rwda/43.html"})
+    assert table.html.count("<a href=") == 1
+    assert '<a href="rwda/43.html">4.3 &lt;a&gt;</a></td>' in table.html
 
 
 def test_a_plain_frame_hides_its_numbering_and_escapes_its_text():

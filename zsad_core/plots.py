@@ -7,6 +7,7 @@ text says the same again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import matplotlib as mpl
 import numpy as np
@@ -30,11 +31,20 @@ STYLE = {
 }
 
 
+class _Drawing(Figure):
+    """A figure that notebooks show without pyplot's global state, whatever backend is set."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], facecolor="white")
+        return buffer.getvalue()
+
+
 def _figure(
     rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0, **options
 ) -> tuple[Figure, np.ndarray]:
     """A figure outside pyplot's global list, and its axes (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _Drawing(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

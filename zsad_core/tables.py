@@ -92,8 +92,9 @@ def comparison_table(
 ) -> Table:
     """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`.
 
-    Cells hold 'mean ± std', or in words 'not yet run', 'undefined', 'no published number'. Lines and groups
-    keep the order of the comparison. A dataset that another one stands in for is labelled with both names.
+    Cells hold 'mean ± std', or in words 'not yet run', 'undefined', 'no published number'. Lines are grouped
+    by `index`, and lines and groups keep the order in which their names first appear. A dataset that another
+    one stands in for is labelled with both names.
 
     index, columns : column names of the comparison; together they must tell its rows apart.
     show : some of "published", "measured", "difference".
@@ -117,6 +118,11 @@ def comparison_table(
         texts[column] = [names.get(name, name.replace("_", " ")) for name in status[column].astype("str")]
     order = {column: texts[column].drop_duplicates().tolist() for column in columns}
     lines = texts[list(index)].drop_duplicates()
+    # Grouped by all but the last column, in the order of first appearance: a line that only a run has stands
+    # with its kin and not at the end.
+    if len(index) > 1:
+        ranks = lines[list(index)[:-1]].apply(lambda values: pd.factorize(values)[0])
+        lines = lines.loc[ranks.sort_values(list(ranks.columns), kind="stable").index]
     wide = texts.pivot(index=list(index), columns=list(columns), values=list(show))
     wide = wide.reorder_levels([*range(1, 1 + len(columns)), 0], axis="columns")
     groups = [()]
@@ -135,8 +141,13 @@ def _texts(status: pd.DataFrame, side: str, absent: str, digits: int) -> list[st
     return [absent if pd.isna(mean) else mean_std(mean, std, digits) for mean, std in pairs]
 
 
-def as_table(frame: pd.DataFrame, caption: str, *, digits: int = 2) -> Table:
-    """Any frame as a captioned, accessible table; its index makes row headers, plain numbering is hidden."""
+def as_table(
+    frame: pd.DataFrame, caption: str, *, digits: int = 2, links: Mapping[str, str] | None = None
+) -> Table:
+    """Any frame as a captioned, accessible table; its index makes row headers, plain numbering is hidden.
+
+    links : texts that become links wherever a cell holds exactly one of them, and where they lead.
+    """
     identity = hashlib.sha256((caption + frame.to_csv()).encode()).hexdigest()[:8]  # same table, same bytes
     styler = Styler(frame, uuid=identity, cell_ids=False, caption=html.escape(caption))
     styler = styler.format(escape="html", precision=digits, na_rep="-")
@@ -146,6 +157,11 @@ def as_table(frame: pd.DataFrame, caption: str, *, digits: int = 2) -> Table:
         styler = styler.hide(axis="index")
     body = re.sub(r"<th ([^>]*)>(?:&nbsp;)?</th>", r"<td \1></td>", styler.to_html())  # empty: no header
     body = re.sub(r"<th ([^>]*)>", _with_scope, body)
+    # The book's style keeps this span in sight while a wide table scrolls beneath it.
+    body = re.sub(r"<caption>(.*?)</caption>", r"<caption><span>\1</span></caption>", body, flags=re.S)
+    for name, target in (links or {}).items():
+        cell = f">{html.escape(name)}</td>"
+        body = body.replace(cell, f'><a href="{html.escape(target)}">{html.escape(name)}</a></td>')
     label = html.escape(caption, quote=True)
     region = f'<div role="region" aria-label="{label}" tabindex="0" style="overflow-x: auto">\n{body}</div>'
     text = frame.to_string(index=not plain, float_format=lambda v: f"{v:.{digits}f}", na_rep="-")

@@ -1,0 +1,166 @@
+"""The book builds without a warning, and its pages hold together: links, buttons, figures, tables.
+
+It is built once, in a temporary copy, from the notebooks as executed at their smallest settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup, Tag
+from conftest import NOTEBOOKS, ROOT
+
+FORK = "https://github.com/someone/fork"  # the buttons must follow BOOK_REPOSITORY
+HTML = "book/_build/html"
+MADE = {"_build", "notebooks"}  # folders in book/ that `make book` fills
+TEXTS = [path.relative_to(ROOT / "book") for path in sorted((ROOT / "book").rglob("*.md"))]
+SOURCES = {f"notebooks/{name}": f"notebooks/{name}.ipynb" for name in NOTEBOOKS}  # page -> its source
+SOURCES |= {path.with_suffix("").as_posix(): f"book/{path}" for path in TEXTS if path.parts[0] not in MADE}
+
+
+@pytest.fixture(scope="session")
+def book(once, executed, root) -> Path:
+    """A folder with the built book in it; whether it was built well is for the first test to say."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(root / "book", folder / "book", ignore=shutil.ignore_patterns(*MADE))
+        shutil.copy(root / "_config.yml", folder)
+        for name in ("zsad_core", "profiles"):  # book/_ext and an included page read them
+            (folder / name).symlink_to(root / name)
+        for name in NOTEBOOKS:
+            page = folder / "book" / "notebooks" / f"{name}.ipynb"
+            page.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(executed(name), page)
+        rule = re.search(r'\{params\.program\} (build [^"]+)"', (root / "workflow" / "Snakefile").read_text())
+        assert rule, "the rule `book` calls jupyter-book in another way now"
+        command = [str(Path(sys.executable).parent / "jupyter-book"), *rule[1].split()]
+        environment = {**os.environ, "PYTHONPATH": ".", "BOOK_REPOSITORY": FORK}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        said = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).splitlines()
+        lines = [rule[1], str(done.returncode), *dict.fromkeys(said)]  # Sphinx repeats itself
+        (folder / "outcome.txt").write_text("\n".join(lines))
+
+    return once("book", make)
+
+
+@pytest.fixture(scope="session")
+def pages(book) -> dict[str, BeautifulSoup]:
+    """Every page that was built, by its path without .html."""
+    names = [path.relative_to(book / HTML) for path in sorted((book / HTML).rglob("*.html"))]
+    texts = {name: (book / HTML / name).read_text() for name in names if name.parts[0] != "_static"}
+    return {
+        name.with_suffix("").as_posix(): BeautifulSoup(text, "html.parser") for name, text in texts.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def articles(pages) -> dict[str, Tag]:
+    """The body of each page that somebody wrote: not of the index and the search."""
+    return {page: pages[page].select_one("article.bd-article") for page in SOURCES}
+
+
+def test_book_builds_without_a_warning(book):
+    command, code, *said = (book / "outcome.txt").read_text().splitlines()
+    assert {"-W", "-n", "--keep-going"} <= set(command.split()), "warnings must be errors"
+    assert code == "0", "\n".join(said[-40:])
+
+
+def test_every_link_leads_somewhere(book, pages):
+    files = {page: book / HTML / f"{page}.html" for page in pages}
+    places = {files[page]: {tag["id"] for tag in soup.select("[id]")} for page, soup in pages.items()}
+    broken, followed = [], 0
+    for page, soup in pages.items():
+        links = [tag[key] for key in ("href", "src") for tag in soup.select(f"[{key}]")]
+        links += [tag["content"].partition("url=")[2] for tag in soup.select('meta[http-equiv="Refresh"]')]
+        for link in links:
+            url = urlsplit(urljoin(files[page].as_uri(), link))
+            if url.scheme != "file":  # elsewhere: not fetched
+                if url.scheme not in ("https", "mailto", "javascript"):
+                    broken.append(f"{page}: {link} is not https")
+                continue
+            followed += 1
+            target, place = Path(unquote(url.path)), unquote(url.fragment)
+            if not target.is_relative_to(book / HTML) or not target.is_file():
+                broken.append(f"{page}: {link} was not built")
+            elif place and target in places and place not in places[target]:
+                broken.append(f"{page}: {link} names no place on that page")
+    assert followed > 10 * len(pages), "the links were not found"
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("page", SOURCES)
+def test_buttons_open_the_source_in_the_repository(pages, page):
+    repository = FORK.removeprefix("https://github.com/")
+    before = {
+        "edit": f"{FORK}/edit/main/",
+        "colab": f"https://colab.research.google.com/github/{repository}/blob/main/",
+        "binder": f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/",
+    }
+    buttons = [unquote(tag["href"]) for tag in pages[page].select(".article-header-buttons a[href]")]
+    pairs = [(kind, start, link) for kind, start in before.items() for link in buttons]
+    opened = {kind: link.removeprefix(start) for kind, start, link in pairs if link.startswith(start)}
+    wanted = before if SOURCES[page].endswith(".ipynb") else ["edit"]  # Markdown does not run elsewhere
+    assert opened == dict.fromkeys(wanted, SOURCES[page]), buttons
+    assert (ROOT / SOURCES[page]).is_file() and FORK in buttons, buttons
+
+
+def test_every_page_has_a_title_and_one_main_heading(pages, articles):
+    for page, article in articles.items():
+        headings = [h1.get_text().removesuffix("#").strip() for h1 in article.select("h1")]
+        assert len(headings) == 1 and headings[0], f"{page}: {headings}"
+        assert pages[page].title.get_text().startswith(headings[0]), page
+
+
+def test_figures_are_drawn_numbered_captioned_and_described(articles):
+    wanted = {}
+    for name in NOTEBOOKS:
+        for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+            if "figure" in (metadata := cell.metadata.get("mystnb", {})):
+                wanted[f"notebooks/{name}", metadata.figure.name] = metadata.image.alt
+    shown = {
+        (page, tag.get("id")): tag for page, article in articles.items() for tag in article.select("figure")
+    }
+    assert set(shown) == set(wanted)
+    empty = [place for place, figure in shown.items() if len(figure.select("img")) != 1]
+    assert not empty, f"no picture above the caption: {empty}"
+    assert {place: figure.img["alt"] for place, figure in shown.items()} == wanted
+    captions = [tag.figcaption.get_text(" ", strip=True) for tag in shown.values()]
+    numbers = [int(found[1]) for text in captions if (found := re.match(r"Fig\. (\d+) +\w", text))]
+    assert sorted(numbers) == list(range(1, len(wanted) + 1)), captions
+
+
+def test_every_picture_of_the_text_has_alt_text(articles):
+    pictures = [(page, tag) for page, article in articles.items() for tag in article.select("img")]
+    assert pictures, "a book without pictures"
+    # without an alt text Sphinx writes the file's address there
+    poor = [(page, alt) for page, tag in pictures if re.search(r"^\s*$|\.\w+$", alt := tag.get("alt", ""))]
+    assert not poor
+
+
+def test_wide_tables_scroll_in_their_place(book, pages, articles):
+    ours = "".join((book / HTML / "_static" / "book.css").read_text().split())
+    assert re.search(r"\.cell_output\.text_html,[^}]*overflow-x:auto", ours), (
+        "book.css lets tables widen the page"
+    )
+    # the theme's container of Markdown tables, that of zsad_core.tables, and any other output of a cell
+    scrolls = '.pst-scrollable-table-container, [style*="overflow-x: auto"], .cell_output .text_html'
+    tables = [(page, table) for page, article in articles.items() for table in article.select("table")]
+    assert len({page for page, _ in tables}) > len(NOTEBOOKS) / 2, "the tables were not found"
+    wide = [(page, table.get_text()[:80]) for page, table in tables if not table.css.closest(scrolls)]
+    assert not wide
+    assert all(pages[page].select('link[rel="stylesheet"][href*="book.css"]') for page, _ in tables)
+
+
+def test_no_page_shows_an_error_or_what_went_to_stderr(articles):
+    """A build with warnings as errors sees neither."""
+    for page, article in articles.items():
+        shown = article.select(".output.traceback, .output.stderr")
+        assert not shown, f"{page}: {shown[0].get_text()[:400]}"

@@ -1,0 +1,206 @@
+"""The book's sources keep the house rules. A build with warnings as errors sees none of this."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import NOTEBOOKS, ROOT
+from markdown_it import MarkdownIt
+
+from zsad_core.settings import parameters_cell
+
+MADE = {"_build", "notebooks"}  # folders in book/ that `make book` fills
+TEXTS = sorted(path.relative_to(ROOT / "book") for path in (ROOT / "book").rglob("*.md"))
+PAGES = [path.with_suffix("").as_posix() for path in TEXTS if path.parts[0] not in MADE]
+PAGES += [f"notebooks/{name}" for name in NOTEBOOKS]
+LONGEST_CELL, LONGEST_MODULE = 15, 400  # lines
+LARGEST_FILE = 24_000 * 1024  # bytes, as in .pre-commit-config.yaml
+PRESENTATION = {"hide-input", "hide-output", "hide-cell", "remove-input", "remove-output", "remove-cell"}
+# Put together from parts, so that this file does not trip over itself.
+MACHINE_PATHS = ["/" + "work/", "/" + "root/", "/" + "tmp/w"]
+FOLDER_OF_A_MACHINE = re.compile(r"(?<![\w.-])/(?:home|root|work|tmp|Users|mnt)\b|\b[A-Z]:\\\w")
+INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
+LABEL = re.compile(r"^\(([\w-]+)\)=$|^:(?:label|name): ([\w-]+)$", re.M)
+
+
+def cells_of(name: str, kind: str = "code") -> list[Any]:
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def tags_of(cell: Any) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def prose(page: str) -> str:
+    """The Markdown of a page, in book/ or of a notebook, with the files that it includes."""
+    if page.startswith("notebooks/"):
+        return "\n\n".join(cell.source for cell in cells_of(page.removeprefix("notebooks/"), "markdown"))
+    path = ROOT / "book" / f"{page}.md"
+    return INCLUDE.sub(lambda found: (path.parent / found[1]).read_text(), path.read_text())
+
+
+def images_without_alt(text: str) -> list[str]:
+    directives = re.findall(r"^[`:]{3,}\{(?:image|figure)\}.*\n(?:(?![`:]{3,}).*\n)*", text, re.M)
+    inline = re.findall(r"!\[\s*\]\([^)]*\)|<img(?![^>]*\balt=\"[^\"])[^>]*>", text)
+    return inline + [found for found in directives if not re.search(r"^:alt: *\S", found, re.M)]
+
+
+def artifacts() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "book" / "artifacts.csv", keep_default_na=False)
+
+
+def test_table_of_contents_lists_every_page_once_and_nothing_else():
+    toc = (ROOT / "book" / "_toc.yml").read_text()
+    listed = re.findall(r"^[ -]*(?:root|file): *(\S+)$", toc, re.M)
+    twice = [name for name, times in Counter(listed).items() if times > 1]
+    assert not twice, f"listed twice in book/_toc.yml: {twice}"
+    assert not set(PAGES) - set(listed), "pages that book/_toc.yml lacks"
+    assert not set(listed) - set(PAGES), "book/_toc.yml lists what does not exist"
+
+
+@pytest.mark.filterwarnings(
+    "error::nbformat.warnings.DuplicateCellId", "error::nbformat.warnings.MissingIDFieldWarning"
+)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_is_valid_and_committed_without_outputs(name):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata, "an executed copy: strip it (nbstripout)"
+    for cell in cells_of(name):
+        assert not cell.outputs, f"a stored output below\n{cell.source}"
+        assert cell.execution_count is None, f"an execution count beside\n{cell.source}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_come_first_and_are_checked_at_once(name):
+    cells = cells_of(name)
+    # papermill would write its values below the tagged cell; none at all, and the notebook's own lines win
+    assert [i for i, cell in enumerate(cells) if "parameters" in tags_of(cell)] == [0]
+    assert not [cell for cell in cells if "injected-parameters" in tags_of(cell)]
+    names = re.findall(r"^(\w+):", cells[0].source, re.M)
+    assert names[0] == "profile"
+    # one name means the same in every notebook: type, default and comment are those of zsad_core.settings
+    assert cells[0].source == parameters_cell(names)
+    assert "read_settings(globals())" in cells[1].source, "the check must stand right below the parameters"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_code_cells_are_short(name):
+    # the parameters are a list, one a line, and not code to follow
+    code = [cell.source for cell in cells_of(name) if "parameters" not in tags_of(cell)]
+    long = [source for source in code if len(source.splitlines()) > LONGEST_CELL]
+    assert not long, f"more than {LONGEST_CELL} lines:\n" + "\n---\n".join(long)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_names_no_folder_of_a_machine(name):
+    for cell in cells_of(name) + cells_of(name, "markdown"):
+        found = FOLDER_OF_A_MACHINE.search(cell.source)
+        assert not found, f"{found[0]} in\n{cell.source}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_figures_have_caption_label_and_alt_text(name):
+    for cell in cells_of(name):
+        mystnb = cell.metadata.get("mystnb", {})
+        if not {"figure", "image"} & set(mystnb):
+            continue
+        figure, image = mystnb.get("figure", {}), mystnb.get("image", {})
+        assert figure.get("caption", "").strip(), f"no caption:\n{cell.source}"
+        assert re.fullmatch(r"fig-[a-z0-9-]+", figure.get("name", "")), f"no label fig-...:\n{cell.source}"
+        alt = image.get("alt", "").strip()
+        assert alt, f"no alt text: {figure['name']}"
+        assert alt != figure["caption"].strip(), f"the alt text says the caption again: {figure['name']}"
+        # else the theme changes the colours of heat maps in dark mode
+        assert "dark-light" in image.get("classes", ""), f"no class dark-light: {figure['name']}"
+
+
+def test_labels_are_unique_across_the_book():
+    labels = [first or second for page in PAGES for first, second in LABEL.findall(prose(page))]
+    metadata = [cell.metadata for name in NOTEBOOKS for cell in cells_of(name)]
+    figures = [part.mystnb.figure.name for part in metadata if "figure" in part.get("mystnb", {})]
+    assert labels and figures, "labels are written in another way now: see LABEL"
+    assert not [label for label, times in Counter(labels + figures).items() if times > 1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_has_one_title_and_no_heading_skips_a_level(page):
+    tokens = MarkdownIt("commonmark").enable("table").parse(prose(page))
+    levels = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
+    assert levels and levels[0] == 1, "the first heading is no title"
+    assert levels.count(1) == 1, f"{levels.count(1)} titles"
+    assert all(below - above <= 1 for above, below in zip(levels, levels[1:])), (
+        f"a level is skipped: {levels}"
+    )
+
+
+def test_images_in_prose_have_alt_text():
+    for poor in ("![](a.png)", "```{figure} b.png\n:name: b\n```\n", '<img src="c.png" alt="">'):
+        assert images_without_alt(poor), poor  # few pages have images: see that one would be found
+    assert not images_without_alt(
+        '![A](a.png)\n\n:::{image} b.png\n:alt: B\n:::\n\n<img src="c.png" alt="C">'
+    )
+    assert not {page: found for page in PAGES if (found := images_without_alt(prose(page)))}
+
+
+def test_artifacts_are_all_tables_and_figures_of_the_papers():
+    table = artifacts()
+    assert table["kind"].value_counts().to_dict() == {"table": 59, "figure": 53}
+    assert set(table["status"]) <= {"done", "planned"}
+    assert not table[table.duplicated(["paper", "artifact"])].to_dict("records")
+    assert (table["kind"].eq("figure") == table["artifact"].str.startswith("F")).all()
+    # every published number belongs to one of them
+    for paper, own in table.groupby("paper"):
+        published = pd.read_csv(ROOT / "zsad_core" / "published" / f"{paper}.csv")
+        assert not set(published["artifact"]) - set(own["artifact"]), paper
+
+
+def test_every_artifact_that_is_done_has_its_cell_and_every_tagged_cell_its_artifact():
+    table = artifacts()
+    done = table[table["status"] == "done"]
+    assert not table.loc[table["status"] == "planned", "notebook"].any(), "planned, yet a notebook is named"
+    named = {f"artifact:{a.paper}:{a.artifact}": a.notebook for a in done.itertuples()}
+    tagged = []
+    for name in NOTEBOOKS:
+        for cell in cells_of(name):
+            others = set(tags_of(cell)) - PRESENTATION - {"parameters"}
+            found = [tag for tag in others if tag.startswith("artifact:")]
+            assert others == set(found), f"{name}: unknown tags, perhaps misspelt: {others - set(found)}"
+            tagged += [(tag, f"notebooks/{name}.ipynb") for tag in found]
+            for paper, figure in re.findall(r"artifact:(\w+):F(\w+)", " ".join(found)):
+                assert cell.metadata.mystnb.figure.name == f"fig-{paper}-{figure}", f"{name}: {found}"
+    assert sorted(tagged) == sorted(named.items())
+    assert set(table.loc[table["paper"] == "rwda", "status"]) == {"done"}, "the RWDA part is whole"
+
+
+def test_no_file_is_too_large_or_names_a_folder_of_a_machine():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [path for name in listed.split("\0") if (path := ROOT / name).is_file()]
+    assert Path(__file__) in files
+    large = {str(path): path.stat().st_size for path in files if path.stat().st_size > LARGEST_FILE}
+    assert not large
+    naming = {
+        str(path): found
+        for path in files
+        if (found := [text for text in MACHINE_PATHS if text.encode() in path.read_bytes()])
+    }
+    assert not naming
+
+
+def test_modules_fit_in_the_head():
+    modules = [path for folder in ("zsad_core", "data_scripts") for path in (ROOT / folder).rglob("*.py")]
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in modules}
+    assert len(lines) > 20, "the packages lie elsewhere"
+    assert not {name: n for name, n in lines.items() if n > LONGEST_MODULE}

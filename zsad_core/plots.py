@@ -286,7 +286,7 @@ def diagram(
                 "ec": "#D55E00" if name in emphasis else "#33506B",
                 "lw": 2.2 if name in emphasis else 1.1,
             }
-            drawn[name] = axis.text(x, y, text, ha="center", va="center", fontsize=8.5, bbox=style)
+            drawn[name] = axis.text(x, y, text, ha="center", va="center", fontsize=9.5, bbox=style)
         figure.draw_without_rendering()
         patches: dict[str, FancyBboxPatch] = {name: text.get_bbox_patch() for name, text in drawn.items()}
         for arrow in arrows:
@@ -306,9 +306,9 @@ def diagram(
             )
             if label:
                 (x0, y0), (x1, y1) = boxes[start][:2], boxes[stop][:2]
-                axis.text(
-                    (x0 + x1) / 2, (y0 + y1) / 2 + 0.03, label[0], fontsize=7.5, ha="center", va="bottom"
-                )
+                clear = {"fc": "white", "ec": "none", "pad": 1.5}  # the arrow must not cross the word
+                middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+                axis.text(*middle, label[0], fontsize=9, ha="center", va="center", bbox=clear)
         for x, y, text in titles:
-            axis.text(x, y, text, fontsize=9.5, fontweight="bold", ha="left", va="center")
+            axis.text(x, y, text, fontsize=10, fontweight="bold", ha="left", va="center")
         return figure

@@ -75,7 +75,8 @@ def train_runs(
         for seed in seeds:
             chosen = draw_pairs(len(normal), n_pairs, seed)
             jobs.append(delayed(train_fnn)(normal[chosen], anomalous[chosen], seed=seed, **options))
-        runs = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+        # copy-on-write maps: torch warns of arrays that it could not write to
+        runs = Parallel(n_jobs=n_jobs, return_as="generator", mmap_mode="c")(jobs)
         progress = tqdm(
             zip(seeds, runs, strict=True), total=len(seeds), desc=f"FNN on {n_pairs} pairs", leave=False
         )

@@ -90,9 +90,8 @@ def scatter(
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=1 if len(labels) > 2 else 2, markerscale=1.6
-        )
+        beside = 2 if columns > 1 and len(labels) == 2 else 1  # one panel is too narrow for two names
+        figure.legend(handles, labels, loc="outside lower center", ncols=beside, markerscale=1.6)
         return figure
 
 

@@ -90,7 +90,7 @@ def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
         ({"category": ""}, "an empty category, defect or image"),
         ({"image": "01/train/good/0.png"}, "an image that is listed before"),
         ({"image": "../0.png"}, "not relative to the folder"),
-        ({"mask": "/tmp/mask.png"}, "not relative to the folder"),
+        ({"mask": "/elsewhere/mask.png"}, "not relative to the folder"),
         ({"image": "01\\train\\0.png"}, "not relative to the folder"),
         ({"image": "C:/0.png"}, "not relative to the folder"),
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
@@ -70,10 +72,15 @@ def test_two_runs_with_one_seed_write_the_same_bytes(executed, papermill, small_
     assert second and second == {name: first[name] for name in second}
 
 
-def test_real_architecture_with_random_weights(papermill, small_run, tmp_path):
+def test_real_architecture_with_random_weights(papermill, small_data, small_run, tmp_path):
+    shutil.copytree(small_data / "mini_mvtec", tmp_path / "data" / "mini_mvtec")
+    table = tmp_path / "data" / "mini_mvtec" / "meta.csv"
+    meta = pd.read_csv(table)  # six views of an image take seconds, so four images have to do
+    meta = meta[(meta["split"] == "test") & meta["category"].isin(["screw", "wood"])]
+    meta.to_csv(table, index=False)
     few = {"seeds": 1, "limit_images": 1, "n_pairs": 4, "pool_pairs": 8, "pair_counts": [4], "batch_size": 4}
-    parameters = small_run | few | ARCHITECTURE
-    parameters |= {"results_dir": str(tmp_path / "results"), "datasets": {"mvtec": "mini_mvtec"}}
+    parameters = small_run | few | ARCHITECTURE | {"datasets": {"mvtec": "mini_mvtec"}}
+    parameters |= {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
     done = papermill("rwda/31_prompt_guided", tmp_path / "out.ipynb", parameters)
     assert done.returncode == 0, done.stderr
     assert "ViT-B-16-plus-240" in (tmp_path / "out.ipynb").read_text()

@@ -19,6 +19,16 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
 
 
+def run(command: list[str]) -> int:
+    """The command's exit code. Ctrl-C reaches Snakemake as well, which is given the time to clean up."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
@@ -40,7 +50,7 @@ def main() -> int:
         subprocess.run([*snakemake, "--unlock", "--quiet", "all"], cwd=ROOT, capture_output=True)
         for step in STEPS[arguments.until]:
             options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason", *others]
-            code = subprocess.run([*snakemake, step, *options], cwd=ROOT).returncode
+            code = run([*snakemake, step, *options])
             if code:
                 print(
                     f"`{step}` failed. A notebook that failed lies in the results folder under unfinished/, "

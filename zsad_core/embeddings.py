@@ -156,8 +156,10 @@ def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
     """The dataset that stands in the place of a published one, at most `limit_images` test images a category
     and label; None if there is none."""
     name = settings.datasets.get(role)
-    if name is None:
-        return None
+    return None if name is None else _dataset_named(settings, name)
+
+
+def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
     dataset = load_dataset(Path(settings.data_dir) / name)
     return dataset.limit(settings.limit_images) if settings.limit_images else dataset
 
@@ -182,16 +184,19 @@ def main() -> None:
     settings = read_settings({"profile": arguments.profile})
     encoder = encoder_of(settings)
     if arguments.dataset:
-        image_embeddings(
-            encoder, load_dataset(Path(settings.data_dir) / arguments.dataset), settings.cache_dir
-        )
+        dataset = _dataset_named(settings, arguments.dataset)
+        embedded = image_embeddings(encoder, dataset, settings.cache_dir)
+        images, views, _ = embedded.vectors.shape
+        print(f"{dataset.name}: {images} images, {views} views each, {encoder.weights_id}")
         return
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
-    pairs = list(
-        zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True)
-    )  # each word once: eight sets for 16 pairs
+    # each word once: eight sets of sentences for 16 pairs of words
+    pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))
     for normal, anomaly in tqdm(pairs, desc="random-word prompts"):
         random_word_embeddings(encoder, settings.cache_dir, settings.pool_pairs, normal, anomaly, **options)
+    print(
+        f"random-word prompts: {settings.pool_pairs} of each of {2 * len(pairs)} words, {encoder.weights_id}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
 # make test      every test
-# make lab       JupyterLab on a copy of the notebooks
+# make lab       JupyterLab in this folder
 # make env       only the environment, in .venv
 # make clean     everything that was made, except the environment and the datasets
 
@@ -32,7 +32,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
 lab: $(STAMP)
-	$(BIN)/python -m jupyterlab --notebook-dir=. --ServerApp.root_dir=.
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir=.
 
 clean:
 	rm -rf book/_build book/notebooks executed logs results cache .snakemake .pytest_cache .ruff_cache

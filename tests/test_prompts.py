@@ -13,6 +13,8 @@ from zsad_core.prompts import (
     object_name,
     prompt_pair,
     random_word_prompts,
+    winclip_states,
+    zero_shot_prompts,
 )
 
 
@@ -119,6 +121,43 @@ def test_compositional_ensemble_counts_and_wording() -> None:
     )
 
 
+def test_winclips_states_and_templates_are_all_of_the_papers() -> None:
+    """Public code lacks two of the 22 templates, or the full stops; "broken" came with a later method."""
+    normal, anomalous = winclip_states()
+    assert (len(set(normal)), len(set(anomalous))) == (7, 4)
+    assert normal[0] == "{}" and not any("broken" in state for state in normal + anomalous)
+    sentences = compositional_ensemble("bottle")[1]
+    kinds = ("cropped ", "close-up ", "bright ", "dark ", "jpeg corrupted ", "blurry ", "")
+    openings = {(f"a {kind}photo of", "") for kind in kinds} | {
+        ("a photo of", s) for s in ("small ", "large ")
+    }
+    expected = {f"{o} {article} {s}damaged bottle." for o, s in openings for article in ("a", "the")}
+    for purpose in ("visual inspection", "anomaly detection"):
+        expected |= {f"a photo of {article} damaged bottle for {purpose}." for article in ("a", "the")}
+    assert expected == {sentence for sentence in sentences if "damaged" in sentence} and len(expected) == 22
+
+
+def test_prompt_sets_that_winclip_compares() -> None:
+    assert zero_shot_prompts("metal nut", "two_class") == (["normal metal nut"], ["anomalous metal nut"])
+    normal, anomalous = zero_shot_prompts("metal nut", "imagenet")
+    assert (len(set(normal)), len(set(anomalous))) == (80, 80)
+    assert "a bad photo of a normal metal nut." in normal
+    assert anomalous == [sentence.replace("normal", "anomalous") for sentence in normal]
+    assert zero_shot_prompts("metal nut", "state_ens") == tuple(
+        [state.format("metal nut") for state in side] for side in winclip_states()
+    )
+    assert zero_shot_prompts("metal nut") == compositional_ensemble("metal nut")
+
+
+def test_states_of_known_defects_come_on_top() -> None:
+    normal, anomalous = zero_shot_prompts("metal nut", "specific_states", ["color", "bent_lead"])
+    usual = compositional_ensemble("metal nut")
+    assert normal == usual[0] and anomalous[:88] == usual[1]
+    assert len(set(anomalous)) == 88 + 2 * 22
+    assert "a photo of a metal nut with bent lead for visual inspection." in anomalous[88:]
+    assert zero_shot_prompts("metal nut", "specific_states") == usual
+
+
 def test_object_names() -> None:
     assert object_name("pipe_fryum") == "pipe fryum"
     assert object_name("pcb1") == "pcb1"
@@ -137,6 +176,8 @@ def test_object_names() -> None:
         (lambda: prompt_pair(article="none"), "article='none'"),
         (lambda: compositional_ensemble("x", states=(["{}"], [])), "none of the two empty"),
         (lambda: compositional_ensemble("x", templates=["a photo"]), "one '{}' each"),
+        (lambda: zero_shot_prompts("x", "states"), "kind='states': expected one of two_class, imagenet"),
+        (lambda: zero_shot_prompts(" x"), "object_name=' x'"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(call, message: str) -> None:

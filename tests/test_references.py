@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from zsad_core.references import association, image_similarity_score, sample_references
+from zsad_core.references import (
+    association,
+    build_memory,
+    image_similarity_score,
+    reference_maps,
+    sample_references,
+    winclip_plus,
+)
+from zsad_core.windows import window_indices
 
 RNG = np.random.default_rng(0)
 
@@ -29,6 +37,108 @@ def test_association_range_and_kinds() -> None:
     itself = association(query, query.flatten(0, 1))
     assert isinstance(itself, torch.Tensor) and bool((itself >= 0).all())
     torch.testing.assert_close(itself, torch.zeros(4, 6), rtol=0, atol=1e-6)
+
+
+GRID = (3, 4)
+
+
+def features(n: int, seed: int) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """Patch tokens (n, 12, 5) and windows (n, n_windows, 8) of n images."""
+    draw = lambda *shape: torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    return draw(12, 5), {2: draw(6, 8), 3: draw(2, 8)}
+
+
+@pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
+def test_reference_maps_against_loops(aggregate: str) -> None:
+    """Every patch and window is compared with all of all references, wherever they are."""
+    patches, windows = features(2, seed=0)
+    kept_patches, kept_windows = features(3, seed=1)
+    maps = reference_maps(patches, windows, build_memory(kept_patches, kept_windows), GRID, aggregate)
+    assert list(maps) == ["P", "W2", "W3"]
+
+    def nearest(vector: torch.Tensor, references: torch.Tensor) -> float:
+        return min(distance(vector.numpy(), r) for image in references.numpy() for r in image)
+
+    for i in range(2):
+        tokens = np.reshape([nearest(v, kept_patches) for v in patches[i]], GRID)
+        np.testing.assert_allclose(maps["P"][i], tokens, atol=1e-6)
+        for size in (2, 3):
+            distances = [nearest(v, kept_windows[size]) for v in windows[size][i]]
+            over = [[] for _ in range(12)]
+            for value, members in zip(distances, window_indices(GRID, size).tolist(), strict=True):
+                for patch in members:
+                    over[patch].append(1 / value if aggregate == "harmonic" else value)
+            means = np.reshape([np.mean(values) for values in over], GRID)
+            expected = 1 / means if aggregate == "harmonic" else means
+            np.testing.assert_allclose(maps[f"W{size}"][i], expected, rtol=1e-4)
+
+
+def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score() -> None:
+    patches, windows = features(3, seed=0)
+    maps = reference_maps(
+        patches, windows, build_memory(patches[1:], {k: v[1:] for k, v in windows.items()}), GRID
+    )
+    language, zero_shot = torch.tensor([0.2, 0.5, 0.9]), torch.rand(3, *GRID)
+    scores, visual = winclip_plus(language, zero_shot, [*maps.values()], fuse="none")
+    torch.testing.assert_close(visual[1:], torch.zeros(2, *GRID, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores[1:], language[1:].double() / 2, rtol=0, atol=1e-6)
+    assert visual[0].min() > 0.01 and scores[0] > 0.11
+    _, fused = winclip_plus(language, zero_shot, [*maps.values()])
+    torch.testing.assert_close(fused[1:], zero_shot[1:].double() / 2, rtol=0, atol=1e-6)
+    _, fused = winclip_plus(language, zero_shot, [torch.zeros(3, *GRID)], fuse="harmonic")
+    assert (fused == 0).all()  # neither NaN nor infinite
+
+
+def test_more_references_bring_no_patch_further_away() -> None:
+    (patches, windows), (kept_patches, kept_windows) = features(2, seed=0), features(4, seed=1)
+    one, four = (
+        reference_maps(
+            patches,
+            windows,
+            build_memory(kept_patches[:k], {s: v[:k] for s, v in kept_windows.items()}),
+            GRID,
+        )
+        for k in (1, 4)
+    )
+    assert all((four[name] <= one[name]).all() and (four[name] < one[name]).any() for name in one)
+
+
+def test_parts_of_winclip_plus() -> None:
+    language = torch.tensor([0.6, 0.1])
+    zero_shot = torch.tensor([[[0.5, 0.25]], [[1.0, 0.0]]])
+    maps = [torch.tensor([[[0.1, 0.3]], [[0.2, 0.0]]]), torch.tensor([[[0.3, 0.1]], [[0.4, 0.2]]])]
+    visual = [[[0.2, 0.2]], [[0.3, 0.1]]]  # their maximum is not the mean of maxima: 0.2, not 0.3
+    for score, expected in (
+        ("ascore0+max_map", [0.4, 0.2]),
+        ("max_map", [0.2, 0.3]),
+        ("ascore0", [0.6, 0.1]),
+    ):
+        found, _ = winclip_plus(language, zero_shot, maps, score=score)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for fuse, expected in (
+        ("mean", [[[0.35, 0.225]], [[0.65, 0.05]]]),
+        ("harmonic", [[[2 / 7, 2 / 9]], [[6 / 13, 0]]]),
+        ("none", visual),
+    ):
+        scores, fused = winclip_plus(language, zero_shot, maps, fuse=fuse)
+        np.testing.assert_allclose(fused, expected, rtol=1e-6)
+        np.testing.assert_allclose(scores, [0.4, 0.2], rtol=1e-6)  # of M^W alone, whatever the map
+
+
+def test_winclip_plus_needs_references_and_known_options() -> None:
+    patches, windows = features(0, seed=0)
+    with pytest.raises(ValueError, match="no reference images: WinCLIP\\+ needs at least one"):
+        build_memory(patches, windows)
+    score, maps = torch.zeros(1), torch.zeros(1, *GRID)
+    with pytest.raises(ValueError, match="no reference maps"):
+        winclip_plus(score, maps, [])
+    with pytest.raises(ValueError, match="score='max': expected one of ascore0\\+max_map, max_map, ascore0"):
+        winclip_plus(score, maps, [maps], score="max")
+    with pytest.raises(ValueError, match="fuse='sum': expected 'mean', 'harmonic' or 'none'"):
+        winclip_plus(score, maps, [maps], fuse="sum")
+    patches, windows = features(1, seed=0)
+    with pytest.raises(ValueError, match="average 'max'"):
+        reference_maps(patches, windows, build_memory(patches, windows), GRID, "max")
 
 
 @pytest.mark.parametrize("same_view", [False, True])

@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core.windows import window_indices
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.scores import prompt_score
+from zsad_core.windows import (
+    aggregate_windows,
+    combine_scales,
+    upsample,
+    winclip_map,
+    window_indices,
+    zero_shot_map,
+)
+
+# window indices
 
 
 @settings(deadline=None)
@@ -27,12 +43,199 @@ def test_windows_of_winclips_grid() -> None:
     two, three = window_indices(15, 2), window_indices(15, 3)
     assert two[0].tolist() == [0, 1, 15, 16] and two[14].tolist() == [15, 16, 30, 31]
     assert three[0].tolist() == [0, 1, 2, 15, 16, 17, 30, 31, 32]
-    for windows, count, inner in ((two, 196, 4), (three, 169, 9)):
-        coverage = np.bincount(windows.flatten(), minlength=225)
-        assert len(windows) == count and coverage[0] == 1 and coverage[112] == inner
+    assert three[13].tolist() == [15, 16, 17, 30, 31, 32, 45, 46, 47]
+    along = {2: [1, *[2] * 13, 1], 3: [1, 2, *[3] * 11, 2, 1]}  # windows that cover a place on one axis
+    for size, windows, count in ((2, two, 196), (3, three, 169)):
+        coverage = np.bincount(windows.flatten(), minlength=225).reshape(15, 15)
+        assert len(windows) == count
+        np.testing.assert_array_equal(coverage, np.outer(along[size], along[size]))
 
 
 @pytest.mark.parametrize("size", [0, 4])
 def test_window_that_does_not_fit(size: int) -> None:
     with pytest.raises(ValueError, match=f"{size} x {size} patches does not fit a grid of 3 x 4"):
         window_indices((3, 4), size)
+
+
+# means over windows and over scales
+
+
+def mean(values: list[float], average: str) -> float:
+    """One number at a time."""
+    if average == "arithmetic":
+        return math.fsum(values) / len(values)
+    return 0.0 if 0 in values else len(values) / math.fsum(1 / value for value in values)
+
+
+def by_patch(scores: list[float], grid: tuple[int, int], size: int, average: str) -> list[list[float]]:
+    """(rows, columns): each patch looks for the windows that it lies in."""
+    windows = [*zip(scores, window_indices(grid, size).tolist(), strict=True)]
+    found = [[score for score, patches in windows if i in patches] for i in range(grid[0] * grid[1])]
+    return np.reshape([mean(values, average) for values in found], grid).tolist()
+
+
+@settings(deadline=None)
+@given(grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), data=st.data())
+def test_patches_get_the_mean_of_the_windows_that_cover_them(
+    grid: tuple[int, int], data: st.DataObject
+) -> None:
+    rows, columns = grid
+    size = data.draw(st.integers(1, min(grid)))
+    shape = 2, rows - size + 1, columns - size + 1  # two images
+    probabilities = st.floats(1e-12, 1) | st.sampled_from([0.0, 1e-300, 1e-40])
+    values = data.draw(st.lists(probabilities, min_size=math.prod(shape), max_size=math.prod(shape)))
+    scores = torch.tensor(values, dtype=torch.float64).reshape(shape)
+    found = {}
+    for average in ("harmonic", "arithmetic"):
+        expected = [by_patch(image, grid, size, average) for image in scores.flatten(1).tolist()]
+        found[average] = aggregate_windows(scores.flatten(1), grid, size, average)
+        np.testing.assert_allclose(found[average], expected, rtol=1e-12)
+        turned = aggregate_windows(scores.mT.flatten(1), grid[::-1], size, average)
+        torch.testing.assert_close(turned, found[average].mT)
+    assert (found["harmonic"] <= found["arithmetic"] * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("average", ["harmonic", "arithmetic"])
+def test_equal_windows_give_an_even_map(average: str) -> None:
+    for size, count in ((2, 196), (3, 169)):
+        maps = aggregate_windows(torch.full((2, count), 0.3), (15, 15), size, average)
+        torch.testing.assert_close(maps, torch.full((2, 15, 15), 0.3, dtype=torch.float64))
+
+
+def test_the_harmonic_mean_is_that_of_anomalous_probabilities() -> None:
+    """Pulled towards the most normal window. The mean of normal probabilities would give 0.495 here."""
+    scores = torch.tensor([[0.50, 0.71, 0.17, 0.21]])
+    assert aggregate_windows(scores, (3, 3), 2)[0, 1, 1].item() == pytest.approx(0.2846, abs=1e-4)
+    assert aggregate_windows(scores, (3, 3), 2, "arithmetic")[0, 1, 1].item() == pytest.approx(0.3975)
+
+
+def test_tiny_scores_and_zeros() -> None:
+    scores = torch.tensor([[1e-40, 0.5, 0.5, 0.5]], dtype=torch.float64)
+    assert aggregate_windows(scores, (3, 3), 2)[0, 0, 0].item() == pytest.approx(1e-40)
+    assert aggregate_windows(scores, (3, 3), 2)[0, 1, 1].item() == pytest.approx(4e-40)
+    scores[0, 0] = 0
+    with_zero = aggregate_windows(scores, (3, 3), 2)[0].tolist()
+    np.testing.assert_allclose(with_zero, [[0, 0, 0.5], [0, 0, 0.5], [0.5, 0.5, 0.5]])
+    nothing = torch.zeros(1, 2, 2)
+    for average in ("harmonic", "arithmetic"):
+        torch.testing.assert_close(combine_scales([nothing, nothing], average), nothing.double())
+
+
+@pytest.mark.parametrize("average", ["harmonic", "arithmetic"])
+def test_mean_over_scales_patch_by_patch(average: str) -> None:
+    maps = [torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    expected = np.apply_along_axis(lambda x: mean(x.tolist(), average), 0, np.stack(maps))
+    np.testing.assert_allclose(combine_scales(maps, average), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: aggregate_windows(torch.ones(1, 5), (3, 3), 2), r"\(1, 5\): expected \(n, 4\).*2 x 2"),
+        (lambda: aggregate_windows(torch.ones(4), (3, 3), 2), r"scores \(4,\): expected \(n, 4\)"),
+        (lambda: aggregate_windows(torch.ones(1, 4), (3, 3), 2, "max"), "average 'max': expected 'harmonic'"),
+        (lambda: combine_scales([torch.ones(1, 2, 2)], "sum"), "average 'sum': expected 'harmonic'"),
+        (lambda: combine_scales([]), "at least one scale"),
+    ],
+)
+def test_means_of_something_else(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# the zero-shot map
+
+
+def vectors(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+GRID = (4, 3)
+IMAGE, WINDOWS = vectors(5, 8), {2: vectors(5, 6, 8, seed=1), 3: vectors(5, 2, 8, seed=2)}
+TEXTS = {
+    "normal": vectors(4, 8, seed=3),
+    "anomalous": vectors(8, seed=4),
+}  # an ensemble and a single sentence
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.3])
+@pytest.mark.parametrize("image_scale", [True, False])
+@pytest.mark.parametrize(
+    ("within", "across"),
+    [("harmonic", None), ("arithmetic", None), ("arithmetic", "harmonic"), ("harmonic", "arithmetic")],
+)
+def test_zero_shot_map_against_loops(
+    temperature: float, image_scale: bool, within: str, across: str | None
+) -> None:
+    whole, scores = (
+        prompt_score(IMAGE, **TEXTS, temperature=temperature),
+        {size: prompt_score(x, **TEXTS, temperature=temperature) for size, x in WINDOWS.items()},
+    )
+    expected = np.empty((5, *GRID))
+    for i in range(5):
+        scales = [by_patch(scores[size][i].tolist(), GRID, size, within) for size in (2, 3)]
+        scales += [np.full(GRID, whole[i])] if image_scale else []
+        expected[i] = np.apply_along_axis(lambda x: mean(x.tolist(), across or within), 0, np.stack(scales))
+    found = zero_shot_map(
+        IMAGE if image_scale else None,
+        WINDOWS,
+        GRID,
+        **TEXTS,
+        aggregate=within,
+        across=across,
+        temperature=temperature,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_temperature_changes_maps_but_not_the_order_of_images() -> None:
+    sharp, soft = (zero_shot_map(IMAGE, WINDOWS, GRID, **TEXTS, temperature=t) for t in (0.01, 0.5))
+    assert sharp.flatten().argsort().tolist() != soft.flatten().argsort().tolist()
+    orders = [np.argsort(prompt_score(IMAGE, **TEXTS, temperature=t)).tolist() for t in (0.02, 0.07, 0.5)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_no_scale_is_no_map() -> None:
+    with pytest.raises(ValueError, match="image_scale=True or a window size in scales"):
+        zero_shot_map(None, {}, GRID, **TEXTS)
+    alone = zero_shot_map(IMAGE, {}, GRID, **TEXTS, temperature=1)
+    torch.testing.assert_close(alone, alone[:, :1, :1].expand(5, *GRID))
+
+
+def test_upsampling_is_bilinear_between_centres() -> None:
+    """A step between two patches is a ramp between their centres, constant beyond; no smoothing."""
+    step = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])  # (1, rows, columns)
+    ramp = torch.tensor([0, 0.25, 0.75, 1])
+    torch.testing.assert_close(upsample(step, (2, 4)), ramp.expand(1, 2, 4))
+    torch.testing.assert_close(upsample(step.mT.double(), (4, 2)), ramp[:, None].expand(1, 4, 2))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    """A CLIP of 4 x 3 patches with random weights."""
+    vision = {"image_size": [32, 24], "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    text = {"width": 32, "heads": 2, "layers": 1}
+    path: Path = tmp_path_factory.mktemp("configs") / "oblong.json"
+    path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    return load_encoder(path, "random", device="cpu")
+
+
+def test_winclip_map_from_pixels(encoder: ClipEncoder) -> None:
+    pixels = torch.randn(5, 3, 32, 24, generator=torch.Generator().manual_seed(0))
+    image = encoder.embed_images(pixels)
+    windows = {size: encoder.embed_windows(pixels, size) for size in (2, 3)}
+    maps = winclip_map(encoder, pixels, **TEXTS)
+    assert maps.shape == (5, 32, 24) and 0 <= maps.min() < maps.max() <= 1
+    torch.testing.assert_close(maps, upsample(zero_shot_map(image, windows, GRID, **TEXTS), (32, 24)))
+    options = {"aggregate": "arithmetic", "across": "harmonic", "temperature": 0.2}
+    only = winclip_map(encoder, pixels, **TEXTS, scales=(3,), image_scale=False, **options)
+    expected = zero_shot_map(None, {3: windows[3]}, GRID, **TEXTS, **options)
+    torch.testing.assert_close(only, upsample(expected, (32, 24)))
+
+
+def test_winclip_map_without_a_place_for_its_windows(encoder: ClipEncoder) -> None:
+    pixels = torch.zeros(1, 3, 32, 24)
+    with pytest.raises(ValueError, match="4 x 4 patches does not fit a grid of 4 x 3"):
+        winclip_map(encoder, pixels, **TEXTS, scales=(2, 4))
+    with pytest.raises(ValueError, match="at least one scale"):
+        winclip_map(encoder, pixels, **TEXTS, scales=(), image_scale=False)

@@ -22,8 +22,8 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
     model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
         model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A file's model_id carries a
         hash of it.
-    Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer of
-    open_clip.
+    Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer or ResNet
+    of open_clip.
     """
     if model == "zsad-mini":
         model_id, (config, preprocess) = "zsad-mini", _read_file(SHIPPED / "zsad-mini.json")
@@ -39,10 +39,10 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
                 f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
             )
     vision = config["vision_cfg"]
-    if "timm_model_name" in vision or isinstance(vision.get("layers"), list):
+    if "timm_model_name" in vision:
         raise ValueError(
-            f"the image tower of {model_id} is not open_clip's Vision Transformer; choose an architecture "
-            "such as ViT-B-16-plus-240 or ViT-L-14-336-quickgelu"
+            f"the image tower of {model_id} is not open_clip's Vision Transformer or ResNet; choose an "
+            "architecture such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
         )
     return model_id, config, preprocess
 

@@ -86,7 +86,7 @@ class AnomalyDataset:
             keep &= (self.meta["split"] == split).to_numpy()
         if not keep.any():
             raise ValueError(f"{self.name} has no images with category={category!r} and split={split!r}")
-        return self._part(keep)
+        return self.where(keep)
 
     def limit(self, n: int) -> AnomalyDataset:
         """At most n test images of each category and label, evenly spaced; every training image."""
@@ -95,7 +95,11 @@ class AnomalyDataset:
         keep = (self.meta["split"] == "train").to_numpy(copy=True)
         for rows in self.meta[~keep].groupby(["category", "label"]).groups.values():
             keep[rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]] = True
-        return self._part(keep)
+        return self.where(keep)
+
+    def where(self, keep: np.ndarray) -> AnomalyDataset:
+        """The images at which `keep` (n,) bool is True."""
+        return AnomalyDataset(self.root, self.name, self.meta[keep].reset_index(drop=True))
 
     def image(self, i: int) -> Image.Image:
         """Image i in RGB; errors as in `read_image`."""
@@ -108,7 +112,7 @@ class AnomalyDataset:
         AnomalyCLIP's code). Raises ValueError when the mask cannot be read or has another size than its
         image.
         """
-        width, height = self._size(i)
+        width, height = self.size(i)
         relative = self.meta["mask"].iloc[i]
         if not relative:
             return np.zeros((height, width), bool)
@@ -131,10 +135,7 @@ class AnomalyDataset:
                 digest.update(bytes.fromhex(sha256_of(self.root / relative)))
         return digest.hexdigest()
 
-    def _part(self, keep: np.ndarray) -> AnomalyDataset:
-        return AnomalyDataset(self.root, self.name, self.meta[keep].reset_index(drop=True))
-
-    def _size(self, i: int) -> tuple[int, int]:
+    def size(self, i: int) -> tuple[int, int]:
         """(W, H) of image i, from its header alone."""
         path = self.root / self.meta["image"].iloc[i]
         try:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
+from zsad_core import tower
 from zsad_core.architectures import build, causal_text_tower, read_config
+from zsad_core.resnet_windows import embed_resnet
 from zsad_core.tokens import tokenize
+from zsad_core.tower import Scales
 from zsad_core.weights_io import load_weights, locate_weights
 from zsad_core.windows import window_indices
 
@@ -24,6 +31,8 @@ Precision = Literal["fp32", "bf16"]
 # Numbers in the residual stream of one batch, which bounds the memory (the widest activation has four times
 # as many). On a CPU small batches are faster as well: half a million numbers stay in its cache.
 _NUMBERS_PER_BATCH = {"cpu": 2**19, "gpu": 2**25}
+# The same for windows, whose memory is reused: larger products pay there (benchmarks/windows.py).
+_WINDOW_NUMBERS = {"cpu": 2**21, "gpu": 2**25}
 
 
 def load_encoder(
@@ -34,11 +43,11 @@ def load_encoder(
     precision: Precision = "fp32",
     seed: int = 0,
 ) -> ClipEncoder:
-    """A frozen CLIP with a Vision Transformer as image tower.
+    """A frozen CLIP with a Vision Transformer or a ResNet as image tower.
 
     Args:
-        model: "zsad-mini", the name of any ViT architecture of open_clip (ViT-B-16-plus-240,
-            ViT-L-14-336-quickgelu ...), or the path of an open_clip model config (.json).
+        model: "zsad-mini", the name of an architecture of open_clip (ViT-B-16-plus-240,
+            ViT-L-14-336-quickgelu, RN50-quickgelu ...), or the path of an open_clip model config (.json).
         weights: None for those that ship with zsad-mini; a pretrained tag of open_clip (downloaded once); the
             path of a checkpoint (safetensors, a torch file that holds tensors only, or OpenAI's TorchScript
             archive); or "random". Files are checked: by SHA-256 where it is known, by names and shapes
@@ -86,7 +95,8 @@ class ClipEncoder:
 
     Attributes:
         model: the open_clip module, frozen, in eval mode.
-        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns).
+        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). For a ResNet the
+            cells of its last feature map take the place of patches; is_resnet tells.
         dim: d, the width of the joint space.
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
         model_id, weights_id: names made of content, to key caches with. precision: "fp32" or "bf16". device.
@@ -106,9 +116,10 @@ class ClipEncoder:
         self.tokenizer = tokenizer
         self.model_id, self.weights_id, self.precision = model_id, weights_id, precision
         self.device = model.logit_scale.device
-        self.image_size: tuple[int, int] = tuple(model.visual.image_size)
-        self.patch_size: tuple[int, int] = tuple(model.visual.patch_size)
-        self.grid: tuple[int, int] = tuple(model.visual.grid_size)
+        self.is_resnet = isinstance(model.visual, ModifiedResNet)
+        self.image_size: tuple[int, int] = to_2tuple(model.visual.image_size)
+        self.patch_size: tuple[int, int] = (32, 32) if self.is_resnet else tuple(model.visual.patch_size)
+        self.grid = tuple(edge // patch for edge, patch in zip(self.image_size, self.patch_size))
         self.dim: int = model.visual.output_dim
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
@@ -164,7 +175,7 @@ class ClipEncoder:
         if not final_norm:
             self._require_class_token("final_norm=False")
         visual = self.model.visual
-        rows = self._batch_rows(visual.positional_embedding.shape[0], visual.conv1.out_channels)
+        rows = self._batch_rows(math.prod(self.grid), visual.conv1.out_channels)
         embeddings = torch.empty(len(pixels), self.dim)
         for start in range(0, len(pixels), rows):
             batch = pixels[start : start + rows].to(self.device, torch.float32)  # (b, 3, H, W)
@@ -176,35 +187,78 @@ class ClipEncoder:
             embeddings[start : start + rows] = encoded.cpu()
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    @torch.no_grad()
     def embed_windows(self, pixels: Tensor, size: int, normalize: bool = True) -> Tensor:
         """(n, n_windows, d) embeddings of all windows of size x size patches (WinCLIP, section 4.2, Eq. 2).
 
         Windows in the order of `windows.window_indices`. An image is cut into patches once; patches outside a
         window are dropped before the transformer, those inside keep the position that they have in the whole
         image, and the window's class token is read. A window of the whole grid gives the whole image's
-        embedding.
+        embedding. A CLIP ResNet is windowed on its feature map, before the attention pooling.
+        """
+        return self.embed_scales(pixels, (size,), whole=False, normalize=normalize).windows[size]
+
+    @torch.no_grad()
+    def embed_scales(
+        self,
+        pixels: Tensor,
+        sizes: Sequence[int] = (2, 3),
+        *,
+        whole: bool = True,
+        layers: Sequence[int] = (),
+        normalize: bool = True,
+    ) -> Scales:
+        """The whole image, all windows of several sizes and patch tokens, from one pass that shares the work.
+
+        pixels: (n, 3, H, W). whole: False leaves the whole image out.
+        layers: 1-based blocks whose patch tokens are wanted, (n, patches, width), as they leave the block:
+            neither normalised nor projected (WinCLIP's F^P is the last block's).
+        Raises ValueError for a window larger than the grid or a block that does not exist.
         """
         self._check_pixels(pixels)
-        self._require_class_token("embed_windows")
-        patches = window_indices(self.grid, size)  # (n_windows, size²)
-        n_windows = len(patches)
-        members = F.pad(patches + 1, (1, 0))  # (n_windows, 1 + size²), token 0 being the class token
-        width = self.model.visual.conv1.out_channels
-        rows = self._batch_rows(members.shape[1], width)
-        images = self._batch_rows(members.numel(), width)
+        for size in sizes:
+            window_indices(self.grid, size)  # refuses what does not fit
+        parts = [self._scales_of(batch, sizes, whole, layers) for batch in self._image_batches(pixels)]
+        join = lambda tensors: torch.cat(tensors) if tensors else torch.empty(0, self.dim)  # noqa: E731
+        unit = (lambda x: F.normalize(x, dim=-1)) if normalize else (lambda x: x)  # noqa: E731
+        return Scales(
+            unit(join([part.image for part in parts])) if whole else None,
+            {size: unit(join([part.windows[size] for part in parts])) for size in sizes},
+            {layer: join([part.layers[layer] for part in parts]) for layer in layers},
+        )
 
-        embeddings = torch.empty(len(pixels) * n_windows, self.dim)
-        for first in range(0, len(pixels), images):
-            batch = pixels[first : first + images].to(self.device, torch.float32)  # (b, 3, H, W)
-            with self._autocast():
-                tokens = self.model.visual._embeds(batch)  # (b, 1 + patches, width)
-                for windows in torch.arange(len(batch) * n_windows).split(rows):  # (w,)
-                    image, window = windows // n_windows, windows % n_windows
-                    encoded = self._encode_tokens(tokens[image[:, None], members[window]])  # (w, d)
-                    embeddings[first * n_windows + windows] = encoded.float().cpu()
-        embeddings = embeddings.reshape(len(pixels), n_windows, self.dim)
-        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+    @torch.no_grad()
+    def project_tokens(self, tokens: Tensor) -> Tensor:
+        """(n, p, d) in the joint space from patch tokens (n, p, width): last layer norm and projection."""
+        self._require_class_token("project_tokens")
+        visual = self.model.visual
+        return (visual.ln_post(tokens.to(self.device)) @ visual.proj).float().cpu()
+
+    def _scales_of(self, batch: Tensor, sizes: Sequence[int], whole: bool, layers: Sequence[int]) -> Scales:
+        if self.is_resnet:
+            if layers:
+                raise ValueError(
+                    f"layers={tuple(layers)}: {self.model_id} is a ResNet and has no patch tokens"
+                )
+            image, windows = embed_resnet(self.model.visual, batch, sizes)
+            return Scales(image, windows, {})
+        self._require_class_token("embed_windows")
+        depth = len(self._blocks)
+        if any(not 1 <= layer <= depth for layer in layers):
+            raise ValueError(f"layers={tuple(layers)}: {self.model_id} has blocks 1 to {depth}")
+        chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.model.visual.conv1.out_channels)
+        options = {"whole": whole, "layers": layers, "chunk_tokens": chunk}
+        return tower.embed_scales(self.model.visual, self._blocks, batch, sizes, **options)
+
+    @cached_property
+    def _blocks(self) -> list[tower.Block]:
+        """The image tower's blocks in the type that windows are computed in."""
+        return tower.prepare(self.model.visual, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+
+    def _image_batches(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Images on the device, so many at once that what they share stays within the memory bound."""
+        images = max(1, _WINDOW_NUMBERS[self._memory] // (math.prod(self.grid) * 3 * self.dim))
+        for batch in pixels.split(images):
+            yield batch.to(self.device, torch.float32)
 
     def _encode_tokens(self, tokens: Tensor, final_norm: bool = True) -> Tensor:
         """(b, d): the class token of embedded tokens (b, l, width) after all blocks, projected."""
@@ -239,8 +293,11 @@ class ClipEncoder:
         return x.cpu()
 
     def _batch_rows(self, tokens: int, width: int) -> int:
-        numbers = _NUMBERS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
-        return max(1, numbers // (tokens * width))
+        return max(1, _NUMBERS_PER_BATCH[self._memory] // (tokens * width))
+
+    @property
+    def _memory(self) -> str:
+        return "cpu" if self.device.type == "cpu" else "gpu"
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -254,7 +311,8 @@ class ClipEncoder:
             )
 
     def _require_class_token(self, what: str) -> None:
-        if self.model.visual.pool_type != "tok" or self.model.visual.attn_pool is not None:
+        visual = self.model.visual
+        if self.is_resnet or visual.pool_type != "tok" or visual.attn_pool is not None:
             raise ValueError(
                 f"{what} reads the class token, but {self.model_id} pools its image tokens in another way"
             )

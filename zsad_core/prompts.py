@@ -9,9 +9,10 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+import open_clip
 
 ALPHABETS = {
     "letters_digits36": string.ascii_lowercase + string.digits,
@@ -32,6 +33,7 @@ WORD_PAIRS = tuple((normal, anomaly) for normal in NORMAL_WORDS for anomaly in A
 """RWDA's 16 word pairs, row by row of Table 4."""
 
 Article = Literal["grammatical", "literal"]
+PromptKind = Literal["two_class", "imagenet", "state_ens", "prompt_ens", "specific_states"]
 
 
 def object_name(
@@ -97,11 +99,8 @@ def compositional_ensemble(
     (154, 88, 'a cropped photo of the damaged metal nut.')
     """
     _check_words(object_name=object_name)
-    if states is None or templates is None:
-        file = resources.files("zsad_core") / "published" / "winclip_prompts.json"
-        lists = json.loads(file.read_text(encoding="utf-8"))
-        states = (lists["state_normal"], lists["state_anomaly"]) if states is None else states
-        templates = lists["templates"] if templates is None else templates
+    states = winclip_states() if states is None else states
+    templates = _winclip_lists()["templates"] if templates is None else templates
     if len(states) != 2 or not all(states):
         raise ValueError(
             f"states={states!r}: expected (normal phrases, anomalous phrases), none of the two empty"
@@ -114,6 +113,49 @@ def compositional_ensemble(
         for group in states
     )
     return normal, anomalous
+
+
+def zero_shot_prompts(
+    object_name: str, kind: PromptKind = "prompt_ens", defects: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The prompt sets that WinCLIP compares (Sec. 4.1, 5.1 and Table 3), from plain to its own.
+
+    kind: "two_class": "normal [o]" and "anomalous [o]" (CLIP-AC). "imagenet": the same two in the 80
+        templates that CLIP's authors wrote for ImageNet. "state_ens": the 7 and 4 states without templates.
+        "prompt_ens": all states in all templates. "specific_states": these and, on the anomalous side, one
+        more state for each of `defects`: "[o] with <defect>". The paper prints two examples of such states
+        and no list; this rule needs nothing but the names of the defects, which the datasets publish.
+
+    >>> zero_shot_prompts("bottle", "two_class")
+    (['normal bottle'], ['anomalous bottle'])
+    >>> [len(side) for side in zero_shot_prompts("bottle", "specific_states", ["broken_large"])]
+    [154, 110]
+    """
+    if kind == "two_class":
+        return [f"normal {object_name}"], [f"anomalous {object_name}"]
+    if kind == "imagenet":
+        templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+        return tuple([t(f"{word} {object_name}") for t in templates] for word in ("normal", "anomalous"))
+    if kind == "state_ens":
+        return compositional_ensemble(object_name, templates=("{}",))
+    if kind == "prompt_ens":
+        return compositional_ensemble(object_name)
+    if kind == "specific_states":
+        normal, anomalous = winclip_states()
+        named = [f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects]
+        return compositional_ensemble(object_name, states=(normal, [*anomalous, *named]))
+    raise ValueError(f"kind={kind!r}: expected one of {', '.join(get_args(PromptKind))}")
+
+
+def winclip_states() -> tuple[list[str], list[str]]:
+    """WinCLIP's 7 normal and 4 anomalous states, with "{}" for the object (supplement, Figure 6)."""
+    lists = _winclip_lists()
+    return lists["state_normal"], lists["state_anomaly"]
+
+
+def _winclip_lists() -> dict[str, list[str]]:
+    file = resources.files("zsad_core") / "published" / "winclip_prompts.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def random_word_prompts(

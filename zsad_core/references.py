@@ -1,12 +1,17 @@
-"""Few-shot scores: distances to embeddings of normal reference images."""
+"""Few-shot scores: distances to embeddings of normal reference images (WinCLIP, Sec. 4.3; RWDA, Sec. 4.2)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from zsad_core.scores import Array, like, to_tensor
+from zsad_core.windows import Average, aggregate_windows, combine_scales
 
 
 def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
@@ -29,6 +34,82 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
     cosines = torch.cat(nearest) if nearest else queries.new_zeros(0)
     distances = ((1 - cosines) / 2).clamp(0, 1).reshape(query.shape[:2])  # (n, p)
     return distances if isinstance(query, torch.Tensor) else distances.numpy()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """WinCLIP+'s reference memories (Sec. 4.3): what k normal images look like, whatever the place.
+
+    patches: (k P, width) patch tokens. windows: {size: (k n_windows, d)}.
+    """
+
+    patches: torch.Tensor
+    windows: dict[int, torch.Tensor]
+
+
+def build_memory(patches: torch.Tensor, windows: Mapping[int, torch.Tensor]) -> Memory:
+    """Memory of reference images: patches (k, P, width), windows {size: (k, n_windows, d)}, k >= 1."""
+    if not len(patches):
+        raise ValueError("no reference images: WinCLIP+ needs at least one; WinCLIP needs none")
+    return Memory(patches.flatten(0, 1), {size: values.flatten(0, 1) for size, values in windows.items()})
+
+
+def reference_maps(
+    patches: torch.Tensor,
+    windows: Mapping[int, torch.Tensor],
+    memory: Memory,
+    grid: tuple[int, int],
+    aggregate: Average = "harmonic",
+) -> dict[str, torch.Tensor]:
+    """M^P, and M^W for each window size, of WinCLIP+ (Eq. 4): {"P": (n, rows, columns), "W2": ..., "W3": ...}
+
+    Each in [0, 1]: half of 1 - cosine to the nearest entry of the memory, of any reference at any place.
+    aggregate: how a patch gets its value from the windows that cover it. The paper describes the harmonic
+        mean for zero-shot windows and does not say whether it is meant here too; public code uses it, so does
+        the default. A window equal to a reference has distance 0 and makes its patches 0.
+    """
+    found = {"P": association(patches, memory.patches).unflatten(1, grid).double()}
+    for size, values in windows.items():
+        distances = association(values, memory.windows[size])  # (n, n_windows)
+        found[f"W{size}"] = aggregate_windows(distances, grid, size, aggregate)
+    return found
+
+
+def winclip_plus(
+    zero_shot_score: torch.Tensor,
+    zero_shot: torch.Tensor,
+    maps: Sequence[torch.Tensor],
+    *,
+    score: Literal["ascore0+max_map", "max_map", "ascore0"] = "ascore0+max_map",
+    fuse: Literal["mean", "harmonic", "none"] = "mean",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image scores (n,) and maps (n, rows, columns) of WinCLIP+ from its parts (Sec. 4.3, Eq. 5 and 6).
+
+    zero_shot_score: (n,) the language's. zero_shot: (n, rows, columns), its map. maps: those of
+    `reference_maps` that take part; their mean is M^W.
+    score: "ascore0+max_map" (Eq. 6) is the mean of the language's score and the maximum of M^W, taken over
+        patches, before any upsampling; the others are the ablations of Table 5.
+    fuse: how M^W and the zero-shot map become one. The paper does not say; "mean" ranks as the sum in public
+        code does, "harmonic" is another one's, "none" leaves M^W alone.
+    """
+    if not maps:
+        raise ValueError("no reference maps: expected at least one of those of reference_maps")
+    visual = torch.stack([m.double() for m in maps]).mean(0)  # M^W, (n, rows, columns)
+    highest = visual.amax((1, 2))
+    if fuse == "none":
+        fused = visual
+    elif fuse in ("mean", "harmonic"):
+        fused = combine_scales([visual, zero_shot], "arithmetic" if fuse == "mean" else "harmonic")
+    else:
+        raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")
+    scores = {
+        "ascore0+max_map": (zero_shot_score + highest) / 2,
+        "max_map": highest,
+        "ascore0": zero_shot_score,
+    }
+    if score not in scores:
+        raise ValueError(f"score={score!r}: expected one of {', '.join(scores)}")
+    return scores[score], fused
 
 
 def image_similarity_score(query: Array, references: Array, same_view: bool = False) -> Array:

@@ -49,10 +49,12 @@ COUNTS = ("n_categories", "n_normal", "n_anomalous")
 METRICS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(PERCENT, (0.0, 100.0)),
     **dict.fromkeys(SILHOUETTES, (-1.0, 1.0)),
+    "spearman": (-1.0, 1.0),
     "cosine_distance": (0.0, 2.0),
     **dict.fromkeys(COSTS + COUNTS, (0.0, math.inf)),
 }
-"""Known metrics and their ranges: percent; silhouettes; cosine distance 1 - cos; counts, costs and times."""
+"""Known metrics and their ranges: percent; silhouettes; rank correlation; cosine distance 1 - cos; counts,
+costs and times."""
 ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 

@@ -61,6 +61,25 @@ class Settings:
     pool_pairs: int = parameter(int, "prompt pairs embedded once; each seed draws from them", at_least=2)
     pair_counts: tuple[int, ...] = parameter(list, "training-set sizes to compare, in pairs", at_least=2)
     shots: tuple[int, ...] = parameter(list, "numbers of normal reference images", at_least=1)
+    ablation_shots: tuple[int, ...] = parameter(
+        list, "numbers of reference images in WinCLIP+'s ablations", at_least=1
+    )
+    reference_seeds: int = parameter(int, "how many draws of reference images", at_least=1)
+    scales: tuple[int, ...] = parameter(list, "window sizes of WinCLIP, in patches", at_least=1)
+    temperature: float | None = parameter(
+        float, "of WinCLIP's softmax (null in a profile: the model's own)", above=0, optional=True
+    )
+    map_size: int | None = parameter(
+        int,
+        "shorter edge at which maps meet masks (null in a profile: that of the masks)",
+        at_least=1,
+        optional=True,
+    )
+    backbone: str = parameter(str, "of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture")
+    backbone_weights: str = parameter(str, "of a timm backbone: a tag, a .safetensors file, or random")
+    clip_backbones: dict[str, str] = parameter(
+        dict, "CLIPs to compare, by published name: architecture and weights", example="{rn50: RN50 openai}"
+    )
     multi_crop: bool = parameter(bool, "score six views of a test image (false: the whole image only)")
     batch_size: int = parameter(int, "embeddings in one training batch, two for each pair", at_least=2)
     epochs: int = parameter(int, "passes over the training pairs", at_least=1)
@@ -215,6 +234,8 @@ def _check(name: str, value: Any) -> Any:
         raise _wrong(name, value, expected)
     if name == "datasets":
         return _check_datasets(value)
+    if name == "clip_backbones":
+        return _check_backbones(value)
     if name == "device" and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise _wrong(name, value, metadata["meaning"])
     if name == "weights":
@@ -247,6 +268,13 @@ def _check_datasets(value: dict[str, Any]) -> dict[str, str | None]:
         if dataset is not None and (not isinstance(dataset, str) or not dataset):
             raise _wrong("datasets", value, f"a dataset's name or null for {role}")
     return {role: value.get(role) for role in DATASET_ROLES}
+
+
+def _check_backbones(value: dict[str, Any]) -> dict[str, str]:
+    for text in value.values():
+        if not isinstance(text, str) or len(text.split()) != 2:
+            raise _wrong("clip_backbones", value, "an architecture and its weights for each name")
+    return value
 
 
 def _check_together(settings: Settings) -> None:

@@ -35,9 +35,9 @@ def test_views(
     zoom: at least 1. The default is the usual ratio of resizing to cropping, 1 / 0.875, which is 274 pixels
         for 240.
     whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
-        (default) scales both edges and loses nothing; "center_crop" keeps the shape and cuts the ends off, as
-        open_clip does; "tiles" cuts the image into square tiles (`tile_boxes`) and gives each tile its own
-        views, tile after tile, so that n_views is 6 or 1 times the number of tiles.
+        (default) scales both edges and loses nothing; "center_crop" keeps the shape and cuts the ends off for
+        all views, as open_clip does; "tiles" cuts the image into square tiles (`tile_boxes`) and gives each
+        tile its own views, tile after tile, so that n_views is 6 or 1 times the number of tiles.
     """
     height, width = encoder.image_size
     if height != width:
@@ -45,21 +45,26 @@ def test_views(
     if zoom < 1:
         raise ValueError(f"zoom={zoom}: expected at least 1, else the crops would be larger than the image")
     image = image.convert("RGB")
-    if whole == "tiles":
-        pictures = [image.crop(box) for box in tile_boxes(image.width, image.height)]
-    elif whole in ("squash", "center_crop"):
-        pictures = [image]
-    else:
-        raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
     views = []
-    for picture in pictures:
-        if whole == "center_crop":
-            views.append(_crops(picture, width, 1.0)[-1])
-        else:
-            views.append(picture.resize((width, width), Image.Resampling.BICUBIC))
+    for box in boxes_of(image.width, image.height, whole):
+        picture = image.crop(box)
+        views.append(picture.resize((width, width), Image.Resampling.BICUBIC))
         if multi_crop:
             views += _crops(picture, width, zoom)
     return torch.stack([encoder.preprocess(view) for view in views])  # (n_views, 3, H, W)
+
+
+def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int, int]]:
+    """The parts of an image that an encoder sees, as (left, upper, right, lower) boxes; options above."""
+    if whole == "squash":
+        return [(0, 0, width, height)]
+    if whole == "center_crop":
+        side = min(width, height)
+        left, upper = (width - side) // 2, (height - side) // 2
+        return [(left, upper, left + side, upper + side)]
+    if whole == "tiles":
+        return tile_boxes(width, height)
+    raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
 
 
 def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:

@@ -1,9 +1,20 @@
-"""Windows of patches (WinCLIP, section 4.2)."""
+"""Windows of patches and the zero-shot anomaly map that they give (WinCLIP, section 4.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from zsad_core.scores import Array, prompt_score
+
+if TYPE_CHECKING:  # the encoder itself needs window_indices
+    from zsad_core.encoders import ClipEncoder
+
+Average = Literal["harmonic", "arithmetic"]
 
 
 def window_indices(grid: int | tuple[int, int], size: int) -> Tensor:
@@ -32,3 +43,113 @@ def window_indices(grid: int | tuple[int, int], size: int) -> Tensor:
         )
     patches = torch.arange(rows * columns).reshape(rows, columns)  # (rows, columns)
     return patches.unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size)  # (n_windows, size * size)
+
+
+def aggregate_windows(
+    scores: Tensor, grid: tuple[int, int], size: int, average: Average = "harmonic"
+) -> Tensor:
+    """The score of each patch: the mean over the windows that cover it (WinCLIP, Eq. 3).
+
+    scores: (n, n_windows) in [0, 1], in the order of `window_indices`. Returns (n, rows, columns) float64.
+    average: "harmonic" (the paper's) is pulled towards the most normal window: one window without a sign of a
+        defect speaks against it. A window that scores 0 makes its patches 0. "arithmetic" is the ablation.
+
+    >>> aggregate_windows(torch.tensor([[0.5, 0.5, 0.5, 1.0]]), (3, 3), 2)[0, 1, 1].item()  # 4 / 7
+    0.5714285714285714
+    """
+    rows, columns = grid[0] - size + 1, grid[1] - size + 1
+    if scores.ndim != 2 or scores.shape[1] != rows * columns:
+        raise ValueError(
+            f"scores {tuple(scores.shape)}: expected (n, {rows * columns}), one for each window of {size} x "
+            f"{size} patches in a grid of {grid[0]} x {grid[1]}"
+        )
+    _check_average(average)
+    values = scores.double().reshape(-1, 1, rows, columns)
+    covering = F.pad(torch.ones_like(values[:1]), [size - 1] * 4)  # 1 where a window is, also beyond the grid
+    count = F.avg_pool2d(covering, size, 1) * size**2  # (1, 1, rows, columns of the grid)
+    values = 1 / values if average == "harmonic" else values
+    total = F.avg_pool2d(F.pad(values, [size - 1] * 4), size, 1) * size**2
+    return (count / total if average == "harmonic" else total / count)[:, 0]
+
+
+def combine_scales(maps: Sequence[Tensor], average: Average = "harmonic") -> Tensor:
+    """One map from those of several scales, all (n, rows, columns): their mean patch by patch (Sec. 4.2)."""
+    _check_average(average)
+    if not maps:
+        raise ValueError("no maps: expected at least one scale, image_scale=True or a window size in scales")
+    together = torch.stack([m.double() for m in maps])  # (scales, n, rows, columns)
+    return len(maps) / (1 / together).sum(0) if average == "harmonic" else together.mean(0)
+
+
+def zero_shot_map(
+    image: Array | None,
+    windows: Mapping[int, Array],
+    grid: tuple[int, int],
+    normal: Array,
+    anomalous: Array,
+    *,
+    aggregate: Average = "harmonic",
+    across: Average | None = None,
+    temperature: float = 0.01,
+) -> Tensor:
+    """The zero-shot map of WinCLIP from embeddings, (n, rows, columns) in [0, 1] (Sec. 4.2, Eq. 3).
+
+    image: (n, d) whole images, the same score in every patch; None leaves this scale out.
+    windows: {size: (n, n_windows, d)}. normal, anomalous: texts (d,) or (k, d), see `scores.prompt_score`.
+    aggregate: the mean over the windows that cover a patch; across: the mean over the scales, None for the
+        same. The paper averages harmonically in both places.
+    temperature: of the softmax over the two texts. The paper prints no value. 0.01 is what CLIP's trained
+        weights and this book's other scores use, and a sharp one is what makes harmonic and arithmetic means
+        differ as much as its Table 8 says; 0.07, CLIP's initial value, is that of most public code.
+    """
+    text = {"normal": normal, "anomalous": anomalous, "temperature": temperature}
+    maps = []
+    if image is not None:
+        whole = torch.as_tensor(prompt_score(image, **text))  # (n,)
+        maps.append(whole[:, None, None].expand(-1, *grid))
+    for size, embeddings in windows.items():
+        scores = torch.as_tensor(prompt_score(embeddings, **text))  # (n, n_windows)
+        maps.append(aggregate_windows(scores, grid, size, aggregate))
+    return combine_scales(maps, across or aggregate)
+
+
+def winclip_map(
+    encoder: ClipEncoder,
+    pixels: Tensor,
+    normal: Array,
+    anomalous: Array,
+    scales: Sequence[int] = (2, 3),
+    image_scale: bool = True,
+    aggregate: Average = "harmonic",
+    *,
+    across: Average | None = None,
+    temperature: float = 0.01,
+) -> Tensor:
+    """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
+
+    normal, anomalous: text embeddings (d,), or (k, d) of an ensemble. scales: window sizes in patches.
+    image_scale: whether the whole image's score takes part. The other options are those of `zero_shot_map`.
+    Raises ValueError for a window larger than the grid, or no scale at all.
+    """
+    embedded = encoder.embed_scales(pixels, scales, whole=image_scale)
+    maps = zero_shot_map(
+        embedded.image,
+        embedded.windows,
+        encoder.grid,
+        normal,
+        anomalous,
+        aggregate=aggregate,
+        across=across,
+        temperature=temperature,
+    )
+    return upsample(maps, encoder.image_size)
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, rows, columns) -> (n, H, W) float32, bilinear between the centres of the patches, no smoothing."""
+    return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _check_average(average: str) -> None:
+    if average not in ("harmonic", "arithmetic"):
+        raise ValueError(f"average {average!r}: expected 'harmonic' or 'arithmetic'")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 
+from zsad_core.results import FULL_SHOT
+
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
+Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 TOLERANCE = 1e-9  # for differences of decimals: 92.5 - 91.5 must count as 1.0
 
 
@@ -45,21 +49,48 @@ class Verdict:
         return "; ".join(f"{name} {value:.6g}" for name, value in self.numbers.items())
 
 
+class Setting(NamedTuple):
+    """What was run: a method with its variant and shots.
+
+    >>> str(Setting("winclip_plus", "score=max_map", 4)), str(Setting("cutpaste", shots=FULL_SHOT))
+    ('winclip_plus[score=max_map] (4-shot)', 'cutpaste (full-shot)')
+    """
+
+    method: str
+    variant: str = ""
+    shots: int = 0
+
+    def __str__(self) -> str:
+        few = "full" if self.shots == FULL_SHOT else str(self.shots)
+        return (
+            self.method
+            + (f"[{self.variant}]" if self.variant else "")
+            + (f" ({few}-shot)" if self.shots else "")
+        )
+
+
 class Numbers:
     """Looks up numbers for one claim; remembers those that were used and what stood in the way.
 
-    results: rows of a valid tidy frame; those with category `mean` count. A number that several artifacts
-    give must be the same in all of them; then the artifact does not matter.
+    results: rows of a valid tidy frame. A number that several artifacts give must be the same in all of them;
+    then the artifact does not matter.
     """
 
     def __init__(self, results: pd.DataFrame, claim_id: str) -> None:
         self.claim_id = claim_id
         self.used: dict[str, float] = {}
         self.problems: list[str] = []
-        self._cells: dict[tuple[str | int, ...], dict[str, tuple[float, float]]] = {}
-        for row in results[results["category"] == "mean"].itertuples(index=False):
-            key = (row.metric, row.method, row.dataset, row.variant, row.shots, row.task)
-            self._cells.setdefault(key, {})[f"{row.paper} {row.artifact}"] = (row.mean, row.std)
+        self.results = results
+        self._cells: dict[str, Cells] = {}
+
+    def _cells_of(self, category: str) -> Cells:
+        """Mean and standard deviation by setting and artifact; read when a category is first asked for."""
+        if category not in self._cells:
+            cells = self._cells[category] = {}
+            for row in self.results[self.results["category"] == category].itertuples(index=False):
+                key = (row.metric, row.method, row.dataset, row.variant, row.shots, row.task)
+                cells.setdefault(key, {})[f"{row.paper} {row.artifact}"] = (row.mean, row.std)
+        return self._cells[category]
 
     def __call__(
         self,
@@ -70,12 +101,13 @@ class Numbers:
         variant: str = "",
         shots: int = 0,
         task: str = "image",
+        category: str = "mean",
         std: bool = False,
     ) -> float:
         """The mean (or standard deviation) in that row; NaN, and a problem noted, if there is none."""
-        name = f"{dataset} {metric} {method}".strip()
-        name += (f"[{variant}]" if variant else "") + (f" ({shots}-shot)" if shots else "")
-        found = self._cells.get((metric, method, dataset, variant, shots, task), {})
+        words = [dataset, category if category != "mean" else "", "pixel" if task == "pixel" else "", metric]
+        name = " ".join([*filter(None, words), str(Setting(method, variant, shots))])
+        found = self._cells_of(category).get((metric, method, dataset, variant, shots, task), {})
         if not found:
             return self._problem(f"no row for {name}")
         means = [mean for mean, _ in found.values()]
@@ -101,6 +133,42 @@ class Numbers:
             for m in metrics
         }
 
+    def of(self, setting: Setting, measure: str, dataset: str = "mvtec", category: str = "mean") -> float:
+        """A setting's number; measure: task and metric, `pixel auroc`."""
+        task, metric = measure.split()
+        where = {"variant": setting.variant, "shots": setting.shots, "task": task, "category": category}
+        return self(metric, setting.method, dataset, **where)
+
+    def leads(
+        self,
+        pairs: Iterable[tuple[Setting, Setting]],
+        measures: tuple[str, ...] = ("image auroc",),
+        datasets: tuple[str, ...] = ("mvtec",),
+        category: str = "mean",
+    ) -> dict[str, float]:
+        """First minus second of each pair, by name."""
+        leads = {}
+        for one, other in pairs:
+            names = f"{one._replace(shots=0) if one.shots == other.shots else one} - {other}"
+            for d in datasets:
+                where = d if category == "mean" else f"{d} {category}"
+                for m in measures:
+                    lead = self.of(one, m, d, category) - self.of(other, m, d, category)
+                    leads[f"{where} {m.removeprefix('image ')} {names}"] = lead
+        return leads
+
+    def all_ahead(self, leads: Mapping[str, float], also: bool = True, asked: str = "") -> Verdict:
+        """Holds if all leads are above 0 and a further condition is met, which `asked` tells in words.
+
+        Of more than a dozen leads the verdict shows the smallest.
+        """
+        behind = [name for name, lead in leads.items() if not above(lead, 0)]
+        reason = f"not ahead in {', '.join(behind)}" if behind else f"ahead in {len(leads)} of {len(leads)}"
+        if len(leads) > 12:
+            name = min(leads, key=leads.__getitem__)
+            leads = {f"smallest of {len(leads)} leads, {name}": leads[name]}
+        return self.verdict(not behind and also, f"{reason}; {asked}" if asked else reason, leads)
+
     def _problem(self, text: str) -> float:
         if text not in self.problems:
             self.problems.append(text)
@@ -109,8 +177,9 @@ class Numbers:
     def verdict(self, holds: bool, reason: str = "", numbers: Mapping[str, float] | None = None) -> Verdict:
         """The claim's verdict: undecided, with the problems as reason, if a number was missing or undefined.
 
-        numbers : derived numbers to show in the place of those that were looked up.
+        numbers : derived numbers to show in the place of those that were looked up, rid of their last bits.
         """
         if self.problems:
             return Verdict(self.claim_id, UNDECIDED, self.used, "; ".join(self.problems))
-        return Verdict(self.claim_id, HOLDS if holds else FAILS, dict(numbers or self.used), reason)
+        shown = {name: round(value, 6) for name, value in numbers.items()} if numbers else self.used
+        return Verdict(self.claim_id, HOLDS if holds else FAILS, shown, reason)

@@ -1,0 +1,179 @@
+"""Feature maps of timm's networks, against torchvision with the same random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch.testing import assert_close
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from zsad_core import backbones
+from zsad_core.backbones import layer_names, load_backbone
+from zsad_core.baselines import padim, padim_memory, patchcore, patchcore_memory, spade, spade_memory
+
+LAYERS = ("layer1", "layer2", "layer3")
+PIXELS = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def torchvision_maps(model: torch.nn.Module, layers: tuple[str, ...] = LAYERS) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        found = create_feature_extractor(model.eval(), list(layers))(PIXELS)
+    return {layer: x.permute(0, 2, 3, 1).contiguous() for layer, x in found.items()}
+
+
+@pytest.fixture(scope="module")
+def resnet() -> torch.nn.Module:
+    """torchvision's ResNet-18 with weights and norms of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = torchvision.models.resnet18(weights=None)
+        for name, values in model.state_dict().items():
+            if name.endswith("running_var") or "bn" in name and name.endswith("weight"):
+                values.uniform_(0.5, 1.5)
+            elif "running_mean" in name or "bn" in name and name.endswith("bias"):
+                values.normal_(std=0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights_file(resnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(resnet.state_dict(), path)
+    return path
+
+
+def test_wide_resnet_is_torchvisions() -> None:
+    """The backbone of SPADE, PaDiM and PatchCore: names, shapes and values at the layers that they read."""
+    backbone = load_backbone(weights="random", layers=(*LAYERS, "layer4"))
+    found = backbone.feature_maps(PIXELS)
+    assert [tuple(x.shape[1:]) for x in found.values()] == [
+        (16, 24, 256),
+        (8, 12, 512),
+        (4, 6, 1024),
+        (2, 3, 2048),
+    ]
+    with torch.device("meta"):
+        other = torchvision.models.wide_resnet50_2(weights=None)
+    other.load_state_dict(backbone.model.state_dict(), assign=True)
+    assert_close(found, torchvision_maps(other, backbone.layers), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_a_file(resnet: torch.nn.Module, weights_file: Path) -> None:
+    backbone = load_backbone("resnet18", weights_file)
+    assert (backbone.backbone_id, backbone.layers) == ("resnet18", LAYERS)
+    assert backbone.weights_id.startswith("file@") and len(backbone.weights_id) == 17
+    found = backbone.feature_maps(PIXELS.double())
+    assert_close(found, torchvision_maps(resnet), rtol=1e-4, atol=1e-4)
+    assert all(
+        x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in found.values()
+    )
+
+
+def test_weights_of_a_tag(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub gives the file; timm's own loader, which may read pickles, is not asked."""
+    asked = []
+    monkeypatch.setattr(backbones, "hf_hub_download", lambda *names: asked.append(names) or str(weights_file))
+    backbone = load_backbone("resnet18", "tv_in1k")
+    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    from_file = load_backbone("resnet18", weights_file)
+    assert backbone.weights_id == from_file.weights_id.replace("file", "tv_in1k")
+    assert_close(backbone.feature_maps(PIXELS), from_file.feature_maps(PIXELS))
+
+
+def test_a_tag_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: str) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(backbones, "hf_hub_download", offline)
+    with pytest.raises(
+        OSError, match=r"resnet18\.tv_in1k .*no connection.* fetch https://huggingface\.co/timm/"
+    ):
+        load_backbone("resnet18", "tv_in1k")
+    with pytest.raises(ValueError, match="layers="):  # before anything is fetched
+        load_backbone("resnet18", "tv_in1k", layers=("layer9",))
+
+
+def test_random_weights_are_seeded_and_every_branch_counts() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (load_backbone("resnet18", "random", seed=seed) for seed in (0, 0, 1))
+    assert torch.get_rng_state().equal(before)
+    assert [b.weights_id for b in (first, other)] == ["random-seed0", "random-seed1"]
+    maps = [b.feature_maps(PIXELS) for b in (first, same, other)]
+    assert maps[0]["layer3"].equal(maps[1]["layer3"]) and not maps[0]["layer3"].equal(maps[2]["layer3"])
+    block = first.model.layer1[1]
+    assert bool(block.bn2.weight.any())
+    assert not first.model.training and not any(p.requires_grad for p in first.model.parameters())
+
+
+def test_batches_do_not_matter(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("resnet18", weights_file, layers=("layer2",))
+    together = backbone.feature_maps(PIXELS)
+    monkeypatch.setattr(backbones, "_PIXELS_PER_BATCH", {"cpu": 2 * 64 * 96, "gpu": 1})
+    assert_close(backbone.feature_maps(PIXELS), together, rtol=1e-5, atol=1e-5)
+    none = backbone.feature_maps(PIXELS[:0])
+    assert none["layer2"].shape == (0, 8, 12, 128)
+
+
+def test_layers_come_shallow_first(weights_file: Path) -> None:
+    backbone = load_backbone("resnet18", weights_file, layers=("layer4", "act1", "layer2"))
+    assert backbone.layers == ("act1", "layer2", "layer4") == tuple(backbone.feature_maps(PIXELS))
+    assert layer_names(backbone.model) == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    assert layer_names(torch.nn.Linear(1, 1)) == []
+
+
+def test_the_baselines_read_what_it_gives(weights_file: Path) -> None:
+    backbone = load_backbone("resnet18", weights_file, layers=(*LAYERS, "layer4"))
+    reference, query = (backbone.feature_maps(pixels) for pixels in (PIXELS[:1], PIXELS))
+    for found in (
+        spade(query, spade_memory(reference, layers=LAYERS), (64, 96)),
+        padim(query, padim_memory(reference, layers=LAYERS, dimensions=100), (64, 96)),
+        patchcore(query, patchcore_memory(reference, layers=LAYERS[1:]), (64, 96)),
+    ):
+        assert found.maps.shape == (3, 64, 96)
+        assert int(found.image_scores.argmin()) == 0  # the reference
+
+
+def test_preprocessing_by_hand() -> None:
+    backbone = load_backbone("resnet18", "random", image_size=48)
+    assert backbone.image_size == (48, 48)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+    resized = Image.fromarray(noise).resize((80, 48), Image.Resampling.BICUBIC).crop((16, 0, 64, 48))
+    expected = (np.asarray(resized) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    found = backbone.preprocess(Image.fromarray(noise))
+    assert_close(found, torch.tensor(expected.transpose(2, 0, 1), dtype=torch.float32))
+    grey = backbone.preprocess(Image.new("L", (200, 100), 128))
+    assert grey.shape == (3, 48, 48)
+    assert load_backbone("resnet18", "random").preprocess(Image.new("RGB", (7, 9))).shape == (3, 240, 240)
+
+
+def test_bad_names_layers_and_weights(weights_file: Path, tmp_path: Path) -> None:
+    for name in ("wideresnet50", "resnet18.tv_in1k", "hf-hub:somebody/resnet18"):
+        with pytest.raises(ValueError, match=r"is no architecture of timm.*Tags go to `weights`"):
+            load_backbone(name, "random")
+    for layers in (("layer5",), ()):
+        with pytest.raises(ValueError, match="resnet18 has act1, layer1, layer2, layer3, layer4"):
+            load_backbone("resnet18", "random", layers)
+    with pytest.raises(
+        ValueError, match=r"neither a \.safetensors file nor a pretrained tag of resnet18; .*tv_in1k"
+    ):
+        load_backbone("resnet18", "imagenet")
+    with pytest.raises(FileNotFoundError, match="none.safetensors does not exist"):
+        load_backbone("resnet18", tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="is a pickle, which is not read"):
+        load_backbone("resnet18", tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match=r"does not fit resnet34 \(.* missing"):
+        load_backbone("resnet34", weights_file)
+    with pytest.raises(ValueError, match="image_size=0"):
+        load_backbone("resnet18", "random", image_size=0)
+
+
+@pytest.mark.parametrize("pixels", [PIXELS[0], PIXELS[:, :1], PIXELS.byte(), np.zeros((1, 3, 64, 64))])
+def test_bad_pixels(weights_file: Path, pixels: object) -> None:
+    with pytest.raises(ValueError, match=r"expected images as a float tensor \(n, 3, H, W\), got"):
+        load_backbone("resnet18", weights_file).feature_maps(pixels)

@@ -1,0 +1,192 @@
+"""Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM.
+
+Both read a frozen CLIP with a Vision Transformer through its own weights: no hooks, nothing is changed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+Target = Literal["logit", "difference", "probability"]
+
+
+@torch.no_grad()
+def maskclip_tokens(
+    visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool = False, chunk_tokens: int = 2048
+) -> Tensor:
+    """(n, patches, d) patch tokens in the joint space, not normalised: MaskCLIP (Zhou et al., ECCV 2022).
+
+    In the last block every patch keeps its own value instead of the values that attention gathers:
+    out_proj(W_v LN1(x) + b_v), then the final layer norm and the projection. Key smoothing and prompt
+    denoising, the paper's refinements, are not part of it.
+
+    Args:
+        visual: open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
+        residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does, which found it better;
+            ClearCLIP (2024) blames the residual for noise. True adds the block's input to the values and lets
+            the sum pass the block's MLP: what the authors' own code does for a ViT. WinCLIP does not say.
+        chunk_tokens: tokens that go through the tower at once; bounds the memory, not the result.
+
+    Raises:
+        ValueError: a tower without class token or of other blocks (a ResNet, say); pixels of another size.
+    """
+    _check(visual, pixels, "MaskCLIP")
+    *blocks, last = visual.transformer.resblocks
+    images = max(1, chunk_tokens // len(visual.positional_embedding))
+    width = last.attn.embed_dim
+    weight, bias = last.attn.in_proj_weight[-width:], last.attn.in_proj_bias[-width:]  # rows are q, k, v
+    tokens = torch.empty(len(pixels), len(visual.positional_embedding) - 1, visual.output_dim)
+    for start in range(0, len(pixels), images):
+        x = visual._embeds(pixels[start : start + images].to(visual.conv1.weight))  # (b, 1 + patches, width)
+        for block in blocks:
+            x = block(x)
+        x = x[:, 1:]  # no patch sees another one from here on
+        values = last.ls_1(last.attn.out_proj(F.linear(last.ln_1(x), weight, bias)))  # (b, patches, width)
+        if residual_and_mlp:
+            values = x + values
+            values = values + last.ls_2(last.mlp(last.ln_2(values)))
+        tokens[start : start + images] = (visual.ln_post(values) @ visual.proj).float().cpu()
+    return tokens
+
+
+def trans_mm(
+    model: nn.Module,
+    pixels: Tensor,
+    text_embeddings: Tensor,
+    *,
+    target: Target = "logit",
+    temperature: float | None = None,
+    start_layer: int = 0,
+    normalize: bool = False,
+    chunk_tokens: int = 1024,
+) -> Tensor:
+    """(n, rows, columns) relevance of the patches, finite and >= 0: Trans-MM (Chefer et al., ICCV 2021).
+
+    R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
+    probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
+
+    Args:
+        model: CLIP with open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
+        text_embeddings: (2, d), the normal and the anomalous side; normalised here.
+        target: y. "logit": the image's logit with the anomalous side, because the authors' CLIP example
+            explains the logit of one text; WinCLIP does not say. "difference": anomalous minus normal logit.
+            "probability": the softmax p of the two; its gradient is that of the difference times p (1 - p),
+            so the map of an image vanishes where p is close to 0 or 1.
+        temperature: the logit is the cosine divided by it; None reads the model's own, as the authors do. It
+            is more than a factor: with it, products of A' over several blocks grow faster than A' itself.
+        start_layer: first block that counts, a Python index. 0 takes all of them, as the paper does; -1 only
+            the last one, the default of the authors' CLIP example.
+        normalize: True stretches each map to 0..1, as the authors do to draw it. Then the most relevant patch
+            of every image has 1, normal or not, and maps of different images cannot be compared.
+        chunk_tokens: tokens that go through the tower at once; bounds the memory, not the result.
+
+    Raises:
+        ValueError: a tower without class token or of other blocks (a ResNet, say); pixels, text embeddings,
+            target, temperature or start_layer that do not fit.
+    """
+    visual = model.visual
+    _check(visual, pixels, "Trans-MM")
+    layers = len(visual.transformer.resblocks)
+    if text_embeddings.shape != (2, visual.output_dim):
+        raise ValueError(
+            f"text_embeddings are {tuple(text_embeddings.shape)}; expected (2, {visual.output_dim}), one row "
+            "for the normal and one for the anomalous side (the mean of their prompts)"
+        )
+    if target not in ("logit", "difference", "probability"):
+        raise ValueError(f"target={target!r}; expected 'logit', 'difference' or 'probability'")
+    if not -layers <= start_layer < layers:
+        raise ValueError(f"start_layer={start_layer}; expected {-layers}..{layers - 1} for {layers} blocks")
+    scale = model.logit_scale.exp().item() if temperature is None else 1 / _positive(temperature)
+
+    images = max(1, chunk_tokens // len(visual.positional_embedding))
+    with torch.inference_mode(False), torch.enable_grad():
+        maps = torch.empty(len(pixels), *visual.grid_size)
+        texts = F.normalize(text_embeddings.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
+        for start in range(0, len(pixels), images):
+            embeddings, attentions = encode_with_attention(
+                visual, pixels[start : start + images].detach(), start_layer % layers
+            )
+            logits = scale * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
+            row = _class_row(attentions, _target(logits, target))  # (b, patches)
+            maps[start : start + images] = row.unflatten(1, visual.grid_size).float().cpu()
+    if normalize:
+        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)  # (n, 1, 1)
+        maps = (maps - low) / (high - low).where(high > low, 1)  # a constant map becomes 0
+    return maps
+
+
+def encode_with_attention(visual: nn.Module, pixels: Tensor, first: int = 0) -> tuple[Tensor, list[Tensor]]:
+    """(n, d) embeddings, not normalised, and the attention probabilities of each block from `first` on.
+
+    These are (n, heads, tokens, tokens) and, where gradients are enabled, part of the embeddings' graph. The
+    forward pass is written out because open_clip's own does not give them away.
+    """
+    blocks = visual.transformer.resblocks
+    with torch.no_grad():
+        x = visual._embeds(pixels.to(visual.conv1.weight))  # (n, 1 + patches, width)
+        for block in blocks[:first]:
+            x = block(x)
+    x.requires_grad_(torch.is_grad_enabled())  # what follows is recorded although the weights are frozen
+    attentions = []
+    for block in blocks[first:]:
+        qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # (n, l, 3 width)
+        qkv = qkv.unflatten(-1, (3, block.attn.num_heads, -1))  # (n, l, 3, heads, width / heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, l, width / heads) each
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (n, heads, l, l)
+        attentions.append(scores.softmax(-1))
+        gathered = (attentions[-1] @ value).transpose(1, 2).flatten(2)  # (n, l, width)
+        x = x + block.ls_1(block.attn.out_proj(gathered))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return visual.ln_post(x[:, 0]) @ visual.proj, attentions
+
+
+def _target(logits: Tensor, target: Target) -> Tensor:
+    """(n,) from the logits (n, 2) of the normal and the anomalous side."""
+    if target == "logit":
+        return logits[:, 1]
+    return logits[:, 1] - logits[:, 0] if target == "difference" else logits.softmax(1)[:, 1]
+
+
+def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
+    """(n, patches): the class token's row of (I + A'_last) ... (I + A'_first), its own column left out.
+
+    Multiplied from the left, so that nothing but this row is computed.
+    """
+    gradients = torch.autograd.grad(y.sum(), attentions)  # an image's y depends on its own attention only
+    row = torch.zeros_like(attentions[0][:, 0, :1])  # (n, 1, tokens)
+    row[..., 0] = 1
+    for attention, gradient in zip(reversed(attentions), reversed(gradients)):
+        row = row + row @ (gradient * attention.detach()).relu().mean(1)
+    return row[:, 0, 1:]
+
+
+def _check(visual: nn.Module, pixels: Tensor, method: str) -> None:
+    advice = "choose an architecture such as ViT-B-16-plus-240"
+    if not isinstance(visual, VisionTransformer):
+        raise ValueError(
+            f"{method} needs open_clip's VisionTransformer, got {type(visual).__name__}; {advice}"
+        )
+    if visual.pool_type != "tok" or visual.attn_pool is not None:
+        raise ValueError(f"{method} needs a class token, but this tower pools its tokens otherwise; {advice}")
+    for block in visual.transformer.resblocks:
+        if type(block) is not ResidualAttentionBlock:
+            raise ValueError(
+                f"{method} needs open_clip's ResidualAttentionBlock, got {type(block).__name__}; {advice}"
+            )
+    expected = (3, *visual.image_size)
+    if pixels.shape[1:] != expected or not pixels.is_floating_point():
+        raise ValueError(
+            f"expected images as a float tensor (n, {', '.join(map(str, expected))}), got {pixels.dtype} "
+            f"{tuple(pixels.shape)}; stack what encoder.preprocess(image) returns"
+        )
+
+
+def _positive(temperature: float) -> float:
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}; expected a number above 0, or None for the model's own")
+    return temperature

@@ -1,0 +1,254 @@
+"""WinCLIP's experiments: what is measured on each category, cached, as one long table.
+
+Every study is a function from a `Category` to records with the entries category, method, variant, shots,
+seed, task (image or pixel) and the metrics as fractions; `winclip_tables` makes the papers' rows of them.
+Measurements are cached category by category under everything that they depend on, so a killed run goes on,
+and notebooks only read. Studies with reference images are in `winclip_few_shot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zsad_core import winclip
+from zsad_core.cache import cached_arrays
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.dense import Dense, Extractor, clip_extractor, dense_parts
+from zsad_core.embeddings import dataset_of, image_embeddings
+from zsad_core.encoders import ClipEncoder
+from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.references import sample_references
+from zsad_core.relevance import maskclip_tokens, trans_mm
+from zsad_core.scores import prompt_score
+from zsad_core.settings import Settings
+from zsad_core.tiling import tiling_extractor, tiling_map
+from zsad_core.views import Whole
+from zsad_core.winclip import Detector, Output, Texts, image_scores
+
+IMAGE_METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
+PIXEL_METRICS = ("auroc", "pro", "f1max")
+SCORES = ("max_map", "ascore0", "ascore0+max_map")  # Table 5
+
+
+def hidden_layers(depth: int) -> tuple[int, int]:
+    """The blocks that stand for a ResNet's second and third stage: the 6th and 9th of 12 (supplement B)."""
+    return depth // 2, depth * 3 // 4
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category of a dataset, the encoder, and what the studies of it share."""
+
+    settings: Settings
+    encoder: ClipEncoder
+    dataset: AnomalyDataset
+    name: str
+    whole: Whole = "tiles"
+    normalize_sentences: bool = True
+
+    @cached_property
+    def test(self) -> AnomalyDataset:
+        return self.dataset.select(category=self.name, split="test")
+
+    @cached_property
+    def train(self) -> AnomalyDataset:
+        """The normal images that references are drawn from; none in a dataset without a training split."""
+        rows = (self.dataset.meta["category"] == self.name) & (self.dataset.meta["split"] == "train")
+        return self.dataset.where(rows.to_numpy())
+
+    @property
+    def temperature(self) -> float:
+        return self.settings.temperature or self.encoder.temperature
+
+    @property
+    def depth(self) -> int:
+        return len(self.encoder.model.visual.transformer.resblocks)
+
+    @cached_property
+    def clip(self) -> Extractor:
+        return clip_extractor(self.encoder, self.settings.scales, (*hidden_layers(self.depth), self.depth))
+
+    def texts(self, kind: str = "prompt_ens", **options) -> Texts:
+        options = {"normalize_sentences": self.normalize_sentences, **options}
+        return winclip.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
+
+    def defects(self) -> list[str]:
+        """The kinds of defects that the dataset names for this category."""
+        return sorted(set(self.test.meta["defect"]) - {"good"})
+
+    def views(self, whole: Whole = "tiles") -> np.ndarray:
+        """(n, v, d) views of the test images. Squares have one tile, so they share RWDA's views."""
+        sizes = [self.test.size(i) for i in range(len(self.test))]
+        options = {} if all(width == height for width, height in sizes) else {"whole": whole}
+        return image_embeddings(self.encoder, self.test, self.settings.cache_dir, **options).vectors
+
+    def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
+        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's."""
+        first = 1000 * self.dataset.categories.index(self.name)
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
+        return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
+
+    def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[Dense], dict]:
+        """Features of the images that any draw needs, and the draws as numbers into these."""
+        needed = np.unique(np.concatenate(list(draws.values())))
+        chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
+        parts = dense_parts(extractor, chosen, self.settings.cache_dir, whole=self.whole)
+        return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
+
+    def measured(
+        self,
+        study: str,
+        make_detector: Callable[[], Detector],
+        extractor: Extractor | None = None,
+        *,
+        each: Sequence[str] = (),
+        shots: Sequence[int] = (),
+        **options,
+    ) -> dict[str, np.ndarray]:
+        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done."""
+        extractor, settings = extractor or self.clip, self.settings
+        options |= {"temperature": self.temperature, "map_size": settings.map_size, "whole": self.whole}
+        options |= {"normalize_sentences": self.normalize_sentences}
+        key = {**extractor.key, "images": self.test.fingerprint, "study": study, **options}
+        if shots:
+            seeds = [settings.seed, settings.reference_seeds]
+            key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
+
+        def run() -> dict[str, np.ndarray]:
+            parts = dense_parts(extractor, self.test, settings.cache_dir, whole=self.whole)
+            return winclip.measure(parts, make_detector(), map_size=settings.map_size, each=each)
+
+        file = f"{self.dataset.name}-{self.name}-{study}"
+        return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)
+
+    def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:
+        """One record. values: scores (n,) of the test images for the task "image", else those of a `pixel`
+        array of `winclip.measure`. where: shots, seed."""
+        names = {"category": self.name, "method": method, "variant": variant, "shots": 0, "seed": 0, **where}
+        if task == "image":
+            found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
+        else:
+            found = dict(zip((*PIXEL_METRICS, "error"), [*values[:3], values[3:].max()], strict=True))
+        return {**names, "task": task, **found}
+
+
+def language(c: Category) -> list[dict]:
+    """Zero-shot image scores: Tables 1, 3 and 7, and what the prompts' options change."""
+    views, whole = c.views(), c.views()[:, :1]
+    if views.shape[1] % 6 == 0 and views.shape[1] > 6:  # tiles: the whole-tile view of each
+        whole = views[:, ::6]
+    texts = c.texts()
+    score = lambda v, t, temperature=c.temperature: image_scores(v, t, temperature)  # noqa: E731
+    found = {
+        ("clip_ac", ""): score(whole, c.texts("two_class")),
+        ("clip_ac_prompt_ens", ""): score(whole, c.texts("imagenet")),
+        ("winclip", "one_class"): winclip.one_class_scores(whole, c.texts("two_class")[0]),
+        ("winclip", "two_class"): score(whole, c.texts("two_class")),
+        ("winclip", "state_ens"): score(whole, c.texts("state_ens")),
+        ("winclip", "prompt_ens"): score(whole, texts),
+        ("winclip", "multi_crop"): score(views, texts),
+        ("winclip", ""): score(views, texts),
+        ("winclip", "specific_states"): score(views, c.texts("specific_states", defects=c.defects())),
+        ("winclip", "whole=center_crop"): score(c.views("center_crop"), texts),
+        ("winclip", "whole=squash"): score(c.views("squash"), texts),
+        ("winclip", "normalize_sentences=0"): score(views, c.texts(normalize_sentences=False)),
+        ("winclip", "temperature=0.07"): score(views, texts, 0.07),
+        ("winclip", "temperature=model"): score(views, texts, c.encoder.temperature),
+    }
+    return [c.record(scores, "image", method, variant) for (method, variant), scores in found.items()]
+
+
+def zero_shot(c: Category) -> list[dict]:
+    """Zero-shot maps of windows and patch tokens: Tables 4 and 8."""
+
+    def make() -> Detector:
+        texts, last = c.texts(), f"layer/{c.depth}"
+
+        def detect(dense: Dense) -> dict[str, Output]:
+            found = winclip.zero_shot_outputs(dense, texts, c.encoder.grid, temperature=c.temperature)
+            tokens = winclip.patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
+            return found | {"patch_token": Output(maps=tokens)}
+
+        return detect
+
+    found = c.measured("zero-shot", make, each=("",))
+    pixel = {k.removesuffix("/pixel"): v for k, v in found.items() if k.endswith("/pixel")}
+    return [c.record(values, "pixel", "winclip", variant) for variant, values in pixel.items()]
+
+
+def area_and_auroc(c: Category) -> pd.DataFrame:
+    """Of each anomalous image with a mask: the defect's share of the image and the pixel AUROC (claim 40)."""
+    zero_shot(c)
+    each = c.measured("zero-shot", lambda: _never)["/each"]
+    shares = [c.test.mask(i).mean() if label else 0.0 for i, label in enumerate(c.test.labels)]
+    return pd.DataFrame({"category": c.name, "area": shares, "auroc": each}).dropna()
+
+
+def _never(dense: Dense) -> dict[str, Output]:
+    raise AssertionError("zero_shot() has measured this before")
+
+
+def generic(c: Category) -> list[dict]:
+    """Maps by MaskCLIP and Trans-MM: Table 4."""
+    texts = c.texts()
+    sides = torch.stack(
+        [torch.nn.functional.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts]
+    )
+    model, grid = c.encoder.model, c.encoder.grid
+    key = {**{k: c.clip.key[k] for k in ("model", "weights", "precision")}, "generic": 1, "category": c.name}
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        values = {
+            "maskclip": maskclip_tokens(model.visual, pixels),
+            "maskclip_full": maskclip_tokens(model.visual, pixels, residual_and_mlp=True),
+        }
+        for target in ("logit", "difference"):
+            values[f"trans_mm_{target}"] = trans_mm(model, pixels, sides, target=target)
+        return values
+
+    def detect(dense: Dense) -> dict[str, Output]:
+        token = lambda name: Output(maps=winclip.token_map(dense.tensor(name), grid, texts, c.temperature))  # noqa: E731
+        return {
+            "maskclip|": token("maskclip"),
+            "maskclip|residual_and_mlp=1": token("maskclip_full"),
+            "trans_mm|": Output(maps=dense.tensor("trans_mm_logit")),
+            "trans_mm|target=difference": Output(maps=dense.tensor("trans_mm_difference")),
+        }
+
+    extractor = Extractor(key, c.encoder.image_size, c.encoder.preprocess, features)
+    found = c.measured("generic", lambda: detect, extractor)
+    return [c.record(v, "pixel", *k.removesuffix("/pixel").split("|")) for k, v in found.items()]
+
+
+def tiling(c: Category) -> list[dict]:
+    """Maps by image tiling: Table 8."""
+    texts, sizes = c.texts(), c.settings.scales
+
+    def detect(dense: Dense) -> dict[str, Output]:
+        score = lambda name: prompt_score(dense.tensor(name), *map(torch.from_numpy, texts), c.temperature)  # noqa: E731
+        scores = {size: score(f"tiles/{size}") for size in sizes}
+        return {"image_tiling": Output(maps=tiling_map(scores, score("image"), c.encoder.grid))}
+
+    found = c.measured("tiling", lambda: detect, tiling_extractor(c.encoder, sizes))
+    return [c.record(found["image_tiling/pixel"], "pixel", "winclip", "image_tiling")]
+
+
+def study(
+    settings: Settings, encoder: ClipEncoder, role: str, run: Callable[..., list[dict]], *options
+) -> pd.DataFrame:
+    """The records of one study of all categories of the dataset in this role, as a frame; empty without it."""
+    dataset = dataset_of(settings, role)
+    names = [] if dataset is None else dataset.categories
+    records = []
+    for name in tqdm(names, desc=f"{run.__name__.replace('_', ' ')}, {role}", leave=False):
+        records += run(Category(settings, encoder, dataset, name), *options)
+    return pd.DataFrame(records)

@@ -31,7 +31,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.anomalib_winclip import anomalib_model
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.provenance import commit
 from zsad_core.scores import prompt_score
@@ -155,6 +154,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     arguments = parser.parse_args()
+    from benchmarks.anomalib_winclip import anomalib_model  # here, for others use this file without anomalib
+
     torch.set_num_threads(THREADS)
     precisions = {"fp32": torch.float32}
     if torch.cpu._is_amx_tile_supported():

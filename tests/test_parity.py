@@ -301,3 +301,19 @@ def test_winclips_backbone(as_anomalib: dict[str, Any]) -> None:
     assert_close(scores.float(), expected.pred_score, **TIGHT)
     assert_close(upsample(maps, encoder.image_size), expected.anomaly_map, **TIGHT)
     assert expected.anomaly_map.std() > 1e-4
+
+
+def test_count_of_operations() -> None:
+    """The benchmark's count is that of the matrix products that really run."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.windows import operations
+
+    encoder = load_encoder("zsad-mini", "random", device="cpu")
+    in_place = {
+        torch.ops.aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1]
+    }  # unknown to the counter
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        encoder.embed_scales(pixels_of(encoder, 1, seed=1), SIZES)
+    assert counter.get_total_flops() == operations(encoder.model.visual, SIZES, shared=True)
+    assert operations(encoder.model.visual, SIZES, shared=False) > counter.get_total_flops()

@@ -228,8 +228,8 @@ def test_winclip_map_from_pixels(encoder: ClipEncoder) -> None:
     assert maps.shape == (5, 32, 24) and 0 <= maps.min() < maps.max() <= 1
     torch.testing.assert_close(maps, upsample(zero_shot_map(image, windows, GRID, **TEXTS), (32, 24)))
     options = {"aggregate": "arithmetic", "across": "harmonic", "temperature": 0.2}
-    only = winclip_map(encoder, pixels, **TEXTS, scales=(3,), image_scale=False, **options)
-    expected = zero_shot_map(None, {3: windows[3]}, GRID, **TEXTS, **options)
+    only = winclip_map(encoder, pixels, **TEXTS, scales=(3, 2), image_scale=False, **options)
+    expected = zero_shot_map(None, windows, GRID, **TEXTS, **options)
     torch.testing.assert_close(only, upsample(expected, (32, 24)))
 
 

@@ -306,10 +306,10 @@ def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray
 
 
 def locally_aware(maps: FeatureMaps, neighbourhood: int = 3, channels: int | None = 1024) -> Tensor:
-    """PatchCore's locally aware patch features (Eq. 1 to 3): (n, rows, columns, d) on the first layer's grid.
+    """PatchCore's locally aware patch features (Eq. 1 to 3), (n, rows, columns, d) on the first grid.
 
-    Options as in `patchcore_memory`. Computed once and handed to it and to `patchcore` as the only layer, with
-    neighbourhood=1 and channels=None, they serve many memories.
+    Options as in `patchcore_memory`. Computed once and handed to it and to `patchcore` as the only layer,
+    with neighbourhood=1 and channels=None, they serve many memories.
     """
     layers, border = {}, neighbourhood // 2
     for name, x in maps.items():

@@ -2,8 +2,7 @@
 
 A category is cut into parts of `PART` images. Each part is cached in a file of its own under a key made of
 content, so a killed run goes on with the part it was in, and however many images there are, one part at a
-time is in memory. Features are stored as float16: that moves a cosine by about 1e-7 (it has three digits more
-than any table).
+time is in memory. Features are stored as float16, which moves a cosine by about 1e-5, or less near 1.
 
 Images that are not square are cut into square tiles (WinCLIP, supplement A); features belong to tiles, and
 `Dense.owner` tells whose they are.
@@ -68,6 +67,13 @@ class Dense:
         """{size: (t, n_windows, d)}."""
         return {int(size): value for size, value in self.starting("windows").items()}
 
+    def only(self, image: int) -> Dense:
+        """The features of one image, counted in `meta`."""
+        own = self.owner == image
+        arrays = {name: values[own] for name, values in self.arrays.items()}
+        part = slice(image, image + 1)
+        return Dense(self.meta[part], self.sizes[part], np.zeros(own.sum(), int), self.boxes[own], arrays)
+
     def mean_of_tiles(self, scores: Tensor | np.ndarray) -> np.ndarray:
         """(n,) from scores (t,) of tiles: the mean over an image's tiles (supplement A)."""
         return np.bincount(self.owner, np.asarray(scores, float)) / np.bincount(self.owner)
@@ -100,6 +106,7 @@ def clip_extractor(
 def backbone_extractor(backbone: Backbone) -> Extractor:
     """Feature maps `layer/<name>` (t, rows, columns, channels) of a convolutional network."""
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
+    key |= {"image_size": list(backbone.image_size)}
     features = lambda pixels: {f"layer/{k}": v for k, v in backbone.feature_maps(pixels).items()}  # noqa: E731
     return Extractor(key, backbone.image_size, backbone.preprocess, features)
 
@@ -154,4 +161,10 @@ def _compute(extractor: Extractor, part: AnomalyDataset, whole: Whole) -> dict[s
             boxes.append(box)
     features = extractor.features(torch.stack(pixels))
     arrays = {name: value.half().numpy() for name, value in features.items()}
+    broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"{part.name}: features {', '.join(broken)} hold NaN or numbers too large for float16; "
+            "check images and weights"
+        )
     return {"sizes": np.array(sizes), "owner": np.array(owner), "boxes": np.array(boxes), **arrays}

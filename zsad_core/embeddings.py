@@ -82,16 +82,21 @@ def _embed_category(encoder: ClipEncoder, dataset: AnomalyDataset, **view_option
 
 
 def image_embeddings(
-    encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: str | Path, **view_options
+    encoder: ClipEncoder,
+    dataset: AnomalyDataset,
+    cache_dir: str | Path,
+    *,
+    progress: bool = True,
+    **view_options,
 ) -> Embedded:
     """Every image of a dataset through the encoder, once per set of views. See `views.test_views` for the
-    options.
+    options. progress: whether a bar counts the categories.
 
     Cached per category: a killed run goes on with the category it was in.
     """
     parts = {category: dataset.select(category=category) for category in dataset.categories}
     vectors = []
-    for category, part in tqdm(parts.items(), desc=dataset.name, leave=False):
+    for category, part in tqdm(parts.items(), desc=dataset.name, leave=False, disable=not progress):
         key = {**_encoder_key(encoder), "images": part.fingerprint, "views": view_options}
         compute = lambda part=part: {"vectors": _embed_category(encoder, part, **view_options)}  # noqa: E731
         vectors.append(

@@ -40,7 +40,7 @@ class _Drawing(Figure):
         return buffer.getvalue()
 
 
-def _figure(
+def new_figure(
     rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0, **options
 ) -> tuple[Figure, np.ndarray]:
     """A figure outside pyplot's global list, and its axes (rows, columns)."""
@@ -72,7 +72,7 @@ def scatter(
     with mpl.rc_context(STYLE):
         columns = min(columns, len(panels))
         n_rows = -(-len(panels) // columns)
-        figure, axes = _figure(n_rows, columns, width or 3.4 * columns + 0.4, panel_height * n_rows + 0.6)
+        figure, axes = new_figure(n_rows, columns, width or 3.4 * columns + 0.4, panel_height * n_rows + 0.6)
         for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
             for number, name in enumerate(dict.fromkeys(points["group"])):
                 own = points[points["group"] == name]
@@ -108,7 +108,7 @@ def lines(
 ) -> Figure:
     """Means over x with one standard deviation as bars, one line a group. mark: a vertical line at this x."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(height=3.8)
+        figure, axes = new_figure(height=3.8)
         axis = axes[0, 0]
         groups = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
         for number, (name, own) in enumerate(groups):
@@ -147,7 +147,7 @@ def lines(
 def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Sequence[float] = 40) -> Figure:
     """Overlaid outlines of distributions, told by line style and colour."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(height=3.2)
+        figure, axes = new_figure(height=3.2)
         edges = np.histogram_bin_edges(np.concatenate([np.ravel(g) for g in groups.values()]), bins)
         for number, (name, values) in enumerate(groups.items()):
             axes[0, 0].hist(
@@ -178,7 +178,7 @@ def bars(
     with mpl.rc_context(STYLE):
         names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
         thick = 0.8 / len(groups)
-        figure, axes = _figure(height=0.6 + len(names) * (0.16 * len(groups) + 0.14))
+        figure, axes = new_figure(height=0.6 + len(names) * (0.16 * len(groups) + 0.14))
         axis = axes[0, 0]
         for number, name in enumerate(groups):
             own = frame[frame[group] == name].set_index(label).reindex(names)
@@ -209,7 +209,7 @@ def grid_of_values(
 ) -> Figure:
     """A small table as a heat map with every value written in it."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = _figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
+        figure, axes = new_figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
         axis = axes[0, 0]
         image = axis.imshow(table.to_numpy(float), cmap="cividis", aspect="auto")
         middle = np.nanmean([image.norm.vmin, image.norm.vmax])
@@ -239,7 +239,7 @@ def gallery(
     """Rows of images (H, W, 3); `outlines` (H, W) bool draws a mask's contour, dark on light and light on
     dark."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = _figure(
+        figure, axes = new_figure(
             len(images), len(images[0]), size * len(images[0]) + 1.1, size * len(images) + 0.3
         )
         for i, row in enumerate(images):
@@ -273,7 +273,7 @@ def diagram(
     Boxes named in `emphasis` have a thick frame and a tint: the parts that are trained.
     """
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = _figure(width=width, height=height)
+        figure, axes = new_figure(width=width, height=height)
         axis = axes[0, 0]
         axis.set(xlim=(0, 1), ylim=(0, 1))
         axis.set_axis_off()

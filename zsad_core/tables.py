@@ -30,6 +30,16 @@ LABELS: dict[str, dict[str, str]] = {
         "padim": "PaDiM",
         "patchcore": "PatchCore",
         "regad": "RegAD",
+        "clip_ac": "CLIP-AC",
+        "clip_ac_prompt_ens": "CLIP-AC + ImageNet templates",
+        "trans_mm": "Trans-MM",
+        "maskclip": "MaskCLIP",
+        "differnet": "DifferNet",
+        "tdg": "TDG",
+        "regad_l": "RegAD-L",
+        "mkd": "MKD",
+        "p_svdd": "P-SVDD",
+        "cutpaste": "CutPaste",
     },
     "metric": {
         "auroc": "AUROC (%)",
@@ -88,6 +98,7 @@ def comparison_table(
     columns: Sequence[str] = ("metric",),
     show: Sequence[str] = ("published", "measured", "difference"),
     digits: int = 1,
+    absent: Mapping[str, str] | None = None,
     labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Table:
     """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`.
@@ -98,6 +109,7 @@ def comparison_table(
 
     index, columns : column names of the comparison; together they must tell its rows apart.
     show : some of "published", "measured", "difference".
+    absent : by method, what stands in the place of 'not yet run': 'quoted, not run here', say.
     labels : readable names by column, added to `LABELS`.
     """
     status = with_status(comparison)
@@ -109,6 +121,10 @@ def comparison_table(
         }
     )
     texts.loc[(status["status"] == "undefined").to_numpy(), "measured"] = "undefined"
+    lacking = (status["status"] == "not yet run").to_numpy()
+    texts.loc[lacking, "measured"] = [
+        (absent or {}).get(method, "not yet run") for method in status["method"][lacking]
+    ]
     for column in (*index, *columns):
         names = {**LABELS.get(column, {}), **dict((labels or {}).get(column, {}))}
         if column == "dataset":

@@ -26,8 +26,8 @@ def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
 
 
 def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
-    """(n, n_tiles, d): each tile of size x size patches, cut out of the image, enlarged to the encoder's whole
-    input and encoded by itself.
+    """(n, n_tiles, d): each tile of size x size patches, cut out, enlarged to the encoder's whole input and
+    encoded by itself.
 
     The paper gives neither the tiles' size nor their stride. Here they are as large as the windows that they
     are compared with and lie side by side: with stride 1, 365 passes a picture would take some 30 times as

@@ -118,6 +118,8 @@ def embed_scales(
     whole: False leaves the whole image out. layers: 1-based block numbers.
     chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
     """
+    if not len(pixels):
+        return _nothing(visual, sizes, whole, layers)
     dtype = blocks[0].qkv.dtype
     tokens = visual._embeds(pixels).to(dtype)  # (n, 1 + patches, width)
     n, length, width = tokens.shape
@@ -146,6 +148,14 @@ def embed_scales(
     }
     tokens_of = {layer: torch.cat(parts).float().cpu() for layer, parts in kept.items()}
     return Scales(image if whole else None, windows, tokens_of)
+
+
+def _nothing(visual: nn.Module, sizes: Sequence[int], whole: bool, layers: Sequence[int]) -> Scales:
+    """The scales of no image."""
+    rows, columns = visual.grid_size
+    windows = {s: torch.empty(0, len(window_indices((rows, columns), s)), visual.output_dim) for s in sizes}
+    tokens = {layer: torch.empty(0, rows * columns, visual.conv1.out_channels) for layer in layers}
+    return Scales(torch.empty(0, visual.output_dim) if whole else None, windows, tokens)
 
 
 def _run(

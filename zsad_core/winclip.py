@@ -20,15 +20,16 @@ from torch import Tensor
 from zsad_core.dense import Dense, DensePart
 from zsad_core.embeddings import text_embeddings
 from zsad_core.encoders import ClipEncoder
-from zsad_core.metrics import pixel_auroc
+from zsad_core.metrics import auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
 from zsad_core.scores import average_views, prompt_score, to_tensor
 from zsad_core.windows import zero_shot_map
 
-MAPS = {"P": ("P",), "P+Wm": ("P", "W3"), "P+Wm+Ws": ("P", "W3", "W2")}
-"""The reference maps of WinCLIP+ by the names of Table 6: patch tokens, 3 x 3 windows, 2 x 2 windows."""
+MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
+"""Sets of reference maps of WinCLIP+ by the names of Table 6: patch tokens, the largest windows (3 x 3) and
+the smallest (2 x 2)."""
 
 Texts = tuple[np.ndarray, np.ndarray]
 """Embeddings of the normal and of the anomalous sentences, (k, d) each, or their means (d,)."""
@@ -148,6 +149,8 @@ def few_shot_outputs(
 ) -> dict[str, Output]:
     """WinCLIP+ for each set of reference maps in `variants`, names of `MAPS`: max M^W as scores, and maps."""
     found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
+    sizes = sorted(memory.windows)
+    found |= {"Ws": found[f"W{sizes[0]}"], "Wm": found[f"W{sizes[-1]}"]}
     nothing = torch.zeros(len(patches))
     outputs = {}
     for variant in variants:
@@ -167,8 +170,8 @@ def measure(
 
     Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (6,): AUROC, PRO
     and F1-max of all pixels as fractions, and a bound on what the histogram may have changed in each;
-    `<output>/each` (n,), for outputs in `each`: the pixel AUROC within each image, NaN where its mask is
-    empty.
+    `<output>/each` (n, 3), for outputs in `each`: of each image by itself the pixel AUROC and F1-max (NaN
+    where its mask is empty) and the map's maximum.
 
     map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size. The paper does not
         say what it used.
@@ -178,7 +181,7 @@ def measure(
     """
     scores: dict[str, list[np.ndarray]] = {}
     histograms: dict[str, PixelHistogram] = {}
-    within: dict[str, list[float]] = {name: [] for name in each}
+    within: dict[str, list[tuple[float, float, float]]] = {name: [] for name in each}
     for part in parts:
         dense = part.load()
         outputs = detect(dense)
@@ -192,13 +195,23 @@ def measure(
             for mask, anomaly_map in zip(masks, image_maps(dense, maps, map_size), strict=True):
                 histogram.add(mask, anomaly_map)
                 if name in within:
-                    mixed = mask.any() and not mask.all()
-                    within[name].append(pixel_auroc([mask], [anomaly_map]) if mixed else np.nan)
+                    within[name].append(_of_image(mask, anomaly_map))
+    unknown = [name for name in each if name not in histograms]
+    if unknown:
+        raise ValueError(f"each={list(each)}: expected names of outputs with maps, {', '.join(histograms)}")
     arrays = {f"{name}/scores": np.concatenate(values) for name, values in scores.items()}
     for name, histogram in histograms.items():
         found = (histogram.pixel_auroc(), histogram.aupro(), histogram.f1_max())
         arrays[f"{name}/pixel"] = np.array([m.value for m in found] + [m.error for m in found])
     return arrays | {f"{name}/each": np.array(values) for name, values in within.items()}
+
+
+def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, float]:
+    highest = float(anomaly_map.max())
+    if not mask.any() or mask.all():
+        return np.nan, np.nan, highest
+    labels, scores = mask.ravel(), anomaly_map.ravel()
+    return auroc(labels, scores), f1_max(labels, scores), highest
 
 
 def image_maps(dense: Dense, maps: Tensor, map_size: int | None = None) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ and notebooks only read. Studies with reference images are in `winclip_few_shot`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,15 +67,18 @@ class Category:
 
     @property
     def temperature(self) -> float:
+        """The profile's, or the one that the model was trained with, which for CLIP's weights is 0.01."""
         return self.settings.temperature or self.encoder.temperature
 
     @property
     def depth(self) -> int:
-        return len(self.encoder.model.visual.transformer.resblocks)
+        """Number of the last block; 0 for a ResNet, which has no patch tokens."""
+        return 0 if self.encoder.is_resnet else len(self.encoder.model.visual.transformer.resblocks)
 
     @cached_property
     def clip(self) -> Extractor:
-        return clip_extractor(self.encoder, self.settings.scales, (*hidden_layers(self.depth), self.depth))
+        layers = (*hidden_layers(self.depth), self.depth) if self.depth else ()
+        return clip_extractor(self.encoder, self.settings.scales, layers)
 
     def texts(self, kind: str = "prompt_ens", **options) -> Texts:
         options = {"normalize_sentences": self.normalize_sentences, **options}
@@ -89,7 +92,8 @@ class Category:
         """(n, v, d) views of the test images. Squares have one tile, so they share RWDA's views."""
         sizes = [self.test.size(i) for i in range(len(self.test))]
         options = {} if all(width == height for width, height in sizes) else {"whole": whole}
-        return image_embeddings(self.encoder, self.test, self.settings.cache_dir, **options).vectors
+        cache_dir = self.settings.cache_dir
+        return image_embeddings(self.encoder, self.test, cache_dir, progress=False, **options).vectors
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
         """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's."""
@@ -118,7 +122,13 @@ class Category:
         extractor, settings = extractor or self.clip, self.settings
         options |= {"temperature": self.temperature, "map_size": settings.map_size, "whole": self.whole}
         options |= {"normalize_sentences": self.normalize_sentences}
-        key = {**extractor.key, "images": self.test.fingerprint, "study": study, **options}
+        key = {
+            **extractor.key,
+            "images": self.test.fingerprint,
+            "study": study,
+            "each": list(each),
+            **options,
+        }
         if shots:
             seeds = [settings.seed, settings.reference_seeds]
             key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
@@ -139,6 +149,15 @@ class Category:
         else:
             found = dict(zip((*PIXEL_METRICS, "error"), [*values[:3], values[3:].max()], strict=True))
         return {**names, "task": task, **found}
+
+
+def flipped(c: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
+    """The record of claim 30: normal and flipped images only, of a category whose defects include `flip`."""
+    if "flip" not in c.defects():
+        return []
+    own = c.test.meta["defect"].isin(["good", "flip"]).to_numpy()
+    part = replace(c, dataset=c.test.where(own))
+    return [part.record(scores[own], "image", method, "defect=flip", **where)]
 
 
 def language(c: Category) -> list[dict]:
@@ -162,9 +181,10 @@ def language(c: Category) -> list[dict]:
         ("winclip", "whole=squash"): score(c.views("squash"), texts),
         ("winclip", "normalize_sentences=0"): score(views, c.texts(normalize_sentences=False)),
         ("winclip", "temperature=0.07"): score(views, texts, 0.07),
-        ("winclip", "temperature=model"): score(views, texts, c.encoder.temperature),
+        ("winclip", "temperature=0.01"): score(views, texts, 0.01),
     }
-    return [c.record(scores, "image", method, variant) for (method, variant), scores in found.items()]
+    records = [c.record(scores, "image", method, variant) for (method, variant), scores in found.items()]
+    return records + flipped(c, found["winclip", ""], "winclip")
 
 
 def zero_shot(c: Category) -> list[dict]:
@@ -175,8 +195,10 @@ def zero_shot(c: Category) -> list[dict]:
 
         def detect(dense: Dense) -> dict[str, Output]:
             found = winclip.zero_shot_outputs(dense, texts, c.encoder.grid, temperature=c.temperature)
-            tokens = winclip.patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
-            return found | {"patch_token": Output(maps=tokens)}
+            if c.depth:
+                tokens = winclip.patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
+                found["patch_token"] = Output(maps=tokens)
+            return found
 
         return detect
 
@@ -185,16 +207,15 @@ def zero_shot(c: Category) -> list[dict]:
     return [c.record(values, "pixel", "winclip", variant) for variant, values in pixel.items()]
 
 
-def area_and_auroc(c: Category) -> pd.DataFrame:
-    """Of each anomalous image with a mask: the defect's share of the image and the pixel AUROC (claim 40)."""
+def within_images(c: Category) -> pd.DataFrame:
+    """Of each test image: label, area (the defect's share of the image), and of WinCLIP's zero-shot map in
+    this image alone the pixel AUROC and F1-max (NaN where nothing is anomalous) and the maximum (claim 40,
+    Figure 11). The index counts test images."""
     zero_shot(c)
-    each = c.measured("zero-shot", lambda: _never)["/each"]
-    shares = [c.test.mask(i).mean() if label else 0.0 for i, label in enumerate(c.test.labels)]
-    return pd.DataFrame({"category": c.name, "area": shares, "auroc": each}).dropna()
-
-
-def _never(dense: Dense) -> dict[str, Output]:
-    raise AssertionError("zero_shot() has measured this before")
+    found = c.measured("zero-shot", lambda: None, each=("",))["/each"]  # measured just now
+    areas = [c.test.mask(i).mean() if label else 0.0 for i, label in enumerate(c.test.labels)]
+    names = ("auroc", "f1max", "maximum")
+    return pd.DataFrame({"label": c.test.labels, "area": areas, **dict(zip(names, found.T, strict=True))})
 
 
 def generic(c: Category) -> list[dict]:
@@ -242,13 +263,18 @@ def tiling(c: Category) -> list[dict]:
     return [c.record(found["image_tiling/pixel"], "pixel", "winclip", "image_tiling")]
 
 
+def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
+    """The categories of the dataset in a role; none without it."""
+    dataset = dataset_of(settings, role)
+    return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
+
+
 def study(
     settings: Settings, encoder: ClipEncoder, role: str, run: Callable[..., list[dict]], *options
 ) -> pd.DataFrame:
-    """The records of one study of all categories of the dataset in this role, as a frame; empty without it."""
-    dataset = dataset_of(settings, role)
-    names = [] if dataset is None else dataset.categories
+    """The records of one study of all categories of the dataset in a role, as a frame; empty without it."""
     records = []
-    for name in tqdm(names, desc=f"{run.__name__.replace('_', ' ')}, {role}", leave=False):
-        records += run(Category(settings, encoder, dataset, name), *options)
+    bar = f"{run.__name__.replace('_', ' ')}, {role}"
+    for category in tqdm(categories(settings, encoder, role), desc=bar, leave=False):
+        records += run(category, *options)
     return pd.DataFrame(records)

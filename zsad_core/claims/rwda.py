@@ -49,6 +49,7 @@ PAIR_COUNTS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 
 def _numbers(results: pd.DataFrame, claim_id: str) -> Numbers:
     """The frame's numbers, with WinCLIP's rows under the names that the claims use."""
+    results = results[results["paper"] == "rwda"]  # other papers run the same methods under other settings
     winclip = results["method"] == "winclip"
     few_shot = winclip & (results["shots"] > 0)
     unnamed = winclip & ~few_shot & (results["variant"] == "") & (results["dataset"] != "")

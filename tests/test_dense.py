@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from data_scripts.prepare import prepared_folder
+from zsad_core import dense
+from zsad_core.backbones import Backbone
+from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.dense import Dense, Extractor, backbone_extractor, clip_extractor, dense_parts
+from zsad_core.encoders import ClipEncoder, load_encoder
+
+SIDE = 8  # of what the stub of an encoder sees
+
+
+class Counting:
+    """An extractor whose features are a tile's pixels and their mean; it notes how many it is asked for."""
+
+    def __init__(self, **key: object) -> None:
+        self.calls: list[int] = []
+        self.extractor = Extractor({"model": "stub", **key}, (SIDE, SIDE), self.preprocess, self.features)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX)  # cuts the ends off as CLIP does
+        return torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        self.calls.append(len(pixels))
+        return {"image": pixels.mean((2, 3)), "windows/2": pixels.flatten(2), "layer/1": pixels}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+    """folder(pictures, name): a dataset of one category with these normal test images, in this order."""
+
+    def make(pictures: list[Image.Image], name: str = "d") -> AnomalyDataset:
+        with prepared_folder(tmp_path / name) as out:
+            for i, picture in enumerate(pictures):
+                out.add(picture, category="c", split="test", defect="good", name=f"{i:02d}.png")
+        return load_dataset(tmp_path / name)
+
+    return make
+
+
+def reds(n: int) -> list[Image.Image]:
+    return [Image.new("RGB", (12, 12), (i, 0, 0)) for i in range(n)]
+
+
+def quadrants(width: int, height: int) -> Image.Image:
+    """Red is 0 … 255 from left to right, green from top to bottom."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width).round()
+    pixels[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    return Image.fromarray(pixels)
+
+
+def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
+    folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PART", 3)
+    dataset, first = folder(reds(8)), Counting()
+    parts = dense_parts(first.extractor, dataset, tmp_path / "cache")
+    assert [len(part.dataset) for part in parts] == [3, 3, 2] and first.calls == []
+    computed = [parts[1].load(), parts[0].load()]  # killed before the last one
+    assert first.calls == [3, 3]
+    again = Counting()
+    loaded = [
+        part.load() for part in dense_parts(again.extractor, load_dataset(dataset.root), tmp_path / "cache")
+    ]
+    assert again.calls == [2]
+    assert [value for part in loaded for value in part.arrays["image"][:, 0]] == list(range(8))
+    assert [name for part in loaded for name in part.meta["image"]] == dataset.meta["image"].tolist()
+    assert all(part.owner.tolist() == list(range(len(part.meta))) for part in loaded)
+    for fresh, read in zip(computed, (loaded[1], loaded[0]), strict=True):
+        np.testing.assert_equal(vars(read) | {"meta": None}, vars(fresh) | {"meta": None})
+        pd.testing.assert_frame_equal(read.meta, fresh.meta)
+    assert dense_parts(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
+
+
+def test_failure_in_one_part_keeps_the_others(
+    folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PART", 2)
+    dataset, stub = folder(reds(4)), Counting()
+    (dataset.root / dataset.meta["image"].iloc[3]).write_bytes(b"no image")
+    one, two = dense_parts(stub.extractor, load_dataset(dataset.root), tmp_path / "cache")
+    one.load()
+    with pytest.raises(ValueError, match=r"03\.png cannot be read"):
+        two.load()
+    one.load()
+    assert stub.calls == [2]
+
+
+def test_key_is_made_of_what_features_depend_on(folder: Callable, tmp_path: Path) -> None:
+    oblong = [*reds(2), quadrants(20, 12)]
+    dataset, stub, other = folder(oblong), Counting(), Counting(weights="others")
+
+    def calls(dataset: AnomalyDataset, stub: Counting = stub, **options: str) -> int:
+        before = len(stub.calls)
+        for part in dense_parts(stub.extractor, dataset, tmp_path / "cache", **options):
+            part.load()
+        return len(stub.calls) - before
+
+    assert calls(dataset) == 1 and calls(dataset) == 0
+    assert calls(dataset, whole="tiles") == 0  # the default
+    assert calls(dataset, whole="squash") == 1 and calls(dataset, whole="center_crop") == 1
+    assert calls(dataset, other) == 1 and calls(dataset, other) == 0
+    (tmp_path / "elsewhere").mkdir()
+    assert calls(load_dataset(dataset.root.rename(tmp_path / "elsewhere" / "d"))) == 0
+    assert calls(folder([*reds(2), quadrants(20, 13)])) == 1
+
+
+def test_half_precision_on_disk_moves_cosines_little(folder: Callable, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(2, 40, 192, generator=generator), dim=-1)
+    tokens = 30 * torch.randn(2, 40, 192, generator=generator)
+    extractor = replace(Counting().extractor, features=lambda pixels: {"windows/2": unit, "layer/1": tokens})
+    (part,) = dense_parts(extractor, folder(reds(2)), tmp_path / "cache")
+    stored = part.load()
+    for exact, found in ((unit, stored.windows()[2]), (tokens, stored.starting("layer")["1"])):
+        assert found.dtype == torch.float32
+        pairs = (torch.nn.functional.normalize(x.flatten(0, 1), dim=-1) for x in (exact, found))
+        exact, found = (x @ x.T for x in pairs)
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+    (file,) = (tmp_path / "cache" / "dense").iterdir()
+    assert file.stat().st_size < 1.1 * 2 * (unit.numel() + tokens.numel())
+
+
+def test_tiles_of_images_that_are_not_square(folder: Callable, tmp_path: Path) -> None:
+    pictures = [quadrants(20, 20), quadrants(48, 20), quadrants(20, 30)]
+    (part,) = dense_parts(Counting().extractor, folder(pictures), tmp_path)
+    found = part.load()
+    assert found.sizes.tolist() == [[20, 20], [20, 48], [30, 20]]
+    assert found.owner.tolist() == [0, 1, 1, 1, 2, 2]
+    boxes = [
+        (0, 0, 20, 20),
+        (0, 0, 20, 20),
+        (14, 0, 34, 20),
+        (28, 0, 48, 20),
+        (0, 0, 20, 20),
+        (0, 10, 20, 30),
+    ]
+    assert found.boxes.tolist() == [list(box) for box in boxes]
+    for owner, box, pixels in zip(found.owner, boxes, found.tensor("layer/1"), strict=True):
+        expected = Counting().preprocess(pictures[owner].crop(box))
+        torch.testing.assert_close(pixels, expected, rtol=1e-3, atol=0)
+    np.testing.assert_allclose(found.mean_of_tiles(torch.tensor([1, 2, 3, 7, 4, 5.0])), [1, 4, 4.5])
+
+
+@pytest.mark.parametrize(("whole", "box"), [("squash", (0, 0, 48, 20)), ("center_crop", (14, 0, 34, 20))])
+def test_images_that_are_not_tiled(
+    folder: Callable, tmp_path: Path, whole: str, box: tuple[int, ...]
+) -> None:
+    picture = quadrants(48, 20)
+    (part,) = dense_parts(Counting().extractor, folder([picture]), tmp_path, whole=whole)
+    found = part.load()
+    assert (found.sizes.tolist(), found.owner.tolist(), found.boxes.tolist()) == (
+        [[20, 48]],
+        [0],
+        [list(box)],
+    )
+    left, right = box[0] / 48 * 255, box[2] / 48 * 255
+    red, green = found.tensor("layer/1")[0, :2]
+    assert red[:, 0].mean().item() == pytest.approx(left + (right - left) / 16, abs=4)
+    assert red[:, -1].mean().item() == pytest.approx(right - (right - left) / 16, abs=4)
+    assert green[0].mean() < 20 and green[-1].mean() > 235  # the whole height
+
+
+def test_images_of_other_modes_and_of_few_pixels(folder: Callable, tmp_path: Path) -> None:
+    """Grey, palette and transparent images as RGB; tiny ones are enlarged; 16 bits are refused by name."""
+    grey = quadrants(9, 9).convert("L")
+    alike = [grey, grey.convert("RGB"), grey.convert("P"), grey.convert("RGBA")]
+    alike += [Image.new("RGB", (5, 5), (9, 9, 9)), Image.new("RGB", (1, 1), (9, 9, 9))]
+    (part,) = dense_parts(Counting().extractor, folder(alike), tmp_path)
+    pixels = part.load().tensor("layer/1")
+    torch.testing.assert_close(pixels[1:4], pixels[:1].expand(3, 3, SIDE, SIDE))
+    torch.testing.assert_close(pixels[4:], torch.full((2, 3, SIDE, SIDE), 9.0))
+    deep = Image.fromarray(np.full((9, 9), 40_000, np.uint16))
+    (part,) = dense_parts(Counting().extractor, folder([deep], "deep"), tmp_path)
+    with pytest.raises(ValueError, match=r"00\.png has mode I.*8 bits a channel"):
+        part.load()
+
+
+def test_arrays_by_name_and_by_image() -> None:
+    arrays = {name: i + np.arange(3.0) for i, name in enumerate(["layer/2", "windows/3", "layer/1"])}
+    meta, sizes = pd.DataFrame({"image": ["0.png", "1.png"]}), np.array([[4, 6], [4, 4]])
+    found = Dense(meta, sizes, np.array([0, 0, 1]), np.arange(12).reshape(3, 4), arrays)
+    assert {name: value[0].item() for name, value in found.starting("layer").items()} == {"2": 0, "1": 2}
+    assert [*found.windows()] == [3]
+    for image, tiles in ((0, [0, 1]), (1, [2])):
+        alone = found.only(image)
+        assert alone.meta["image"].tolist() == [f"{image}.png"]
+        assert alone.owner.tolist() == [0] * len(tiles)
+        np.testing.assert_array_equal(alone.sizes, sizes[[image]])
+        np.testing.assert_array_equal(alone.boxes, found.boxes[tiles])
+        np.testing.assert_equal(alone.arrays, {name: values[tiles] for name, values in arrays.items()})
+
+
+# extractors
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    """A CLIP of 3 x 3 patches with random weights."""
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    path = tmp_path_factory.mktemp("configs") / "tiny.json"
+    path.write_text(json.dumps(config))
+    return load_encoder(path, "random", device="cpu")
+
+
+def test_features_are_the_encoders(encoder: ClipEncoder, folder: Callable, tmp_path: Path) -> None:
+    pictures = [quadrants(24, 24), quadrants(30, 30), quadrants(5, 5)]  # the last is smaller than a patch
+    (part,) = dense_parts(clip_extractor(encoder, (2, 3), (1, 2)), folder(pictures), tmp_path)
+    found = part.load()
+    pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
+    assert pixels.shape == (3, 3, 24, 24)
+    expected = encoder.embed_scales(pixels, (2, 3), layers=(1, 2))
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(found.tensor("image"), expected.image, **close)
+    torch.testing.assert_close(found.windows(), expected.windows, **close)
+    layers = {int(name): tokens for name, tokens in found.starting("layer").items()}
+    torch.testing.assert_close(layers, expected.layers, **close)
+
+
+def test_keys_of_extractors(encoder: ClipEncoder) -> None:
+    keys = [
+        clip_extractor(encoder, *options).key for options in ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
+    ]
+    network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), None, torch.device("cpu"), None)
+    others = [
+        replace(network, **x) for x in ({"layers": ("a",)}, {"weights_id": "w"}, {"image_size": (48, 48)})
+    ]
+    keys += [backbone_extractor(backbone).key for backbone in (network, *others)]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+    assert {encoder.model_id, encoder.weights_id, encoder.precision} <= set(map(str, keys[0].values()))
+
+
+def test_feature_maps_of_a_backbone_by_layer() -> None:
+    class Network:
+        def forward_intermediates(self, x: Tensor, indices: list[int], **_: object) -> list[Tensor]:
+            return [x[:, :, :: i + 1, :: i + 1] for i in indices]
+
+    network = Network()
+    network.feature_info = [{"module": "a"}, {"module": "b"}]
+    backbone = Backbone("net", "w", ("a", "b"), (4, 4), network, torch.device("cpu"), None)
+    found = backbone_extractor(backbone).features(torch.zeros(2, 3, 4, 4))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "layer/a": (2, 4, 4, 3),
+        "layer/b": (2, 2, 2, 3),
+    }

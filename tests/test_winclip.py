@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.exceptions import UndefinedMetricWarning
+from torch import Tensor
+
+from data_scripts.prepare import prepared_folder
+from zsad_core import dense
+from zsad_core.datasets import load_dataset
+from zsad_core.dense import Dense, DensePart, Extractor, clip_extractor, dense_parts
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.metrics import aupro, f1_max, pixel_auroc
+from zsad_core.references import build_memory, reference_maps, winclip_plus
+from zsad_core.scores import prompt_score
+from zsad_core.views import tile_boxes
+from zsad_core.winclip import (
+    MAPS,
+    Output,
+    category_texts,
+    few_shot_outputs,
+    image_maps,
+    image_scores,
+    measure,
+    memory_of,
+    one_class_scores,
+    patch_token_map,
+    scaled_size,
+    token_map,
+    zero_shot_outputs,
+)
+from zsad_core.windows import winclip_map, zero_shot_map
+
+GRID = (3, 3)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    """A CLIP of 3 x 3 patches with random weights."""
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    path = tmp_path_factory.mktemp("configs") / "tiny.json"
+    path.write_text(json.dumps(config))
+    return load_encoder(path, "random", device="cpu")
+
+
+def spot(width: int, height: int, x: int, y: int) -> tuple[Image.Image, np.ndarray]:
+    """Noise with a bright square of 4 x 4 pixels around (x, y), and its mask."""
+    pixels = np.random.default_rng(width * x + y).integers(0, 100, (height, width), dtype=np.uint8)
+    mask = np.zeros((height, width), bool)
+    mask[y - 2 : y + 2, x - 2 : x + 2] = True
+    pixels[mask] = 255
+    return Image.fromarray(pixels).convert("RGB"), mask
+
+
+SPOTS = [(24, 24, 5, 18), (48, 24, 40, 6), (24, 48, 6, 40), (30, 24, 25, 12)]  # width, height, x, y
+
+
+@pytest.fixture
+def parts_of(tmp_path: Path) -> Callable[..., list[DensePart]]:
+    """parts_of(images, extractor): a category of normal pictures, and of (anomalous picture, mask)."""
+
+    def make(images: Sequence, extractor: Extractor, **options: str) -> list[DensePart]:
+        with prepared_folder(tmp_path / "shop") as out:
+            for i, image in enumerate(images):
+                names = {"category": "screw", "split": "test", "name": f"{i:02d}.png"}
+                if isinstance(image, tuple):
+                    out.add(image[0], defect="scratch", mask=image[1], **names)
+                else:
+                    out.add(image, defect="good", **names)
+        return dense_parts(extractor, load_dataset(tmp_path / "shop"), tmp_path / "cache", **options)
+
+    return make
+
+
+def brightness(size: int = 24) -> Extractor:
+    """Features `grey`: tiles shrunk to size x size pixels."""
+
+    def preprocess(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BOX)))
+
+    return Extractor(
+        {"model": "stub", "size": size},
+        (size, size),
+        preprocess,
+        lambda pixels: {"grey": pixels[..., 0].float() / 256},
+    )
+
+
+def detect_light(found: Dense) -> dict[str, Output]:
+    grey = found.tensor("grey")
+    return {
+        "light": Output(grey.amax((1, 2)), grey),
+        "dark": Output(maps=-grey),
+        "mean": Output(grey.mean((1, 2))),
+    }
+
+
+# maps of tiles become maps of images
+
+
+@pytest.mark.parametrize("whole", ["tiles", "squash"])
+def test_a_spot_lands_where_it_is(parts_of: Callable, whole: str) -> None:
+    pairs = [spot(*where) for where in SPOTS]
+    (part,) = parts_of(pairs, brightness(), whole=whole)
+    found = part.load()
+    assert len(found.owner) == (4 if whole == "squash" else 1 + 3 + 3 + 2)
+    for map_size, scale in ((None, 1), (48, 2), (12, 0.5)):
+        maps = [*image_maps(found, found.tensor("grey"), map_size)]
+        for (width, height, x, y), anomaly_map in zip(SPOTS, maps, strict=True):
+            assert anomaly_map.shape == (height * scale, width * scale) and anomaly_map.dtype == np.float32
+            rows, columns = np.nonzero(anomaly_map > 0.9 * anomaly_map.max())
+            centre = (columns.mean() + 0.5) / scale, (rows.mean() + 0.5) / scale
+            assert centre == pytest.approx((x, y), abs=1)
+
+
+def tiled(width: int, height: int, boxes: Sequence[tuple[int, int, int, int]]) -> Dense:
+    owner = np.zeros(len(boxes), int)
+    return Dense(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
+
+
+def test_overlapping_tiles_are_averaged() -> None:
+    maps = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 5, 5)
+    row = [1, 1, 2, 2, 3, 3]
+    (wide,) = image_maps(tiled(6, 4, tile_boxes(6, 4)), maps)
+    np.testing.assert_allclose(wide, [row] * 4)
+    (tall,) = image_maps(tiled(4, 6, tile_boxes(4, 6)), maps)
+    np.testing.assert_allclose(tall, np.transpose([row] * 4))
+    (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
+    np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
+
+
+def test_maps_are_bilinear_between_the_centres_of_patches() -> None:
+    step = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
+    (found,) = image_maps(tiled(4, 4, [(0, 0, 4, 4)]), step)
+    np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1]] * 4)
+
+
+@pytest.mark.parametrize("map_size", [7, 16, 31])
+def test_tiles_cover_the_map_at_any_size(map_size: int) -> None:
+    """Rounded edges leave no gap: an even map stays even."""
+    for width, height in ((101, 37), (37, 101), (64, 50)):
+        boxes = tile_boxes(width, height)
+        (found,) = image_maps(tiled(width, height, boxes), torch.ones(len(boxes), 3, 3), map_size)
+        assert found.shape == scaled_size(height, width, map_size) and min(found.shape) == map_size
+        np.testing.assert_allclose(found, np.ones(found.shape), rtol=1e-6)
+
+
+# measuring
+
+
+@pytest.mark.filterwarnings("error")  # none about the empty masks of normal images
+@pytest.mark.parametrize("map_size", [None, 12])
+def test_metrics_are_those_of_all_maps_at_once(
+    parts_of: Callable, monkeypatch: pytest.MonkeyPatch, map_size: int | None
+) -> None:
+    monkeypatch.setattr(dense, "PART", 3)  # two parts
+    normal = [spot(30, 24, 4, 4)[0], spot(24, 24, 9, 9)[0]]
+    parts = parts_of([*normal, *(spot(*where) for where in SPOTS)], brightness())
+    found = measure(parts, detect_light, map_size=map_size, each=("light",))
+    assert set(found) == {"light/scores", "light/pixel", "light/each", "dark/pixel", "mean/scores"}
+
+    maps, masks, scores = [], [], []
+    for part in parts:
+        loaded = part.load()
+        maps += image_maps(loaded, loaded.tensor("grey"), map_size)
+        scores += loaded.mean_of_tiles(loaded.tensor("grey").amax((1, 2))).tolist()
+        for i in range(len(part.dataset)):
+            mask = Image.fromarray(part.dataset.mask(i))
+            size = scaled_size(mask.height, mask.width, map_size)
+            masks.append(np.asarray(mask.resize(size[::-1], Image.Resampling.NEAREST)))
+    np.testing.assert_allclose(found["light/scores"], scores)
+    for name, sign in (("light", 1), ("dark", -1)):
+        signed = [sign * anomaly_map for anomaly_map in maps]
+        flat = (np.concatenate([x.ravel() for x in images]) for images in (masks, signed))
+        expected = [pixel_auroc(masks, signed), aupro(masks, signed), f1_max(*flat)]
+        values, errors = found[f"{name}/pixel"][:3], found[f"{name}/pixel"][3:]
+        assert (abs(values - expected) <= errors + 1e-9).all() and errors.max() < 1e-3
+    each = [
+        (pixel_auroc([mask], [x]), f1_max(mask.ravel(), x.ravel())) if mask.any() else (np.nan, np.nan)
+        for mask, x in zip(masks, maps, strict=True)
+    ]
+    np.testing.assert_allclose(found["light/each"][:, :2], each)
+    np.testing.assert_allclose(found["light/each"][:, 2], [x.max() for x in maps])
+
+
+def test_scores_of_tiles_are_averaged(parts_of: Callable) -> None:
+    """Not their maximum: the bright tile is one of three."""
+    parts = parts_of([spot(48, 24, 42, 12)], brightness())
+    (score,) = measure(parts, lambda x: {"": Output(x.tensor("grey").amax((1, 2)))})["/scores"]
+    tiles = parts[0].load().tensor("grey").amax((1, 2)).tolist()
+    assert score == pytest.approx(np.mean(tiles)) and score < max(tiles) - 0.1
+
+
+def test_without_masks_there_are_image_scores_only(parts_of: Callable) -> None:
+    image, _ = spot(*SPOTS[0])
+    parts = parts_of([image, (image.rotate(90), None)], brightness())
+    with pytest.raises(
+        ValueError, match=r"shop, category 'screw': screw/test/scratch/01\.png .*no mask.*pixel"
+    ):
+        measure(parts, detect_light)
+    found = measure(parts, lambda x: {"mean": detect_light(x)["mean"]})
+    assert [*found] == ["mean/scores"] and found["mean/scores"].shape == (2,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
+    pairs = [spot(*where) for where in SPOTS[:2]]
+    empty = spot(24, 24, 12, 12)[0], np.zeros((24, 24), bool)
+    parts = parts_of([*pairs, empty], brightness())
+    message = r"mask of the anomalous screw/test/scratch/02\.png is empty at \(24, 24\).*count as normal"
+    with pytest.warns(UserWarning, match=message):
+        found = measure(parts, detect_light, each=("light",))
+    loaded = parts[0].load()
+    maps = [*image_maps(loaded, loaded.tensor("grey"))]
+    masks = [mask for _, mask in (*pairs, empty)]
+    assert found["light/pixel"][0] == pytest.approx(pixel_auroc(masks, maps), abs=1e-9)
+    assert found["light/pixel"][0] < pixel_auroc(masks[:2], maps[:2])
+    assert found["light/scores"].shape == (3,)
+    assert np.isnan(found["light/each"]).tolist() == [[False] * 3, [False] * 3, [True, True, False]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_defect_that_is_lost_at_a_small_size(parts_of: Callable) -> None:
+    image, large = Image.new("RGB", (24, 24)), np.zeros((24, 24), bool)
+    small = large.copy()
+    large[:12, :12] = small[1, 1] = True
+    parts = parts_of([(image, large), (image, small)], brightness())
+    with pytest.warns(UserWarning, match=r"01\.png is empty at \(4, 4\)"):
+        assert np.isfinite(measure(parts, detect_light, map_size=4)["light/pixel"]).all()
+
+
+def test_normal_images_alone_have_scores_but_no_pixel_metrics(parts_of: Callable) -> None:
+    parts = parts_of([spot(*SPOTS[0])[0]], brightness())
+    with pytest.warns(UndefinedMetricWarning, match="all 576 pixels are normal"):
+        found = measure(parts, detect_light)
+    assert np.isnan(found["light/pixel"]).all() and np.isfinite(found["light/scores"]).all()
+
+
+def test_winclip_from_pictures_to_metrics(encoder: ClipEncoder, parts_of: Callable, tmp_path: Path) -> None:
+    """The whole chain on squares of the encoder's size, where a tile is the image."""
+    pairs = [spot(24, 24, 5, 18), spot(24, 24, 15, 9)]
+    texts = category_texts(encoder, "metal_nut", tmp_path / "cache")
+    parts = parts_of(pairs, clip_extractor(encoder))
+    detect = lambda x: {"": zero_shot_outputs(x, texts, GRID, temperature=0.1)[""]}  # noqa: E731
+    pixels = torch.stack([encoder.preprocess(image) for image, _ in pairs])
+    maps = winclip_map(encoder, pixels, *texts, temperature=0.1)
+    (part,) = parts
+    found = [*image_maps(part.load(), detect(part.load())[""].maps)]
+    np.testing.assert_allclose(found, maps, rtol=0.01)
+    masks = [mask for _, mask in pairs]
+    assert measure(parts, detect)["/pixel"][0] == pytest.approx(pixel_auroc(masks, maps.numpy()), abs=0.01)
+
+
+# texts and scores
+
+
+def test_texts_of_a_category(encoder: ClipEncoder, tmp_path: Path) -> None:
+    normal, anomalous = category_texts(encoder, "metal_nut", tmp_path, "two_class")
+    sentences = ["normal metal nut", "anomalous metal nut"]
+    np.testing.assert_allclose(
+        np.concatenate([normal, anomalous]), encoder.embed_text(sentences, normalize=False)
+    )
+    normal, anomalous = category_texts(encoder, "metal_nut", tmp_path)
+    assert normal.shape == (154, 16) and anomalous.shape == (88, 16)
+    means = category_texts(encoder, "metal_nut", tmp_path, normalize_sentences=False)
+    np.testing.assert_allclose(means, [normal.mean(0), anomalous.mean(0)], rtol=1e-5)
+    assert np.linalg.norm(normal, axis=1).std() > 1e-3  # so that the two means differ
+    more = category_texts(encoder, "metal_nut", tmp_path, "specific_states", defects=["scratch"])
+    np.testing.assert_array_equal(more[1][:88], anomalous)
+    assert more[1].shape == (110, 16)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
+
+
+def test_image_scores_are_means_over_views_of_probabilities() -> None:
+    views = draw(4, 6, 16).numpy()
+    side = lambda x: F.normalize(F.normalize(torch.tensor(x), dim=-1).mean(0), dim=0)  # noqa: E731
+    cosines = F.normalize(torch.tensor(views), dim=-1) @ torch.stack([side(x) for x in TEXTS]).T  # (n, v, 2)
+    expected = (cosines / 0.1).softmax(-1)[..., 1].mean(1)
+    np.testing.assert_allclose(image_scores(views, TEXTS, 0.1), expected, rtol=1e-5)
+    assert (image_scores(views[:, :1], TEXTS)[:, None] == prompt_score(views[:, :1], *TEXTS)).all()
+    expected = ((1 - cosines[..., 0]) / 2).mean(1)
+    np.testing.assert_allclose(one_class_scores(views, TEXTS[0]), expected, rtol=1e-5)
+
+
+def test_temperature_leaves_the_order_of_images() -> None:
+    single, near = draw(20, 1, 16).numpy(), TEXTS[0] + 0.3 * draw(5, 16, seed=3).numpy()
+    orders = [image_scores(single, (TEXTS[0], near), t).argsort().tolist() for t in (0.01, 0.07, 1)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+# detectors
+
+
+def features(n: int, seed: int = 0) -> Dense:
+    """n square images of 3 x 3 patches."""
+    arrays = {"image": draw(n, 16, seed=seed), "layer/2": draw(n, 9, 32, seed=seed + 1)}
+    arrays |= {"windows/2": draw(n, 4, 16, seed=seed + 2), "windows/3": draw(n, 1, 16, seed=seed + 3)}
+    meta = pd.DataFrame({"image": [f"{i}.png" for i in range(n)]})
+    boxes = np.tile([0, 0, 24, 24], (n, 1))
+    return Dense(meta, np.full((n, 2), 24), np.arange(n), boxes, {k: v.numpy() for k, v in arrays.items()})
+
+
+def test_ablations_of_table_8() -> None:
+    found = features(2)
+    image, windows = found.tensor("image"), found.windows()
+    two, three = ({size: windows[size]} for size in (2, 3))
+
+    def expected(image: Tensor | None, windows: dict[int, Tensor], *averages: str) -> Tensor:
+        options = dict(zip(("aggregate", "across"), averages))
+        return zero_shot_map(image, windows, GRID, *TEXTS, temperature=0.2, **options)
+
+    outputs = zero_shot_outputs(found, TEXTS, GRID, temperature=0.2)
+    assert all(output.scores is None for output in outputs.values())
+    torch.testing.assert_close(
+        {variant: output.maps for variant, output in outputs.items()},
+        {
+            "": expected(image, windows),
+            "wo_image_scale": expected(None, windows),
+            "wo_mid_scale": expected(image, two),
+            "wo_small_scale": expected(image, three),
+            "wo_harmonic": expected(image, windows, "arithmetic", "arithmetic"),
+            "wo_harmonic_within": expected(image, windows, "arithmetic", "harmonic"),
+            "wo_harmonic_across": expected(image, windows, "harmonic", "arithmetic"),
+        },
+    )
+    assert len({output.maps.sum().item() for output in outputs.values()}) == 7
+
+
+def test_patch_tokens_in_the_joint_space(encoder: ClipEncoder) -> None:
+    tokens = draw(2, 9, 32)
+    visual = encoder.model.visual
+    joint = F.layer_norm(tokens, (32,), visual.ln_post.weight, visual.ln_post.bias) @ visual.proj
+    found = patch_token_map(encoder, tokens, TEXTS, 0.1)
+    assert found.shape == (2, 3, 3)
+    for patch in range(9):
+        expected = prompt_score(joint[:, patch], *map(torch.tensor, TEXTS), 0.1)
+        torch.testing.assert_close(found[:, patch // 3, patch % 3], expected, rtol=1e-4, atol=1e-6)
+    assert token_map(joint[:, :6], (2, 3), TEXTS).shape == (2, 2, 3)
+
+
+def patches(found: Dense) -> Tensor:
+    return found.tensor("layer/2")
+
+
+@pytest.mark.parametrize("variant", MAPS)
+def test_few_shot_outputs_by_variant(variant: str) -> None:
+    found, memory = features(3), memory_of([features(2, seed=10)], [0, 1], patches)
+    zero_shot = torch.rand(3, 3, 3)
+    maps = reference_maps(patches(found), found.windows(), memory, GRID)
+    chosen = {"P": ["P"], "P+Wm": ["P", "W3"], "P+Wm+Ws": ["P", "W3", "W2"]}[variant]
+    scores, fused = winclip_plus(torch.zeros(3), zero_shot, [maps[name] for name in chosen], score="max_map")
+    outputs = few_shot_outputs(found, patches(found), memory, zero_shot, GRID, variants=[variant])
+    torch.testing.assert_close(outputs, {variant: Output(scores, fused)})
+
+
+def test_a_query_that_is_a_reference_has_no_distance() -> None:
+    found = features(3)
+    memory = memory_of([found], [0, 1, 2], patches)
+    outputs = few_shot_outputs(
+        found, patches(found), memory, torch.ones(3, 3, 3), GRID, variants=[*MAPS], fuse="none"
+    )
+    for output in outputs.values():
+        torch.testing.assert_close(output.scores, torch.zeros(3).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(output.maps, torch.zeros(3, 3, 3).double(), rtol=0, atol=1e-6)
+
+
+def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:
+    """References are counted through all parts."""
+    first, second = features(4, seed=20), features(3)
+    first = Dense(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
+    memory = memory_of([first, second], [4, 1], patches)
+    expected = build_memory(
+        torch.cat([patches(first)[2:], patches(second)[2:]]),
+        {size: torch.cat([first.windows()[size][2:], second.windows()[size][2:]]) for size in (2, 3)},
+    )
+    torch.testing.assert_close(vars(memory), vars(expected))
+    with pytest.raises(ValueError, match="no reference images"):
+        memory_of([first, second], [], patches)

@@ -1,0 +1,292 @@
+"""WinCLIP's figures: images chosen by rule, their maps, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from zsad_core.backbones import Backbone
+from zsad_core.dense import PART, Dense, Extractor, dense_parts
+from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure
+from zsad_core.prompts import object_name
+from zsad_core.tables import mean_std
+from zsad_core.winclip import Detector, image_maps, zero_shot_outputs
+from zsad_core.winclip_few_shot import baseline_detector, baseline_extractor, few_shot_detector
+from zsad_core.winclip_studies import Category, within_images
+
+BASELINES = {"spade": "SPADE", "padim": "PaDiM", "patchcore": "PatchCore"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test image (H, W, 3), its mask (H, W), a normal image of its category, and maps (H, W) by method."""
+
+    label: str
+    image: np.ndarray
+    mask: np.ndarray
+    normal: np.ndarray
+    maps: Mapping[str, np.ndarray] = field(repr=False)
+
+
+def example(
+    c: Category,
+    image: int,
+    shots: Sequence[int] = (),
+    baselines: Sequence[str] = (),
+    backbone: Backbone | None = None,
+) -> Example:
+    """Maps of test image number `image` by WinCLIP, by WinCLIP+ for each of `shots`, and by baselines with
+    the first of `shots`. The references are the first seed's; the first of them is shown as `normal`."""
+    number, place = divmod(image, PART)
+    texts = c.texts()
+    language: Detector = lambda d: zero_shot_outputs(d, texts, c.encoder.grid, temperature=c.temperature)  # noqa: E731
+    maps = {"WinCLIP": _map(c, c.clip, language, "", number, place)}
+    seed = c.settings.seed
+    if shots:
+        plus = few_shot_detector(c, shots)
+        maps |= {
+            f"WinCLIP+ ({k})": _map(c, c.clip, plus, f"P+Wm+Ws|{k}|{seed}", number, place) for k in shots
+        }
+    if baselines:
+        others, extractor = (
+            baseline_detector(c, shots[:1], backbone, baselines),
+            baseline_extractor(c, backbone),
+        )
+        for method in baselines:
+            name = f"{BASELINES[method]} ({shots[0]})"
+            maps[name] = _map(c, extractor, others, f"{method}|{shots[0]}|{seed}", number, place)
+    first = c.draws([1])[1, seed][0]
+    defect = object_name(c.test.meta["defect"].iloc[image])
+    return Example(
+        f"{object_name(c.name)}\n{defect}",
+        np.asarray(c.test.image(image)),
+        c.test.mask(image),
+        np.asarray(c.train.image(int(first))),
+        maps,
+    )
+
+
+def _map(
+    c: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
+) -> np.ndarray:
+    dense: Dense = (
+        dense_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[part].load().only(place)
+    )
+    return next(image_maps(dense, detect(dense)[output].maps))
+
+
+def typical(c: Category) -> int:
+    """The anomalous test image in the middle of the category's images by WinCLIP's pixel AUROC: neither the
+    best case nor the worst."""
+    ranked = within_images(c)["auroc"].dropna().sort_values(kind="stable")
+    return int(ranked.index[len(ranked) // 2])
+
+
+ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
+"""Words in the names of defects that are about arrangement rather than about the surface."""
+
+
+def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[tuple[Category, int]]]:
+    """Failure cases of zero-shot WinCLIP in the paper's four groups, chosen by rule (Figure 11).
+
+    (a) arrangement: of defects whose name says so (`ARRANGEMENT`), the lowest pixel AUROC within the image.
+    (b) tiny defects: of the smallest tenth of all defects, the lowest.
+    (c) no defect: the normal images whose map has the highest maximum.
+    (d) around the defect: of the images with a pixel AUROC above the median, the lowest pixel F1-max.
+    At most one image a category in each group, so that no category fills it.
+    """
+    parts = [
+        within_images(c).assign(number=n, kind=c.test.meta["defect"].to_numpy())
+        for n, c in enumerate(categories)
+    ]
+    images = pd.concat(parts).rename_axis("image").reset_index()
+    found = images.dropna()
+    arranged = found["kind"].str.contains("|".join(ARRANGEMENT))
+    normal = images[images["label"] == 0]
+    groups = {  # the lowest scores fail most
+        "(a) arrangement": found.assign(score=found["auroc"])[arranged],
+        "(b) tiny defects": found.assign(score=found["auroc"])[found["area"] <= found["area"].quantile(0.1)],
+        "(c) no defect": normal.assign(score=-normal["maximum"]),
+        "(d) around the defect": found.assign(score=found["f1max"])[found["auroc"] > found["auroc"].median()],
+    }
+    first = {
+        name: group.sort_values("score", kind="stable").drop_duplicates("number").head(number)
+        for name, group in groups.items()
+    }
+    return {
+        name: [(categories[row.number], int(row.image)) for row in group.itertuples()]
+        for name, group in first.items()
+    }
+
+
+def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
+    """Rows of examples: the image with its mask outlined, then each method's map, one colour scale a method.
+
+    normal: whether the normal image is shown first. A scale runs from the method's lowest to its highest
+    score in this figure, so rows of a column can be compared; columns cannot.
+    """
+    methods = list(examples[0].maps)
+    columns = ["normal"] * normal + ["image, mask"] + methods
+    with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
+        figure, axes = new_figure(
+            len(examples) + 1,
+            len(columns),
+            size * len(columns) + 1.0,
+            size * len(examples) + 0.7,
+            height_ratios=[1] * len(examples) + [0.07],
+        )
+        for j, title in enumerate(columns):
+            axes[0, j].set_title(title, fontsize=8)
+            if title in methods:
+                values = [found.maps[title] for found in examples]
+                scale = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
+                drawn = [axes[i, j].imshow(v, cmap="inferno", **scale) for i, v in enumerate(values)]
+                bar = figure.colorbar(drawn[0], cax=axes[-1, j], orientation="horizontal")
+                bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
+                bar.set_label("score", labelpad=0, fontsize=7)
+                for text, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
+                    text.set(ha=side, fontsize=7)
+            else:
+                for i, found in enumerate(examples):
+                    axes[i, j].imshow(found.normal if title == "normal" else found.image)
+                axes[-1, j].set_axis_off()
+        for row, found in zip(axes[:-1], examples, strict=True):
+            row[0].set_ylabel(found.label, rotation=0, ha="right", va="center", fontsize=7.5)
+            for axis in row[int(normal) :]:
+                if found.mask.any():
+                    axis.contour(found.mask, [0.5], colors="black", linewidths=1.6)
+                    axis.contour(found.mask, [0.5], colors="white", linewidths=0.7)
+            for axis in row:
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+        return figure
+
+
+def labelled(found: Example, text: str) -> Example:
+    """The example with a line of text above its label."""
+    return replace(found, label=f"{text}\n{found.label}")
+
+
+def slopes(
+    frame: pd.DataFrame,
+    methods: tuple[str, str] = ("winclip", "winclip_plus"),
+    shots: tuple[int, int] = (0, 4),
+) -> Figure:
+    """One line a category from the first method and number of shots to the second; a panel a dataset."""
+    with mpl.rc_context(STYLE):
+        datasets = list(dict.fromkeys(frame["dataset"])) or ["no dataset"]
+        figure, axes = new_figure(1, len(datasets), 4.2 * len(datasets), 4.6, sharey=True)
+        for axis, dataset in zip(axes.flat, datasets, strict=True):
+            own = frame[frame["dataset"] == dataset]
+            sides = [
+                own[(own["method"] == m) & (own["shots"] == k)].set_index("category")["mean"]
+                for m, k in zip(methods, shots, strict=True)
+            ]
+            table = pd.concat(sides, axis=1, keys=("from", "to")).dropna().sort_values("to")
+            heights = _spread(table["to"].to_numpy(), 1.3)
+            for (category, (start, end)), height in zip(table.iterrows(), heights, strict=True):
+                rises = end >= start
+                axis.plot(
+                    [0, 1], [start, end], "-" if rises else "--", marker="o", color=PALETTE[0 if rises else 1]
+                )
+                axis.annotate(category.replace("_", " "), (1, end), (1.06, height), fontsize=8, va="center")
+            axis.set(title=dataset, xlim=(-0.15, 1.75), xticks=[0, 1])
+            axis.set_xticklabels([f"{m.replace('_plus', '+')}\n{k}-shot" for m, k in zip(methods, shots)])
+        axes[0, 0].set_ylabel("image AUROC (%)")
+        return figure
+
+
+def _spread(heights: np.ndarray, least: float) -> np.ndarray:
+    """Ascending heights moved apart to at least `least`, so that labels do not overlap."""
+    moved = heights.astype(float).copy()
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + least)
+    return moved - max(0.0, moved[-1] - 102) if len(moved) else moved
+
+
+def size_against_quality(images: pd.DataFrame) -> Figure:
+    """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
+    images: as in `winclip_tables.small_defects`."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(height=3.6)
+        axis = axes[0, 0]
+        for number, (dataset, own) in enumerate(images.groupby("dataset", sort=False)):
+            axis.scatter(
+                100 * own["area"],
+                100 * own["auroc"],
+                s=9,
+                alpha=0.4,
+                marker=MARKERS[number],
+                label=dataset,
+                lw=0,
+            )
+        groups = images.groupby(pd.qcut(images["area"], 10, duplicates="drop"), observed=True)
+        medians = 100 * groups[["area", "auroc"]].median()
+        axis.plot(medians["area"], medians["auroc"], "k-", marker="D", label="median of a tenth")
+        axis.set(
+            xscale="log", xlabel="defect's share of the image (%)", ylabel="pixel AUROC in the image (%)"
+        )
+        axis.legend()
+        return figure
+
+
+METRICS_LEFT_OPEN = (("image", "auroc"), ("pixel", "auroc"), ("pixel", "pro"), ("pixel", "f1max"))
+
+
+def effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of `winclip_tables.left_open_rows`: the value of each metric, and its change from the
+    default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
+    wide = []
+    for (dataset, method), own in frame.groupby(["dataset", "method"], sort=False):
+        base = own[own["variant"] == ""].set_index(["task", "metric"])["mean"]
+        for variant, rows in own.groupby("variant", sort=False):
+            values = rows.set_index(["task", "metric"])[["mean", "std"]]
+            line = {"dataset": dataset, "method": method, "option": variant or "default"}
+            for key in METRICS_LEFT_OPEN:
+                if key in values.index:
+                    mean, std = values.loc[key]
+                    change = "" if variant == "" else f" ({mean - base[key]:+.1f})"
+                    line[f"{key[0]} {key[1].upper()}"] = mean_std(mean, std) + change
+            wide.append(line)
+    table = pd.DataFrame(wide).fillna("-")
+    return table.replace({"method": {"winclip": "WinCLIP", "winclip_plus": "WinCLIP+, 1-shot"}})
+
+
+def effect_bars(frame: pd.DataFrame) -> Figure:
+    """Changes from the default by option, a panel a dataset and metric; marker and colour tell the method."""
+    datasets = list(dict.fromkeys(frame["dataset"]))
+    metrics = (("image", "auroc"), ("pixel", "auroc"), ("pixel", "f1max"))
+    options = [v for v in dict.fromkeys(frame["variant"]) if v]
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(
+            len(datasets), len(metrics), 9.0, 0.3 * len(options) * len(datasets) + 1.4, sharey=True
+        )
+        for row, dataset in zip(axes, datasets, strict=True):
+            for axis, (task, metric) in zip(row, metrics, strict=True):
+                for number, method in enumerate(("winclip", "winclip_plus")):
+                    own = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
+                    own = own[(own["task"] == task) & (own["metric"] == metric)].set_index("variant")["mean"]
+                    if "" in own:
+                        change = (own - own[""]).reindex(options)
+                        at = np.arange(len(options)) + (number - 0.5) * 0.24
+                        name = ("WinCLIP", "WinCLIP+, 1-shot")[number]
+                        axis.plot(change, at, MARKERS[number], color=PALETTE[number], label=name)
+                axis.axvline(0, color="grey", lw=1)
+                axis.set(title=f"{dataset}: {task} {metric.upper()}", yticks=range(len(options)))
+                axis.set_yticklabels(options, fontsize=8)
+                axis.title.set_fontsize(9)
+        axes[0, 0].invert_yaxis()
+        for axis in axes[-1]:
+            axis.set_xlabel("change (points)")
+        handles, labels = axes[0, 1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return figure
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"

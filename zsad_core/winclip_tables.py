@@ -1,0 +1,333 @@
+"""WinCLIP's tables as tidy rows, of what `winclip_studies` and `winclip_few_shot` measured.
+
+python -m zsad_core.winclip_tables --profile mini --role mvtec      measures all studies of a dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from zsad_core.costs import latencies
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.embeddings import Embedded, dataset_of, encoder_of
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.fnn import FNN
+from zsad_core.results import COLUMNS, FULL_SHOT, rows
+from zsad_core.rwda import CLASSWISE as RWDA_CLASSWISE
+from zsad_core.rwda import fnn_scores
+from zsad_core.settings import Settings, read_settings
+from zsad_core.tiling import tile_embeddings, tiling_map
+from zsad_core.winclip import token_map
+from zsad_core.winclip_few_shot import (
+    backbone_of,
+    few_shot,
+    few_shot_baselines,
+    few_shot_design,
+    few_shot_scores,
+    full_shot,
+    left_open,
+)
+from zsad_core.winclip_studies import (
+    Category,
+    categories,
+    generic,
+    language,
+    study,
+    tiling,
+    within_images,
+    zero_shot,
+)
+from zsad_core.windows import winclip_map
+
+CLASSWISE = {
+    ("mvtec", "image"): {"auroc": "T10", "aupr": "T11", "f1max": "T12"},
+    ("mvtec", "pixel"): {"auroc": "T13", "pro": "T14", "f1max": "T15"},
+    ("visa", "image"): {"auroc": "T16", "aupr": "T17", "f1max": "T18"},
+    ("visa", "pixel"): {"auroc": "T19", "pro": "T20", "f1max": "T21"},
+}
+"""The tables of supplement D, by role, task and metric."""
+
+FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
+"""What the ablations call the full method."""
+
+ABLATION_T3 = ("one_class", "two_class", "state_ens", "prompt_ens", "multi_crop")
+ABLATION_T8 = ("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token")
+
+
+def measured_studies(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+    """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
+    run = lambda *options: study(settings, encoder, role, *options)  # noqa: E731
+    frames = [
+        run(language),
+        run(zero_shot),
+        run(generic),
+        run(few_shot, *few_shot_design(settings, role)),
+        run(few_shot_baselines, settings.shots, backbone_of(settings)),
+    ]
+    if role == "mvtec":
+        frames += [run(tiling), run(full_shot, backbone_of(settings))]
+    return pd.concat(frames, ignore_index=True)
+
+
+def tidy(
+    records: pd.DataFrame,
+    dataset: str,
+    artifact: str | Mapping[str, str],
+    *,
+    keep: str = "mean",
+    names: Mapping[str, str] | None = None,
+    paper: str = "winclip",
+    **where: object,
+) -> pd.DataFrame:
+    """Rows of one artifact from the records that `where` selects (a value or a list for a column).
+
+    names: other names of variants. keep: as in `results.rows`. Metrics that no record has are left out.
+    """
+    for column, wanted in where.items():
+        values = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+        records = records[records[column].isin(values)]
+    frames = []
+    for (method, variant, shots, task), group in records.groupby(
+        ["method", "variant", "shots", "task"], sort=False
+    ):
+        metrics = [m for m in ("auroc", "aupr", "f1max", "pro") if m in group and group[m].notna().any()]
+        frames.append(
+            rows(
+                group[["category", "seed", *metrics]],
+                paper=paper,
+                artifact=artifact,
+                dataset=dataset,
+                method=method,
+                shots=shots,
+                variant=(names or {}).get(variant, variant),
+                task=task,
+                keep=keep,
+            )
+        )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def main_records(records: pd.DataFrame) -> pd.DataFrame:
+    """The methods of Tables 1 and 4 without their ablations, under an empty variant."""
+    records = records.assign(variant=records["variant"].replace(FULL))
+    return records[(records["variant"] == "") & ~records["method"].isin(["patchcore_last"])]
+
+
+def comparison_rows(
+    records: pd.DataFrame, role: str, dataset: str, task: str, shots: Sequence[int]
+) -> pd.DataFrame:
+    """Rows of Table 1 (task image) or Table 4 (task pixel)."""
+    main = main_records(records)
+    return tidy(main, dataset, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])
+
+
+def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+    """Rows of the six tables of supplement D for one dataset."""
+    main = main_records(records)
+    methods = ["winclip", "winclip_plus", "spade", "padim", "patchcore"]
+    frames = [
+        tidy(main, dataset, CLASSWISE[role, task], keep="both", task=task, shots=[0, *shots], method=methods)
+        for task in ("image", "pixel")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Rows of Table 2 that a run can give: WinCLIP, WinCLIP+ and PatchCore with all normal images."""
+    main = main_records(records)
+    ours = main[main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])]
+    everything = main[(main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)]
+    frame = tidy(pd.concat([ours, everything]), dataset, "T2")
+    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+
+
+def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims that no table holds."""
+    of = lambda artifact, **where: tidy(records, dataset, artifact, **where)  # noqa: E731
+    if role == "visa":
+        language_only = {"method": "winclip", "task": "image"}
+        specific = of("T7", variant=["", "specific_states"], keep="both", **language_only)
+        crops = of("suppA", variant=["whole=center_crop", "whole=squash"], **language_only)
+        return pd.concat([specific[specific["metric"] == "auroc"], crops], ignore_index=True)
+    plus = {"method": "winclip_plus", "shots": shots}
+    scores = of("T5", variant=[f"score={s}" for s in ("max_map", "ascore0", "ascore0+max_map")], **plus)
+    maps = of("T6", variant=[f"maps={m}" for m in ("P", "P+Wm", "P+Wm+Ws")], **plus)
+    return pd.concat(
+        [
+            of("T3", method="winclip", task="image", variant=ABLATION_T3),
+            scores[scores["metric"] == "auroc"],
+            maps[maps["metric"] == "auroc"],
+            of("T8", method="winclip", task="pixel", variant=[*ABLATION_T8, "image_tiling"]),
+            flipped_rows(records, dataset),
+        ],
+        ignore_index=True,
+    )
+
+
+def flipped_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of claim 30, of a dataset that has flipped metal nuts; else none."""
+    return tidy(records, dataset, "sec4.3", keep="categories", variant="defect=flip")
+
+
+def patchcore_rows(
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+) -> pd.DataFrame:
+    """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
+    name = f"backbone={published_name(encoder)}"
+    methods = ["patchcore", "patchcore_last"]
+    on_clip = study(settings, encoder, "mvtec", few_shot_baselines, settings.shots, None, methods)
+    renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
+    plus = main_records(records).query("method == 'winclip_plus'")
+    parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
+    if settings.backbone != "clip":
+        own = main_records(records).query("method == 'patchcore'")
+        parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
+    return tidy(pd.concat(parts), dataset, "S8", shots=settings.shots)
+
+
+PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
+"""How the paper's tables call a backbone."""
+
+
+def published_name(encoder: ClipEncoder) -> str:
+    return PUBLISHED.get(encoder.model_id, encoder.model_id.split("@")[0].replace("-", "_").lower())
+
+
+def backbone_rows(
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+) -> pd.DataFrame:
+    """Rows of Table S9: single-crop WinCLIP on this run's CLIP and on `settings.clip_backbones`."""
+    of_run = {published_name(encoder): records}
+    for name, text in settings.clip_backbones.items():
+        if name not in of_run:
+            model, weights = text.split()
+            other = load_encoder(model, weights, device=settings.device, precision=settings.precision)
+            frames = [study(settings, other, "mvtec", run) for run in (language, zero_shot)]
+            of_run[name] = pd.concat(frames)
+    frames = []
+    for name, found in of_run.items():
+        image = found[(found["method"] == "winclip") & (found["variant"] == "prompt_ens")]
+        pixel = found[(found["method"] == "winclip") & (found["variant"] == "") & (found["task"] == "pixel")]
+        frames.append(pd.concat([image, pixel]).assign(variant=f"backbone={name}"))
+    frame = tidy(pd.concat(frames), dataset, "S9")
+    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+
+
+def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
+    """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
+    records = study(settings, encoder, role, left_open)
+    return tidy(records, dataset, "open")
+
+
+def small_defects(categories: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
+    anomalous images that it is over, as in `within_images`, with dataset and category."""
+    parts = [within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in categories]
+    images = pd.concat(parts, ignore_index=True).dropna()
+    value = spearmanr(images["area"], images["auroc"]).statistic
+    names = {"paper": "winclip", "artifact": "suppC", "dataset": "", "method": "winclip", "task": "pixel"}
+    return rows(pd.DataFrame([{"spearman": value}]), **names), images
+
+
+def time_rows(settings: Settings, encoder: ClipEncoder, dataset: str, repeats: int = 20) -> pd.DataFrame:
+    """Rows of Table 8's last column: milliseconds for one image, from pixels to map, texts known."""
+    pixels = torch.randn(1, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
+    normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
+    small, middle, depth = (
+        settings.scales[0],
+        settings.scales[-1],
+        len(encoder.model.visual.transformer.resblocks),
+    )
+    options = {"normal": normal, "anomalous": anomalous, "temperature": 0.01}
+
+    def windows(scales: Sequence[int] = settings.scales, **changes) -> Callable[[], object]:
+        return lambda: winclip_map(encoder, pixels, scales=scales, **options, **changes)
+
+    def patch_token() -> object:
+        tokens = encoder.embed_scales(pixels, (), whole=False, layers=(depth,)).layers[depth]
+        return token_map(encoder.project_tokens(tokens), encoder.grid, (normal, anomalous))
+
+    def image_tiling() -> object:
+        cosine = lambda x: torch.sigmoid((x @ (anomalous - normal)) / 0.01)  # noqa: E731
+        scores = {size: cosine(tile_embeddings(encoder, pixels, size)) for size in settings.scales}
+        return tiling_map(scores, cosine(encoder.embed_images(pixels)), encoder.grid)
+
+    measured = latencies(
+        {
+            "": windows(),
+            "wo_image_scale": windows(image_scale=False),
+            "wo_mid_scale": windows((small,)),
+            "wo_small_scale": windows((middle,)),
+            "wo_harmonic": windows(aggregate="arithmetic"),
+            "patch_token": patch_token,
+            "image_tiling": image_tiling,
+        },
+        repeats,
+    )
+    names = {"paper": "winclip", "artifact": "T8", "dataset": dataset, "method": "winclip", "task": "pixel"}
+    frames = [rows(pd.DataFrame([{"time_ms": ms}]), variant=v, **names) for v, ms in measured.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def rows_for_rwda(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+    """What the RWDA paper's tables show of WinCLIP, WinCLIP+ and the few-shot baselines, under its names."""
+    main = main_records(records)
+    main = main[main["task"] == "image"]
+    zero = main[main["method"] == "winclip"].assign(variant="object_known")
+    few = main[main["shots"].isin(shots)].replace({"method": {"winclip_plus": "winclip"}})
+    single = records[(records["method"] == "winclip") & (records["variant"] == "prompt_ens")]
+    of = lambda part, artifact, **where: tidy(part, dataset, artifact, paper="rwda", **where)  # noqa: E731
+    table = RWDA_CLASSWISE[role]
+    frames = [of(zero, "T1"), of(few, "T1")]
+    frames += [of(part, table, keep="categories", method="winclip") for part in (zero, few)]
+    if role == "mvtec":
+        frames.append(of(single.assign(variant="object_known;multi_crop=0"), "T2"))
+    reference = records[records["variant"] == "score=max_map"]
+    frames.append(of(reference[reference["shots"].isin(shots)], "sec4.3"))  # of claim rwda-c11
+    return pd.concat(frames, ignore_index=True)
+
+
+def with_random_words(
+    settings: Settings, encoder: ClipEncoder, images: Embedded, role: str, fnns: Mapping[int, FNN]
+) -> pd.DataFrame:
+    """Rows of claim rwda-c12: WinCLIP+ with RWDA's score added, seed by seed."""
+    test, records = images.select(split="test"), []
+    for c in categories(settings, encoder, role):
+        own = (test.meta["category"] == c.name).to_numpy()
+        for (k, seed), scores in few_shot_scores(c, *few_shot_design(settings, role)).items():
+            if k in settings.shots and seed in fnns:
+                both = scores + fnn_scores(test, fnns[seed])[own]
+                records.append(c.record(both, "image", "winclip_plus_rwda", shots=k, seed=seed))
+    return tidy(pd.DataFrame(records), images.name, "sec4.3", paper="rwda")
+
+
+def sources(settings: Settings, roles: Sequence[str] = ("mvtec", "visa")) -> list[AnomalyDataset]:
+    """The datasets in these roles, for `records.write_record`."""
+    found = [dataset_of(settings, role) for role in roles]
+    return [dataset for dataset in found if dataset is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2].strip())
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--role", choices=("mvtec", "visa"), required=True)
+    arguments = parser.parse_args()
+    settings = read_settings({"profile": arguments.profile})
+    encoder, role = encoder_of(settings), arguments.role
+    if not settings.datasets[role]:
+        print(f"no dataset in the place of {role}")
+        return
+    records = measured_studies(settings, encoder, role)
+    if role == "mvtec":
+        patchcore_rows(settings, encoder, records, settings.datasets[role])
+    left_open_rows(settings, encoder, role, settings.datasets[role])
+    print(f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}")
+
+
+if __name__ == "__main__":
+    main()

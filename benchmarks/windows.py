@@ -157,6 +157,7 @@ def main() -> None:
     from benchmarks.anomalib_winclip import anomalib_model  # here, for others use this file without anomalib
 
     torch.set_num_threads(THREADS)
+    load = os.getloadavg()[0]  # above 0: others had a share of the processors as well
     precisions = {"fp32": torch.float32}
     if torch.cpu._is_amx_tile_supported():
         precisions["bf16"] = torch.bfloat16
@@ -220,6 +221,7 @@ def main() -> None:
     facts = machine_facts(packages, THREADS) | {
         "model": MODEL,
         "repeats": arguments.repeats,
+        "load_before": round(load, 2),
         "peak_operations_per_second": {name: round(peak) for name, peak in peaks.items()},
         "operations_per_image": work,
     }

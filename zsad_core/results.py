@@ -91,7 +91,7 @@ def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = Tr
         frame[column] = numbers.astype("float64")
     if not undefined:
         refuse(frame["mean"].isna(), "mean", "a number")
-    low, high = (frame["metric"].map(lambda m, end=end: METRICS[m][end]) for end in (0, 1))
+    low, high = (frame["metric"].map(lambda m, end=end: METRICS[m][end]).astype(float) for end in (0, 1))
     outside = (frame["mean"] < low - ROUNDING) | (frame["mean"] > high + ROUNDING)
     refuse(outside, "mean", "a value in the metric's range, see METRICS")
     refuse((frame["std"] < 0) | (frame["std"] == math.inf), "std", "a standard deviation from 0 on, or NaN")

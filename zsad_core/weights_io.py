@@ -44,6 +44,17 @@ PINNED: dict[tuple[str, str], tuple[str, str]] = {
     ("ViT-L-14-336-quickgelu", "openai"): (f"{_OPENAI}{_L_336}/ViT-L-14-336px.pt", _L_336),
     ("ViT-L-14-quickgelu", "openai"): (f"{_OPENAI}{_L}/ViT-L-14.pt", _L),
     ("ViT-B-16-quickgelu", "openai"): (f"{_OPENAI}{_B}/ViT-B-16.pt", _B),
+    ("ViT-B-16", "laion400m_e32"): (_RELEASE + "vit_b_16-laion400m_e32-55e67d44.pt", "55e67d44"),
+    ("ViT-L-14", "laion400m_e32"): (_RELEASE + "vit_l_14-laion400m_e32-3d133497.pt", "3d133497"),
+    **{
+        (f"{name}-quickgelu", "openai"): (f"{_OPENAI}{digest}/{name}.pt", digest)
+        for name, digest in {
+            "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+            "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+            "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+            "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+        }.items()
+    },
 }
 
 

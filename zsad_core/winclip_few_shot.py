@@ -14,7 +14,7 @@ from zsad_core.dense import Dense, Extractor, backbone_extractor
 from zsad_core.results import FULL_SHOT
 from zsad_core.settings import Settings
 from zsad_core.winclip import Detector, Output, image_scores
-from zsad_core.winclip_studies import Category, flipped, hidden_layers, zero_shot
+from zsad_core.winclip_studies import Category, flipped, hidden_layers, language, zero_shot
 
 SCORES = ("max_map", "ascore0", "ascore0+max_map")  # Table 5
 
@@ -31,13 +31,13 @@ def few_shot(
     """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_arrays`."""
     options = {"fuse": fuse, "aggregate": aggregate, "layer_norm": layer_norm}
     found = few_shot_arrays(c, shots, variants, **options)
-    records, language = [], image_scores(c.views(c.whole), c.texts(), c.temperature)
+    records, ascore0 = [], image_scores(c.views(c.whole), c.texts(), c.temperature)
     for (variant, where), values in _by_draw(found, "pixel"):
         records.append(c.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
     for (variant, where), values in _by_draw(found, "scores"):
         if variant == variants[-1]:
-            both = (values + language) / 2  # Eq. 6
-            for score, image in zip(SCORES, (values, language, both), strict=True):
+            both = (values + ascore0) / 2  # Eq. 6
+            for score, image in zip(SCORES, (values, ascore0, both), strict=True):
                 records.append(c.record(image, "image", "winclip_plus", f"score={score}", **where))
             records += flipped(c, both, "winclip_plus", **where)
     return records
@@ -85,10 +85,10 @@ def few_shot_detector(
     options = {"variants": variants, "fuse": fuse, "aggregate": aggregate}
 
     def detect(dense: Dense) -> dict[str, Output]:
-        language = winclip.zero_shot_outputs(dense, texts, grid, temperature=c.temperature)[""].maps
+        zero_shot_map = winclip.zero_shot_outputs(dense, texts, grid, temperature=c.temperature)[""].maps
         tokens, found = patches(dense), {}
         for (k, seed), memory in memories.items():
-            outputs = winclip.few_shot_outputs(dense, tokens, memory, language, grid, **options)
+            outputs = winclip.few_shot_outputs(dense, tokens, memory, zero_shot_map, grid, **options)
             found |= {f"{variant}|{k}|{seed}": output for variant, output in outputs.items()}
         return found
 
@@ -189,10 +189,10 @@ def few_shot_scores(
     c: Category, shots: Sequence[int], variants: Sequence[str]
 ) -> dict[tuple[int, int], np.ndarray]:
     """{(shots, seed): scores (n,)} of WinCLIP+ (Eq. 6), of test images, for sums with other scores."""
-    language = image_scores(c.views(c.whole), c.texts(), c.temperature)
+    ascore0 = image_scores(c.views(c.whole), c.texts(), c.temperature)
     found = few_shot_arrays(c, shots, variants)
     return {
-        (where["shots"], where["seed"]): (values + language) / 2
+        (where["shots"], where["seed"]): (values + ascore0) / 2
         for (variant, where), values in _by_draw(found, "scores")
         if variant == "P+Wm+Ws"
     }
@@ -216,7 +216,7 @@ def left_open(c: Category) -> list[dict]:
         "fuse=none": {"fuse": "none"},
         "fuse=harmonic": {"fuse": "harmonic"},
     }
-    records = []
+    records = [r for r in language(c) if r["method"] == "winclip" and r["variant"] in both]
     for variant, other in both.items():
         kept = [r for r in zero_shot(other) if r["variant"] == ""] + _full(few_shot(other, [1]))
         records += [{**r, "variant": variant} for r in kept]

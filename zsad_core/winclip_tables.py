@@ -6,6 +6,7 @@ python -m zsad_core.winclip_tables --profile mini --role mvtec      measures all
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -21,6 +22,7 @@ from zsad_core.results import COLUMNS, FULL_SHOT, rows
 from zsad_core.rwda import CLASSWISE as RWDA_CLASSWISE
 from zsad_core.rwda import fnn_scores
 from zsad_core.settings import Settings, read_settings
+from zsad_core.tables import LABELS, Table, as_table, mean_std
 from zsad_core.tiling import tile_embeddings, tiling_map
 from zsad_core.winclip import token_map
 from zsad_core.winclip_few_shot import (
@@ -135,6 +137,33 @@ def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequen
         for task in ("image", "pixel")
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
+    """A table of supplement D as the paper lays it out: a line a category, columns by shots and method.
+
+    beside: of `results.compare` with keep="both". First the published categories, then those of this run, and
+    where a category is in both the difference. Standard deviations are over draws of references.
+    """
+    own = beside[beside["artifact"] == artifact]
+    metric, dataset, task = own[["metric", "dataset", "task"]].iloc[0]
+    shots = own["shots"].astype(str) + "-shot"
+    columns = [shots.to_numpy(), own["method"].map(LABELS["method"]).to_numpy()]
+    order = pd.MultiIndex.from_arrays(columns).unique()
+    blocks = {}
+    for name in ("published", "measured", "difference"):
+        spread = [math.nan] * len(own) if name == "difference" else own[f"{name}_std"]
+        cells = ["" if pd.isna(v) else mean_std(v, s) for v, s in zip(own[name], spread, strict=True)]
+        text = pd.DataFrame({"category": own["category"].str.replace("_", " ").to_numpy(), "text": cells})
+        wide = text.assign(shots=columns[0], method=columns[1])[text["text"] != ""]
+        if len(wide):
+            table = wide.pivot(index="category", columns=["shots", "method"], values="text")
+            blocks[name] = table.reindex(wide["category"].unique()).reindex(columns=order)
+    frame = pd.concat(blocks, names=["", "category"]).fillna("-")
+    what = f"{task} {LABELS['metric'][metric]} on {LABELS['dataset'][dataset]}"
+    caption = f"Table {artifact[1:]}: {what}, by category"
+    stand_in = own.loc[own["measured_on"] != "", "measured_on"].unique()
+    return as_table(frame, caption + (f"; measured on {', '.join(stand_in)}" if len(stand_in) else ""))
 
 
 def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -83,8 +83,10 @@ def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score
     torch.testing.assert_close(visual[1:], torch.zeros(2, *GRID, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(scores[1:], language[1:].double() / 2, rtol=0, atol=1e-6)
     assert visual[0].min() > 0.01 and scores[0] > 0.11
-    _, fused = winclip_plus(language, zero_shot, [*maps.values()])
+    _, fused = winclip_plus(language, zero_shot, [*maps.values()], fuse="mean")
     torch.testing.assert_close(fused[1:], zero_shot[1:].double() / 2, rtol=0, atol=1e-6)
+    _, fused = winclip_plus(language, zero_shot, [*maps.values()])  # harmonic
+    torch.testing.assert_close(fused[1:], torch.zeros_like(fused[1:]), rtol=0, atol=1e-5)
     _, fused = winclip_plus(language, zero_shot, [torch.zeros(3, *GRID)], fuse="harmonic")
     assert (fused == 0).all()  # neither NaN nor infinite
 

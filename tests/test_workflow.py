@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-PARTS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks", "_config.yml")
+FOLDERS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
+PARTS = (*FOLDERS, "_config.yml")
 PROFILE = {
     "datasets": {"mvtec": None, "visa": None, "sewerml": "textile"},
     "weights": "random",

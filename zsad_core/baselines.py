@@ -14,7 +14,7 @@ are NaN or infinite, arguments out of range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -27,8 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
-FeatureMaps = Mapping[str, Tensor]  # layer -> (n, rows, columns, channels); shallow first, grids may differ
-Shapes = dict[str, tuple[int, ...]]  # layer -> (rows, columns, channels)
+from zsad_core.feature_maps import FeatureMaps, Shapes, checked_maps, one_by_one, shapes_of
 
 
 class Prediction(NamedTuple):
@@ -92,9 +91,9 @@ def spade_memory(
     """
     names = list(references if layers is None else layers)
     deepest = global_layer or (list(references) or [""])[-1]
-    maps = _checked("references", references, [*names, *({deepest} - {*names, ""})])
+    maps = checked_maps("references", references, [*names, *({deepest} - {*names, ""})])
     vectors = maps[deepest].mean((1, 2))
-    return SpadeMemory({name: maps[name] for name in names}, vectors, deepest, _shapes(maps))
+    return SpadeMemory({name: maps[name] for name in names}, vectors, deepest, shapes_of(maps))
 
 
 def spade(
@@ -167,12 +166,12 @@ def padim_memory(
     _at_least(1, dimensions=dimensions)
     if not epsilon > 0:
         raise ValueError(f"epsilon={epsilon}: expected a number above 0; few references leave no inverse")
-    maps = _checked("references", references, layers)
+    maps = checked_maps("references", references, layers)
     total = sum(x.shape[3] for x in maps.values())
     kept = torch.zeros(total, dtype=torch.bool)
     kept[np.random.default_rng(seed).choice(total, min(dimensions, total), replace=False)] = True
 
-    rows = [_concatenate(image, "nearest-exact")[..., kept].flatten(0, 2) for image in _one_by_one(maps)]
+    rows = [_concatenate(image, "nearest-exact")[..., kept].flatten(0, 2) for image in one_by_one(maps)]
     samples = torch.stack(rows, 1)  # (p, m, d)
     mean = samples.double().mean(1, keepdim=True)  # (p, 1, d)
     axes, variances = [], []
@@ -182,7 +181,7 @@ def padim_memory(
         axes.append(directions.float())  # (256, r, d)
         variances.append(singular_values.square().float())
     gaussians = mean[:, 0].float(), torch.cat(axes), torch.cat(variances)
-    return PadimMemory(*gaussians, kept, epsilon, _shapes(maps))
+    return PadimMemory(*gaussians, kept, epsilon, shapes_of(maps))
 
 
 def padim(
@@ -236,15 +235,15 @@ def patchcore_memory(
     _at_least(1, projection=projection, neighbourhood=neighbourhood, channels=channels)
     if neighbourhood % 2 == 0:
         raise ValueError(f"neighbourhood={neighbourhood}: expected an odd number, which has a centre")
-    maps = _checked("references", references, layers)
-    parts = [locally_aware(image, neighbourhood, channels) for image in _one_by_one(maps)]
+    maps = checked_maps("references", references, layers)
+    parts = [locally_aware(image, neighbourhood, channels) for image in one_by_one(maps)]
     entries = torch.cat(parts).flatten(0, 2)  # (m rows columns, d)
     if coreset < 1:
         points = entries.numpy()
         if projection is not None and projection < points.shape[1]:
             points = GaussianRandomProjection(projection, random_state=seed).fit_transform(points)
         entries = entries[k_center_greedy(points, max(1, int(len(points) * coreset)), seed)]
-    return PatchcoreMemory(entries, neighbourhood, channels, _shapes(maps))
+    return PatchcoreMemory(entries, neighbourhood, channels, shapes_of(maps))
 
 
 def patchcore(
@@ -356,50 +355,14 @@ def _predict(
     sigma = default_sigma(size) if sigma is None else sigma
     _at_least(0, sigma=sigma)
     _at_least(1, height=size[0], width=size[1])
-    images = _checked("queries", query, list(shapes), shapes)
+    images = checked_maps("queries", query, list(shapes), shapes)
     n = len(next(iter(images.values())))
     scores, maps = torch.empty(n), torch.zeros(n, *size)
-    for i, image in enumerate(_one_by_one(images)):
+    for i, image in enumerate(one_by_one(images)):
         scores[i], grids = score(image)
         upsampled = [F.interpolate(grid[None, None], tuple(size), mode="bilinear")[0, 0] for grid in grids]
         maps[i] = torch.from_numpy(gaussian_filter(torch.stack(upsampled).mean(0).numpy(), sigma))
     return Prediction(scores, maps)
-
-
-def _one_by_one(maps: FeatureMaps) -> list[dict[str, Tensor]]:
-    return [{name: x[i : i + 1] for name, x in maps.items()} for i in range(len(next(iter(maps.values()))))]
-
-
-def _shapes(maps: FeatureMaps) -> Shapes:
-    return {name: tuple(x.shape[1:]) for name, x in maps.items()}
-
-
-def _checked(
-    what: str, maps: FeatureMaps, layers: Sequence[str] | None, shapes: Shapes | None = None
-) -> dict[str, Tensor]:
-    """The wanted layers (None: all) as float32 on the CPU, or an error that says what is wrong with them."""
-    names = list(maps if layers is None else layers)
-    missing = [name for name in names if name not in maps]
-    if missing or not names:
-        raise ValueError(
-            f"{what}: layers {', '.join(maps) or 'none'}; expected {', '.join(missing) or 'at least one'}"
-        )
-    checked = {name: torch.as_tensor(maps[name]).detach().cpu().float() for name in names}
-    for name, x in checked.items():
-        if x.ndim != 4 or 0 in x.shape[1:]:
-            raise ValueError(f"{what}: {name} is {tuple(x.shape)}; expected (n, rows, columns, channels)")
-        if shapes is not None and tuple(x.shape[1:]) != shapes[name]:
-            raise ValueError(
-                f"{what}: {name} has (rows, columns, channels) {tuple(x.shape[1:])}, in the references "
-                f"{shapes[name]}; take both from one backbone, at one image size"
-            )
-        if not x.isfinite().all():
-            raise ValueError(f"{what}: {name} holds NaN or infinite features; check images and weights")
-    counts = {name: len(x) for name, x in checked.items()}
-    if len(set(counts.values())) > 1 or (what == "references" and 0 in counts.values()):
-        expected = "one number, at least 1" if what == "references" else "one number"
-        raise ValueError(f"{what}: images by layer {counts}; expected {expected}")
-    return checked
 
 
 def _at_least(smallest: int, **values: float | None) -> None:

@@ -53,7 +53,7 @@ def run_line(
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
         parts.append("datasets " + ", ".join(_with_role(name, roles.get(name)) for name in names))
-    parts += [_seeds(settings), f"commit {commit()}"]
+    parts += [_seeds(settings, paper), f"commit {commit()}"]
     return "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
 
 
@@ -128,9 +128,13 @@ def _with_role(name: str, role: str | None) -> str:
     return name if role in (None, name) else f"{name} (in the place of {role})"
 
 
-def _seeds(settings: Settings) -> str:
-    last = settings.seed + settings.seeds - 1
-    return f"seed {settings.seed}" if settings.seeds == 1 else f"seeds {settings.seed} to {last}"
+def _seeds(settings: Settings, paper: str) -> str:
+    """RWDA's seeds train networks; WinCLIP's only draw reference images."""
+    draws = paper == "winclip"
+    number = settings.reference_seeds if draws else settings.seeds
+    last = settings.seed + number - 1
+    seeds = f"seed {settings.seed}" if number == 1 else f"seeds {settings.seed} to {last}"
+    return f"{seeds} for drawing reference images" if draws else seeds
 
 
 def _version(package: str) -> str | None:

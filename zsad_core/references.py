@@ -81,7 +81,7 @@ def winclip_plus(
     maps: Sequence[torch.Tensor],
     *,
     score: Literal["ascore0+max_map", "max_map", "ascore0"] = "ascore0+max_map",
-    fuse: Literal["mean", "harmonic", "none"] = "mean",
+    fuse: Literal["harmonic", "mean", "none"] = "harmonic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image scores (n,) and maps (n, rows, columns) of WinCLIP+ from its parts (Sec. 4.3, Eq. 5 and 6).
 
@@ -89,8 +89,11 @@ def winclip_plus(
     `reference_maps` that take part; their mean is M^W.
     score: "ascore0+max_map" (Eq. 6) is the mean of the language's score and the maximum of M^W, taken over
         patches, before any upsampling; the others are the ablations of Table 5.
-    fuse: how M^W and the zero-shot map become one. The paper does not say; "mean" ranks as the sum in public
-        code does, "harmonic" is another one's, "none" leaves M^W alone.
+    fuse: how M^W and the zero-shot map become one, which the paper does not say. "harmonic" is how it joins
+        all other scores. It lets the smaller of the two decide, so that a patch has to look odd to both.
+        "mean" ranks as the sum in most public code does; there language, which runs from 0 to 1, drowns the
+        distances, which are below 0.1, and the gain from references that the paper prints in pixel AUROC
+        (85.1 to 95.2) can hardly come about. "none" leaves M^W alone.
     """
     if not maps:
         raise ValueError("no reference maps: expected at least one of those of reference_maps")

@@ -145,7 +145,7 @@ def few_shot_outputs(
     *,
     variants: Sequence[str] = ("P+Wm+Ws",),
     aggregate: str = "harmonic",
-    fuse: str = "mean",
+    fuse: str = "harmonic",
 ) -> dict[str, Output]:
     """WinCLIP+ for each set of reference maps in `variants`, names of `MAPS`: max M^W as scores, and maps."""
     found = reference_maps(patches, dense.windows(), memory, grid, aggregate)

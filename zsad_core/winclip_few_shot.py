@@ -24,7 +24,7 @@ def few_shot(
     shots: Sequence[int],
     variants: Sequence[str] = ("P+Wm+Ws",),
     *,
-    fuse: str = "mean",
+    fuse: str = "harmonic",
     aggregate: str = "harmonic",
     layer_norm: bool = False,
 ) -> list[dict]:
@@ -48,7 +48,7 @@ def few_shot_arrays(
     shots: Sequence[int],
     variants: Sequence[str] = ("P+Wm+Ws",),
     *,
-    fuse: str = "mean",
+    fuse: str = "harmonic",
     aggregate: str = "harmonic",
     layer_norm: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def few_shot_detector(
     shots: Sequence[int],
     variants: Sequence[str] = ("P+Wm+Ws",),
     *,
-    fuse: str = "mean",
+    fuse: str = "harmonic",
     aggregate: str = "harmonic",
     layer_norm: bool = False,
 ) -> Detector:
@@ -213,8 +213,8 @@ def left_open(c: Category) -> list[dict]:
     few = {
         "layer_norm=1": {"layer_norm": True},
         "aggregate=arithmetic": {"aggregate": "arithmetic"},
+        "fuse=mean": {"fuse": "mean"},
         "fuse=none": {"fuse": "none"},
-        "fuse=harmonic": {"fuse": "harmonic"},
     }
     records = [r for r in language(c) if r["method"] == "winclip" and r["variant"] in both]
     for variant, other in both.items():

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from zsad_core.backbones import Backbone
 from zsad_core.dense import PART, Dense, Extractor, dense_parts
@@ -41,7 +42,8 @@ def example(
     backbone: Backbone | None = None,
 ) -> Example:
     """Maps of test image number `image` by WinCLIP, by WinCLIP+ for each of `shots`, and by baselines with
-    the first of `shots`. The references are the first seed's; the first of them is shown as `normal`."""
+    the first of `shots`. The references are the first seed's; the first of them is shown as `normal`
+    (black where there are none)."""
     number, place = divmod(image, PART)
     texts = c.texts()
     language: Detector = lambda d: zero_shot_outputs(d, texts, c.encoder.grid, temperature=c.temperature)  # noqa: E731
@@ -60,13 +62,15 @@ def example(
         for method in baselines:
             name = f"{BASELINES[method]} ({shots[0]})"
             maps[name] = _map(c, extractor, others, f"{method}|{shots[0]}|{seed}", number, place)
-    first = c.draws([1])[1, seed][0]
+    first = (
+        c.train.image(int(c.draws([1])[1, seed][0])) if len(c.train) else Image.new("RGB", c.test.size(image))
+    )
     defect = object_name(c.test.meta["defect"].iloc[image])
     return Example(
         f"{object_name(c.name)}\n{defect}",
         np.asarray(c.test.image(image)),
         c.test.mask(image),
-        np.asarray(c.train.image(int(first))),
+        np.asarray(first),
         maps,
     )
 

@@ -1,0 +1,418 @@
+"""WinCLIP+ and the few-shot baselines on a few images, against direct computations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from zsad_core import baselines
+from zsad_core.backbones import Backbone, load_backbone
+from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.dense import backbone_extractor, dense_parts
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.metrics import auroc
+from zsad_core.references import reference_maps
+from zsad_core.results import FULL_SHOT
+from zsad_core.settings import Settings, read_settings
+from zsad_core.winclip import image_scores
+from zsad_core.winclip_few_shot import (
+    backbone_of,
+    baseline_detector,
+    few_shot,
+    few_shot_arrays,
+    few_shot_baselines,
+    few_shot_design,
+    few_shot_detector,
+    few_shot_scores,
+    full_shot,
+    left_open,
+)
+from zsad_core.winclip_studies import Category, language, zero_shot
+
+ALL = ("P", "P+Wm", "P+Wm+Ws")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ClipEncoder:
+    return load_encoder("zsad-mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
+    return read_settings({**folders, "device": "cpu", "reference_seeds": 2})
+
+
+@pytest.fixture(scope="module")
+def square(settings: Settings, encoder: ClipEncoder) -> Category:
+    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_mvtec"), "bottle_top")
+
+
+@pytest.fixture(scope="module")
+def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
+    """A category whose images have two tiles."""
+    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_visa"), "fuse")
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Backbone:
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    return load_backbone("resnet18", "random", layers, device="cpu", image_size=64)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records hold the values that they would summarise."""
+
+    def record(
+        c: Category, values: np.ndarray, task: str, method: str, variant: str = "", **where: int
+    ) -> dict:
+        return {"task": task, "method": method, "variant": variant, **where, "values": values}
+
+    monkeypatch.setattr(Category, "record", record)
+
+
+def with_meta(c: Category, meta: pd.DataFrame) -> Category:
+    dataset = AnomalyDataset(c.dataset.root, c.dataset.name, meta.reset_index(drop=True))
+    return replace(c, dataset=dataset)
+
+
+# WinCLIP+
+
+
+def test_records_of_winclip_plus(oblong: Category) -> None:
+    frame = pd.DataFrame(few_shot(oblong, [1, 2], ALL))
+    pixel, image = (frame[frame["task"] == task] for task in ("pixel", "image"))
+    keys = ["variant", "shots", "seed"]
+    draws = [(k, seed) for k in (1, 2) for seed in (0, 1)]
+    for own, names in (
+        (pixel, [f"maps={name}" for name in ALL]),
+        (image, ["score=max_map", "score=ascore0", "score=ascore0+max_map"]),
+    ):
+        found = own[keys].itertuples(index=False, name=None)
+        assert sorted(found) == sorted((name, *draw) for name in names for draw in draws)
+    assert set(frame["method"]) == {"winclip_plus"} and set(frame["category"]) == {"fuse"}
+    assert pixel[["auroc", "pro", "f1max"]].drop_duplicates().shape[0] == 12
+    assert image[["auroc", "aupr", "f1max"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["square", "oblong"])
+def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
+    c = request.getfixturevalue(name)
+    frame = pd.DataFrame(few_shot(c, [1, 2], ALL)).query("task == 'image'")
+    ascore0 = {r["variant"]: r["values"] for r in language(c) if r["method"] == "winclip"}[""]
+    scores = few_shot_scores(c, [1, 2], ALL)
+    assert {*scores} == {(k, seed) for k in (1, 2) for seed in (0, 1)}
+    for key, own in frame.groupby(["shots", "seed"]):
+        values = own.set_index("variant")["values"]
+        np.testing.assert_array_equal(values["score=ascore0"], ascore0)
+        both = (values["score=max_map"] + ascore0) / 2
+        np.testing.assert_allclose(values["score=ascore0+max_map"], both, rtol=1e-12)
+        np.testing.assert_array_equal(scores[key], values["score=ascore0+max_map"])
+    highest = [v.tobytes() for v in frame.loc[frame["variant"] == "score=max_map", "values"]]
+    assert len(set(highest)) > 2  # other shots, other distances
+
+
+@pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_distances_to_references_by_hand(square: Category, aggregate: str, layer_norm: bool) -> None:
+    encoder, draws = square.encoder, square.draws([1, 2])
+
+    def parts(images: list) -> tuple[Tensor, dict[int, Tensor]]:
+        embedded = encoder.embed_scales(
+            torch.stack([encoder.preprocess(i) for i in images]), (2, 3), layers=(6,)
+        )
+        tokens, norm = embedded.layers[6], encoder.model.visual.ln_post
+        if layer_norm:
+            tokens = F.layer_norm(tokens, tokens.shape[-1:], norm.weight, norm.bias)
+        return F.normalize(tokens, dim=-1), embedded.windows
+
+    def distance(query: Tensor, memory: Tensor) -> Tensor:
+        return (1 - torch.einsum("npd,md->npm", query, memory).amax(-1)) / 2
+
+    options = {"aggregate": aggregate, "layer_norm": layer_norm}
+    found = few_shot_arrays(square, [1, 2], ALL, **options)
+    tokens, windows = parts([square.test.image(i) for i in range(len(square.test))])
+    for key in ((1, 1), (2, 0)):
+        memory = parts([square.train.image(int(i)) for i in draws[key]])
+        maps = {"P": distance(tokens, memory[0].flatten(0, 1)).unflatten(1, encoder.grid)}
+        for size, values in windows.items():
+            distances = distance(values, memory[1][size].flatten(0, 1))
+            maps[f"W{size}"] = by_hand(distances, encoder.grid, size, aggregate)
+        for variant, names in zip(ALL, (["P"], ["P", "W3"], ["P", "W3", "W2"]), strict=True):
+            highest = sum(maps[name].double() for name in names).amax((1, 2)) / len(names)
+            got = found[f"{variant}|{key[0]}|{key[1]}/scores"]
+            np.testing.assert_allclose(got, highest, rtol=5e-3, atol=1e-5, err_msg=variant)
+
+
+def by_hand(scores: Tensor, grid: tuple[int, int], size: int, average: str) -> Tensor:
+    """Window scores (n, windows) as a map: the mean over the windows that cover a patch."""
+    rows, columns = grid
+    values = (1 / scores if average == "harmonic" else scores).reshape(
+        len(scores), rows - size + 1, columns - size + 1
+    )
+    means = torch.empty(len(scores), rows, columns)
+    for r in range(rows):
+        for c in range(columns):
+            own = values[:, max(0, r - size + 1) : r + 1, max(0, c - size + 1) : c + 1]
+            means[:, r, c] = own.mean((1, 2))
+    return 1 / means if average == "harmonic" else means
+
+
+def test_references_have_no_distance_to_themselves(square: Category) -> None:
+    """A test set whose normal images are the training images."""
+    train = square.train.meta
+    anomalous = square.test.meta[square.test.meta["label"] == 1]
+    own = with_meta(square, pd.concat([train, train.assign(split="test"), anomalous]))
+    found = few_shot_arrays(own, [1, 3], ALL)
+    for variant in ALL:
+        scores = found[f"{variant}|3|0/scores"]
+        np.testing.assert_allclose(scores[:3], 0, atol=1e-6)
+        assert scores[3:].min() > 1e-3
+        one = found[f"{variant}|1|1/scores"]
+        assert (one[:3] < 1e-6).sum() == 1  # the drawn one
+    full = {r["variant"]: r["auroc"] for r in few_shot(own, [3]) if r["task"] == "image"}
+    assert full["score=max_map"] == 1
+
+
+def test_options_change_maps_and_have_files_of_their_own(square: Category, tmp_path: Path) -> None:
+    c = replace(square, settings=replace(square.settings, cache_dir=str(tmp_path), reference_seeds=1))
+    options = ({}, {"fuse": "none"}, {"fuse": "harmonic"}, {"aggregate": "arithmetic"}, {"layer_norm": True})
+    found = [few_shot_arrays(c, [1], **option)["P+Wm+Ws|1|0/pixel"] for option in options]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
+    assert len(files) == len(options) == len({values.tobytes() for values in found})
+    for option, values in zip(options, found, strict=True):
+        np.testing.assert_array_equal(few_shot_arrays(c, [1], **option)["P+Wm+Ws|1|0/pixel"], values)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
+    few_shot_arrays(c, [2])
+    few_shot_arrays(replace(c, settings=replace(c.settings, seed=1)), [1])
+    assert len([*(tmp_path / "scores").iterdir()]) == len(options) + 2
+
+
+def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, tmp_path: Path) -> None:
+    """Draws depend on a category's place in its dataset; a dataset with fewer categories has others."""
+    meta = oblong.dataset.meta
+    alone = with_meta(oblong, meta[meta["category"] == "fuse"])
+    assert any((alone.draws([1])[k] != images).any() for k, images in oblong.draws([1]).items())
+    few_shot_arrays(oblong, [1])
+    fresh = replace(alone, settings=replace(alone.settings, cache_dir=str(tmp_path)))
+    for name, values in few_shot_arrays(fresh, [1]).items():
+        np.testing.assert_array_equal(few_shot_arrays(alone, [1])[name], values)
+
+
+def test_without_training_images(square: Category) -> None:
+    none = with_meta(square, square.dataset.meta.query("split == 'test'"))
+    assert len(none.train) == 0
+    for run in (few_shot, few_shot_baselines):
+        with pytest.raises(ValueError, match=r"shots=1: expected .* the number of normal training images"):
+            run(none, [1])
+    assert len(zero_shot(none)) == 8  # language needs none
+
+
+def test_every_method_has_the_same_references(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, references = [], Category.references
+
+    def spy(c: Category, draws: dict, extractor: object) -> tuple:
+        drawn.append({key: images.tolist() for key, images in draws.items()})
+        return references(c, draws, extractor)
+
+    monkeypatch.setattr(Category, "references", spy)
+    few_shot_detector(square, [1, 2])
+    baseline_detector(square, [1, 2], None, ["spade"])
+    baseline_detector(square, [1, 2], None, ["patchcore"])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[0] == {key: images.tolist() for key, images in square.draws([1, 2]).items()}
+
+
+# baselines
+
+
+def maps_of(c: Category, part: AnomalyDataset, backbone: Backbone | None = None) -> dict[str, Tensor]:
+    """Feature maps of a part of the dataset, as they are stored."""
+    extractor = c.clip if backbone is None else backbone_extractor(backbone)
+    (dense,) = [p.load() for p in dense_parts(extractor, part, c.settings.cache_dir)]
+    layers = dense.starting("layer")
+    return {k: v.unflatten(1, c.encoder.grid) if backbone is None else v for k, v in layers.items()}
+
+
+def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
+    return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
+
+
+def test_baselines_are_those_of_the_library_on_the_clips_tokens(square: Category) -> None:
+    methods = ("spade", "padim", "patchcore", "patchcore_last")
+    detect = baseline_detector(square, [1, 2], None, methods)
+    (dense,) = [part.load() for part in dense_parts(square.clip, square.test, square.settings.cache_dir)]
+    found, size = detect(dense), square.encoder.image_size
+    assert {*found} == {f"{m}|{k}|{s}" for m in methods for k in (1, 2) for s in (0, 1)}
+    query, train = maps_of(square, square.test), maps_of(square, square.train)
+    hidden = ["3", "4"]
+    for (k, seed), images in square.draws([1, 2]).items():
+        own = only(train, images)
+        spade = baselines.spade_memory(own, layers=hidden, global_layer="6")
+        padim = baselines.padim_memory(own, layers=hidden, seed=seed)
+        patchcore = [baselines.patchcore_memory(own, layers=names, seed=seed) for names in (hidden, ["6"])]
+        expected = {
+            "spade": baselines.spade(query, spade, size),
+            "padim": baselines.padim(query, padim, size),
+            "patchcore": baselines.patchcore(query, patchcore[0], size),
+            "patchcore_last": baselines.patchcore(query, patchcore[1], size),
+        }
+        for method, (scores, maps) in expected.items():
+            output = found[f"{method}|{k}|{seed}"]
+            assert_close(output.scores, scores, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
+            assert_close(output.maps, maps, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
+    assert len({output.scores.sum().item() for output in found.values()}) > len(methods)
+
+
+def test_records_of_baselines(square: Category, kept: None) -> None:
+    frame = pd.DataFrame(few_shot_baselines(square, [1], None, ["patchcore_last", "padim"]))
+    assert set(frame["method"]) == {"patchcore_last", "padim"} and set(frame["variant"]) == {""}
+    assert frame.groupby(["task", "method", "shots", "seed"]).size().tolist() == [1] * 8
+    (part,) = dense_parts(square.clip, square.test, square.settings.cache_dir)
+    output = baseline_detector(square, [1], None, ["padim"])(part.load())["padim|1|1"]
+    (scores,) = frame.query("task == 'image' and method == 'padim' and seed == 1")["values"]
+    np.testing.assert_allclose(scores, output.scores)
+    assert {len(v) for v in frame.query("task == 'pixel'")["values"]} == {6}
+    with pytest.raises(ValueError, match="expected simplenet"):
+        few_shot_baselines(square, [1], None, ["simplenet"])
+
+
+def test_baselines_on_tiles(oblong: Category, kept: None) -> None:
+    """Both tiles of a reference are remembered, an image's score is the mean over its tiles."""
+    (scores,) = [
+        record["values"]
+        for record in few_shot_baselines(oblong, [2], None, ["patchcore"])
+        if (record["task"], record["seed"]) == ("image", 0)
+    ]
+    draw = oblong.draws([2])[2, 0]
+    train = maps_of(oblong, oblong.train)
+    chosen = only(train, np.concatenate([2 * draw, 2 * draw + 1]))
+    memory = baselines.patchcore_memory(chosen, layers=["3", "4"], seed=0)
+    tiles = baselines.patchcore(maps_of(oblong, oblong.test), memory, oblong.encoder.image_size).image_scores
+    np.testing.assert_allclose(scores, tiles.reshape(-1, 2).mean(1), rtol=1e-4)
+
+
+def test_patchcore_with_all_normal_images(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = full_shot(square)
+    names = [(r["method"], r["shots"], r["seed"], r["task"]) for r in records]
+    assert names == [("patchcore", FULL_SHOT, 0, "image"), ("patchcore", FULL_SHOT, 0, "pixel")]
+    memory = baselines.patchcore_memory(maps_of(square, square.train), layers=["3", "4"], seed=0)
+    query = maps_of(square, square.test)
+    scores = baselines.patchcore(query, memory, square.encoder.image_size).image_scores
+    assert records[0]["auroc"] == auroc(square.test.labels, scores)
+    assert len(memory.entries) == 3 * 64 // 10
+
+
+def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone) -> None:
+    frame = pd.DataFrame(few_shot_baselines(square, [1], resnet))
+    assert frame["method"].drop_duplicates().tolist() == ["padim", "patchcore", "spade"]
+    assert (frame.groupby(["method", "task"]).size() == 2).all() and len(frame) == 12
+    (part,) = dense_parts(backbone_extractor(resnet), square.test, square.settings.cache_dir)
+    found = baseline_detector(square, [2], resnet)(part.load())
+    query, train = maps_of(square, square.test, resnet), maps_of(square, square.train, resnet)
+    own, size = only(train, square.draws([2])[2, 1]), (64, 64)
+    spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
+    expected = {
+        "spade": baselines.spade(
+            query, baselines.spade_memory(own, layers=spread, global_layer="layer4"), size
+        ),
+        "padim": baselines.padim(query, baselines.padim_memory(own, layers=spread, seed=1), size),
+        "patchcore": baselines.patchcore(query, baselines.patchcore_memory(own, layers=deep, seed=1), size),
+    }
+    for method, (scores, maps) in expected.items():
+        assert_close(found[f"{method}|2|1"].scores, scores, rtol=1e-3, atol=1e-3)
+        assert_close(found[f"{method}|2|1"].maps, maps, rtol=1e-3, atol=1e-3)
+    assert len(full_shot(square, resnet)) == 2
+
+
+def test_backbone_of_the_settings(settings: Settings) -> None:
+    assert backbone_of(settings) is None
+    found = backbone_of(replace(settings, backbone="resnet18", backbone_weights="random", seed=7))
+    assert found.layers == ("layer1", "layer2", "layer3", "layer4") and found.weights_id == "random-seed7"
+
+
+def test_what_the_tables_ask_for(settings: Settings) -> None:
+    asked = replace(settings, shots=(1, 4), ablation_shots=(8, 1, 2))
+    assert few_shot_design(asked, "mvtec") == ([1, 2, 4, 8], ALL)
+    assert few_shot_design(asked, "visa") == ((1, 4), ("P+Wm+Ws",))
+
+
+# what the paper leaves open
+
+
+@pytest.fixture(scope="module")
+def options(oblong: Category) -> pd.DataFrame:
+    return pd.DataFrame(left_open(oblong))
+
+
+BOTH = ("temperature=0.01", "temperature=0.07", "normalize_sentences=0", "whole=squash", "map_size=64")
+FEW = ("layer_norm=1", "aggregate=arithmetic", "fuse=none", "fuse=harmonic")
+
+
+def test_every_open_option_is_measured(options: pd.DataFrame) -> None:
+    plus, zero = (options[options["method"] == m] for m in ("winclip_plus", "winclip"))
+    assert len(plus) + len(zero) == len(options)
+    for task in ("image", "pixel"):
+        own = plus[plus["task"] == task]
+        assert sorted(own["variant"]) == sorted(["", *BOTH, *FEW] * 2)  # two draws
+        assert set(own["shots"]) == {1} and set(own["seed"]) == {0, 1}
+    assert sorted(zero.loc[zero["task"] == "pixel", "variant"]) == sorted(["", *BOTH])
+    assert sorted(zero.loc[zero["task"] == "image", "variant"]) == sorted(["", *BOTH[:4]])  # no map, no size
+
+
+def test_the_default_of_the_open_options_is_the_papers_line(oblong: Category, options: pd.DataFrame) -> None:
+    default = options[options["variant"] == ""]
+    zero = pd.DataFrame(zero_shot(oblong) + language(oblong)).query("method == 'winclip' and variant == ''")
+    plus = pd.DataFrame(few_shot(oblong, [1]))
+    plus = plus[plus["variant"].isin(["maps=P+Wm+Ws", "score=ascore0+max_map"])].assign(variant="")
+    keys = ["method", "task", "seed"]
+    pd.testing.assert_frame_equal(
+        default.sort_values(keys, ignore_index=True),
+        pd.concat([zero, plus]).sort_values(keys, ignore_index=True),
+        check_like=True,
+    )
+
+
+def test_open_options_are_those_they_are_called(oblong: Category, options: pd.DataFrame) -> None:
+    pixel = options[(options["task"] == "pixel") & (options["seed"] == 0)]
+    found = pixel.set_index(["method", "variant"])["auroc"]
+    set_to = lambda **values: replace(oblong, settings=replace(oblong.settings, **values))  # noqa: E731
+    categories = {
+        "temperature=0.01": set_to(temperature=0.01),
+        "temperature=0.07": set_to(temperature=0.07),
+        "normalize_sentences=0": replace(oblong, normalize_sentences=False),
+        "whole=squash": replace(oblong, whole="squash"),
+        "map_size=64": set_to(map_size=64),
+    }
+    for variant, c in categories.items():
+        assert found["winclip", variant] == zero_shot(c)[0]["auroc"] != found["winclip", ""]
+        assert found["winclip_plus", variant] == few_shot(c, [1])[0]["auroc"] != found["winclip_plus", ""]
+    for variant in FEW:
+        name, _, text = variant.partition("=")
+        records = few_shot(oblong, [1], **{name: True if name == "layer_norm" else text})
+        assert found["winclip_plus", variant] == records[0]["auroc"] != found["winclip_plus", ""]
+
+
+def test_without_fusion_the_map_is_that_of_the_references_alone(square: Category) -> None:
+    outputs = few_shot_detector(square, [1], fuse="none")
+    (part,) = dense_parts(square.clip, square.test, square.settings.cache_dir)
+    dense = part.load()
+    output = outputs(dense)["P+Wm+Ws|1|0"]
+    assert_close(output.scores, output.maps.amax((1, 2)))
+    fused = few_shot_detector(square, [1])(dense)["P+Wm+Ws|1|0"]
+    assert_close(output.scores, fused.scores)
+    scores = image_scores(dense.arrays["image"][:, None], square.texts(), square.temperature)
+    assert (fused.maps.amax((1, 2)) > output.maps.amax((1, 2))).all() == (
+        scores > output.scores.numpy()
+    ).all()
+    assert reference_maps is not None

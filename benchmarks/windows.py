@@ -81,7 +81,7 @@ def operations(visual: nn.Module, sizes: Sequence[int], *, shared: bool) -> int:
         for number in range(1, depth + 1):
             queries = 1 if shared and number == depth else length
             if not shared or number > 1:
-                total += count * length * 3 * width**2  # q, k, v
+                total += count * (2 * length + queries) * width**2  # k and v, q
             total += count * 2 * queries * length * width  # scores of the keys, sum of the values
             total += count * queries * (width**2 + 2 * width * hidden)  # output projection, MLP
         total += count * width * visual.output_dim

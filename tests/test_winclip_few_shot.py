@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,8 @@ from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.dense import backbone_extractor, dense_parts
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import auroc
-from zsad_core.references import reference_maps
 from zsad_core.results import FULL_SHOT
 from zsad_core.settings import Settings, read_settings
-from zsad_core.winclip import image_scores
 from zsad_core.winclip_few_shot import (
     backbone_of,
     baseline_detector,
@@ -37,6 +34,7 @@ from zsad_core.winclip_few_shot import (
     left_open,
 )
 from zsad_core.winclip_studies import Category, language, zero_shot
+from zsad_core.windows import zero_shot_map
 
 ALL = ("P", "P+Wm", "P+Wm+Ws")
 
@@ -49,7 +47,7 @@ def encoder() -> ClipEncoder:
 @pytest.fixture(scope="module")
 def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
-    return read_settings({**folders, "device": "cpu", "reference_seeds": 2})
+    return read_settings({**folders, "device": "cpu", "reference_seeds": 2, "map_size": 48})
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +184,7 @@ def test_references_have_no_distance_to_themselves(square: Category) -> None:
 
 def test_options_change_maps_and_have_files_of_their_own(square: Category, tmp_path: Path) -> None:
     c = replace(square, settings=replace(square.settings, cache_dir=str(tmp_path), reference_seeds=1))
-    options = ({}, {"fuse": "none"}, {"fuse": "harmonic"}, {"aggregate": "arithmetic"}, {"layer_norm": True})
+    options = ({}, {"fuse": "none"}, {"fuse": "mean"}, {"aggregate": "arithmetic"}, {"layer_norm": True})
     found = [few_shot_arrays(c, [1], **option)["P+Wm+Ws|1|0/pixel"] for option in options]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
     assert len(files) == len(options) == len({values.tobytes() for values in found})
@@ -356,7 +354,7 @@ def options(oblong: Category) -> pd.DataFrame:
 
 
 BOTH = ("temperature=0.01", "temperature=0.07", "normalize_sentences=0", "whole=squash", "map_size=64")
-FEW = ("layer_norm=1", "aggregate=arithmetic", "fuse=none", "fuse=harmonic")
+FEW = ("layer_norm=1", "aggregate=arithmetic", "fuse=none", "fuse=mean")
 
 
 def test_every_open_option_is_measured(options: pd.DataFrame) -> None:
@@ -403,16 +401,21 @@ def test_open_options_are_those_they_are_called(oblong: Category, options: pd.Da
         assert found["winclip_plus", variant] == records[0]["auroc"] != found["winclip_plus", ""]
 
 
-def test_without_fusion_the_map_is_that_of_the_references_alone(square: Category) -> None:
-    outputs = few_shot_detector(square, [1], fuse="none")
+def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
     (part,) = dense_parts(square.clip, square.test, square.settings.cache_dir)
-    dense = part.load()
-    output = outputs(dense)["P+Wm+Ws|1|0"]
-    assert_close(output.scores, output.maps.amax((1, 2)))
-    fused = few_shot_detector(square, [1])(dense)["P+Wm+Ws|1|0"]
-    assert_close(output.scores, fused.scores)
-    scores = image_scores(dense.arrays["image"][:, None], square.texts(), square.temperature)
-    assert (fused.maps.amax((1, 2)) > output.maps.amax((1, 2))).all() == (
-        scores > output.scores.numpy()
-    ).all()
-    assert reference_maps is not None
+    dense, texts = part.load(), square.texts()
+    default, *others = (
+        few_shot_detector(square, [1], **fuse)(dense)["P+Wm+Ws|1|0"]
+        for fuse in ({}, {"fuse": "harmonic"}, {"fuse": "mean"}, {"fuse": "none"})
+    )
+    harmonic, mean, none = (output.maps for output in others)
+    options = {"grid": square.encoder.grid, "normal": texts[0], "anomalous": texts[1]}
+    language = zero_shot_map(
+        dense.tensor("image"), dense.windows(), temperature=square.temperature, **options
+    )
+    assert_close(none.amax((1, 2)), default.scores)
+    assert_close(mean, (none + language) / 2)
+    assert_close(harmonic, 2 / (1 / none + 1 / language))
+    assert_close(default.maps, harmonic)
+    for output in others:
+        assert_close(output.scores, default.scores, rtol=0, atol=0)

@@ -356,13 +356,15 @@ def _predict(
     _at_least(0, sigma=sigma)
     _at_least(1, height=size[0], width=size[1])
     images = checked_maps("queries", query, list(shapes), shapes)
-    n = len(next(iter(images.values())))
-    scores, maps = torch.empty(n), torch.zeros(n, *size)
-    for i, image in enumerate(one_by_one(images)):
-        scores[i], grids = score(image)
-        upsampled = [F.interpolate(grid[None, None], tuple(size), mode="bilinear")[0, 0] for grid in grids]
-        maps[i] = torch.from_numpy(gaussian_filter(torch.stack(upsampled).mean(0).numpy(), sigma))
-    return Prediction(scores, maps)
+    found = [score(image) for image in one_by_one(images)]
+    if not found:
+        return Prediction(torch.empty(0), torch.empty(0, *size))
+    scores, grids = zip(*found, strict=True)
+    maps = torch.zeros(len(scores), *size)
+    for layer in zip(*grids, strict=True):  # of each image its grid
+        maps += F.interpolate(torch.stack(layer)[:, None], tuple(size), mode="bilinear")[:, 0]
+    smooth = gaussian_filter((maps / len(grids[0])).numpy(), (0, sigma, sigma))
+    return Prediction(torch.tensor(scores), torch.from_numpy(smooth))
 
 
 def _at_least(smallest: int, **values: float | None) -> None:

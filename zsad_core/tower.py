@@ -172,26 +172,40 @@ def _run(
     """
     count, length = shape
     for number, block in enumerate(blocks, start=1):
+        if number == len(blocks) > 1 and number not in keep:
+            return _last_block(x, block, count)
         if number > 1:
             qkv = _qkv(x, block, buffers)
-        heads = qkv.view(count, length, 3, block.heads, -1).permute(
-            2, 0, 3, 1, 4
-        )  # (3, c, heads, l, w / heads)
-        query, key, value = heads
-        if number == len(blocks) and number not in keep:  # nothing else is read any more
-            query, x = query[:, :, :1], x.view(count, length, -1)[:, 0].contiguous()  # x: (c, width)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(
-            1, 2
-        )  # (c, l or 1, heads, ...)
-        x += block.out_bias
-        x.addmm_(attended.reshape(len(x), -1), block.out)
-        hidden = torch.mm(_norm(x, block.norms[1]), block.up, out=_buffer(buffers, "up", x, block.up))
-        hidden = block.activation(hidden.add_(block.up_bias))  # (c l, mlp)
-        x += block.down_bias
-        x.addmm_(hidden, block.down)
+        split = qkv.view(count, length, 3, block.heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # (c, heads, l, w / heads) each
+        attended = F.scaled_dot_product_attention(query, key, value)  # (c, heads, l, w / heads)
+        x = _residual(x, attended.transpose(1, 2), block, buffers)
         if number in keep:
             keep[number].append(x.view(count, length, -1)[:, 1:].clone())  # (c, patches, width)
     return x.view(count, -1, x.shape[-1])[:, 0]
+
+
+def _last_block(x: Tensor, block: Block, count: int) -> Tensor:
+    """(c, width): the class tokens of c sequences after the last block. All tokens (c l, width) give keys and
+    values; the query, the output projection and the MLP are those of the class token alone."""
+    width = x.shape[1]
+    normed = _norm(x, block.norms[0])
+    memory = torch.mm(normed, block.qkv[:, width:]).view(count, -1, 2, block.heads, width // block.heads)
+    key, value = memory.permute(2, 0, 3, 1, 4)  # (c, heads, l, w / heads) each
+    first = normed.view(count, -1, width)[:, 0]  # (c, width)
+    query = torch.addmm(block.q_bias, first, block.qkv[:, :width]).view(count, block.heads, 1, -1)
+    attended = F.scaled_dot_product_attention(query, key, value)  # (c, heads, 1, w / heads)
+    return _residual(x.view(count, -1, width)[:, 0].contiguous(), attended, block, {})
+
+
+def _residual(x: Tensor, attended: Tensor, block: Block, buffers: dict[str, Tensor]) -> Tensor:
+    """(t, width): the tokens x after output projection and MLP, both added to them in place."""
+    x += block.out_bias
+    x.addmm_(attended.reshape(len(x), -1), block.out)
+    hidden = torch.mm(_norm(x, block.norms[1]), block.up, out=_buffer(buffers, "up", x, block.up))
+    hidden = block.activation(hidden.add_(block.up_bias))  # (t, mlp)
+    x += block.down_bias
+    return x.addmm_(hidden, block.down)
 
 
 def _qkv(x: Tensor, block: Block, buffers: dict[str, Tensor] | None = None) -> Tensor:

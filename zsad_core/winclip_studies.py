@@ -130,7 +130,8 @@ class Category:
             **options,
         }
         if shots:
-            seeds = [settings.seed, settings.reference_seeds]
+            place = self.dataset.categories.index(self.name)  # what `draws` depends on too
+            seeds = [settings.seed, settings.reference_seeds, place]
             key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
 
         def run() -> dict[str, np.ndarray]:
@@ -277,4 +278,5 @@ def study(
     bar = f"{run.__name__.replace('_', ' ')}, {role}"
     for category in tqdm(categories(settings, encoder, role), desc=bar, leave=False):
         records += run(category, *options)
-    return pd.DataFrame(records)
+    names = ["category", "method", "variant", "shots", "seed", "task"]  # tables of no records are empty
+    return pd.DataFrame(records, columns=None if records else names)

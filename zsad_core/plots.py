@@ -178,7 +178,7 @@ def bars(
     with mpl.rc_context(STYLE):
         names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
         thick = 0.8 / len(groups)
-        figure, axes = new_figure(height=0.6 + len(names) * (0.16 * len(groups) + 0.14))
+        figure, axes = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
         axis = axes[0, 0]
         for number, name in enumerate(groups):
             own = frame[frame[group] == name].set_index(label).reindex(names)
@@ -198,9 +198,7 @@ def bars(
             axis.axvline(reference, color="grey", ls=":", lw=1.2)
         axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel)
         axis.invert_yaxis()
-        axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.08 - 0.6 / max(4, len(names))), ncols=len(groups)
-        )
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
         return figure
 
 

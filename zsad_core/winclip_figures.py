@@ -206,11 +206,12 @@ def slopes(
 
 
 def _spread(heights: np.ndarray, least: float) -> np.ndarray:
-    """Ascending heights moved apart to at least `least`, so that labels do not overlap."""
-    moved = heights.astype(float).copy()
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + least)
-    return moved - max(0.0, moved[-1] - 102) if len(moved) else moved
+    """Ascending heights moved apart to at least `least`, the highest at most 100, so that labels do not
+    overlap."""
+    moved = np.minimum(heights.astype(float), 100.0)
+    for i in range(len(moved) - 2, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - least)
+    return moved
 
 
 def size_against_quality(images: pd.DataFrame) -> Figure:

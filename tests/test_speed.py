@@ -90,7 +90,7 @@ def test_the_record_in_the_repository(papers_tower: VisionTower) -> None:
     # the benchmark asks for no patch tokens, so the whole image's last block is shortened too
     tower = papers_tower
     last = tower.patches * (
-        tower.width**2 + 2 * tower.width * tower.mlp_width + 2 * tower.tokens * tower.width
+        2 * tower.width**2 + 2 * tower.width * tower.mlp_width + 2 * tower.tokens * tower.width
     )
     assert 2e9 * counts[4] - 2 * last == pytest.approx(operations["zsad_core"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,16 @@ def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureReques
         np.testing.assert_array_equal(scores[key], values["score=ascore0+max_map"])
     highest = [v.tobytes() for v in frame.loc[frame["variant"] == "score=max_map", "values"]]
     assert len(set(highest)) > 2  # other shots, other distances
+
+
+def test_squashed_images_have_squashed_scores_of_language(oblong: Category, kept: None) -> None:
+    ascore0 = {r["variant"]: r["values"] for r in language(oblong) if r["method"] == "winclip"}
+    squashed = replace(oblong, whole="squash")
+    found = {r["variant"]: r["values"] for r in few_shot(squashed, [1]) if r["task"] == "image"}
+    np.testing.assert_array_equal(found["score=ascore0"], ascore0["whole=squash"])
+    assert (found["score=ascore0"] != ascore0[""]).any()
+    both = few_shot_scores(squashed, [1], ALL[-1:])[1, 1]  # the last draw is kept in found
+    np.testing.assert_array_equal(found["score=ascore0+max_map"], both)
 
 
 @pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
@@ -246,7 +257,11 @@ def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
     return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
 
 
-def test_baselines_are_those_of_the_library_on_the_clips_tokens(square: Category) -> None:
+def test_baselines_are_those_of_the_library_on_the_clips_tokens(
+    square: Category, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fewer channels than there are, so that PaDiM's draw matters
+    monkeypatch.setattr(baselines, "padim_memory", partial(baselines.padim_memory, dimensions=50))
     methods = ("spade", "padim", "patchcore", "patchcore_last")
     detect = baseline_detector(square, [1, 2], None, methods)
     (dense,) = [part.load() for part in dense_parts(square.clip, square.test, square.settings.cache_dir)]

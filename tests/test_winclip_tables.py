@@ -21,7 +21,7 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
 from zsad_core.settings import Settings, read_settings
 from zsad_core.winclip_few_shot import few_shot_scores
-from zsad_core.winclip_studies import categories, language, study, zero_shot
+from zsad_core.winclip_studies import Category, categories, language, study, zero_shot
 from zsad_core.windows import winclip_map
 
 ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
@@ -430,8 +430,17 @@ def fnns(encoder: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> dict
     return rwda.train_runs(texts, [1, 2], 32, tmp_path_factory.mktemp("fnn"), n_jobs=1, epochs=1)
 
 
-def test_winclip_plus_with_random_words(settings: Settings, encoder: ClipEncoder, fnns: dict) -> None:
+def test_winclip_plus_with_random_words(
+    settings: Settings, encoder: ClipEncoder, fnns: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seeds 0 and 1 draw references, 1 and 2 train: one run has both."""
+    kept, record = {}, Category.record
+
+    def spy(c: Category, values: np.ndarray, *names: str, **where: int) -> dict:
+        kept[c.name, where["shots"], where["seed"]] = values
+        return record(c, values, *names, **where)
+
+    monkeypatch.setattr(Category, "record", spy)
     named = categories(settings, encoder, "mvtec")
     images = image_embeddings(encoder, named[0].dataset, settings.cache_dir, progress=False)
     found = winclip_tables.with_random_words(settings, encoder, images, "mvtec", fnns)
@@ -439,12 +448,14 @@ def test_winclip_plus_with_random_words(settings: Settings, encoder: ClipEncoder
         ("rwda", "sec4.3", "mini_mvtec", "winclip_plus_rwda", "", "mean")
     }
     assert set(found["shots"]) == {1, 2} and found["std"].isna().all()  # not the ablations' 3
-    values = []
+    assert {*kept} == {(c.name, k, 1) for c in named for k in (1, 2)}
     for c in named:
         learned = rwda.fnn_scores(images.select(category=c.name, split="test"), fnns[1])
-        scores = few_shot_scores(c, [1, 2, 3], ("P", "P+Wm", "P+Wm+Ws"))[2, 1] + learned
-        values.append(roc_auc_score(c.test.labels, scores))
+        for k in (1, 2):
+            scores = few_shot_scores(c, [1, 2, 3], ("P", "P+Wm", "P+Wm+Ws"))[k, 1] + learned
+            np.testing.assert_allclose(kept[c.name, k, 1], scores)
     row = found[(found["shots"] == 2) & (found["metric"] == "auroc")]
+    values = [roc_auc_score(c.test.labels, kept[c.name, 2, 1]) for c in named]
     assert row["mean"].item() == pytest.approx(100 * np.mean(values))
 
 

@@ -8,14 +8,15 @@ depends on:
 - in the last block of a window only the class token's query, output projection and MLP;
 - a key's bias adds the same to all scores of a query, so the softmax drops it; a value's bias passes through
   the softmax unchanged (weights sum to 1), so it belongs to the output projection's bias;
-- many windows at once, in chunks small enough for the caches, in buffers that are reused.
+- many sequences at once, of all lengths, in chunks of bounded memory: the fewer passes over the weights the
+  better; the buffers are reused.
 
 All of this is exact up to rounding. No hooks, no change of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,7 +110,7 @@ def embed_scales(
     *,
     whole: bool = True,
     layers: Sequence[int] = (),
-    chunk_tokens: int = 2048,
+    chunk_tokens: int = 3072,
 ) -> Scales:
     """The whole image, all windows of these sizes and the patch tokens of these blocks, from one pass.
 
@@ -129,25 +130,52 @@ def embed_scales(
     buffers: dict[str, Tensor] = {}
     kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
 
-    def encode(members: Tensor, keep: dict[int, list[Tensor]]) -> Tensor:
-        """(n, windows, d) of sequences (windows, l) of token numbers, the same for every image."""
-        sequences = (members + offsets).flatten(0, 1)  # (n windows, l)
-        chunk = max(1, chunk_tokens // sequences.shape[1])
-        classes = [
-            _run(blocks, tokens[part.flatten()], first[part.flatten()], part.shape, buffers, keep)
-            for part in sequences.split(chunk)
-        ]
-        pooled = visual.ln_post(torch.cat(classes).float()) @ visual.proj.float()  # (n windows, d)
-        return pooled.unflatten(0, (n, -1)).cpu()
+    def encode(members: dict[int, Tensor], keep: dict[int, list[Tensor]]) -> dict[int, Tensor]:
+        """{scale: (n, windows, d)} of sequences (windows, l) of token numbers, the same for every image."""
+        sequences = {
+            scale: (numbers + offsets).flatten(0, 1) for scale, numbers in members.items()
+        }  # (n w, l)
+        classes: dict[int, list[Tensor]] = {scale: [] for scale in members}
+        for chunk in _chunks({scale: part.shape for scale, part in sequences.items()}, chunk_tokens):
+            parts = [sequences[scale][start:stop] for scale, start, stop in chunk]
+            rows = torch.cat([part.flatten() for part in parts])  # (t,)
+            found = _run(blocks, tokens[rows], first[rows], [part.shape for part in parts], buffers, keep)
+            for (scale, _, _), values in zip(chunk, found.split([len(part) for part in parts]), strict=True):
+                classes[scale].append(values)
+        pooled = {k: visual.ln_post(torch.cat(v).float()) @ visual.proj.float() for k, v in classes.items()}
+        return {scale: values.unflatten(0, (n, -1)).cpu() for scale, values in pooled.items()}
 
-    everything = torch.arange(length, device=pixels.device)[None]  # (1, 1 + patches)
-    image = encode(everything, kept)[:, 0] if whole or layers else None
-    windows = {
-        size: encode(F.pad(window_indices(visual.grid_size, size).to(pixels.device) + 1, (1, 0)), {})
-        for size in sizes
-    }
+    windows = {s: F.pad(window_indices(visual.grid_size, s).to(pixels.device) + 1, (1, 0)) for s in sizes}
+    image = {0: torch.arange(length, device=pixels.device)[None]} if whole or layers else {}
+    if layers:  # whole images by themselves: all their tokens go through the last block too
+        pooled = encode(image, kept) | encode(windows, {})
+    else:
+        pooled = encode(image | windows, {})
     tokens_of = {layer: torch.cat(parts).float().cpu() for layer, parts in kept.items()}
-    return Scales(image if whole else None, windows, tokens_of)
+    return Scales(pooled[0][:, 0] if whole else None, {size: pooled[size] for size in sizes}, tokens_of)
+
+
+def _chunks(shapes: dict[int, tuple[int, int]], most: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Sequences of all scales, in order, packed into chunks of at most `most` tokens (or one sequence).
+
+    shapes: {scale: (sequences, length)}. Yields lists of (scale, first, last + 1).
+
+    >>> list(_chunks({0: (1, 10), 2: (5, 5)}, 20))
+    [[(0, 0, 1), (2, 0, 2)], [(2, 2, 5)]]
+    """
+    chunk, room = [], most
+    for scale, (count, length) in shapes.items():
+        start = 0
+        while start < count:
+            if room < length and chunk:
+                yield chunk
+                chunk, room = [], most
+            stop = min(count, start + max(1, room // length))
+            chunk.append((scale, start, stop))
+            room -= (stop - start) * length
+            start = stop
+    if chunk:
+        yield chunk
 
 
 def _nothing(visual: nn.Module, sizes: Sequence[int], whole: bool, layers: Sequence[int]) -> Scales:
@@ -162,46 +190,64 @@ def _run(
     blocks: Sequence[Block],
     x: Tensor,
     qkv: Tensor,
-    shape: tuple[int, int],
+    shapes: Sequence[tuple[int, int]],
     buffers: dict[str, Tensor],
     keep: dict[int, list[Tensor]],
 ) -> Tensor:
-    """(c, width): the class tokens after all blocks.
+    """(c, width): the class tokens after all blocks. Only attention knows where a sequence ends, so those of
+    all lengths share the products.
 
-    x, qkv: (c l, width) and (c l, 3 width) tokens of c sequences of length l, and q, k, v in the first block.
+    x, qkv: (t, width) and (t, 3 width), tokens of groups of sequences one after the other, and their q, k, v
+    in the first block. shapes: (sequences, length) of each group; c sequences and t tokens in all.
     """
-    count, length = shape
     for number, block in enumerate(blocks, start=1):
         if number == len(blocks) > 1 and number not in keep:
-            return _last_block(x, block, count)
+            return _last_block(x, block, shapes)
         if number > 1:
             qkv = _qkv(x, block, buffers)
-        split = qkv.view(count, length, 3, block.heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # (c, heads, l, w / heads) each
-        attended = F.scaled_dot_product_attention(query, key, value)  # (c, heads, l, w / heads)
-        x = _residual(x, attended.transpose(1, 2), block, buffers)
+        attended = []
+        for part, (count, length) in zip(_groups(qkv, shapes), shapes, strict=True):
+            heads = part.view(count, length, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+            found = F.scaled_dot_product_attention(*heads)  # (count, heads, length, width / heads)
+            attended.append(found.transpose(1, 2).reshape(len(part), -1))
+        x = _residual(x, torch.cat(attended), block, buffers)
         if number in keep:
-            keep[number].append(x.view(count, length, -1)[:, 1:].clone())  # (c, patches, width)
-    return x.view(count, -1, x.shape[-1])[:, 0]
+            keep[number] += [p.view(*s, -1)[:, 1:].clone() for p, s in zip(_groups(x, shapes), shapes)]
+    return x[_class_rows(shapes, x.device)]
 
 
-def _last_block(x: Tensor, block: Block, count: int) -> Tensor:
-    """(c, width): the class tokens of c sequences after the last block. All tokens (c l, width) give keys and
-    values; the query, the output projection and the MLP are those of the class token alone."""
-    width = x.shape[1]
+def _last_block(x: Tensor, block: Block, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """(c, width): the class tokens of c sequences after the last block. All tokens (t, width) give keys and
+    values; the query, the output projection and the MLP are those of the class tokens alone."""
+    width, rows = x.shape[1], _class_rows(shapes, x.device)
     normed = _norm(x, block.norms[0])
-    memory = torch.mm(normed, block.qkv[:, width:]).view(count, -1, 2, block.heads, width // block.heads)
-    key, value = memory.permute(2, 0, 3, 1, 4)  # (c, heads, l, w / heads) each
-    first = normed.view(count, -1, width)[:, 0]  # (c, width)
-    query = torch.addmm(block.q_bias, first, block.qkv[:, :width]).view(count, block.heads, 1, -1)
-    attended = F.scaled_dot_product_attention(query, key, value)  # (c, heads, 1, w / heads)
-    return _residual(x.view(count, -1, width)[:, 0].contiguous(), attended, block, {})
+    memories = _groups(torch.mm(normed, block.qkv[:, width:]), shapes)  # (count length, 2 width) each
+    queries = torch.addmm(block.q_bias, normed[rows], block.qkv[:, :width])  # (c, width)
+    attended = []
+    for memory, query, (count, _) in zip(
+        memories, queries.split([c for c, _ in shapes]), shapes, strict=True
+    ):
+        key, value = memory.view(count, -1, 2, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
+        query = query.view(count, block.heads, 1, -1)
+        attended.append(F.scaled_dot_product_attention(query, key, value).reshape(count, width))
+    return _residual(x[rows], torch.cat(attended), block, {})
+
+
+def _groups(x: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+    """The rows of each group of sequences."""
+    return x.split([count * length for count, length in shapes])
+
+
+def _class_rows(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(c,) where the sequences of all groups begin."""
+    lengths = torch.cat([torch.full((count,), length, device=device) for count, length in shapes])
+    return lengths.cumsum(0) - lengths
 
 
 def _residual(x: Tensor, attended: Tensor, block: Block, buffers: dict[str, Tensor]) -> Tensor:
     """(t, width): the tokens x after output projection and MLP, both added to them in place."""
     x += block.out_bias
-    x.addmm_(attended.reshape(len(x), -1), block.out)
+    x.addmm_(attended, block.out)
     hidden = torch.mm(_norm(x, block.norms[1]), block.up, out=_buffer(buffers, "up", x, block.up))
     hidden = block.activation(hidden.add_(block.up_bias))  # (t, mlp)
     x += block.down_bias

@@ -248,8 +248,8 @@ def _residual(x: Tensor, attended: Tensor, block: Block, buffers: dict[str, Tens
     """(t, width): the tokens x after output projection and MLP, both added to them in place."""
     x += block.out_bias
     x.addmm_(attended, block.out)
-    hidden = torch.mm(_norm(x, block.norms[1]), block.up, out=_buffer(buffers, "up", x, block.up))
-    hidden = block.activation(hidden.add_(block.up_bias))  # (t, mlp)
+    room = _buffer(buffers, "up", x, block.up)
+    hidden = block.activation(torch.addmm(block.up_bias, _norm(x, block.norms[1]), block.up, out=room))  # (t, mlp)
     x += block.down_bias
     return x.addmm_(hidden, block.down)
 

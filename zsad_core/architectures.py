@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
+import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import nn
 
 from zsad_core.cache import content_key
@@ -68,6 +70,34 @@ def build(config: dict[str, Any]) -> nn.Module:
     if "multimodal_cfg" in config:
         return open_clip.CoCa(**config)
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+
+
+def resize_grid(
+    model: nn.Module, image_size: int, *, mode: str = "bilinear", antialias: bool = False
+) -> None:
+    """Let an open_clip model take square images of another size: resizes its position embeddings in place.
+
+    image_size: edge in pixels, a multiple of the patch edge. The class token's position stays.
+    mode, antialias: of the resizing. AnomalyCLIP's paper says nothing; the defaults are its code's, which the
+        prompts that its authors released belong to. VAND's code takes "bicubic" with antialiasing.
+    """
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
+        raise ValueError(
+            f"image_size={image_size}: only a Vision Transformer with learned positions takes images of "
+            "another size; leave image_size out"
+        )
+    patch = visual.patch_size[0]
+    if image_size < patch or image_size % patch:
+        raise ValueError(f"image_size={image_size}: expected a multiple of the patch edge, {patch} pixels")
+    positions, (rows, columns) = visual.positional_embedding.detach(), visual.grid_size
+    grid = positions[1:].T.reshape(1, -1, rows, columns)  # (1, width, rows, columns)
+    size = (image_size // patch, image_size // patch)
+    options = {} if mode == "nearest" else {"align_corners": False, "antialias": antialias}
+    grid = F.interpolate(grid, size, mode=mode, **options)
+    resized = torch.cat([positions[:1], grid.flatten(2)[0].T])  # (1 + patches, width)
+    visual.positional_embedding = nn.Parameter(resized, requires_grad=False)
+    visual.image_size, visual.grid_size = (image_size, image_size), size
 
 
 def causal_text_tower(model: nn.Module, tokenizer: Any) -> nn.Module | None:

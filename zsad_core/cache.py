@@ -19,6 +19,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+_DTYPES = {
+    "BOOL": np.bool_,
+    **{f"{k.upper()}{8 * n}": np.dtype(f"{k}{n}") for k in "fiu" for n in (1, 2, 4, 8) if (k, n) != ("f", 1)},
+}
+"""Safetensors' names of the types that can be cached."""
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` make a file, then give it its name in one step.
@@ -72,12 +78,15 @@ def cached_arrays(
     name: str,
     parts: dict[str, Any],
     compute: Callable[[], dict[str, np.ndarray]],
+    *,
+    mapped: bool = False,
 ) -> dict[str, np.ndarray]:
     """The arrays of `compute()`, read from `<folder>/<name>-<content_key(**parts)>.safetensors` if they are
     there.
 
     `parts` must name everything that the arrays depend on; they are stored in the file's metadata for people
     to read. A file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning.
+    mapped: give read-only arrays that stay on the disk and are read where they are looked at.
     Arrays are numeric or boolean, and come back sorted by name, the same whether computed or read. Two
     processes that compute the same key at once both succeed, the last one's file stays.
 
@@ -92,7 +101,7 @@ def cached_arrays(
     written_parts = _canonical_json(parts)
     if path.exists():
         try:
-            return _read(path, written_parts)
+            return _read(path, written_parts, mapped)
         except (SafetensorError, ValueError, OSError) as error:
             warnings.warn(f"cache file {path} cannot be used ({error}); computing it anew", RuntimeWarning, 2)
 
@@ -106,14 +115,28 @@ def cached_arrays(
     # other users
     content = save(arrays, metadata={"parts": written_parts})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    return arrays
+    return _mapped(path) if mapped else arrays
 
 
-def _read(path: Path, written_parts: str) -> dict[str, np.ndarray]:
+def _read(path: Path, written_parts: str, mapped: bool) -> dict[str, np.ndarray]:
     with safe_open(path, framework="numpy") as file:
         if (file.metadata() or {}).get("parts") != written_parts:
             raise ValueError("it was made from other parts")
-        return {key: file.get_tensor(key) for key in sorted(file.keys())}
+        return _mapped(path) if mapped else {key: file.get_tensor(key) for key in sorted(file.keys())}
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file: 8 bytes of length, a JSON header with offsets, then the numbers."""
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start))
+    return {
+        name: np.memmap(
+            path, _DTYPES[entry["dtype"]], "r", 8 + start + entry["data_offsets"][0], tuple(entry["shape"])
+        )
+        for name, entry in sorted(header.items())
+        if name != "__metadata__"
+    }
 
 
 def _canonical_json(parts: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 from zsad_core.backbones import Backbone
 from zsad_core.cache import cached_arrays
 from zsad_core.datasets import AnomalyDataset
+from zsad_core.dpam import glocal_features
 from zsad_core.encoders import ClipEncoder
 from zsad_core.views import Whole, boxes_of
 
@@ -81,10 +83,14 @@ class Dense:
 
 @dataclass(frozen=True)
 class DensePart:
-    """Some images of a category; `load` reads their features, or computes them when nobody has yet."""
+    """Some images of a category; `load` reads their features, or computes them when nobody has yet.
+
+    `map` gives the arrays as they lie on the disk, float16 and memory-mapped.
+    """
 
     dataset: AnomalyDataset
     load: Callable[[], Dense] = field(repr=False)
+    map: Callable[[], dict[str, np.ndarray]] = field(repr=False)
 
 
 def clip_extractor(
@@ -111,6 +117,24 @@ def backbone_extractor(backbone: Backbone) -> Extractor:
     return Extractor(key, backbone.image_size, backbone.preprocess, features)
 
 
+def glocal_extractor(
+    encoder: ClipEncoder,
+    layers: Sequence[int],
+    attention: str = "vv",
+    first: int = 6,
+    final_norm: bool = False,
+) -> Extractor:
+    """`dpam.glocal_features` for `dense_parts`: `global` (t, d) and `local/<block>` (t, patches, d)."""
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        head, patches = glocal_features(encoder, pixels, layers, attention, first, final_norm)
+        return {"global": head, **{f"local/{layer}": value for layer, value in patches.items()}}
+
+    key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
+    key |= {"layers": list(layers), "attention": attention, "first": first, "final_norm": final_norm}
+    return Extractor({**key, "glocal": 1}, encoder.image_size, encoder.preprocess, features)
+
+
 def dense_parts(
     extractor: Extractor,
     dataset: AnomalyDataset,
@@ -130,21 +154,22 @@ def dense_parts(
         rows[start : start + PART] = True
         part = dataset.where(rows)
         label = f"{dataset.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
-        parts.append(DensePart(part, _loader(extractor, part, Path(cache_dir) / name, label, whole)))
+        arrays = partial(_arrays, extractor, part, Path(cache_dir) / name, label, whole)
+        parts.append(DensePart(part, partial(_load, part, arrays), partial(arrays, mapped=True)))
     return parts
 
 
-def _loader(
-    extractor: Extractor, part: AnomalyDataset, folder: Path, label: str, whole: Whole
-) -> Callable[[], Dense]:
-    def load() -> Dense:
-        key = {**extractor.key, "images": part.fingerprint, "whole": whole}
-        found = cached_arrays(folder, label, key, lambda: _compute(extractor, part, whole))
-        numbers = {name: found.pop(name) for name in ("sizes", "owner", "boxes")}
-        arrays = {name: value.astype(np.float32) for name, value in found.items()}
-        return Dense(part.meta, arrays=arrays, **numbers)
+def _arrays(
+    extractor: Extractor, part: AnomalyDataset, folder: Path, label: str, whole: Whole, mapped: bool = False
+) -> dict[str, np.ndarray]:
+    key = {**extractor.key, "images": part.fingerprint, "whole": whole}
+    return cached_arrays(folder, label, key, lambda: _compute(extractor, part, whole), mapped=mapped)
 
-    return load
+
+def _load(part: AnomalyDataset, arrays: Callable[[], dict[str, np.ndarray]]) -> Dense:
+    found = arrays()
+    numbers = {name: found.pop(name) for name in ("sizes", "owner", "boxes")}
+    return Dense(part.meta, arrays={n: value.astype(np.float32) for n, value in found.items()}, **numbers)
 
 
 def _compute(extractor: Extractor, part: AnomalyDataset, whole: Whole) -> dict[str, np.ndarray]:

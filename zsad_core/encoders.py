@@ -18,8 +18,8 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
-from zsad_core import tower
-from zsad_core.architectures import build, causal_text_tower, read_config
+from zsad_core import dpam, tower
+from zsad_core.architectures import build, causal_text_tower, read_config, resize_grid
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.tokens import tokenize
 from zsad_core.tower import Scales
@@ -43,6 +43,7 @@ def load_encoder(
     device: str = "auto",
     precision: Precision = "fp32",
     seed: int = 0,
+    image_size: int | None = None,
 ) -> ClipEncoder:
     """A frozen CLIP with a Vision Transformer or a ResNet as image tower.
 
@@ -57,6 +58,8 @@ def load_encoder(
         precision: "fp32", or "bf16": matrix products in bfloat16, on GPUs that have it and on CPUs with AMX;
             weights and embeddings stay float32. About two digits of an embedding remain.
         seed: of random weights. The global random state is left as it was.
+        image_size: edge of the square input in pixels when it is not the architecture's own; the position
+            embeddings are resized (`architectures.resize_grid`). AnomalyCLIP gives 518 to a model of 336.
 
     Raises:
         ValueError: an unknown architecture, or weights that do not belong to it (other shapes, GELU instead
@@ -77,6 +80,9 @@ def load_encoder(
         network = build(config)
     if source.path is not None:
         load_weights(network, source.path, model_id)
+    if image_size is not None:
+        resize_grid(network, image_size)
+        model_id = f"{model_id}-{image_size}px"
     known = str(model) in open_clip.list_models()
     return ClipEncoder(
         network.to(chosen),
@@ -226,6 +232,22 @@ class ClipEncoder:
             {size: unit(join([part.windows[size] for part in parts])) for size in sizes},
             {layer: join([part.layers[layer] for part in parts]) for layer in layers},
         )
+
+    def embed_patches(
+        self,
+        pixels: Tensor,
+        layers: Sequence[int],
+        attention: str = "qk",
+        first: int = 6,
+        normalize: bool = True,
+    ) -> dict[int, Tensor]:
+        """{block: (n, patches, d)}: patch tokens in the joint space, last layer norm and projection applied.
+
+        attention: "qk", the tower's own, or "vv", "qq", "kk" on a second path that starts at block `first`
+            (`dpam.dual_path`), or an ensemble such as "qq+kk+vv" (`dpam.glocal_features`). layers: 1-based.
+        """
+        features = dpam.glocal_features(self, pixels, layers, attention, first, normalize=normalize)
+        return features[1]
 
     @torch.no_grad()
     def project_tokens(self, tokens: Tensor) -> Tensor:

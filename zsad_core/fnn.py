@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zsad_core.scores import Array, like, to_tensor
+from zsad_core.threads import one_thread
 
 
 class FNN(nn.Module):
@@ -131,7 +131,7 @@ def train_fnn(
     n_pairs, dim = sides[0].shape
     targets = torch.arange(2 * n_pairs).ge(n_pairs).float()  # (2 n,)
     order = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         network = FNN(dim, hidden, dropout, normalize).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
@@ -185,14 +185,3 @@ def paired_batches(
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from more threads, and how these share a sum would show in the weights."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,0 +1,141 @@
+"""What prompts are learned from: global and local features of the auxiliary images, and their masks.
+
+The image tower is frozen and the images are not augmented, so each goes through it once. Features lie on the
+disk in float16 and masks as bits, both memory-mapped: a step of training reads its own images, and however
+many there are, the memory does not grow.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsad_core.cache import cached_arrays, sha256_of
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.dense import DensePart, Extractor, dense_parts
+from zsad_core.prompts import object_name
+
+
+class Batch(NamedTuple):
+    """heads: (b, d) global features. patches: {block: (b, p, d)}. masks: (b, H, W) bool. labels, names: (b,),
+    names as places in `Auxiliary.names`."""
+
+    heads: Tensor
+    patches: dict[int, Tensor]
+    masks: Tensor
+    labels: Tensor
+    names: Tensor
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """n images with features (`parts`, arrays of `dense.PART` images each), masks as bits, labels, names."""
+
+    parts: list[dict[str, np.ndarray]]
+    masks: list[np.ndarray]
+    labels: np.ndarray
+    owners: np.ndarray  # (n,) the name of each image
+    names: list[str]
+    mask_size: tuple[int, int]
+    has_masks: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Sequence[int], layers: Sequence[int]) -> Batch:
+        """The images at these places, in this order."""
+        starts = np.cumsum([0, *map(len, self.masks)])
+        where = [
+            (int(p), int(row - starts[p]))
+            for row in rows
+            for p in [np.searchsorted(starts, row, "right") - 1]
+        ]
+        read = lambda name: torch.from_numpy(np.stack([self.parts[p][name][i] for p, i in where])).float()  # noqa: E731
+        bits = np.stack([self.masks[p][i] for p, i in where])
+        height, width = self.mask_size
+        masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
+        return Batch(
+            read("global"),
+            {layer: read(f"local/{layer}") for layer in layers},
+            torch.from_numpy(masks).bool(),
+            torch.from_numpy(self.labels[rows]),
+            torch.from_numpy(self.owners[rows]),
+        )
+
+
+def auxiliary_of(
+    dataset: AnomalyDataset, extractor: Extractor, cache_dir: str | Path, *, split: str | None = "test"
+) -> Auxiliary:
+    """The images of a split (None: all) as training material; features are computed now if nobody has yet.
+
+    Raises ValueError when there is no image, or some anomalous images have masks and others none.
+    """
+    chosen = dataset if split is None else dataset.select(split=split)
+    if not len(chosen):
+        raise ValueError(f"{dataset.name} has no images in split {split!r}; choose another auxiliary set")
+    anomalous = chosen.meta["label"] == 1
+    masked = (chosen.meta["mask"] != "") & anomalous
+    if masked.any() and (anomalous & ~masked).any():
+        lacking = chosen.meta["image"][anomalous & ~masked]
+        raise ValueError(
+            f"{dataset.name}: {len(lacking)} of {anomalous.sum()} anomalous images have no mask, the first is "
+            f"{lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
+        )
+    features: list[dict[str, np.ndarray]] = []
+    masks: list[np.ndarray] = []
+    labels, owners = [], []
+    for number, category in enumerate(chosen.categories):
+        for part in dense_parts(extractor, chosen.select(category=category), cache_dir, whole="squash"):
+            features.append(part.map())
+            masks.append(_masks(part, extractor.image_size, Path(cache_dir) / "masks"))
+            labels.append(part.dataset.labels)
+            owners.append(np.full(len(part.dataset), number))
+    names = [object_name(category) for category in chosen.categories]
+    shapes = np.concatenate(labels), np.concatenate(owners), names, extractor.image_size
+    return Auxiliary(features, masks, *shapes, has_masks=bool(masked.any()))
+
+
+def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
+    """(n,) int64: the first eight bytes of each image file's SHA-256."""
+    files = (sha256_of(dataset.root / path) for path in dataset.meta["image"])
+    return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
+
+
+def training_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool at the size of the model's input: bilinear with antialiasing, then more than one half.
+
+    That is what the code behind the paper's numbers does; a small defect can shrink in it, or vanish.
+    """
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
+
+
+def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
+    """(n, bytes) uint8: the masks of a part's images, one bit a pixel."""
+
+    def compute() -> dict[str, np.ndarray]:
+        masks = [training_mask(part.dataset.mask(i), size) for i in range(len(part.dataset))]
+        empty = [
+            m
+            for m, label, i in zip(masks, part.dataset.labels, part.dataset.meta["mask"])
+            if label and i and not m.any()
+        ]
+        if empty:
+            warnings.warn(
+                f"{part.dataset.name}: {len(empty)} masks are empty at {size[0]} x {size[1]} pixels; their "
+                "pixels count as normal",
+                stacklevel=2,
+            )
+        return {"masks": np.packbits(np.stack(masks).reshape(len(masks), -1), axis=1)}
+
+    label = f"{part.dataset.name}-{part.dataset.meta['category'].iloc[0]}"
+    key = {"images": part.dataset.fingerprint, "size": list(size)}
+    return cached_arrays(folder, label, key, compute, mapped=True)["masks"]

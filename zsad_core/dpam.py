@@ -1,0 +1,177 @@
+"""Diagonally prominent attention, DPAM: local features beside the untouched path (AnomalyCLIP, Sec. 3.3, C).
+
+The ordinary path of the image tower stays as it is. From block `first` on a second one runs beside it. It
+adds up what each block's attention would give if every token looked for tokens like itself: the weights are
+the softmax of v v^T (or q q^T, k k^T) in the place of q k^T; the values and the output projection are the
+block's own.
+
+    h_l = h' + MLP_l(LN2_l(h')),  h' = h_{l-1} + Out_l(softmax(q k^T / sqrt(64)) v)       the ordinary path
+    d_l = d_{l-1} + Out_l(softmax(v v^T / sqrt(64)) v),  d_{first-1} = h_{first-1}         the local path
+
+The local path has no MLP, and its queries, keys and values come from LN1_l(h_{l-1}), the ordinary path. The
+paper says "replace"; its equations leave open what feeds what, and this is what its numbers were made with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zsad_core.encoders import ClipEncoder
+
+KINDS = ("qk", "qq", "kk", "vv")
+"""Kinds of attention; "qk" is the tower's own, on the ordinary path."""
+
+
+def quarter_blocks(depth: int) -> tuple[int, ...]:
+    """The four output blocks: 6, 12, 18 and 24 of 24 (App. A.1), the same parts of another depth.
+
+    >>> quarter_blocks(24), quarter_blocks(6)
+    ((6, 12, 18, 24), (2, 3, 5, 6))
+    """
+    return tuple(math.ceil(depth * part / 4) for part in (1, 2, 3, 4))
+
+
+def attention_kinds(attention: str) -> tuple[str, ...]:
+    """The kinds in a name like "vv" or "qq+kk+vv", an ensemble; ValueError for anything else.
+
+    >>> attention_kinds("qq+kk+vv")
+    ('qq', 'kk', 'vv')
+    """
+    kinds = tuple(attention.split("+"))
+    if not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"attention={attention!r}: expected some of {', '.join(KINDS)}, joined by '+'")
+    return kinds
+
+
+def dual_path(
+    visual: nn.Module, pixels: Tensor, layers: Sequence[int], kinds: Sequence[str] = ("vv",), first: int = 6
+) -> tuple[Tensor, dict[str, dict[int, Tensor]]]:
+    """The class token (n, width) of the ordinary path, and {kind: {block: (n, 1 + patches, width)}}.
+
+    visual: open_clip's Vision Transformer. pixels: (n, 3, H, W).
+    layers: 1-based blocks whose tokens are wanted, as they leave the block: no norm, no projection. Those
+        below `first` are the ordinary path's.
+    first: first block of the local path; 6 of 24 in the paper.
+    Raises ValueError for a block that does not exist or has another build.
+    """
+    blocks = visual.transformer.resblocks
+    _check(blocks, layers, first)
+    x = visual._embeds(pixels)  # (n, t, width)
+    local: dict[str, Tensor] = {}
+    found: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
+    diagonal = [kind for kind in kinds if kind != "qk"]
+    for number, block in enumerate(blocks, start=1):
+        # nothing reads the last block's ordinary patch tokens unless they are asked for
+        last = number == len(blocks) and not ("qk" in kinds and number in layers)
+        if number < first or not diagonal:
+            x = block(x)
+        else:
+            q, k, v = _heads(block, block.ln_1(x))  # (n, heads, t, 64) each
+            for kind in diagonal:
+                same = {"q": q, "k": k, "v": v}[kind[0]]
+                local[kind] = local.get(kind, x) + _attend(block, same, same, v)
+            x = x[:, :1] if last else x
+            x = x + _attend(block, q[:, :, :1] if last else q, k, v)
+            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        if number in layers:
+            for kind in kinds:
+                found[kind][number] = local.get(kind, x)
+    return x[:, 0], found
+
+
+def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Of each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column)."""
+    x = visual._embeds(pixels)  # (n, t, width)
+    for block in visual.transformer.resblocks:
+        parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))
+        scale = parts["q"].shape[-1] ** -0.5
+        product = lambda kind: parts[kind[0]] @ parts[kind[1]].mT * scale  # noqa: B023, E731
+        yield {kind: product(kind).softmax(-1) for kind in kinds}
+        x = block(x)
+
+
+def self_attention(
+    encoder: ClipEncoder, pixels: Tensor, kinds: Sequence[str], first: int
+) -> dict[str, float]:
+    """The weight in [0, 1] that a patch gives itself, by kind: the mean over images, heads, patches and the
+    blocks from `first` on. It tells how prominent the diagonal is (App. C)."""
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with torch.no_grad():
+        for number, weights in enumerate(attention_weights(encoder.model.visual, pixels, kinds), start=1):
+            for kind in kinds if number >= first else ():
+                own = weights[kind].diagonal(dim1=-2, dim2=-1)[..., 1:]  # (n, heads, patches)
+                found[kind].append(own.mean().item())
+    return {kind: sum(values) / len(values) for kind, values in found.items()}
+
+
+@torch.no_grad()
+def glocal_features(
+    encoder: ClipEncoder,
+    pixels: Tensor,
+    layers: Sequence[int],
+    attention: str = "vv",
+    first: int = 6,
+    final_norm: bool = False,
+    normalize: bool = True,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Global feature (n, d) and local features {block: (n, patches, d)} of one pass, on the CPU.
+
+    Local features get the last layer norm and the projection. An ensemble of kinds takes the mean of their
+    unit rows, so that its cosine with a text is the mean of theirs, as the paper's ensemble does (App. D).
+    Its rows are therefore shorter than 1 and must not be normalised again; all others have length 1.
+    final_norm: whether the global feature gets the last layer norm too. The paper does not say. The prompts
+        that its authors released belong to features without.
+    """
+    encoder._check_pixels(pixels)
+    encoder._require_class_token("local features")
+    visual, kinds = encoder.model.visual, attention_kinds(attention)
+    unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
+    rows = encoder._batch_rows(math.prod(encoder.grid), visual.conv1.out_channels)
+    heads: list[Tensor] = []
+    patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for batch in pixels.split(rows):
+        with encoder._autocast():
+            class_token, tokens = dual_path(visual, batch.to(encoder.device), layers, kinds, first)
+            heads.append(
+                unit((visual.ln_post(class_token) if final_norm else class_token) @ visual.proj).cpu()
+            )
+            for layer in layers:
+                own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
+                patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
+    return torch.cat(heads), {layer: torch.cat(parts) for layer, parts in patches.items()}
+
+
+def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The block's own queries, keys and values of z (n, t, width): (n, heads, t, width / heads) each."""
+    attention = block.attn
+    joined = F.linear(z, attention.in_proj_weight, attention.in_proj_bias)  # (n, t, 3 width)
+    return joined.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(n, t, width): attention with the block's own output projection."""
+    mixed = F.scaled_dot_product_attention(q, k, v)  # (n, heads, t, 64), scaled by 1 / sqrt(64)
+    return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+
+
+def _check(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
+    depth = len(blocks)
+    if not layers or any(not 1 <= layer <= depth for layer in layers) or not 1 <= first <= depth:
+        raise ValueError(
+            f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}, as many as "
+            "the image tower has"
+        )
+    for block in blocks:
+        if type(block) is not ResidualAttentionBlock or block.attn.in_proj_bias is None:
+            raise ValueError(
+                f"DPAM needs open_clip's ResidualAttentionBlock, got {type(block).__name__}; choose an "
+                "architecture such as ViT-L-14-336-quickgelu"
+            )

@@ -1,0 +1,171 @@
+"""Prompts whose words are learned: templates, and the text tower on them (AnomalyCLIP, Sec. 3.2, 3.3; CoOp).
+
+    normal      [V_1] ... [V_E] object .
+    anomalous   [W_1] ... [W_E] damaged object .
+
+V and W are vectors in the place of word embeddings. Besides them the tower gets learned tokens in its first
+blocks ("textual prompt tuning"). All else is frozen. The tower is causal and is read at the end token, so it
+runs over the prompt alone, 15 to 20 tokens, not over the context of 77.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zsad_core.encoders import ClipEncoder
+
+SIDES = ("normal", "anomalous")
+PLACEHOLDER = "x"
+"""Any word of one token; its embedding is replaced."""
+
+
+@dataclass(frozen=True)
+class PromptDesign:
+    """What the two templates look like, and what is learned in them.
+
+    context_length: E, learned words in each template; 12 (Sec. 4.1; App. A.1 calls it M).
+    shared: one context for both sides, not two (Table 9; CoOp).
+    states: words before the object; the normal template has none (Sec. 3.2), CoOp has "normal".
+    object_word: "object" (object-agnostic), or None for the category's own name (object-aware).
+    ending: "." is in the code that made the paper's numbers; the paper does not show it.
+    depth: M, blocks of the text tower with learned tokens. length: L, tokens in each; 9 and 4 (Sec. 4.1).
+    deep: "overwrite" (default, the code behind the numbers): before each of the blocks 2 to M the tokens 1 to
+        L are thrown away and replaced, so M = 9 means 8 sets, and block 1 sees the context alone.
+        "concatenate" (Eq. 3): before each of the blocks 1 to M, L tokens are put in front, and taken away
+        after it, so M = 9 means 9 sets.
+    half: round the learned tokens of the blocks to float16 in the forward pass, as the released code does.
+        A small gradient turns into 0 there; the default is not to.
+    """
+
+    context_length: int = 12
+    shared: bool = False
+    states: tuple[str, str] = ("", "damaged")
+    object_word: str | None = "object"
+    ending: str = "."
+    depth: int = 9
+    length: int = 4
+    deep: Literal["overwrite", "concatenate"] = "overwrite"
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        if self.deep not in ("overwrite", "concatenate"):
+            raise ValueError(f"deep={self.deep!r}: expected 'overwrite' or 'concatenate'")
+        if min(self.context_length, self.depth, self.length) < 0 or self.context_length < 1:
+            raise ValueError(
+                f"context_length={self.context_length}, depth={self.depth}, length={self.length}: "
+                "expected one learned word or more, and no negative numbers"
+            )
+        if self.deep == "overwrite" and self.deep_blocks and self.length > self.context_length:
+            raise ValueError(
+                f"length={self.length} tokens would overwrite more than the {self.context_length} words of "
+                "the context; lower length, raise context_length, or use deep='concatenate'"
+            )
+
+    @property
+    def deep_blocks(self) -> tuple[int, ...]:
+        """The 1-based blocks of the text tower that get learned tokens."""
+        if not self.length:
+            return ()
+        return tuple(range(2 if self.deep == "overwrite" else 1, self.depth + 1))
+
+    def sentences(self, name: str = "object") -> tuple[str, str]:
+        """The two templates with placeholders, ready for the tokenizer. name: used if object_word is None.
+
+        >>> PromptDesign(context_length=2, length=2).sentences()
+        ('x x object.', 'x x damaged object.')
+        """
+        word = name if self.object_word is None else self.object_word
+        context = [PLACEHOLDER] * self.context_length
+        return tuple(" ".join([*context, *filter(None, (s, word))]) + self.ending for s in self.states)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What stays as it is of prompts: embeddings (2 c, t, width) without positions, those of the positions
+    (t, width), and the places of the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
+
+    embeddings: Tensor
+    positions: Tensor
+    ends: Tensor
+
+
+def initial_parameters(
+    encoder: ClipEncoder, design: PromptDesign, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width)."""
+    tower = _tower(encoder)
+    if design.deep_blocks and design.depth > len(tower.transformer.resblocks):
+        raise ValueError(
+            f"depth={design.depth}: {encoder.model_id} has {len(tower.transformer.resblocks)} text blocks; "
+            "give at most so many"
+        )
+    width = tower.token_embedding.embedding_dim
+    names = ["context/shared"] if design.shared else [f"context/{side}" for side in SIDES]
+    shapes = dict.fromkeys(names, design.context_length)
+    shapes |= {f"deep/{block}": design.length for block in design.deep_blocks}
+    draw = lambda rows: 0.02 * torch.randn(rows, width, generator=generator)  # noqa: E731
+    return {name: draw(rows) for name, rows in shapes.items()}
+
+
+@torch.no_grad()
+def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("object",)) -> Frozen:
+    """Tokenise the two templates of each name and look up what training leaves alone."""
+    tower = _tower(encoder)
+    sentences = [sentence for name in names for sentence in design.sentences(name)]
+    sequences = encoder._tokenize(sorted(set(sentences)))
+    tokens = [sequences[sentence] for sentence in sentences]
+    longest = max(map(len, tokens))
+    if longest >= encoder.context_length and any(t[-1] != encoder.tokenizer.eot_token_id for t in tokens):
+        raise ValueError(f"a prompt of {longest} tokens does not fit the context; lower context_length")
+    ids = torch.tensor([t + (0,) * (longest - len(t)) for t in tokens], device=encoder.device)  # (2 c, t)
+    ends = torch.tensor([len(t) - 1 for t in tokens], device=encoder.device)
+    return Frozen(tower.token_embedding(ids).detach(), tower.positional_embedding[:longest].detach(), ends)
+
+
+def encode(
+    encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
+) -> Tensor:
+    """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`."""
+    tower, contexts = (
+        _tower(encoder),
+        [parameters.get("context/shared", parameters.get(f"context/{s}")) for s in SIDES],
+    )
+    x = frozen.embeddings.unflatten(0, (-1, 2))  # (c, 2, t, width)
+    context = torch.stack(contexts).to(x).expand(len(x), -1, -1, -1)  # (c, 2, E, width)
+    x = torch.cat([x[:, :, :1], context, x[:, :, 1 + design.context_length :]], dim=2).flatten(0, 1)
+    x = x + frozen.positions  # (2 c, t, width)
+    for number, block in enumerate(tower.transformer.resblocks, start=1):
+        if number in design.deep_blocks:
+            learned = parameters[f"deep/{number}"]
+            learned = (learned.half() if design.half else learned).to(x).expand(len(x), -1, -1)
+            if design.deep == "overwrite":
+                x = torch.cat([x[:, :1], learned, x[:, 1 + design.length :]], dim=1)  # (2 c, t, width)
+            else:
+                x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
+                continue
+        x = _block(block, x)
+    x = tower.ln_final(x[torch.arange(len(x)), frozen.ends])  # (2 c, width)
+    projection = tower.text_projection
+    x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (2 c, d)
+    return F.normalize(x, dim=-1).unflatten(0, (-1, 2))
+
+
+def _block(block: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
+    return block(x, attn_mask=mask)
+
+
+def _tower(encoder: ClipEncoder) -> nn.Module:
+    if encoder._text_tower is None:
+        raise ValueError(
+            f"prompts are learned for causal text towers that are read at the end token; that of "
+            f"{encoder.model_id} is none; choose a CLIP such as ViT-L-14-336-quickgelu"
+        )
+    return encoder._text_tower

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from zsad_core.cache import cached_arrays, sha256_of
-from zsad_core.datasets import AnomalyDataset
+from zsad_core.datasets import AnomalyDataset, stretched_mask
 from zsad_core.dense import DensePart, Extractor, dense_parts
 from zsad_core.prompts import object_name
 
@@ -109,20 +108,11 @@ def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
     return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
 
 
-def training_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool at the size of the model's input: bilinear with antialiasing, then more than one half.
-
-    That is what the code behind the paper's numbers does; a small defect can shrink in it, or vanish.
-    """
-    grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
-
-
 def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
     """(n, bytes) uint8: the masks of a part's images, one bit a pixel."""
 
     def compute() -> dict[str, np.ndarray]:
-        masks = [training_mask(part.dataset.mask(i), size) for i in range(len(part.dataset))]
+        masks = [stretched_mask(part.dataset.mask(i), size) for i in range(len(part.dataset))]
         empty = [
             m
             for m, label, i in zip(masks, part.dataset.labels, part.dataset.meta["mask"])

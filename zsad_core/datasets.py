@@ -197,6 +197,16 @@ def read_image(path: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (H, W) bool stretched to (h, w): bilinear with antialiasing, then more than one half.
+
+    So AnomalyCLIP's code brings masks to the size of the model's input, for training and for its metrics; a
+    small defect can shrink in it, or vanish. A mask that has the size already is not changed.
+    """
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
+
+
 def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:

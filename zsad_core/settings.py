@@ -80,6 +80,27 @@ class Settings:
     clip_backbones: dict[str, str] = parameter(
         dict, "CLIPs to compare, by published name: architecture and weights", example="{rn50: RN50 openai}"
     )
+    prompt_model: str = parameter(str, "of AnomalyCLIP: zsad-mini, or the name of an open_clip architecture")
+    prompt_weights: str | None = parameter(
+        str, "of AnomalyCLIP: shipped, an open_clip tag, a checkpoint file, or random"
+    )
+    prompt_image_size: int | None = parameter(
+        int,
+        "edge of AnomalyCLIP's input in pixels (null in a profile: the model's own)",
+        at_least=1,
+        optional=True,
+    )
+    prompt_epochs: int | None = parameter(
+        int, "epochs of all that is learned from images (null in a profile: each method's own)",
+        at_least=1, optional=True,
+    )  # fmt: skip
+    context_lengths: tuple[int, ...] = parameter(list, "learned words in a prompt to compare (E)", at_least=1)
+    prompt_depths: tuple[int, ...] = parameter(
+        list, "text blocks with learned tokens to compare (M)", at_least=1
+    )
+    token_lengths: tuple[int, ...] = parameter(
+        list, "learned tokens in a text block to compare (L)", at_least=1
+    )
     multi_crop: bool = parameter(bool, "score six views of a test image (false: the whole image only)")
     batch_size: int = parameter(int, "embeddings in one training batch, two for each pair", at_least=2)
     epochs: int = parameter(int, "passes over the training pairs", at_least=1)
@@ -123,8 +144,9 @@ def read_settings(namespace: Mapping[str, Any]) -> Settings:
     values["profile"] = profile
     checked = {name: _check(name, value) for name, value in values.items()}
     checked |= {name: _from_root(checked[name]) for name in PATH_PARAMETERS}
-    if (checked["weights"] or "").endswith(CHECKPOINT_SUFFIXES):
-        checked["weights"] = _from_root(checked["weights"])
+    for name in ("weights", "prompt_weights"):
+        if (checked[name] or "").endswith(CHECKPOINT_SUFFIXES):
+            checked[name] = _from_root(checked[name])
     settings = Settings(**checked)
     _check_together(settings)
     return settings
@@ -238,7 +260,7 @@ def _check(name: str, value: Any) -> Any:
         return _check_backbones(value)
     if name == "device" and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise _wrong(name, value, metadata["meaning"])
-    if name == "weights":
+    if name in ("weights", "prompt_weights"):
         return None if value == "shipped" else value
     return value
 
@@ -284,11 +306,13 @@ def _check_together(settings: Settings) -> None:
             f"pool_pairs = {settings.pool_pairs} is less than {needed}, the largest of n_pairs and "
             "pair_counts: raise pool_pairs or lower the others"
         )
-    if settings.weights is None and settings.model != "zsad-mini":
-        raise ValueError(
-            f"weights = shipped exist only for the model zsad-mini, got model = {settings.model!r}: "
-            "give an open_clip tag, the path of a checkpoint, or random"
-        )
+    for prefix in ("", "prompt_"):
+        model = getattr(settings, f"{prefix}model")
+        if getattr(settings, f"{prefix}weights") is None and model != "zsad-mini":
+            raise ValueError(
+                f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = {model!r}: "
+                "give an open_clip tag, the path of a checkpoint, or random"
+            )
 
 
 def _from_root(path: str | None) -> str | None:

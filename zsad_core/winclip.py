@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from zsad_core.datasets import stretched_mask
 from zsad_core.dense import Dense, DensePart
 from zsad_core.embeddings import text_embeddings
 from zsad_core.encoders import ClipEncoder
@@ -163,7 +165,8 @@ def measure(
     parts: Sequence[DensePart],
     detect: Detector,
     *,
-    map_size: int | None = None,
+    map_size: int | tuple[int, int] | None = None,
+    sigma: float = 0.0,
     each: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Run a detector over a category's test images, one part at a time.
@@ -173,8 +176,9 @@ def measure(
     `<output>/each` (n, 3), for outputs in `each`: of each image by itself the pixel AUROC and F1-max (NaN
     where its mask is empty) and the map's maximum.
 
-    map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size. The paper does not
-        say what it used.
+    map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
+        what it used); (height, width): maps and masks are stretched to it (AnomalyCLIP).
+    sigma: of a Gaussian filter over the maps, in pixels at that size; 0: none.
     Raises ValueError when maps are to be measured and an anomalous image has no mask file. One whose mask is
     there but empty counts as anomalous for the image metrics and as normal pixels for the others, with a
     warning.
@@ -192,7 +196,7 @@ def measure(
         masks = _masks(part, map_size) if with_maps else []
         for name, maps in with_maps.items():
             histogram = histograms.setdefault(name, PixelHistogram())
-            for mask, anomaly_map in zip(masks, image_maps(dense, maps, map_size), strict=True):
+            for mask, anomaly_map in zip(masks, image_maps(dense, maps, map_size, sigma), strict=True):
                 histogram.add(mask, anomaly_map)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
@@ -214,10 +218,12 @@ def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, 
     return auroc(labels, scores), f1_max(labels, scores), highest
 
 
-def image_maps(dense: Dense, maps: Tensor, map_size: int | None = None) -> Iterator[np.ndarray]:
+def image_maps(
+    dense: Dense, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
+) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 
-    Bilinear, no smoothing; where tiles overlap their mean (supplement A); 0 where no tile lies.
+    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: as in `measure`.
     """
     for i, (height, width) in enumerate(dense.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
@@ -228,11 +234,14 @@ def image_maps(dense: Dense, maps: Tensor, map_size: int | None = None) -> Itera
             size = (lower - upper, right - left)
             total[upper:lower, left:right] += _resize(maps[tile], size)
             count[upper:lower, left:right] += 1
-        yield (total / count.clamp(min=1)).numpy()
+        whole = (total / count.clamp(min=1)).numpy()
+        yield gaussian_filter(whole, sigma) if sigma else whole
 
 
-def scaled_size(height: int, width: int, map_size: int | None) -> tuple[int, int]:
-    """(h, w) with `map_size` as the shorter edge; None keeps the size."""
+def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(h, w) with `map_size` as the shorter edge; None keeps the size, (h, w) is taken as it is."""
+    if isinstance(map_size, tuple):
+        return map_size
     scale = 1 if map_size is None else map_size / min(height, width)
     return round(height * scale), round(width * scale)
 
@@ -242,7 +251,7 @@ def _resize(image: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Ten
     return F.interpolate(image[None, None].float(), size, mode=mode, **options)[0, 0]
 
 
-def _masks(part: DensePart, map_size: int | None) -> list[np.ndarray]:
+def _masks(part: DensePart, map_size: int | tuple[int, int] | None) -> list[np.ndarray]:
     """(h, w) bool masks of a part's images."""
     dataset = part.dataset
     lacking = dataset.meta[(dataset.meta["label"] == 1) & (dataset.meta["mask"] == "")]
@@ -255,7 +264,9 @@ def _masks(part: DensePart, map_size: int | None) -> list[np.ndarray]:
     for i in range(len(dataset)):
         mask = dataset.mask(i)
         size = scaled_size(*mask.shape, map_size)
-        if size != mask.shape:
+        if isinstance(map_size, tuple):
+            mask = stretched_mask(mask, size)
+        elif size != mask.shape:
             mask = _resize(torch.from_numpy(mask), size, "nearest-exact").numpy() > 0.5
         if dataset.labels[i] and not mask.any():
             warnings.warn(

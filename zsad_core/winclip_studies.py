@@ -116,11 +116,19 @@ class Category:
         *,
         each: Sequence[str] = (),
         shots: Sequence[int] = (),
+        map_size: tuple[int, int] | None = None,
+        sigma: float = 0.0,
         **options,
     ) -> dict[str, np.ndarray]:
-        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done."""
+        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
+
+        map_size: None takes the profile's.
+        """
         extractor, settings = extractor or self.clip, self.settings
-        options |= {"temperature": self.temperature, "map_size": settings.map_size, "whole": self.whole}
+        map_size = map_size or settings.map_size
+        options |= {"temperature": self.temperature, "whole": self.whole}
+        options |= {"map_size": list(map_size) if isinstance(map_size, tuple) else map_size}
+        options |= {"sigma": sigma} if sigma else {}
         options |= {"normalize_sentences": self.normalize_sentences}
         key = {
             **extractor.key,
@@ -136,7 +144,7 @@ class Category:
 
         def run() -> dict[str, np.ndarray]:
             parts = dense_parts(extractor, self.test, settings.cache_dir, whole=self.whole)
-            return winclip.measure(parts, make_detector(), map_size=settings.map_size, each=each)
+            return winclip.measure(parts, make_detector(), map_size=map_size, sigma=sigma, each=each)
 
         file = f"{self.dataset.name}-{self.name}-{study}"
         return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)

@@ -1,0 +1,165 @@
+"""AnomalyCLIP on a dataset: prompts learned on another one, scores and maps (Sec. 3.3, App. A).
+
+An image's score is the anomalous probability of its global feature; a map's, that of each local feature, the
+mean over layers, upsampled and smoothed. The paper sums over layers; the mean ranks the same and stays a
+probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+from torch import Tensor
+
+from zsad_core.auxiliary import image_hashes
+from zsad_core.cache import content_key
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.dense import Dense, Extractor, glocal_extractor
+from zsad_core.embeddings import dataset_of, text_embeddings
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.prompt_learning import LearnedPrompts, train_prompts
+from zsad_core.prompts import object_name
+from zsad_core.recipes import Recipe, recipe_of
+from zsad_core.settings import Settings
+from zsad_core.winclip import Detector, Output
+
+SIGMA, SIGMA_AT = 4.0, 518
+"""Of the Gaussian filter over a map of 518 pixels (App. A.1)."""
+
+MEDICAL = "cvc_colondb"
+"""The role of the medical auxiliary set (App. B): anomalous test images with masks, normal training images."""
+
+
+def prompt_encoder(settings: Settings) -> ClipEncoder:
+    """The CLIP of AnomalyCLIP and its baselines, at its own input size."""
+    return load_encoder(
+        settings.prompt_model,
+        settings.prompt_weights,
+        device=settings.device,
+        precision=settings.precision,
+        seed=settings.seed,
+        image_size=settings.prompt_image_size,
+    )
+
+
+def auxiliary_role(role: str) -> str:
+    """The dataset that prompts for this one are learned on: VisA for MVTec AD, MVTec AD for all others."""
+    return "visa" if role == "mvtec" else "mvtec"
+
+
+def smoothing(image_size: tuple[int, int]) -> float:
+    """The sigma in pixels that is to a map of this size what 4 is to one of 518 pixels."""
+    return SIGMA * image_size[0] / SIGMA_AT
+
+
+def learned_prompts(
+    settings: Settings, encoder: ClipEncoder, auxiliary: str, preset: str = "released", **options
+) -> LearnedPrompts | None:
+    """Prompts learned on the dataset in a role, read if they were learned before; None without the dataset.
+
+    Of `MEDICAL` all images are used, of other sets the test split.
+    """
+    dataset = dataset_of(settings, auxiliary)
+    if dataset is None:
+        return None
+    split = None if auxiliary == MEDICAL else "test"
+    if settings.prompt_epochs is not None:
+        options = {"epochs": settings.prompt_epochs, **options}
+    recipe = recipe_of(encoder, preset, **options)
+    images = image_hashes(dataset if split is None else dataset.select(split=split))
+    key = content_key(
+        model=encoder.model_id,
+        weights=encoder.weights_id,
+        precision=encoder.precision,
+        recipe=recipe.key(),
+        images=images.tolist(),
+        labels=dataset.labels.tolist(),
+    )
+    folder, label = Path(settings.cache_dir) / "prompts", dataset.name.replace("/", "-")
+    path = folder / f"{label}-{key}.safetensors"
+    if path.is_file():
+        return LearnedPrompts.load(path)
+    unfinished = folder / f"{label}-{key}.unfinished.safetensors"
+    options |= {"cache_dir": Path(settings.cache_dir) / "dense", "checkpoint": unfinished, "split": split}
+    found = train_prompts(encoder, dataset, preset=preset, **options)
+    found.save(path)
+    unfinished.unlink(missing_ok=True)
+    return found
+
+
+def extractor_of(encoder: ClipEncoder, recipe: Recipe, attention: str | None = None) -> Extractor:
+    """The features that prompts of a recipe are compared with."""
+    kinds = attention or recipe.attention
+    return glocal_extractor(encoder, recipe.layers, kinds, recipe.first, recipe.final_norm)
+
+
+def detector(
+    texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
+) -> Detector:
+    """Image scores and maps of features from `extractor_of`. texts: (2, d) unit rows, normal first.
+
+    maps: False for data without masks.
+    """
+    direction = (texts[1] - texts[0]).double() / temperature  # (d,)
+    # The softmax of two is the sigmoid of the difference. The features have unit length, or are means of unit
+    # rows, whose cosine is the mean of theirs.
+    probability = lambda features: torch.sigmoid(features.double() @ direction)  # noqa: E731
+
+    def detect(dense: Dense) -> dict[str, Output]:
+        local = [probability(v).unflatten(1, grid) for v in dense.starting("local").values()] if maps else []
+        return {"": Output(probability(dense.tensor("global")), sum(local) / len(local) if local else None)}
+
+    return detect
+
+
+def clip_texts(
+    encoder: ClipEncoder, category: str, cache_dir: str | Path, *, ensemble: bool = False
+) -> Tensor:
+    """(2, d) unit rows of the baselines CLIP and, with the ensemble, CLIP-AC (App. A.2).
+
+    "A photo of a normal [cls]" and "A photo of an anomalous [cls]"; the ensemble puts both states into CLIP's
+    ImageNet templates and takes the mean of unit embeddings of each.
+    """
+    name = object_name(category)
+    if ensemble:
+        sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
+    else:
+        sides = [[f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]]
+    vectors = torch.from_numpy(
+        text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, "anomalyclip-clip")
+    )
+    unit = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
+    return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
+
+
+def has_masks(dataset: AnomalyDataset) -> bool:
+    return bool(((dataset.meta["label"] == 1) & (dataset.meta["mask"] != "")).any())
+
+
+def score_dataset(
+    prompts: LearnedPrompts,
+    encoder: ClipEncoder,
+    dataset: AnomalyDataset,
+    measure: Callable[[Extractor, Detector, str], dict[str, np.ndarray]],
+    *,
+    attention: str | None = None,
+    swap: bool = False,
+    allow_training_images: bool = False,
+) -> dict[str, np.ndarray]:
+    """What `measure` finds for one category; refuses images that the prompts were learned from.
+
+    swap: the category's name in the place of "object" (Figure 9).
+    allow_training_images: look at them all the same.
+    """
+    if not allow_training_images:
+        prompts.refuse_training_images(dataset)
+    names = [object_name(dataset.meta["category"].iloc[0])]
+    texts = prompts.texts(encoder, names, swap=swap)[0]
+    found = detector(texts, encoder.grid, prompts.recipe.temperature, maps=has_masks(dataset))
+    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.recipe.temperature)
+    return measure(extractor_of(encoder, prompts.recipe, attention), found, key)

@@ -1,0 +1,203 @@
+"""AnomalyCLIP's experiments: variants by the names of the published tables, measured on each category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from zsad_core import anomalyclip as ac
+from zsad_core.cache import content_key
+from zsad_core.dense import Extractor, glocal_extractor
+from zsad_core.dpam import quarter_blocks
+from zsad_core.encoders import ClipEncoder
+from zsad_core.glocal_loss import PARTS
+from zsad_core.settings import Settings
+from zsad_core.winclip import Detector
+from zsad_core.winclip_studies import Category, categories
+
+WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
+"""State words of Tables 13 and 14."""
+
+ONE_MAP = {"local_weight": 1.0}
+"""One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers
+took the last block's map in the place of each of four layers."""
+
+VARIANTS: dict[str, dict] = {
+    "": {},
+    # Table 4, modules added; Table 7, taken away
+    "+T2": {**ONE_MAP, "depth": 0, "length": 0},
+    "+T3": ONE_MAP,
+    "+T4": {},
+    "-T1": {"attention": "qk"},
+    "-T2": {"object_word": None},
+    "-T3": {"depth": 0, "length": 0},
+    "-T4": ONE_MAP,
+    "object_aware": {"object_word": None},
+    "wo_dpam": {"attention": "qk"},
+    # Table 5 and claim 31
+    "local=0;global=0": {"epochs": 0},
+    "local=0;global=1": {"local": ()},
+    "local=1;global=0": {"global_loss": False},
+    "local=1;global=1": {},
+    "attention=qk;local=0": {"attention": "qk", "local": ()},
+    "attention=qk;local=1": {"attention": "qk"},
+    # Table 9
+    "shared": {"shared": True},
+    "unshared": {},
+    # Table 10, Figure 6
+    **{
+        f"attention={kind}": {"attention": kind}
+        for kind in ("qk", "qq", "kk", "vv", "qq+kk+vv", "qk+qq+kk+vv")
+    },
+    # Table 11
+    "focal=0;dice=0": {"local": ()},
+    "focal=0;dice=1": {"local": PARTS[1:]},
+    "focal=1;dice=0": {"local": PARTS[:1]},
+    "focal=1;dice=1": {},
+    # Tables 13 and 14
+    **{f"word={word}": {"states": ("", word)} for word in WORDS},
+}
+"""What differs from the full method, for `recipes.recipe_of`."""
+
+SWEEPS = {"E": "context_length", "M": "depth", "L": "length"}
+"""Figure 8: E learned words, M text blocks with learned tokens, L tokens in each; N is the number of layers."""
+
+SWITCHES: dict[str, dict] = {
+    "layers": {"n_layers": 4, **ONE_MAP},
+    "layers;lambda=4": {"n_layers": 4},
+    "lambda=1": ONE_MAP,
+    "deep=concatenate": {"deep": "concatenate"},
+    "final_norm": {"final_norm": True},
+    "temperature=0.01": {"temperature": 0.01},
+    "ending": {"ending": ""},
+    "betas=0.9": {"betas": (0.9, 0.999)},
+    "half": {"half": True},
+    "preset=paper": {"preset": "paper"},
+}
+"""The differences between paper and code (section 12 of the facts), one at a time, then all at once."""
+
+
+def training_options(variant: str) -> dict:
+    """Options of `ac.learned_prompts` for a variant, by the names of the published tables.
+
+    >>> training_options("E=8"), training_options("N=2")
+    ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
+    """
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    if variant.startswith("code:"):
+        return SWITCHES[variant.removeprefix("code:")]
+    letter, _, number = variant.partition("=")
+    if letter == "N" and number.isdigit():
+        return {"n_layers": int(number), **ONE_MAP}
+    if letter in SWEEPS and number.isdigit():
+        return {SWEEPS[letter]: int(number)}
+    raise ValueError(
+        f"variant {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}, or E=, M=, L=, N="
+    )
+
+
+def sweep_variants(settings: Settings) -> list[str]:
+    """The settings of Figure 8 by name; the number of layers is always 1 to 4."""
+    values = {"E": settings.context_lengths, "M": settings.prompt_depths, "L": settings.token_lengths}
+    return [f"{letter}={n}" for letter, ns in {**values, "N": (1, 2, 3, 4)}.items() for n in ns]
+
+
+def measured(
+    c: Category, study: str, extractor: Extractor, detect: Detector, **options
+) -> dict[str, np.ndarray]:
+    """Image scores `/scores`, and with masks `/pixel`, at the size of the model's input (App. A.1), cached."""
+    size = c.encoder.image_size
+    return c.measured(study, lambda: detect, extractor, map_size=size, sigma=ac.smoothing(size), **options)
+
+
+def records_of(c: Category, found: dict[str, np.ndarray], method: str, variant: str = "") -> list[dict]:
+    """Records of a category: the image task where there are normal and anomalous images, the pixel task with
+    masks."""
+    records = []
+    if len(set(c.test.labels.tolist())) == 2:
+        scores = found["/scores"]
+        record = c.record(scores, "image", method, variant)
+        records.append({**record, "ap": record["aupr"], **score_statistics(scores, c.test.labels)})
+    if "/pixel" in found:
+        records.append(c.record(found["/pixel"], "pixel", method, variant))
+    return records
+
+
+def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> dict[str, float]:
+    """Mean and standard deviation of scores in [0, 1], and the overlap in [0, 1] of the histograms of normal and
+    anomalous ones (claim 48)."""
+    shares = [
+        np.histogram(scores[labels == label], bins, (0, 1))[0] / (labels == label).sum() for label in (0, 1)
+    ]
+    overlap = np.minimum(*shares).sum()
+    return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
+
+
+def clip_scores(
+    c: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
+) -> dict:
+    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
+
+    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word in the place of the category's.
+    """
+    depth = len(c.encoder.model.visual.transformer.resblocks)
+    extractor = glocal_extractor(c.encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+    texts = ac.clip_texts(c.encoder, name or c.name, c.settings.cache_dir, ensemble=ensemble)
+    detect = ac.detector(texts, c.encoder.grid, maps=ac.has_masks(c.test))
+    return measured(c, "anomalyclip-clip", extractor, detect, texts=_hash(texts))
+
+
+def prompt_scores(c: Category, prompts: ac.LearnedPrompts, **options) -> dict[str, np.ndarray]:
+    """Scores and pixel metrics of learned prompts; options of `ac.score_dataset`."""
+    measure = lambda extractor, detect, key: measured(c, "anomalyclip", extractor, detect, prompts=key)  # noqa: E731
+    return ac.score_dataset(prompts, c.encoder, c.test, measure, **options)
+
+
+def baselines(c: Category) -> list[dict]:
+    """CLIP, CLIP-AC, CLIP with DPAM, and the first rows of Table 4, which know no category."""
+    records = records_of(c, clip_scores(c), "clip")
+    records += records_of(c, clip_scores(c, ensemble=True), "clip_ac")
+    records += records_of(c, clip_scores(c, attention="vv"), "clip", "attention=vv")
+    records += [{**record, "variant": "attention=qk"} for record in records_of(c, clip_scores(c), "clip")]
+    records += records_of(c, clip_scores(c, name="object"), "anomalyclip", "base")
+    return records + records_of(c, clip_scores(c, name="object", attention="vv"), "anomalyclip", "+T1")
+
+
+def with_prompts(c: Category, role: str, variant: str, *, auxiliary: str | None = None) -> list[dict]:
+    """Records of AnomalyCLIP in a variant; `class_name_at_test` swaps the name into the full method's prompts,
+    `coop` is the baseline of that name, `tuned=medical` learns on the medical auxiliary set."""
+    swap, method = variant == "class_name_at_test", "anomalyclip"
+    options = {} if swap else {"preset": "coop"} if variant == "coop" else None
+    if variant == "tuned=medical":
+        options, auxiliary = {}, ac.MEDICAL
+    if options is None:
+        options = training_options(variant)
+    auxiliary = auxiliary or ac.auxiliary_role(role)
+    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary, **options)
+    if prompts is None:
+        return []
+    found = prompt_scores(c, prompts, swap=swap)
+    return records_of(c, found, "coop" if variant == "coop" else method, "" if variant == "coop" else variant)
+
+
+def study(settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]) -> pd.DataFrame:
+    """The records of AnomalyCLIP's variants on the dataset in a role; empty without it or its auxiliary set."""
+    chosen = [
+        Category(settings, encoder, c.dataset, c.name, whole="squash")
+        for c in categories(settings, encoder, role)
+    ]
+    records: list[dict] = []
+    for variant in tqdm(variants, desc=f"prompts, {role}", leave=False):
+        for c in chosen:
+            records += baselines(c) if variant == "baselines" else with_prompts(c, role, variant)
+    names = ["category", "method", "variant", "shots", "seed", "task"]
+    return pd.DataFrame(records, columns=None if records else names)
+
+
+def _hash(texts: Tensor) -> str:
+    return content_key(texts=texts.double().flatten().tolist())

@@ -6,7 +6,6 @@ python -m zsad_core.winclip_tables --profile mini --role mvtec      measures all
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -152,8 +151,11 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     order = pd.MultiIndex.from_arrays(columns).unique()
     blocks = {}
     for name in ("published", "measured", "difference"):
-        spread = [math.nan] * len(own) if name == "difference" else own[f"{name}_std"]
-        cells = ["" if pd.isna(v) else mean_std(v, s) for v, s in zip(own[name], spread, strict=True)]
+        if name == "difference":
+            cells = ["" if pd.isna(v) else f"{v:+.1f}" for v in own[name]]
+        else:
+            pairs = zip(own[name], own[f"{name}_std"], strict=True)
+            cells = ["" if pd.isna(mean) else mean_std(mean, std) for mean, std in pairs]
         text = pd.DataFrame({"category": own["category"].str.replace("_", " ").to_numpy(), "text": cells})
         wide = text.assign(shots=columns[0], method=columns[1])[text["text"] != ""]
         if len(wide):

@@ -408,7 +408,7 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
 
 def test_more_shots_than_normal_images(square: Category) -> None:
     assert len(square.train) == 3
-    with pytest.raises(ValueError, match="shots=4: expected 1 to 3, the number of normal training images"):
+    with pytest.raises(ValueError, match="'bottle_top': 3 normal training images, expected at least 4"):
         square.draws([1, 4])
 
 

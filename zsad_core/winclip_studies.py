@@ -96,7 +96,15 @@ class Category:
         return image_embeddings(self.encoder, self.test, cache_dir, progress=False, **options).vectors
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
-        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's."""
+        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
+
+        Raises ValueError for a category with fewer normal training images than shots."""
+        if len(self.train) < max([1, *shots]):
+            raise ValueError(
+                f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
+                f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
+                "split train, ask for fewer shots, or leave the studies with references out"
+            )
         first = 1000 * self.dataset.categories.index(self.name)
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
         return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}

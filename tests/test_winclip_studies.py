@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zsad_core import rwda, winclip_studies
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.embeddings import Embedded
+from zsad_core.embeddings import Embedded, image_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
@@ -167,6 +167,18 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
         scores = probability(embedded, ensemble, t)
         np.testing.assert_allclose(found["winclip", variant], scores, rtol=1e-4, err_msg=variant)
     assert len({found["winclip", variant].tobytes() for variant in expected}) == 4
+
+
+def test_views_that_rwda_has_embedded_are_not_embedded_again(
+    square: Category, oblong: Category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for c, whole in ((square, "tiles"), (oblong, "squash")):
+        fresh = replace(c, settings=replace(c.settings, cache_dir=str(tmp_path)))
+        category = c.dataset.select(category=c.name)
+        theirs = image_embeddings(c.encoder, category, tmp_path, progress=False).select(split="test")
+        with monkeypatch.context() as patch:
+            patch.setattr(ClipEncoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
+            np.testing.assert_array_equal(fresh.views(whole), theirs.vectors)
 
 
 def test_one_class_scores_rise_with_the_distance_to_the_normal_text(square: Category, kept: Callable) -> None:

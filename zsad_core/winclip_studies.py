@@ -89,11 +89,14 @@ class Category:
         return sorted(set(self.test.meta["defect"]) - {"good"})
 
     def views(self, whole: Whole = "tiles") -> np.ndarray:
-        """(n, v, d) views of the test images. Squares have one tile, so they share RWDA's views."""
+        """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
+        squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
         sizes = [self.test.size(i) for i in range(len(self.test))]
-        options = {} if all(width == height for width, height in sizes) else {"whole": whole}
-        cache_dir = self.settings.cache_dir
-        return image_embeddings(self.encoder, self.test, cache_dir, progress=False, **options).vectors
+        shared = whole == "squash" or all(width == height for width, height in sizes)
+        images = self.dataset.select(category=self.name) if shared else self.test
+        options = {} if shared else {"whole": whole}
+        found = image_embeddings(self.encoder, images, self.settings.cache_dir, progress=False, **options)
+        return found.select(split="test").vectors
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
         """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.

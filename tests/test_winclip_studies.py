@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from zsad_core import rwda, winclip_studies
+from zsad_core import prompts, rwda, winclip_studies
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.embeddings import Embedded, image_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
@@ -26,6 +26,7 @@ from zsad_core.settings import Settings, read_settings
 from zsad_core.tiling import tile_embeddings, tiling_map
 from zsad_core.views import boxes_of, test_views
 from zsad_core.winclip import token_map
+from zsad_core.winclip_few_shot import few_shot, few_shot_baselines
 from zsad_core.winclip_studies import (
     Category,
     categories,
@@ -331,6 +332,26 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
     assert [run(again) for run in studies] == first
     with pytest.raises(AssertionError, match="ran again"):
         zero_shot(replace(square, whole="squash"))
+
+
+def test_edited_prompts_are_not_read_from_an_old_cache(
+    square: Category, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = (zero_shot, generic, tiling, lambda c: few_shot(c, [1]))
+    before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
+    first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
+    lists = prompts._winclip_lists()
+    edited = {**lists, "state_anomaly": ["{} of another colour"], "state_normal": ["{} as new"]}
+    monkeypatch.setattr(prompts, "_winclip_lists", lambda: edited)
+    for run, old in zip(studies, before, strict=True):
+        new = {names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"}
+        assert new.keys() == old.keys() and all(new[key] != old[key] for key in old)
+    monkeypatch.setattr(Category, "references", lambda *_: pytest.fail("fitted again without language"))
+    pd.testing.assert_frame_equal(pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"])), first)
+
+
+def names(record: dict) -> tuple:
+    return tuple(record[column] for column in ("method", "variant", "shots", "seed"))
 
 
 def test_a_resnet_has_no_patch_tokens(square: Category, tmp_path: Path) -> None:

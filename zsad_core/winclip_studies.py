@@ -20,12 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsad_core import winclip
-from zsad_core.cache import cached_arrays
+from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import Dense, Extractor, clip_extractor, dense_parts
 from zsad_core.embeddings import dataset_of, image_embeddings
 from zsad_core.encoders import ClipEncoder
 from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.prompts import PromptKind
 from zsad_core.references import sample_references
 from zsad_core.relevance import maskclip_tokens, trans_mm
 from zsad_core.scores import prompt_score
@@ -84,6 +85,10 @@ class Category:
         options = {"normalize_sentences": self.normalize_sentences, **options}
         return winclip.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
 
+    def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
+        """A key of the sentences of these kinds: what depends on edited ones is measured again."""
+        return content_key(**{kind: winclip.category_sentences(self.name, kind) for kind in kinds})
+
     def defects(self) -> list[str]:
         """The kinds of defects that the dataset names for this category."""
         return sorted(set(self.test.meta["defect"]) - {"good"})
@@ -127,9 +132,12 @@ class Category:
         *,
         each: Sequence[str] = (),
         shots: Sequence[int] = (),
+        kinds: Sequence[PromptKind] = ("prompt_ens",),
         **options,
     ) -> dict[str, np.ndarray]:
-        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done."""
+        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
+
+        kinds: of the sentences that the detector compares with; () when it uses no language."""
         extractor, settings = extractor or self.clip, self.settings
         options |= {"temperature": self.temperature, "map_size": settings.map_size, "whole": self.whole}
         options |= {"normalize_sentences": self.normalize_sentences}
@@ -140,6 +148,8 @@ class Category:
             "each": list(each),
             **options,
         }
+        if kinds:
+            key["sentences"] = self.sentences_key(kinds)
         if shots:
             place = self.dataset.categories.index(self.name)  # what `draws` depends on too
             seeds = [settings.seed, settings.reference_seeds, place]
@@ -238,6 +248,7 @@ def generic(c: Category) -> list[dict]:
     )
     model, grid = c.encoder.model, c.encoder.grid
     key = {**{k: c.clip.key[k] for k in ("model", "weights", "precision")}, "generic": 1, "category": c.name}
+    key |= {"sentences": c.sentences_key(), "normalize_sentences": c.normalize_sentences}  # Trans-MM's target
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         values = {

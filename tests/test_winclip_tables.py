@@ -347,6 +347,9 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row[KEYS].iloc[0].tolist() == names
     assert kept[["category", "dataset"]].drop_duplicates().to_numpy().tolist() == [["a", "x"], ["b", "y"]]
     assert len(kept) == 5 and kept.notna().all(axis=None)
+    none, images = winclip_tables.small_defects([])
+    assert none.columns.tolist() == COLUMNS and sorted(images) == sorted(kept)
+    assert none.empty and images.empty
 
 
 VARIANTS = [

@@ -287,7 +287,7 @@ def tiling(c: Category) -> list[dict]:
 
 
 def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories of the dataset in a role; none without it."""
+    """The categories of the dataset in a role; none without it (`dataset_of` warns of an unprepared one)."""
     dataset = dataset_of(settings, role)
     return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
 

@@ -14,10 +14,10 @@ from scipy.stats import spearmanr
 
 from zsad_core.costs import latencies
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.embeddings import Embedded, dataset_of, encoder_of
+from zsad_core.embeddings import Embedded, dataset_of, encoder_of, missing
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.fnn import FNN
-from zsad_core.results import COLUMNS, FULL_SHOT, rows
+from zsad_core.results import COLUMNS, FULL_SHOT, rows, validate
 from zsad_core.rwda import CLASSWISE as RWDA_CLASSWISE
 from zsad_core.rwda import fnn_scores
 from zsad_core.settings import Settings, read_settings
@@ -257,7 +257,11 @@ def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset:
 
 def small_defects(categories: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
-    anomalous images that it is over, as in `within_images`, with dataset and category."""
+    anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
+    both are empty."""
+    if not categories:
+        columns = ("label", "area", "auroc", "f1max", "maximum", "dataset", "category")
+        return validate(pd.DataFrame(columns=COLUMNS)), pd.DataFrame(columns=columns)
     parts = [within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in categories]
     images = pd.concat(parts, ignore_index=True).dropna()
     value = spearmanr(images["area"], images["auroc"]).statistic
@@ -353,6 +357,8 @@ def main() -> None:
     if not settings.datasets[role]:
         print(f"no dataset in the place of {role}")
         return
+    if dataset_of(settings, role) is None:
+        parser.error(missing(settings, [role])[0])
     records = measured_studies(settings, encoder, role)
     if role == "mvtec":
         patchcore_rows(settings, encoder, records, settings.datasets[role])

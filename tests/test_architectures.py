@@ -4,26 +4,32 @@ import json
 from pathlib import Path
 
 import pytest
+from open_clip import OPENAI_DATASET_MEAN
 
 from zsad_core.architectures import read_config
+from zsad_core.cache import content_key
 
 CONFIG = {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
 
 
 def test_a_config_file_is_named_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "tiny.json"
-    ids = []
-    for content in (
-        CONFIG,
-        {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0, 0, 0]}},
-        CONFIG | {"embed_dim": 8},
-    ):
+    usual = {"size": 224, "mean": list(OPENAI_DATASET_MEAN), "interpolation": "bicubic", "std": None}
+    contents = {
+        "plain": CONFIG,
+        "usual": {"model_cfg": CONFIG, "preprocess_cfg": usual},
+        "mean": {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0, 0, 0]}},
+        "resize": {"model_cfg": CONFIG, "preprocess_cfg": usual | {"resize_mode": "squash"}},
+        "smaller": CONFIG | {"embed_dim": 8},
+    }
+    ids = {}
+    for name, content in contents.items():
         path.write_text(json.dumps(content))
-        model_id, config, preprocess = read_config(path)
-        assert config["embed_dim"] == (8 if len(ids) == 2 else 16)
+        ids[name], config, preprocess = read_config(path)
+        assert config["embed_dim"] == (8 if name == "smaller" else 16)
         assert preprocess == content.get("preprocess_cfg", {})
-        ids.append(model_id)
-    assert ids[0] == ids[1] != ids[2] and ids[0].startswith("tiny@")
+    assert ids["plain"] == ids["usual"] == f"tiny@{content_key(config=CONFIG)[:12]}"
+    assert len(set(ids.values())) == 4  # other pixels, other names: caches are keyed with them
 
 
 @pytest.mark.parametrize("content", ["not json", "[]", '{"embed_dim": 16}'])

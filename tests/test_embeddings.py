@@ -91,3 +91,30 @@ def test_dataset_of_a_role(dataset):
     assert (test.groupby(["category", "label"]).size() == 1).all()
     none = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"mvtec": "mini_mvtec"}})
     assert embeddings.dataset_of(none, "visa") is None
+
+
+def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, tmp_path):
+    """data_dir holds mini_visa alone."""
+    settings = read_settings({"data_dir": str(dataset.root.parent), "cache_dir": str(tmp_path)})
+    roles = ["visa", "mvtec"]
+    line = (
+        "The dataset mini_mvtec in the place of mvtec is not prepared: `python -m data_scripts.mini --help`"
+    )
+    with pytest.warns(UserWarning, match=line):
+        assert embeddings.dataset_of(settings, "mvtec") is None
+    with pytest.warns(UserWarning, match=line):
+        assert embeddings.dataset_names(settings, roles) == {"visa": "mini_visa"}
+    (told,) = embeddings.missing(settings, roles)
+    assert told.startswith(line) and str(dataset.root.parent) not in told  # pages show it
+    with pytest.warns(UserWarning, match=line):
+        assert [*embeddings.embedded_datasets(settings, encoder, roles)] == ["visa"]
+    with pytest.warns(UserWarning), pytest.raises(FileNotFoundError, match=f"{line}.*{dataset.root.parent}"):
+        embeddings.embedded_datasets(settings, encoder, ["mvtec", "visa"])
+
+
+@pytest.mark.filterwarnings("error")  # of what nobody has asked for
+def test_a_role_without_a_dataset_is_told_and_no_fault(dataset):
+    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"visa": "mini_visa"}})
+    assert embeddings.dataset_names(settings, ["mvtec", "visa"]) == {"visa": "mini_visa"}
+    (told,) = embeddings.missing(settings, ["mvtec", "visa"])
+    assert told.startswith("No dataset in the place of mvtec: ") and "parameter `datasets`" in told

@@ -110,6 +110,15 @@ def test_tiles_of_visa() -> None:
     assert [box[0] for box in views.tile_boxes(1500, 1000)] == [0, 500]
 
 
+def test_images_of_other_modes_become_rgb_as_the_encoder_makes_them() -> None:
+    """Transparent is white, 16 bits are scaled to 8; PIL alone gives black, and 255 for nearly everything."""
+    clear = Image.new("RGBA", (30, 30), (0, 0, 0, 0))
+    deep = Image.fromarray(np.full((30, 30), 257 * 128, np.uint16))
+    for image, grey in ((clear, 255), (deep, 128)):
+        found = views.test_views(image, encoder())
+        torch.testing.assert_close(found, torch.full((6, 3, 24, 24), grey / 255), rtol=0, atol=1e-6)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="zoom=0.5"):
         views.test_views(ramp(30, 30), encoder(), zoom=0.5)

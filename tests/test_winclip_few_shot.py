@@ -221,9 +221,10 @@ def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, 
 def test_without_training_images(square: Category) -> None:
     none = with_meta(square, square.dataset.meta.query("split == 'test'"))
     assert len(none.train) == 0
-    for run in (few_shot, few_shot_baselines):
-        with pytest.raises(ValueError, match=r"shots=1: expected .* the number of normal training images"):
-            run(none, [1])
+    message = "mini_mvtec, category 'bottle_top': 0 normal training images, expected at least 1 .*meta.csv"
+    for run in (lambda: few_shot(none, [1]), lambda: few_shot_baselines(none, [1]), lambda: full_shot(none)):
+        with pytest.raises(ValueError, match=message):
+            run()
     assert len(zero_shot(none)) == 8  # language needs none
 
 

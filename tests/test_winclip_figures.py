@@ -126,6 +126,10 @@ def test_failures_of_a_run(square: Category, oblong: Category) -> None:
     assert len(failures([square, oblong])["(c) no defect"]) == 2
 
 
+def test_without_categories_nothing_fails() -> None:
+    assert failures([]) == {}
+
+
 # maps of an image
 
 
@@ -304,6 +308,11 @@ def test_effects_are_changes_from_the_default(open_rows: pd.DataFrame) -> None:
     assert image["toys", "WinCLIP+, 1-shot", "fuse=none"] == "90.0 ± 1.0 (+0.0)"
     assert pixel["toys", "WinCLIP+, 1-shot", "fuse=none"] == "-"
     assert image["tools", "WinCLIP", "temperature=0.07"] == "50.0 (-10.0)"
+
+
+def test_effects_of_no_rows(open_rows: pd.DataFrame) -> None:
+    table = effects(open_rows.head(0))
+    assert table.empty and not [*table.groupby("dataset")]
 
 
 def test_bars_of_effects(open_rows: pd.DataFrame) -> None:

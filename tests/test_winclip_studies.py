@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from zsad_core import rwda, winclip_studies
+from zsad_core import prompts, rwda, winclip_studies
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.embeddings import Embedded
+from zsad_core.embeddings import Embedded, image_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
@@ -26,6 +26,7 @@ from zsad_core.settings import Settings, read_settings
 from zsad_core.tiling import tile_embeddings, tiling_map
 from zsad_core.views import boxes_of, test_views
 from zsad_core.winclip import token_map
+from zsad_core.winclip_few_shot import few_shot, few_shot_baselines
 from zsad_core.winclip_studies import (
     Category,
     categories,
@@ -167,6 +168,18 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
         scores = probability(embedded, ensemble, t)
         np.testing.assert_allclose(found["winclip", variant], scores, rtol=1e-4, err_msg=variant)
     assert len({found["winclip", variant].tobytes() for variant in expected}) == 4
+
+
+def test_views_that_rwda_has_embedded_are_not_embedded_again(
+    square: Category, oblong: Category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for c, whole in ((square, "tiles"), (oblong, "squash")):
+        fresh = replace(c, settings=replace(c.settings, cache_dir=str(tmp_path)))
+        category = c.dataset.select(category=c.name)
+        theirs = image_embeddings(c.encoder, category, tmp_path, progress=False).select(split="test")
+        with monkeypatch.context() as patch:
+            patch.setattr(ClipEncoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
+            np.testing.assert_array_equal(fresh.views(whole), theirs.vectors)
 
 
 def test_one_class_scores_rise_with_the_distance_to_the_normal_text(square: Category, kept: Callable) -> None:
@@ -321,6 +334,26 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
         zero_shot(replace(square, whole="squash"))
 
 
+def test_edited_prompts_are_not_read_from_an_old_cache(
+    square: Category, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = (zero_shot, generic, tiling, lambda c: few_shot(c, [1]))
+    before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
+    first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
+    lists = prompts._winclip_lists()
+    edited = {**lists, "state_anomaly": ["{} of another colour"], "state_normal": ["{} as new"]}
+    monkeypatch.setattr(prompts, "_winclip_lists", lambda: edited)
+    for run, old in zip(studies, before, strict=True):
+        new = {names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"}
+        assert new.keys() == old.keys() and all(new[key] != old[key] for key in old)
+    monkeypatch.setattr(Category, "references", lambda *_: pytest.fail("fitted again without language"))
+    pd.testing.assert_frame_equal(pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"])), first)
+
+
+def names(record: dict) -> tuple:
+    return tuple(record[column] for column in ("method", "variant", "shots", "seed"))
+
+
 def test_a_resnet_has_no_patch_tokens(square: Category, tmp_path: Path) -> None:
     vision = {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "patch_size": None}
     text = {"width": 32, "heads": 2, "layers": 1}
@@ -408,7 +441,7 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
 
 def test_more_shots_than_normal_images(square: Category) -> None:
     assert len(square.train) == 3
-    with pytest.raises(ValueError, match="shots=4: expected 1 to 3, the number of normal training images"):
+    with pytest.raises(ValueError, match="'bottle_top': 3 normal training images, expected at least 4"):
         square.draws([1, 4])
 
 

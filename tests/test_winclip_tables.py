@@ -187,9 +187,9 @@ def test_table_of_a_supplement(
     assert (frame.loc["measured", ["2-shot", "4-shot"]] == "-").all(axis=None)
     own = rows.query("artifact == 'T10' and category == 'screw'").set_index("method").loc["winclip_plus"]
     assert frame.loc[("measured", "screw"), ("1-shot", "WinCLIP+")] == f"{own['mean']:.1f} ± {own['std']:.1f}"
-    assert (
-        frame.loc[("difference", "screw"), ("1-shot", "WinCLIP+")].lstrip("+") == f"{own['mean'] - 86.4:.1f}"
-    )
+    assert frame.loc[("difference", "screw"), ("1-shot", "WinCLIP+")] == f"{own['mean'] - 86.4:+.1f}"
+    signs = {text[0] for text in frame.loc["difference"].to_numpy().ravel() if text != "-"}
+    assert signs == {"+", "-"}  # a gain has its sign too
 
 
 def test_table_of_a_supplement_that_was_not_run() -> None:
@@ -347,6 +347,9 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row[KEYS].iloc[0].tolist() == names
     assert kept[["category", "dataset"]].drop_duplicates().to_numpy().tolist() == [["a", "x"], ["b", "y"]]
     assert len(kept) == 5 and kept.notna().all(axis=None)
+    none, images = winclip_tables.small_defects([])
+    assert none.columns.tolist() == COLUMNS and sorted(images) == sorted(kept)
+    assert none.empty and images.empty
 
 
 VARIANTS = [

@@ -112,7 +112,9 @@ def measured(
 ) -> dict[str, np.ndarray]:
     """Image scores `/scores`, and with masks `/pixel`, at the size of the model's input (App. A.1), cached."""
     size = c.encoder.image_size
-    return c.measured(study, lambda: detect, extractor, map_size=size, sigma=ac.smoothing(size), **options)
+    return c.measured(
+        study, lambda: detect, extractor, map_size=size, sigma=ac.smoothing(size), kinds=(), **options
+    )
 
 
 def records_of(c: Category, found: dict[str, np.ndarray], method: str, variant: str = "") -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import nn
 
@@ -23,7 +25,7 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
 
     model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
         model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A file's model_id carries a
-        hash of it.
+        hash of it, and of preprocessing other than open_clip's default.
     Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer or ResNet
     of open_clip.
     """
@@ -31,7 +33,10 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
         model_id, (config, preprocess) = "zsad-mini", _read_file(SHIPPED / "zsad-mini.json")
     elif Path(model).suffix == ".json":
         config, preprocess = _read_file(Path(model))
-        model_id = f"{Path(model).stem}@{content_key(config=config)[:12]}"
+        parts = {"config": config}
+        if unusual := _unusual(preprocess):  # left out when empty: such names are older than this part
+            parts["preprocess"] = unusual
+        model_id = f"{Path(model).stem}@{content_key(**parts)[:12]}"
     else:
         model_id, config, preprocess = str(model), open_clip.get_model_config(str(model)), {}
         if config is None:
@@ -61,6 +66,13 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} is no open_clip model config with embed_dim, vision_cfg and text_cfg ({error!r})"
         ) from error
     return config, content.get("preprocess_cfg", {})
+
+
+def _unusual(preprocess: dict[str, Any]) -> dict[str, Any]:
+    """The preprocessing that is not open_clip's default. `size` never counts: the architecture decides it."""
+    usual = json.loads(json.dumps(asdict(PreprocessCfg())))  # tuples as lists
+    kept = usual.keys() - {"size"}
+    return {k: v for k, v in preprocess.items() if k in kept and v is not None and v != usual[k]}
 
 
 def build(config: dict[str, Any]) -> nn.Module:

@@ -161,10 +161,9 @@ def load_dataset(root: str | Path) -> AnomalyDataset:
     root = Path(root)
     file = root / "meta.csv"
     if not file.is_file():
-        script = "mini" if root.name.startswith("mini_") else root.name
         raise FileNotFoundError(
             f"no prepared dataset {root.name!r}: {file if root.is_dir() else root} does not exist. "
-            f"`python -m data_scripts.{script} --help` tells how to make it, or correct the path"
+            f"{how_to_prepare(root.name)}, or correct the path"
         )
     try:
         # all text: category "01" stays "01" and a category called "nan" stays a name
@@ -181,6 +180,14 @@ def load_dataset(root: str | Path) -> AnomalyDataset:
     _check_rows(meta, file)
     _check_files(meta, root)
     return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)))
+
+
+def how_to_prepare(name: str) -> str:
+    """Where a user learns how to get a prepared folder of this name."""
+    script = "mini" if name.startswith("mini_") else name
+    return (
+        f"`python -m data_scripts.{script} --help` tells how to make it, the page on datasets how to add one"
+    )
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -11,6 +11,7 @@ FNN must not.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from zsad_core import prompts
 from zsad_core.cache import cached_arrays, content_key
-from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.settings import Settings, read_settings
 from zsad_core.views import test_views
@@ -159,9 +160,38 @@ def encoder_of(settings: Settings) -> ClipEncoder:
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
     """The dataset that stands in the place of a published one, at most `limit_images` test images a category
-    and label; None if there is none."""
+    and label; None if the settings name none, and with a warning if the one they name is not prepared."""
     name = settings.datasets.get(role)
+    if name is not None and not _is_prepared(settings, name):
+        warnings.warn(missing(settings, [role])[0], stacklevel=2)
+        return None
     return None if name is None else _dataset_named(settings, name)
+
+
+def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
+    """The names of the datasets of these roles; a role without one is left out."""
+    found = {role: dataset_of(settings, role) for role in roles}
+    return {role: dataset.name for role, dataset in found.items() if dataset is not None}
+
+
+def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
+    """For a page's reader, of each role without a prepared dataset: what is missing and how to get it."""
+    lines = []
+    for role in roles:
+        name = settings.datasets.get(role)
+        if name is None:
+            lines.append(
+                f"No dataset in the place of {role}: name a prepared one in the parameter `datasets`."
+            )
+        elif not _is_prepared(settings, name):
+            lines.append(
+                f"The dataset {name} in the place of {role} is not prepared: {how_to_prepare(name)}."
+            )
+    return lines
+
+
+def _is_prepared(settings: Settings, name: str) -> bool:
+    return (Path(settings.data_dir) / name / "meta.csv").is_file()
 
 
 def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
@@ -170,8 +200,14 @@ def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
 
 
 def embedded_datasets(settings: Settings, encoder: ClipEncoder, roles: Sequence[str]) -> dict[str, Embedded]:
-    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0."""
+    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0.
+
+    A role without a dataset is left out, but for the first, without which a page has nothing to show.
+    Raises FileNotFoundError when that is missing.
+    """
     datasets = {role: dataset_of(settings, role) for role in roles}
+    if datasets[roles[0]] is None:
+        raise FileNotFoundError(f"{missing(settings, roles[:1])[0]} data_dir is {settings.data_dir}")
     return {
         role: image_embeddings(encoder, d, settings.cache_dir)
         for role, d in datasets.items()

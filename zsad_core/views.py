@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
+from zsad_core.encoders import to_rgb
+
 Whole = Literal["squash", "center_crop", "tiles"]
 
 
@@ -44,7 +46,7 @@ def test_views(
         raise ValueError(f"image_size={encoder.image_size}: expected a square, which crops and tiles assume")
     if zoom < 1:
         raise ValueError(f"zoom={zoom}: expected at least 1, else the crops would be larger than the image")
-    image = image.convert("RGB")
+    image = to_rgb(image)  # before any resizing, and as the encoder itself would
     views = []
     for box in boxes_of(image.width, image.height, whole):
         picture = image.crop(box)

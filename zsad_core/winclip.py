@@ -47,6 +47,13 @@ class Output(NamedTuple):
 Detector = Callable[[Dense], Mapping[str, Output]]
 
 
+def category_sentences(
+    category: str, kind: PromptKind = "prompt_ens", defects: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """What `category_texts` embeds: (normal, anomalous) sentences."""
+    return zero_shot_prompts(object_name(category), kind, defects)
+
+
 def category_texts(
     encoder: ClipEncoder,
     category: str,
@@ -62,7 +69,7 @@ def category_texts(
         the mean, so that none weighs more. False gives the mean of raw embeddings, as public code does. The
         paper says "average of text embeddings" only.
     """
-    sides = zero_shot_prompts(object_name(category), kind, defects)
+    sides = category_sentences(category, kind, defects)
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, f"winclip-{kind}")
     normal, anomalous = vectors[: len(sides[0])], vectors[len(sides[0]) :]
     return (normal, anomalous) if normalize_sentences else (normal.mean(0), anomalous.mean(0))

@@ -114,7 +114,7 @@ def few_shot_baselines(
     `baseline_detector`."""
     detector = lambda: baseline_detector(c, shots, backbone, methods)  # noqa: E731
     extractor = baseline_extractor(c, backbone)
-    found = c.measured("baselines", detector, extractor, shots=shots, methods=list(methods))
+    found = c.measured("baselines", detector, extractor, shots=shots, kinds=(), methods=list(methods))
     return [
         c.record(values, task, method, **where)
         for kind, task in (("scores", "image"), ("pixel", "pixel"))

@@ -102,8 +102,10 @@ def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[
     (b) tiny defects: of the smallest tenth of all defects, the lowest.
     (c) no defect: the normal images whose map has the highest maximum.
     (d) around the defect: of the images with a pixel AUROC above the median, the lowest pixel F1-max.
-    At most one image a category in each group, so that no category fills it.
+    At most one image a category in each group, so that no category fills it. Without categories no groups.
     """
+    if not categories:
+        return {}
     parts = [
         within_images(c).assign(number=n, kind=c.test.meta["defect"].to_numpy())
         for n, c in enumerate(categories)
@@ -258,7 +260,8 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
                     change = "" if variant == "" else f" ({mean - base[key]:+.1f})"
                     line[f"{key[0]} {key[1].upper()}"] = mean_std(mean, std) + change
             wide.append(line)
-    table = pd.DataFrame(wide).fillna("-")
+    names = ["dataset", "method", "option"]  # tables of no rows are empty
+    table = pd.DataFrame(wide, columns=None if wide else names).fillna("-")
     return table.replace({"method": {"winclip": "WinCLIP", "winclip_plus": "WinCLIP+, 1-shot"}})
 
 

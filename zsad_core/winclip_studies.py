@@ -20,12 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsad_core import winclip
-from zsad_core.cache import cached_arrays
+from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import Dense, Extractor, clip_extractor, dense_parts
 from zsad_core.embeddings import dataset_of, image_embeddings
 from zsad_core.encoders import ClipEncoder
 from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.prompts import PromptKind
 from zsad_core.references import sample_references
 from zsad_core.relevance import maskclip_tokens, trans_mm
 from zsad_core.scores import prompt_score
@@ -84,19 +85,34 @@ class Category:
         options = {"normalize_sentences": self.normalize_sentences, **options}
         return winclip.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
 
+    def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
+        """A key of the sentences of these kinds: what depends on edited ones is measured again."""
+        return content_key(**{kind: winclip.category_sentences(self.name, kind) for kind in kinds})
+
     def defects(self) -> list[str]:
         """The kinds of defects that the dataset names for this category."""
         return sorted(set(self.test.meta["defect"]) - {"good"})
 
     def views(self, whole: Whole = "tiles") -> np.ndarray:
-        """(n, v, d) views of the test images. Squares have one tile, so they share RWDA's views."""
+        """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
+        squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
         sizes = [self.test.size(i) for i in range(len(self.test))]
-        options = {} if all(width == height for width, height in sizes) else {"whole": whole}
-        cache_dir = self.settings.cache_dir
-        return image_embeddings(self.encoder, self.test, cache_dir, progress=False, **options).vectors
+        shared = whole == "squash" or all(width == height for width, height in sizes)
+        images = self.dataset.select(category=self.name) if shared else self.test
+        options = {} if shared else {"whole": whole}
+        found = image_embeddings(self.encoder, images, self.settings.cache_dir, progress=False, **options)
+        return found.select(split="test").vectors
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
-        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's."""
+        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
+
+        Raises ValueError for a category with fewer normal training images than shots."""
+        if len(self.train) < max([1, *shots]):
+            raise ValueError(
+                f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
+                f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
+                "split train, ask for fewer shots, or leave the studies with references out"
+            )
         first = 1000 * self.dataset.categories.index(self.name)
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
         return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
@@ -118,11 +134,13 @@ class Category:
         shots: Sequence[int] = (),
         map_size: tuple[int, int] | None = None,
         sigma: float = 0.0,
+        kinds: Sequence[PromptKind] = ("prompt_ens",),
         **options,
     ) -> dict[str, np.ndarray]:
         """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
 
-        map_size: None takes the profile's.
+        map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when it
+            uses no language.
         """
         extractor, settings = extractor or self.clip, self.settings
         map_size = map_size or settings.map_size
@@ -137,6 +155,8 @@ class Category:
             "each": list(each),
             **options,
         }
+        if kinds:
+            key["sentences"] = self.sentences_key(kinds)
         if shots:
             place = self.dataset.categories.index(self.name)  # what `draws` depends on too
             seeds = [settings.seed, settings.reference_seeds, place]
@@ -235,6 +255,7 @@ def generic(c: Category) -> list[dict]:
     )
     model, grid = c.encoder.model, c.encoder.grid
     key = {**{k: c.clip.key[k] for k in ("model", "weights", "precision")}, "generic": 1, "category": c.name}
+    key |= {"sentences": c.sentences_key(), "normalize_sentences": c.normalize_sentences}  # Trans-MM's target
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         values = {
@@ -273,7 +294,7 @@ def tiling(c: Category) -> list[dict]:
 
 
 def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories of the dataset in a role; none without it."""
+    """The categories of the dataset in a role; none without it (`dataset_of` warns of an unprepared one)."""
     dataset = dataset_of(settings, role)
     return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
 

@@ -6,7 +6,6 @@ python -m zsad_core.winclip_tables --profile mini --role mvtec      measures all
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -15,10 +14,10 @@ from scipy.stats import spearmanr
 
 from zsad_core.costs import latencies
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.embeddings import Embedded, dataset_of, encoder_of
+from zsad_core.embeddings import Embedded, dataset_of, encoder_of, missing
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.fnn import FNN
-from zsad_core.results import COLUMNS, FULL_SHOT, rows
+from zsad_core.results import COLUMNS, FULL_SHOT, rows, validate
 from zsad_core.rwda import CLASSWISE as RWDA_CLASSWISE
 from zsad_core.rwda import fnn_scores
 from zsad_core.settings import Settings, read_settings
@@ -84,11 +83,13 @@ def tidy(
     keep: str = "mean",
     names: Mapping[str, str] | None = None,
     paper: str = "winclip",
+    metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
     **where: object,
 ) -> pd.DataFrame:
     """Rows of one artifact from the records that `where` selects (a value or a list for a column).
 
-    names: other names of variants. keep: as in `results.rows`. Metrics that no record has are left out.
+    names: other names of variants. keep: as in `results.rows`. Of `metrics` those that no record has are left
+        out.
     """
     for column, wanted in where.items():
         values = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
@@ -97,10 +98,10 @@ def tidy(
     for (method, variant, shots, task), group in records.groupby(
         ["method", "variant", "shots", "task"], sort=False
     ):
-        metrics = [m for m in ("auroc", "aupr", "f1max", "pro") if m in group and group[m].notna().any()]
+        present = [m for m in metrics if m in group and group[m].notna().any()]
         frames.append(
             rows(
-                group[["category", "seed", *metrics]],
+                group[["category", "seed", *present]],
                 paper=paper,
                 artifact=artifact,
                 dataset=dataset,
@@ -152,8 +153,11 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     order = pd.MultiIndex.from_arrays(columns).unique()
     blocks = {}
     for name in ("published", "measured", "difference"):
-        spread = [math.nan] * len(own) if name == "difference" else own[f"{name}_std"]
-        cells = ["" if pd.isna(v) else mean_std(v, s) for v, s in zip(own[name], spread, strict=True)]
+        if name == "difference":
+            cells = ["" if pd.isna(v) else f"{v:+.1f}" for v in own[name]]
+        else:
+            pairs = zip(own[name], own[f"{name}_std"], strict=True)
+            cells = ["" if pd.isna(mean) else mean_std(mean, std) for mean, std in pairs]
         text = pd.DataFrame({"category": own["category"].str.replace("_", " ").to_numpy(), "text": cells})
         wide = text.assign(shots=columns[0], method=columns[1])[text["text"] != ""]
         if len(wide):
@@ -255,7 +259,11 @@ def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset:
 
 def small_defects(categories: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
-    anomalous images that it is over, as in `within_images`, with dataset and category."""
+    anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
+    both are empty."""
+    if not categories:
+        columns = ("label", "area", "auroc", "f1max", "maximum", "dataset", "category")
+        return validate(pd.DataFrame(columns=COLUMNS)), pd.DataFrame(columns=columns)
     parts = [within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in categories]
     images = pd.concat(parts, ignore_index=True).dropna()
     value = spearmanr(images["area"], images["auroc"]).statistic
@@ -351,6 +359,8 @@ def main() -> None:
     if not settings.datasets[role]:
         print(f"no dataset in the place of {role}")
         return
+    if dataset_of(settings, role) is None:
+        parser.error(missing(settings, [role])[0])
     records = measured_studies(settings, encoder, role)
     if role == "mvtec":
         patchcore_rows(settings, encoder, records, settings.datasets[role])

@@ -1,0 +1,204 @@
+"""AnomalyCLIP's tables as tidy rows, of what `anomalyclip_studies` measured.
+
+python -m zsad_core.anomalyclip_tables --profile mini --role mvtec      measures everything of a dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from zsad_core import anomalyclip as ac
+from zsad_core.anomalyclip_studies import SWITCHES, WORDS, study, sweep_variants
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.embeddings import dataset_of, encoder_of
+from zsad_core.encoders import ClipEncoder
+from zsad_core.results import COLUMNS, rows
+from zsad_core.settings import Settings, read_settings
+from zsad_core.winclip_few_shot import backbone_of, full_shot
+from zsad_core.winclip_studies import categories, language, zero_shot
+from zsad_core.winclip_tables import tidy
+
+INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
+MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
+MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
+ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
+
+METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
+METRICS = ("auroc", "ap", "pro")
+
+_VV = "attention=vv"
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "T4": ("base", "+T1", "+T2", "+T3", "+T4"),
+    "T5": ("local=0;global=0", "local=0;global=1", "local=1;global=0", "local=1;global=1"),
+    "T7": ("", "-T1", "-T2", "-T3", "-T4"),
+    "T9": ("shared", "unshared"),
+    "T10": ("attention=qk", _VV, "attention=qq+kk+vv", "attention=qk+qq+kk+vv"),
+    "T11": ("focal=0;dice=0", "focal=0;dice=1", "focal=1;dice=0", "focal=1;dice=1"),
+    "F6": ("attention=qq", "attention=kk", _VV),
+    "sec3.3": ("attention=qk;local=0", "attention=qk;local=1"),
+}
+"""Variants of each ablation, measured on MVTec AD and VisA."""
+
+CLASSWISE = {
+    "mvtec": {
+        ("pixel", "auroc"): "T15",
+        ("pixel", "pro"): "T16",
+        ("image", "auroc"): "T17",
+        ("image", "ap"): "T18",
+    },
+    "visa": {
+        ("pixel", "auroc"): "T19",
+        ("pixel", "pro"): "T20",
+        ("image", "auroc"): "T21",
+        ("image", "ap"): "T22",
+    },
+    "mpdd": {
+        ("pixel", "auroc"): "T23",
+        ("pixel", "pro"): "T24",
+        ("image", "auroc"): "T25",
+        ("image", "ap"): "T26",
+    },
+}
+"""The tables of Appendix F, by role, task and metric."""
+
+
+def variants_of(settings: Settings, role: str) -> list[str]:
+    """Everything that is measured of the dataset in a role."""
+    words = [f"word={word}" for word in WORDS]
+    everywhere = ["baselines", "", "coop", "object_aware", "class_name_at_test", *words]
+    if role in MEDICAL_IMAGE + MEDICAL_PIXEL and settings.datasets[role] != settings.datasets[ac.MEDICAL]:
+        everywhere.append("tuned=medical")
+    if role not in ("mvtec", "visa"):
+        return everywhere
+    ablations = [
+        variant for name in ABLATIONS for variant in ABLATIONS[name] if variant not in ("base", "+T1")
+    ]
+    sweeps = sweep_variants(settings) if role == "mvtec" else []
+    return list(
+        dict.fromkeys([*everywhere, *ablations, "wo_dpam", *sweeps, *(f"code:{s}" for s in SWITCHES)])
+    )
+
+
+def present_roles(settings: Settings, roles: Sequence[str] = ROLES) -> dict[str, str]:
+    """{role: dataset} of those roles whose dataset is prepared."""
+    return {role: settings.datasets[role] for role in roles if dataset_of(settings, role) is not None}
+
+
+def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+    """WinCLIP, from its own part of the book, on any dataset. encoder: that of WinCLIP."""
+    records: list[dict] = []
+    for c in categories(settings, encoder, role):
+        if len(set(c.test.labels.tolist())) == 2:
+            records += [r for r in language(c) if (r["method"], r["variant"]) == ("winclip", "")]
+        if ac.has_masks(c.test):
+            records += [r for r in zero_shot(c) if (r["method"], r["variant"]) == ("winclip", "")]
+    frame = pd.DataFrame(records)
+    return frame.assign(ap=frame["aupr"]) if "aupr" in frame else frame
+
+
+def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+    """PatchCore with all normal training images (Table 12). encoder: that of WinCLIP."""
+    found = [c for c in categories(settings, encoder, role) if len(c.train)]
+    frame = pd.DataFrame([record for c in found for record in full_shot(c, backbone_of(settings))])
+    return frame.assign(ap=frame["aupr"]) if "aupr" in frame else frame
+
+
+def of(
+    records: pd.DataFrame, dataset: str, artifact: str | Mapping[str, str], **where: object
+) -> pd.DataFrame:
+    """Rows of one artifact of this paper; where and keep: as in `winclip_tables.tidy`."""
+    if records.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    return tidy(records, dataset, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
+
+
+def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
+    """Rows of a table in `ABLATIONS`."""
+    return of(records, dataset, artifact, method="anomalyclip", variant=ABLATIONS[artifact])
+
+
+def main_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
+    """Rows of Tables 1 or 2: six methods without their variants."""
+    return of(records, dataset, artifact, method=METHODS, variant="", shots=0)
+
+
+def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFrame:
+    """Rows of the four tables of Appendix F for one dataset."""
+    frames = [
+        of(
+            records,
+            dataset,
+            artifact,
+            method=METHODS,
+            variant="",
+            shots=0,
+            task=task,
+            metrics=[metric],
+            keep="both",
+        )
+        for (task, metric), artifact in CLASSWISE[role].items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def score_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Rows of claim 48: how scores are spread, over all categories."""
+    metrics = ["score_mean", "score_std", "score_overlap"]
+    return of(
+        records, dataset, "appE", method=["clip", "anomalyclip"], variant="", task="image", metrics=metrics
+    )
+
+
+def count_rows(settings: Settings) -> pd.DataFrame:
+    """Rows of Table 6 for the datasets of this run."""
+    frames = []
+    for role, name in present_roles(settings).items():
+        test = dataset_of(settings, role).select(split="test")
+        counts = {"n_categories": len(test.categories), "n_normal": (test.labels == 0).sum()}
+        counts["n_anomalous"] = (test.labels == 1).sum()
+        names = {"paper": "anomalyclip", "artifact": "T6", "dataset": name, "method": "", "task": ""}
+        frames.append(rows(pd.DataFrame([counts]), **names))
+    return pd.concat([pd.DataFrame(columns=COLUMNS), *frames], ignore_index=True).drop_duplicates()
+
+
+def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """By dataset and metric, how much the mean of one variant of AnomalyCLIP is above another's (Figures 5, 9)."""
+    own = beside[(beside["method"] == "anomalyclip") & (beside["category"] == "mean")]
+    wide = own.pivot_table(index=["dataset", "task", "metric"], columns="variant", values="mean", sort=False)
+    change = (wide[better] - wide[worse]).rename("gain").reset_index()
+    return change[[tuple(pair) in set(metrics) for pair in change[["task", "metric"]].to_numpy()]]
+
+
+def sources(settings: Settings, roles: Sequence[str]) -> list[AnomalyDataset]:
+    """The datasets in these roles, each once, for `records.write_record`."""
+    found = {settings.datasets[role]: dataset_of(settings, role) for role in roles}
+    return [dataset for dataset in found.values() if dataset is not None]
+
+
+def measure_everything(settings: Settings, role: str) -> pd.DataFrame:
+    """All records of the dataset in a role, for the notebooks to read."""
+    encoder, windows = ac.prompt_encoder(settings), encoder_of(settings)
+    frames = [
+        study(settings, encoder, role, variants_of(settings, role)),
+        winclip_records(settings, windows, role),
+    ]
+    if role in ("mvtec", "visa"):
+        frames.append(full_shot_records(settings, windows, role))
+    return pd.concat(frames, ignore_index=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2].strip())
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--role", choices=ROLES, required=True)
+    arguments = parser.parse_args()
+    settings = read_settings({"profile": arguments.profile})
+    records = measure_everything(settings, arguments.role)
+    print(f"{settings.datasets[arguments.role]}: {len(records)} measurements")
+
+
+if __name__ == "__main__":
+    main()

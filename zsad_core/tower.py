@@ -249,7 +249,9 @@ def _residual(x: Tensor, attended: Tensor, block: Block, buffers: dict[str, Tens
     x += block.out_bias
     x.addmm_(attended, block.out)
     room = _buffer(buffers, "up", x, block.up)
-    hidden = block.activation(torch.addmm(block.up_bias, _norm(x, block.norms[1]), block.up, out=room))  # (t, mlp)
+    hidden = block.activation(
+        torch.addmm(block.up_bias, _norm(x, block.norms[1]), block.up, out=room)
+    )  # (t, mlp)
     x += block.down_bias
     return x.addmm_(hidden, block.down)
 

@@ -14,6 +14,8 @@ from zsad_core.contradictions import (
     statements,
     versions,
 )
+from zsad_core.contradictions_anomalyclip import same_models, settings_stated_twice
+from zsad_core.contradictions_anomalyclip import statements as anomalyclip_statements
 from zsad_core.results import load_published
 
 
@@ -135,6 +137,85 @@ def test_table_3_is_a_profilers_count(published):
     by_profiler = found["explanation"].str.contains("profiler")
     assert by_profiler.sum() == 8
     assert found[by_profiler]["agrees"].all() and not found[~by_profiler]["agrees"].any()
+
+
+@pytest.fixture(scope="module")
+def anomalyclip() -> pd.DataFrame:
+    return load_published("anomalyclip")
+
+
+def test_rows_of_one_model_agree_in_all_tables_but_base_is_not_clip(anomalyclip):
+    found = same_models(anomalyclip)
+    wrong = found[~found["agrees"]]
+    assert wrong["where"].str.startswith("T4 against T1, no module: ").all()
+    assert wrong[["printed", "computed"]].astype(float).values.tolist() == [
+        [66.3, 74.1],
+        [54.4, 66.4],
+        [46.8, 38.4],
+        [47.9, 46.6],
+    ]
+    # T4, T5, T7, T9 to T11: 6 x 8; T12: 6 datasets x 4; T13: 7 x 4; T8: 5 methods with a full row x 4
+    # T14: 4 x 2 + 6 x 2; without DPAM: 4 + 8; without several layers, and the global loss alone: 8 each
+    assert len(found) == 48 + 24 + 28 + 20 + 20 + 12 + 16 + len(wrong)
+    for keys, where in (
+        ({"artifact": "T4", "variant": "+T3"}, "T4 against T7, without features of several layers"),
+        ({"artifact": "T10", "variant": "attention=qk"}, "T10 against T7, without DPAM"),
+        ({"artifact": "T13", "variant": "word=damaged"}, "T13 against T1, the full method"),
+    ):
+        keys |= {"dataset": "visa", "task": "pixel", "metric": "pro"}
+        other = same_models(planted(anomalyclip, 50.0, **keys))
+        new = other[~other["agrees"] & ~other["where"].isin(wrong["where"])]
+        assert len(new) == 1 and new["where"].iloc[0].startswith(f"{where}: visa pixel pro")
+
+
+def test_text_of_anomalyclip_against_its_tables(anomalyclip):
+    found = anomalyclip_statements(anomalyclip)
+    wrong = found[~found["agrees"]].set_index("where")
+    assert len(found) == 171 and len(wrong) == 15
+    lost = "App. D, shared words: what they lose, against T9: "  # the two datasets are swapped
+    assert wrong.loc[f"{lost}mvtec pixel auroc", ["printed", "computed"]].tolist() == ["0.5", "0.600"]
+    assert wrong.loc[f"{lost}visa pixel auroc", ["printed", "computed"]].tolist() == ["0.6", "0.500"]
+    orders = wrong[wrong["printed"].str.startswith("more than")]["difference"].to_dict()
+    assert list(orders.values()) == [-0.1, 0.0, -0.1, -0.1, -0.1, -0.4, -0.4, -0.5]
+    assert orders["4.3 against T4: no module gains as much as T2, mvtec pixel auroc"] == -0.5  # 21.1 - 21.6
+    where = "4.2 against T2 and T3: datasets where medical tuning "
+    assert wrong.loc[f"{where}improves VAND's detection", "computed"] == "none"
+    assert wrong.loc[f"{where}improves VAND's segmentation", "computed"] == "cvc_clinicdb, endo, kvasir"
+    assert wrong.loc[f"{where}costs AnomalyCLIP auroc", "computed"] == "covid19, isic, tn3k"
+    assert wrong.loc["T14 isic pixel auroc: word=blemished", "computed"] == "89.7 to 90.4"
+
+
+@pytest.mark.parametrize(
+    ("mean", "keys", "where", "computed"),
+    [
+        (87.8, {"artifact": "T7", "variant": "-T1", "metric": "auroc", "task": "pixel", "dataset": "mvtec"},
+         "App. D, 1 against T7: mvtec pixel auroc of -T1", "87.800"),
+        (94.8, {"artifact": "T11", "variant": "focal=1;dice=0", "metric": "auroc", "task": "pixel",
+                "dataset": "visa"},
+         "App. D, losses: what Focal loss gains, against T11: visa pixel auroc", "8.200"),
+        (10.2, {"artifact": "T8", "variant": "wo_dpam", "metric": "fps"},
+         "App. D, overhead against T8: fps of anomalyclip wo_dpam", "10.2000"),
+        (12.2, {"artifact": "T8", "method": "vand", "metric": "train_min_per_epoch"},
+         "App. D, overhead against T8: shortest training per epoch", "vand"),
+        (93.5, {"artifact": "T2", "method": "vand", "metric": "auroc", "dataset": "headct"},
+         "4.2 against T2: AnomalyCLIP is the best of all methods, headct image auroc", "93.4"),
+        (468, {"artifact": "T6", "dataset": "mvtec", "metric": "n_normal"},
+         "App. D, overhead against T6: images of MVTec AD to train on", "1726.00"),
+        (82.2, {"artifact": "T7", "variant": "-T1", "metric": "auroc", "task": "image", "dataset": "visa"},
+         "App. D, 1 against T7: without DPAM more is lost at image level, visa", "-0.1"),
+    ],
+)  # fmt: skip
+def test_planted_numbers_contradict_the_text_of_anomalyclip(anomalyclip, mean, keys, where, computed):
+    assert anomalyclip_statements(anomalyclip).set_index("where").loc[where, "agrees"]
+    row = anomalyclip_statements(planted(anomalyclip, mean, **keys)).set_index("where").loc[where]
+    assert not row["agrees"] and row["computed"] == computed
+
+
+def test_settings_that_anomalyclip_states_twice(anomalyclip):
+    found = settings_stated_twice(anomalyclip).set_index("where")
+    assert found["agrees"].sum() == 4 and len(found) == 10
+    symbol = found.loc["App. A.1 against Section 4.1: symbol of the number of learnable words"]
+    assert (symbol["printed"], symbol["computed"], symbol["agrees"]) == ("M", "E", False)
 
 
 @pytest.mark.parametrize("paper", ["rwda", "winclip", "anomalyclip"])

@@ -1,7 +1,7 @@
 """Where the papers' numbers disagree with themselves, found by comparing the published numbers.
 
-Each check returns rows of `COLUMNS`, whether its two sides agree or not; `contradictions` keeps those that do
-not.
+Each check returns rows of `contradiction_checks.COLUMNS`, whether its two sides agree or not;
+`contradictions` keeps those that do not. The text of AnomalyCLIP is in `contradictions_anomalyclip`.
 
 | kind | printed | computed |
 |---|---|---|
@@ -12,6 +12,8 @@ not.
 | one version only | a table, or a claim | nothing: the other version lacks it |
 | renumbered | a table's number | its number in the first version |
 | text | a statement in the text | what the tables say |
+| same model | a number in a table | the number of the same model in another table |
+| stated twice | a setting in one place of the text | the same setting in another |
 | counting | a cost in a table | the same cost with everything counted |
 
 Printed numbers are rounded, so two of them contradict each other only if no unrounded values can give both: a
@@ -20,7 +22,6 @@ mean over class values with one decimal is uncertain by 0.05, a printed mean by 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,20 +29,28 @@ import pandas as pd
 from zsad_core.claims import load_claims
 from zsad_core.claims.rwda import WORD_PAIR_VARIANTS
 from zsad_core.complexity import complexity_table
+from zsad_core.contradiction_checks import (
+    HALF_UNIT,
+    SETTING,
+    Check,
+    as_checks,
+    equal_numbers,
+    larger,
+    same_words,
+    setting_name,
+)
+from zsad_core.contradictions_anomalyclip import same_models, settings_stated_twice
+from zsad_core.contradictions_anomalyclip import statements as anomalyclip_statements
 from zsad_core.results import load_published
 
-COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
-SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 FIRST_TO_SECOND = {"T1": "T1", "T2": "T2", "T3": "T4", "T4": "T5"}
 """Tables of RWDA's first version by their names in the second, which inserts a new Table 3."""
-HALF_UNIT = 0.05  # every table of percentages prints one decimal
 COUNTED = {
     "profiler": "counted like a profiler that skips attention, layer norms, embeddings and projection",
     "all": "everything counted, attention and projection too",
 }
 UNROUNDED = "rounding explains a difference of at most 0.1"
 QUOTED = "; class values and mean are both quoted from the WinCLIP paper"
-Check = dict[str, str | float | bool]
 
 
 def contradictions(paper: str) -> pd.DataFrame:
@@ -67,7 +76,8 @@ def all_checks(paper: str) -> pd.DataFrame:
     elif paper == "anomalyclip":
         # on the other datasets its authors ran WinCLIP themselves
         industrial = frame[frame["dataset"].isin(["mvtec", "visa"])]
-        checks += [quoted(industrial, ("winclip",))]
+        checks += [quoted(industrial, ("winclip",)), same_models(frame)]
+        checks += [anomalyclip_statements(frame), settings_stated_twice(frame)]
     return pd.concat(checks, ignore_index=True)
 
 
@@ -92,13 +102,13 @@ def class_means(frame: pd.DataFrame) -> pd.DataFrame:
             missing = sorted(all_classes[dataset] - set(rows["category"]))
             own = frame["paper"].iloc[0] == "winclip" or setting[SETTING.index("method")] != "winclip"
             for mean, artifacts in printed.get(setting, {}).items():
-                where = f"{artifact} against {artifacts}: {_name(setting)}"
+                where = f"{artifact} against {artifacts}: {setting_name(setting)}"
                 if missing:
                     checks.append(_missing(where, missing, mean, rows["mean"]))
                 else:
-                    check = _numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
+                    check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
                     checks.append(check | {"explanation": UNROUNDED + ("" if own else QUOTED)})
-    return _table(frame, checks)
+    return as_checks(frame, checks)
 
 
 def _missing(where: str, missing: list[str], mean: float, values: pd.Series) -> Check:
@@ -128,10 +138,10 @@ def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     )  # it prints some numbers in several tables, all equal
     checks = []
     for row in renamed.merge(own, on=keys, suffixes=("", "_own")).to_dict("records"):
-        name = f"{row['category']}, {_name(tuple(row[key] for key in SETTING))}"
+        name = f"{row['category']}, {setting_name(tuple(row[key] for key in SETTING))}"
         where = f"{row['artifact']} against WinCLIP's {row['artifact_own']}: {name}"
-        checks.append(_numbers(where, row["mean"], row["mean_own"], 0, "quoted"))
-    return _table(frame, checks)
+        checks.append(equal_numbers(where, row["mean"], row["mean_own"], 0, "quoted"))
+    return as_checks(frame, checks)
 
 
 def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
@@ -140,25 +150,25 @@ def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
     pairs = second.merge(moved, on=["artifact", "category", *SETTING], suffixes=("", "_first"))
     checks = []
     for row in pairs.to_dict("records"):
-        where = f"{row['artifact']}: {_name(tuple(row[key] for key in SETTING))}"
-        checks.append(_numbers(where, row["mean"], row["mean_first"], 0, "other version"))
+        where = f"{row['artifact']}: {setting_name(tuple(row[key] for key in SETTING))}"
+        checks.append(equal_numbers(where, row["mean"], row["mean_first"], 0, "other version"))
         if not (pd.isna(row["std"]) and pd.isna(row["std_first"])):
-            checks.append(_numbers(f"{where}, std", row["std"], row["std_first"], 0, "other version"))
+            checks.append(equal_numbers(f"{where}, std", row["std"], row["std_first"], 0, "other version"))
     for old, new in FIRST_TO_SECOND.items():
         if old != new:
             explanation = "the same table; the second version inserts the one of complexities before it"
-            checks.append(_words(new, new, old, "renumbered", explanation))
+            checks.append(same_words(new, new, old, "renumbered", explanation))
     for artifact in sorted(set(second["artifact"]) - set(FIRST_TO_SECOND.values())):
         in_first = artifact.startswith("A")
         sides = ("absent", artifact) if in_first else (artifact, "absent")
         explanation = f"only the {'first' if in_first else 'second'} version has this table"
-        checks.append(_words(artifact, *sides, "one version only", explanation))
+        checks.append(same_words(artifact, *sides, "one version only", explanation))
     for claim in load_claims("rwda"):
         if "first version" in claim.section:
             where = f"Section {claim.section}, {claim.id}"
             explanation = f"only the first version says: {claim.claim}"
-            checks.append(_words(where, "absent", "claimed", "one version only", explanation))
-    return _table(second, checks)
+            checks.append(same_words(where, "absent", "claimed", "one version only", explanation))
+    return as_checks(second, checks)
 
 
 def statements(frame: pd.DataFrame) -> pd.DataFrame:
@@ -174,8 +184,10 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
     added = 100 * (rwda - clip) / clip
     slower = value("T3", "winclip", "", "latency_ms", "") / value("T3", "rwda", "", "latency_ms", "")
     checks = [
-        _numbers("Section 4.3 against T3: percent more parameters", 0.39, added, 0.005, "text", digits=2),
-        _numbers("Section 4.3 against T3: WinCLIP's latency over RWDA's", 2.3, slower, 0.05, "text"),
+        equal_numbers(
+            "Section 4.3 against T3: percent more parameters", 0.39, added, 0.005, "text", digits=2
+        ),
+        equal_numbers("Section 4.3 against T3: WinCLIP's latency over RWDA's", 2.3, slower, 0.05, "text"),
     ]
     for dataset in ("mvtec", "visa"):
         for metric in ("auroc", "aupr", "f1max"):
@@ -184,15 +196,15 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
                 for v in ("object_known", "object_unknown")
             )
             where = f"Section 4.3 against T1: larger gain with the object unknown, {dataset} {metric}"
-            checks.append(_more(where, known, unknown, "gain over CLIP, object known and unknown"))
+            checks.append(larger(where, known, unknown, "gain over CLIP, object known and unknown"))
     for metric in ("auroc", "aupr", "f1max"):
         theirs, ours = (value("T2", m, "object_known;multi_crop=0", metric) for m in ("winclip", "clip_rwda"))
         where = f"Section 4.3 against T2: better than WinCLIP without multiple crops, {metric}"
-        checks.append(_more(where, theirs, ours, "WinCLIP, and CLIP + RWDA"))
+        checks.append(larger(where, theirs, ours, "WinCLIP, and CLIP + RWDA"))
     clip_rwda, clip = ({v: value("T4", m, v) for v in WORD_PAIR_VARIANTS} for m in ("clip_rwda", "clip"))
     losing = ", ".join(v for v in WORD_PAIR_VARIANTS if clip_rwda[v] <= clip[v])
     checks.append(
-        _words("Section 4.4 against T4: word pairs without a gain", "normal=an;anomaly=a broken", losing)
+        same_words("Section 4.4 against T4: word pairs without a gain", "normal=an;anomaly=a broken", losing)
     )
     default = value("T1", "clip", "object_unknown"), value("T1", "clip_rwda", "object_unknown")
     same = ", ".join(v for v in WORD_PAIR_VARIANTS if (clip[v], clip_rwda[v]) == default)
@@ -200,8 +212,8 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
         "T4 has no row 'a'; the row with the default's numbers is 'an', the article that 'object' takes"
     )
     where = "Section 4.2 against T1 and T4: the default words"
-    checks.append(_words(where, "normal=a;anomaly=a damaged", same, explanation=explanation))
-    return _table(frame, checks)
+    checks.append(same_words(where, "normal=a;anomaly=a damaged", same, explanation=explanation))
+    return as_checks(frame, checks)
 
 
 def counting(frame: pd.DataFrame) -> pd.DataFrame:
@@ -216,50 +228,6 @@ def counting(frame: pd.DataFrame) -> pd.DataFrame:
         for counted in ("profiler", "all"):
             sides = (printed[method, metric], row[counted])
             half_unit, digits = (0.005, 2) if metric == "params_M" else (0.05, 1)
-            check = _numbers(f"T3: {metric} of {method}", *sides, half_unit, "counting", digits)
+            check = equal_numbers(f"T3: {metric} of {method}", *sides, half_unit, "counting", digits)
             checks.append(check | {"explanation": COUNTED[counted] + seen})
-    return _table(frame, checks)
-
-
-def _numbers(
-    where: str, printed: float, computed: float, tolerance: float, kind: str, digits: int = 1
-) -> Check:
-    """Two numbers that should be equal up to a tolerance; the first is printed with so many digits."""
-    return {
-        "where": where,
-        "printed": f"{printed:.{digits}f}",
-        "computed": f"{computed:.{digits + 2}f}",
-        "difference": round(computed - printed, 6),
-        "kind": kind,
-        "agrees": bool(abs(computed - printed) <= tolerance + 1e-9),
-    }
-
-
-def _more(where: str, lower: float, higher: float, explanation: str) -> Check:
-    """A statement that the second number is the larger one."""
-    check = _numbers(where, lower, higher, 0, "text")
-    return check | {
-        "printed": f"more than {lower:.1f}",
-        "computed": f"{higher:.1f}",
-        "explanation": explanation,
-        "agrees": higher > lower + 1e-9,
-    }
-
-
-def _words(where: str, printed: str, computed: str, kind: str = "text", explanation: str = "") -> Check:
-    """Two sides in words."""
-    sides = {"printed": printed, "computed": computed, "agrees": printed == computed}
-    return {"where": where, "kind": kind, "explanation": explanation} | sides
-
-
-def _name(setting: tuple) -> str:
-    """A setting in words: 'visa, 1-shot clip_rwda, auroc'."""
-    dataset, task, shots, method, variant, metric = setting
-    pixel = "pixel " if task == "pixel" else ""
-    return ", ".join(filter(None, [dataset, f"{shots}-shot {method}", variant, pixel + metric]))
-
-
-def _table(frame: pd.DataFrame, checks: list[Check]) -> pd.DataFrame:
-    defaults = {"paper": frame["paper"].iloc[0], "difference": math.nan, "explanation": "", "agrees": False}
-    table = pd.DataFrame([defaults | check for check in checks], columns=COLUMNS)
-    return table.astype({"difference": "float64", "agrees": "bool"})
+    return as_checks(frame, checks)

@@ -46,15 +46,23 @@ PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy"
 SILHOUETTES = ("silhouette_state", "silhouette_domain")
 COSTS = ("params_M", "macs_G", "latency_ms", "time_ms", "fps", "train_min_per_epoch")
 COUNTS = ("n_categories", "n_normal", "n_anomalous")
+SCORES = ("score_mean", "score_std", "score_overlap")
+SHARES = ("self_attention", "background_false_positives", "background_normal")
 METRICS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(PERCENT, (0.0, 100.0)),
     **dict.fromkeys(SILHOUETTES, (-1.0, 1.0)),
     "spearman": (-1.0, 1.0),
     "cosine_distance": (0.0, 2.0),
     **dict.fromkeys(COSTS + COUNTS, (0.0, math.inf)),
+    **dict.fromkeys(SCORES + SHARES, (0.0, 1.0)),
 }
 """Known metrics and their ranges: percent; silhouettes; rank correlation; cosine distance 1 - cos; counts,
-costs and times."""
+costs and times; and three about image scores and three shares, from 0 to 1.
+
+`score_mean` and `score_std` are of the image scores, which are probabilities; `score_overlap` is the area
+that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
+mean attention weight that a token gives itself. `background_false_positives` is the share of the
+false-positive pixels that lie on the background, `background_normal` that of all normal pixels."""
 ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 

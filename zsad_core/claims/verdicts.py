@@ -157,13 +157,16 @@ class Numbers:
                     leads[f"{where} {m.removeprefix('image ')} {names}"] = lead
         return leads
 
-    def all_ahead(self, leads: Mapping[str, float], also: bool = True, asked: str = "") -> Verdict:
+    def all_ahead(
+        self, leads: Mapping[str, float], also: bool = True, asked: str = "", ties: bool = False
+    ) -> Verdict:
         """Holds if all leads are above 0 and a further condition is met, which `asked` tells in words.
 
-        Of more than a dozen leads the verdict shows the smallest.
+        ties : leads of 0 are allowed too. Of more than a dozen leads the verdict shows the smallest.
         """
-        behind = [name for name, lead in leads.items() if not above(lead, 0)]
-        reason = f"not ahead in {', '.join(behind)}" if behind else f"ahead in {len(leads)} of {len(leads)}"
+        ahead, word = (at_least, "level or ahead") if ties else (above, "ahead")
+        behind = [name for name, lead in leads.items() if not ahead(lead, 0)]
+        reason = f"not {word} in {', '.join(behind)}" if behind else f"{word} in {len(leads)} of {len(leads)}"
         if len(leads) > 12:
             name = min(leads, key=leads.__getitem__)
             leads = {f"smallest of {len(leads)} leads, {name}": leads[name]}

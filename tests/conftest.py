@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from zsad_core.datasets import AnomalyDataset
+    from zsad_core.encoders import ClipEncoder
+    from zsad_core.settings import Settings
+    from zsad_core.winclip_studies import Category
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(
@@ -81,6 +89,74 @@ def small_data(once, run_module) -> Path:
         assert done.returncode == 0, done.stderr
 
     return once("data", make)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> ClipEncoder:
+    """The mini model with its weights."""
+    from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
+
+    return load_encoder("zsad-mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    """A CLIP of 3 x 3 patches with random weights."""
+    from zsad_core.encoders import load_encoder
+
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    path = tmp_path_factory.mktemp("configs") / "tiny.json"
+    path.write_text(json.dumps(config))
+    return load_encoder(path, "random", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def settings_of(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """settings_of(**parameters): the mini profile on few images, with a cache of the test file's own."""
+    from zsad_core.settings import read_settings
+
+    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
+    return lambda **parameters: read_settings({**folders, "device": "cpu", **parameters})
+
+
+@pytest.fixture(scope="module")
+def square(settings: Settings, encoder: ClipEncoder) -> Category:
+    """A category of square images with the defects hole, spot and stain; `settings` are the test file's."""
+    return _category(settings, encoder, "mini_mvtec", "bottle_top")
+
+
+@pytest.fixture(scope="module")
+def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
+    """A category whose images have two tiles; `settings` are the test file's."""
+    return _category(settings, encoder, "mini_visa", "fuse")
+
+
+def _category(settings: Settings, encoder: ClipEncoder, dataset: str, name: str) -> Category:
+    from zsad_core.datasets import load_dataset
+    from zsad_core.winclip_studies import Category
+
+    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / dataset), name)
+
+
+@pytest.fixture
+def dataset_with(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+    """dataset_with(images, name): a dataset of the category screw with these test images, in this order:
+    normal pictures, and (anomalous picture, mask)."""
+    from data_scripts.prepare import prepared_folder
+    from zsad_core.datasets import load_dataset
+
+    def make(images: Sequence, name: str = "shop") -> AnomalyDataset:
+        with prepared_folder(tmp_path / name) as out:
+            for i, image in enumerate(images):
+                names = {"category": "screw", "split": "test", "name": f"{i:02d}.png"}
+                if isinstance(image, tuple):
+                    out.add(image[0], defect="scratch", mask=image[1], **names)
+                else:
+                    out.add(image, defect="good", **names)
+        return load_dataset(tmp_path / name)
+
+    return make
 
 
 @pytest.fixture(scope="session")

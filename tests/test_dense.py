@@ -12,12 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from data_scripts.prepare import prepared_folder
 from zsad_core import dense
 from zsad_core.backbones import Backbone
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.dense import Dense, Extractor, backbone_extractor, clip_extractor, dense_parts
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 
 SIDE = 8  # of what the stub of an encoder sees
 
@@ -38,19 +37,6 @@ class Counting:
         return {"image": pixels.mean((2, 3)), "windows/2": pixels.flatten(2), "layer/1": pixels}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Callable[..., AnomalyDataset]:
-    """folder(pictures, name): a dataset of one category with these normal test images, in this order."""
-
-    def make(pictures: list[Image.Image], name: str = "d") -> AnomalyDataset:
-        with prepared_folder(tmp_path / name) as out:
-            for i, picture in enumerate(pictures):
-                out.add(picture, category="c", split="test", defect="good", name=f"{i:02d}.png")
-        return load_dataset(tmp_path / name)
-
-    return make
-
-
 def reds(n: int) -> list[Image.Image]:
     return [Image.new("RGB", (12, 12), (i, 0, 0)) for i in range(n)]
 
@@ -64,10 +50,10 @@ def quadrants(width: int, height: int) -> Image.Image:
 
 
 def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
-    folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense, "PART", 3)
-    dataset, first = folder(reds(8)), Counting()
+    dataset, first = dataset_with(reds(8)), Counting()
     parts = dense_parts(first.extractor, dataset, tmp_path / "cache")
     assert [len(part.dataset) for part in parts] == [3, 3, 2] and first.calls == []
     computed = [parts[1].load(), parts[0].load()]  # killed before the last one
@@ -87,10 +73,10 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
 
 
 def test_failure_in_one_part_keeps_the_others(
-    folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense, "PART", 2)
-    dataset, stub = folder(reds(4)), Counting()
+    dataset, stub = dataset_with(reds(4)), Counting()
     (dataset.root / dataset.meta["image"].iloc[3]).write_bytes(b"no image")
     one, two = dense_parts(stub.extractor, load_dataset(dataset.root), tmp_path / "cache")
     one.load()
@@ -100,9 +86,9 @@ def test_failure_in_one_part_keeps_the_others(
     assert stub.calls == [2]
 
 
-def test_key_is_made_of_what_features_depend_on(folder: Callable, tmp_path: Path) -> None:
+def test_key_is_made_of_what_features_depend_on(dataset_with: Callable, tmp_path: Path) -> None:
     oblong = [*reds(2), quadrants(20, 12)]
-    dataset, stub, other = folder(oblong), Counting(), Counting(weights="others")
+    dataset, stub, other = dataset_with(oblong), Counting(), Counting(weights="others")
 
     def calls(dataset: AnomalyDataset, stub: Counting = stub, **options: str) -> int:
         before = len(stub.calls)
@@ -115,16 +101,16 @@ def test_key_is_made_of_what_features_depend_on(folder: Callable, tmp_path: Path
     assert calls(dataset, whole="squash") == 1 and calls(dataset, whole="center_crop") == 1
     assert calls(dataset, other) == 1 and calls(dataset, other) == 0
     (tmp_path / "elsewhere").mkdir()
-    assert calls(load_dataset(dataset.root.rename(tmp_path / "elsewhere" / "d"))) == 0
-    assert calls(folder([*reds(2), quadrants(20, 13)])) == 1
+    assert calls(load_dataset(dataset.root.rename(tmp_path / "elsewhere" / dataset.name))) == 0
+    assert calls(dataset_with([*reds(2), quadrants(20, 13)])) == 1
 
 
-def test_half_precision_on_disk_moves_cosines_little(folder: Callable, tmp_path: Path) -> None:
+def test_half_precision_on_disk_moves_cosines_little(dataset_with: Callable, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     unit = torch.nn.functional.normalize(torch.randn(2, 40, 192, generator=generator), dim=-1)
     tokens = 30 * torch.randn(2, 40, 192, generator=generator)
     extractor = replace(Counting().extractor, features=lambda pixels: {"windows/2": unit, "layer/1": tokens})
-    (part,) = dense_parts(extractor, folder(reds(2)), tmp_path / "cache")
+    (part,) = dense_parts(extractor, dataset_with(reds(2)), tmp_path / "cache")
     stored = part.load()
     for exact, found in ((unit, stored.windows()[2]), (tokens, stored.starting("layer")["1"])):
         assert found.dtype == torch.float32
@@ -135,9 +121,9 @@ def test_half_precision_on_disk_moves_cosines_little(folder: Callable, tmp_path:
     assert file.stat().st_size < 1.1 * 2 * (unit.numel() + tokens.numel())
 
 
-def test_tiles_of_images_that_are_not_square(folder: Callable, tmp_path: Path) -> None:
+def test_tiles_of_images_that_are_not_square(dataset_with: Callable, tmp_path: Path) -> None:
     pictures = [quadrants(20, 20), quadrants(48, 20), quadrants(20, 30)]
-    (part,) = dense_parts(Counting().extractor, folder(pictures), tmp_path)
+    (part,) = dense_parts(Counting().extractor, dataset_with(pictures), tmp_path)
     found = part.load()
     assert found.sizes.tolist() == [[20, 20], [20, 48], [30, 20]]
     assert found.owner.tolist() == [0, 1, 1, 1, 2, 2]
@@ -158,10 +144,10 @@ def test_tiles_of_images_that_are_not_square(folder: Callable, tmp_path: Path) -
 
 @pytest.mark.parametrize(("whole", "box"), [("squash", (0, 0, 48, 20)), ("center_crop", (14, 0, 34, 20))])
 def test_images_that_are_not_tiled(
-    folder: Callable, tmp_path: Path, whole: str, box: tuple[int, ...]
+    dataset_with: Callable, tmp_path: Path, whole: str, box: tuple[int, ...]
 ) -> None:
     picture = quadrants(48, 20)
-    (part,) = dense_parts(Counting().extractor, folder([picture]), tmp_path, whole=whole)
+    (part,) = dense_parts(Counting().extractor, dataset_with([picture]), tmp_path, whole=whole)
     found = part.load()
     assert (found.sizes.tolist(), found.owner.tolist(), found.boxes.tolist()) == (
         [[20, 48]],
@@ -175,17 +161,17 @@ def test_images_that_are_not_tiled(
     assert green[0].mean() < 20 and green[-1].mean() > 235  # the whole height
 
 
-def test_images_of_other_modes_and_of_few_pixels(folder: Callable, tmp_path: Path) -> None:
+def test_images_of_other_modes_and_of_few_pixels(dataset_with: Callable, tmp_path: Path) -> None:
     """Grey, palette and transparent images as RGB; tiny ones are enlarged; 16 bits are refused by name."""
     grey = quadrants(9, 9).convert("L")
     alike = [grey, grey.convert("RGB"), grey.convert("P"), grey.convert("RGBA")]
     alike += [Image.new("RGB", (5, 5), (9, 9, 9)), Image.new("RGB", (1, 1), (9, 9, 9))]
-    (part,) = dense_parts(Counting().extractor, folder(alike), tmp_path)
+    (part,) = dense_parts(Counting().extractor, dataset_with(alike), tmp_path)
     pixels = part.load().tensor("layer/1")
     torch.testing.assert_close(pixels[1:4], pixels[:1].expand(3, 3, SIDE, SIDE))
     torch.testing.assert_close(pixels[4:], torch.full((2, 3, SIDE, SIDE), 9.0))
     deep = Image.fromarray(np.full((9, 9), 40_000, np.uint16))
-    (part,) = dense_parts(Counting().extractor, folder([deep], "deep"), tmp_path)
+    (part,) = dense_parts(Counting().extractor, dataset_with([deep], "deep"), tmp_path)
     with pytest.raises(ValueError, match=r"00\.png has mode I.*8 bits a channel"):
         part.load()
 
@@ -208,23 +194,13 @@ def test_arrays_by_name_and_by_image() -> None:
 # extractors
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """A CLIP of 3 x 3 patches with random weights."""
-    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
-    path = tmp_path_factory.mktemp("configs") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return load_encoder(path, "random", device="cpu")
-
-
-def test_features_are_the_encoders(encoder: ClipEncoder, folder: Callable, tmp_path: Path) -> None:
+def test_features_are_the_encoders(tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path) -> None:
     pictures = [quadrants(24, 24), quadrants(30, 30), quadrants(5, 5)]  # the last is smaller than a patch
-    (part,) = dense_parts(clip_extractor(encoder, (2, 3), (1, 2)), folder(pictures), tmp_path)
+    (part,) = dense_parts(clip_extractor(tiny_clip, (2, 3), (1, 2)), dataset_with(pictures), tmp_path)
     found = part.load()
-    pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
+    pixels = torch.stack([tiny_clip.preprocess(picture) for picture in pictures])
     assert pixels.shape == (3, 3, 24, 24)
-    expected = encoder.embed_scales(pixels, (2, 3), layers=(1, 2))
+    expected = tiny_clip.embed_scales(pixels, (2, 3), layers=(1, 2))
     close = {"rtol": 1e-3, "atol": 1e-4}
     torch.testing.assert_close(found.tensor("image"), expected.image, **close)
     torch.testing.assert_close(found.windows(), expected.windows, **close)
@@ -232,9 +208,9 @@ def test_features_are_the_encoders(encoder: ClipEncoder, folder: Callable, tmp_p
     torch.testing.assert_close(layers, expected.layers, **close)
 
 
-def test_keys_of_extractors(encoder: ClipEncoder) -> None:
+def test_keys_of_extractors(tiny_clip: ClipEncoder) -> None:
     keys = [
-        clip_extractor(encoder, *options).key for options in ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
+        clip_extractor(tiny_clip, *options).key for options in ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
     ]
     network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), None, torch.device("cpu"), None)
     others = [
@@ -242,7 +218,7 @@ def test_keys_of_extractors(encoder: ClipEncoder) -> None:
     ]
     keys += [backbone_extractor(backbone).key for backbone in (network, *others)]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
-    assert {encoder.model_id, encoder.weights_id, encoder.precision} <= set(map(str, keys[0].values()))
+    assert {tiny_clip.model_id, tiny_clip.weights_id, tiny_clip.precision} <= set(map(str, keys[0].values()))
 
 
 def test_feature_maps_of_a_backbone_by_layer() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from PIL import Image
 from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
 
-from data_scripts.prepare import prepared_folder
 from zsad_core import dense
-from zsad_core.datasets import load_dataset
 from zsad_core.dense import Dense, DensePart, Extractor, clip_extractor, dense_parts
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 from zsad_core.metrics import aupro, f1_max, pixel_auroc
 from zsad_core.references import build_memory, reference_maps, winclip_plus
 from zsad_core.scores import prompt_score
@@ -42,16 +39,6 @@ from zsad_core.windows import winclip_map, zero_shot_map
 GRID = (3, 3)
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """A CLIP of 3 x 3 patches with random weights."""
-    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
-    path = tmp_path_factory.mktemp("configs") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return load_encoder(path, "random", device="cpu")
-
-
 def spot(width: int, height: int, x: int, y: int) -> tuple[Image.Image, np.ndarray]:
     """Noise with a bright square of 4 x 4 pixels around (x, y), and its mask."""
     pixels = np.random.default_rng(width * x + y).integers(0, 100, (height, width), dtype=np.uint8)
@@ -65,18 +52,11 @@ SPOTS = [(24, 24, 5, 18), (48, 24, 40, 6), (24, 48, 6, 40), (30, 24, 25, 12)]  #
 
 
 @pytest.fixture
-def parts_of(tmp_path: Path) -> Callable[..., list[DensePart]]:
-    """parts_of(images, extractor): a category of normal pictures, and of (anomalous picture, mask)."""
+def parts_of(dataset_with: Callable, tmp_path: Path) -> Callable[..., list[DensePart]]:
+    """parts_of(images, extractor): features of a dataset of these images."""
 
     def make(images: Sequence, extractor: Extractor, **options: str) -> list[DensePart]:
-        with prepared_folder(tmp_path / "shop") as out:
-            for i, image in enumerate(images):
-                names = {"category": "screw", "split": "test", "name": f"{i:02d}.png"}
-                if isinstance(image, tuple):
-                    out.add(image[0], defect="scratch", mask=image[1], **names)
-                else:
-                    out.add(image, defect="good", **names)
-        return dense_parts(extractor, load_dataset(tmp_path / "shop"), tmp_path / "cache", **options)
+        return dense_parts(extractor, dataset_with(images), tmp_path / "cache", **options)
 
     return make
 
@@ -245,14 +225,14 @@ def test_normal_images_alone_have_scores_but_no_pixel_metrics(parts_of: Callable
     assert np.isnan(found["light/pixel"]).all() and np.isfinite(found["light/scores"]).all()
 
 
-def test_winclip_from_pictures_to_metrics(encoder: ClipEncoder, parts_of: Callable, tmp_path: Path) -> None:
+def test_winclip_from_pictures_to_metrics(tiny_clip: ClipEncoder, parts_of: Callable, tmp_path: Path) -> None:
     """The whole chain on squares of the encoder's size, where a tile is the image."""
     pairs = [spot(24, 24, 5, 18), spot(24, 24, 15, 9)]
-    texts = category_texts(encoder, "metal_nut", tmp_path / "cache")
-    parts = parts_of(pairs, clip_extractor(encoder))
+    texts = category_texts(tiny_clip, "metal_nut", tmp_path / "cache")
+    parts = parts_of(pairs, clip_extractor(tiny_clip))
     detect = lambda x: {"": zero_shot_outputs(x, texts, GRID, temperature=0.1)[""]}  # noqa: E731
-    pixels = torch.stack([encoder.preprocess(image) for image, _ in pairs])
-    maps = winclip_map(encoder, pixels, *texts, temperature=0.1)
+    pixels = torch.stack([tiny_clip.preprocess(image) for image, _ in pairs])
+    maps = winclip_map(tiny_clip, pixels, *texts, temperature=0.1)
     (part,) = parts
     found = [*image_maps(part.load(), detect(part.load())[""].maps)]
     np.testing.assert_allclose(found, maps, rtol=0.01)
@@ -263,18 +243,18 @@ def test_winclip_from_pictures_to_metrics(encoder: ClipEncoder, parts_of: Callab
 # texts and scores
 
 
-def test_texts_of_a_category(encoder: ClipEncoder, tmp_path: Path) -> None:
-    normal, anomalous = category_texts(encoder, "metal_nut", tmp_path, "two_class")
+def test_texts_of_a_category(tiny_clip: ClipEncoder, tmp_path: Path) -> None:
+    normal, anomalous = category_texts(tiny_clip, "metal_nut", tmp_path, "two_class")
     sentences = ["normal metal nut", "anomalous metal nut"]
     np.testing.assert_allclose(
-        np.concatenate([normal, anomalous]), encoder.embed_text(sentences, normalize=False)
+        np.concatenate([normal, anomalous]), tiny_clip.embed_text(sentences, normalize=False)
     )
-    normal, anomalous = category_texts(encoder, "metal_nut", tmp_path)
+    normal, anomalous = category_texts(tiny_clip, "metal_nut", tmp_path)
     assert normal.shape == (154, 16) and anomalous.shape == (88, 16)
-    means = category_texts(encoder, "metal_nut", tmp_path, normalize_sentences=False)
+    means = category_texts(tiny_clip, "metal_nut", tmp_path, normalize_sentences=False)
     np.testing.assert_allclose(means, [normal.mean(0), anomalous.mean(0)], rtol=1e-5)
     assert np.linalg.norm(normal, axis=1).std() > 1e-3  # so that the two means differ
-    more = category_texts(encoder, "metal_nut", tmp_path, "specific_states", defects=["scratch"])
+    more = category_texts(tiny_clip, "metal_nut", tmp_path, "specific_states", defects=["scratch"])
     np.testing.assert_array_equal(more[1][:88], anomalous)
     assert more[1].shape == (110, 16)
 
@@ -341,11 +321,11 @@ def test_ablations_of_table_8() -> None:
     assert len({output.maps.sum().item() for output in outputs.values()}) == 7
 
 
-def test_patch_tokens_in_the_joint_space(encoder: ClipEncoder) -> None:
+def test_patch_tokens_in_the_joint_space(tiny_clip: ClipEncoder) -> None:
     tokens = draw(2, 9, 32)
-    visual = encoder.model.visual
+    visual = tiny_clip.model.visual
     joint = F.layer_norm(tokens, (32,), visual.ln_post.weight, visual.ln_post.bias) @ visual.proj
-    found = patch_token_map(encoder, tokens, TEXTS, 0.1)
+    found = patch_token_map(tiny_clip, tokens, TEXTS, 0.1)
     assert found.shape == (2, 3, 3)
     for patch in range(9):
         expected = prompt_score(joint[:, patch], *map(torch.tensor, TEXTS), 0.1)

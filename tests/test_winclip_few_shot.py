@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,11 @@ from torch.testing import assert_close
 
 from zsad_core import baselines
 from zsad_core.backbones import Backbone, load_backbone
-from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import backbone_extractor, dense_parts
-from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import auroc
 from zsad_core.results import FULL_SHOT
-from zsad_core.settings import Settings, read_settings
+from zsad_core.settings import Settings
 from zsad_core.winclip_few_shot import (
     backbone_of,
     baseline_detector,
@@ -41,25 +41,8 @@ ALL = ("P", "P+Wm", "P+Wm+Ws")
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ClipEncoder:
-    return load_encoder("zsad-mini", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
-    return read_settings({**folders, "device": "cpu", "reference_seeds": 2, "map_size": 48})
-
-
-@pytest.fixture(scope="module")
-def square(settings: Settings, encoder: ClipEncoder) -> Category:
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_mvtec"), "bottle_top")
-
-
-@pytest.fixture(scope="module")
-def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
-    """A category whose images have two tiles."""
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_visa"), "fuse")
+def settings(settings_of: Callable[..., Settings]) -> Settings:
+    return settings_of(reference_seeds=2, map_size=48)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
 from zsad_core import dense, winclip_figures
-from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import zero_shot_prompts
-from zsad_core.settings import Settings, read_settings
+from zsad_core.settings import Settings
 from zsad_core.winclip_figures import (
     Example,
     effect_bars,
@@ -36,24 +36,8 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ClipEncoder:
-    return load_encoder("zsad-mini", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
-    return read_settings({**folders, "device": "cpu", "reference_seeds": 1, "seed": 3})
-
-
-@pytest.fixture(scope="module")
-def square(settings: Settings, encoder: ClipEncoder) -> Category:
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_mvtec"), "bottle_top")
-
-
-@pytest.fixture(scope="module")
-def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_visa"), "fuse")
+def settings(settings_of: Callable[..., Settings]) -> Settings:
+    return settings_of(reference_seeds=1, seed=3)
 
 
 # images by rule

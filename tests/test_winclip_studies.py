@@ -22,7 +22,7 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.relevance import maskclip_tokens, trans_mm
-from zsad_core.settings import Settings, read_settings
+from zsad_core.settings import Settings
 from zsad_core.tiling import tile_embeddings, tiling_map
 from zsad_core.views import boxes_of, test_views
 from zsad_core.winclip import token_map
@@ -44,26 +44,8 @@ test_views.__test__ = False  # a function of the library whose name looks like a
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ClipEncoder:
-    return load_encoder("zsad-mini", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
-    return read_settings({**folders, "device": "cpu", "reference_seeds": 2})
-
-
-@pytest.fixture(scope="module")
-def square(settings: Settings, encoder: ClipEncoder) -> Category:
-    """A category of square images with the defects hole, spot and stain."""
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_mvtec"), "bottle_top")
-
-
-@pytest.fixture(scope="module")
-def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
-    """A category whose images have two tiles."""
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / "mini_visa"), "fuse")
+def settings(settings_of: Callable[..., Settings]) -> Settings:
+    return settings_of(reference_seeds=2)
 
 
 @pytest.fixture

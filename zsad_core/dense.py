@@ -129,7 +129,7 @@ def dense_parts(
         rows = np.zeros(len(dataset), bool)
         rows[start : start + PART] = True
         part = dataset.where(rows)
-        label = f"{dataset.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
+        label = f"{dataset.root.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
         parts.append(DensePart(part, _loader(extractor, part, Path(cache_dir) / name, label, whole)))
     return parts
 

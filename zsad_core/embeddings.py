@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from zsad_core import prompts
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.settings import Settings, read_settings
+from zsad_core.settings import Settings, folder_and_category, read_settings
 from zsad_core.views import test_views
 
 BATCH = 32  # images at once: six views of 32 images are a batch of 192
@@ -99,9 +99,8 @@ def image_embeddings(
     for category, part in tqdm(parts.items(), desc=dataset.name, leave=False, disable=not progress):
         key = {**_encoder_key(encoder), "images": part.fingerprint, "views": view_options}
         compute = lambda part=part: {"vectors": _embed_category(encoder, part, **view_options)}  # noqa: E731
-        vectors.append(
-            cached_arrays(Path(cache_dir) / "images", f"{dataset.name}-{category}", key, compute)["vectors"]
-        )
+        file = f"{dataset.root.name}-{category}"  # a part's own name has a slash in it
+        vectors.append(cached_arrays(Path(cache_dir) / "images", file, key, compute)["vectors"])
     meta = pd.concat([part.meta for part in parts.values()], ignore_index=True)
     fingerprint = content_key(**{category: part.fingerprint for category, part in parts.items()})
     return Embedded(dataset.name, meta, np.concatenate(vectors), fingerprint)
@@ -159,13 +158,20 @@ def encoder_of(settings: Settings) -> ClipEncoder:
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
     """The dataset that stands in the place of a published one, at most `limit_images` test images a category
-    and label; None if there is none."""
+    and label; None if there is none.
+
+    Its name is the value that `settings.datasets` has for the role, also where that is one category of a
+    prepared dataset, `name/category`: so result rows can be told apart, and `results.as_roles` finds them.
+    """
     name = settings.datasets.get(role)
     return None if name is None else _dataset_named(settings, name)
 
 
 def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
-    dataset = load_dataset(Path(settings.data_dir) / name)
+    folder, category = folder_and_category(name)
+    dataset = load_dataset(Path(settings.data_dir) / folder)
+    if category is not None:
+        dataset = replace(dataset.select(category=category), name=name)
     return dataset.limit(settings.limit_images) if settings.limit_images else dataset
 
 
@@ -183,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dataset", help="name of a prepared dataset in data_dir")
+    what.add_argument("--dataset", help="a prepared dataset in data_dir: name or name/category")
     what.add_argument("--texts", action="store_true", help="the random-word prompts of every word pair")
     arguments = parser.parse_args()
     settings = read_settings({"profile": arguments.profile})

@@ -1,20 +1,22 @@
-"""Renders the mini datasets, `mini_mvtec` and `mini_visa`, as prepared folders: the same bytes every time.
+"""Renders the mini datasets, whose names start with `mini_`, as prepared folders: the same bytes every time.
 
     python -m data_scripts.mini --dataset mini_mvtec --out data/mini_mvtec
 
 `mini_mvtec`: single parts and surfaces, mostly plain defects. `mini_visa`: harder: many parts in a picture,
-free pose, non-square pictures, small defects. Every image is an instance of its own: no anomalous image has
-its normal twin in the set.
+free pose, non-square pictures, small defects. `mini_medical_image` and `mini_medical_pixel`: see
+`mini_medical`. Every image is an instance of its own: no anomalous image has its normal twin in the set.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from data_scripts import mini_parts as drawings
+from data_scripts.mini_medical import VIEWS, WITHOUT_MASKS, WITHOUT_NORMAL, render_view
 from data_scripts.prepare import prepared_folder
 from data_scripts.render import Look, render
 
@@ -96,53 +98,65 @@ SIZES = {
     "macaroni": (128, 176),
 }  # (H, W); the others 144 x 144
 N_TRAIN, N_NORMAL, N_ANOMALOUS = 12, 40, 40
+DATASETS = (*LOOKS, *VIEWS)
 
 
 def write_dataset(
     name: str,
     out: Path,
     *,
-    n_train: int = N_TRAIN,
+    n_train: int | None = None,
     n_normal: int = N_NORMAL,
     n_anomalous: int = N_ANOMALOUS,
     categories: int | None = None,
 ) -> None:
     """Writes one mini dataset to `out`. The counts are images a category; fewer `categories` serve the
-    tests."""
+    tests.
+
+    n_train: None for the usual number, 12 or what a category's `View` says. n_normal: normal test images, of
+        which the datasets in WITHOUT_NORMAL have none, whatever is given.
+    """
+    n_normal = 0 if name in WITHOUT_NORMAL else n_normal
     with prepared_folder(out) as folder:
-        for look in LOOKS[name][:categories]:
-            size = SIZES.get(look.name, (144, 144))
-            for i in range(n_train + n_normal):
-                split, number = ("train", i) if i < n_train else ("test", i - n_train)
-                pair = render(look, i, size)
+        for category in (LOOKS | VIEWS)[name][:categories]:
+            if name in VIEWS:
+                draw, usual = partial(render_view, category), category.n_train
+            else:
+                draw, usual = partial(render, category, size=SIZES.get(category.name, (144, 144))), N_TRAIN
+            n_references = usual if n_train is None else n_train
+            for i in range(n_references + n_normal):
+                split, number = ("train", i) if i < n_references else ("test", i - n_references)
                 folder.add(
-                    Image.fromarray(pair.normal),
-                    category=look.name,
+                    Image.fromarray(draw(seed=i).normal),
+                    category=category.name,
                     split=split,
                     defect="good",
                     name=f"{number:03d}.png",
                 )
             for i in range(n_anomalous):
-                pair = render(look, 10_000 + i, size)
+                pair = draw(seed=10_000 + i)
                 folder.add(
                     Image.fromarray(pair.anomalous),
-                    category=look.name,
+                    category=category.name,
                     split="test",
                     defect=pair.facts["kind"],
                     name=f"{i:03d}.png",
-                    mask=pair.mask,
+                    mask=None if name in WITHOUT_MASKS else pair.mask,
                 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=LOOKS, required=True)
+    parser.add_argument("--dataset", choices=DATASETS, required=True)
     parser.add_argument(
         "--out", type=Path, required=True, help="prepared folder to write; replaced when it is complete"
     )
-    for option, default in (("train", N_TRAIN), ("normal", N_NORMAL), ("anomalous", N_ANOMALOUS)):
+    parser.add_argument(
+        "--train", type=int, help=f"training images a category ({N_TRAIN}; of the category colon 40)"
+    )
+    for option, default in (("normal", N_NORMAL), ("anomalous", N_ANOMALOUS)):
         parser.add_argument(
-            f"--{option}", type=int, default=default, help=f"{option} images a category (%(default)s)"
+            f"--{option}", type=int, default=default, help=f"{option} test images a category (%(default)s)"
         )
     arguments = parser.parse_args()
     write_dataset(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,24 @@ def test_a_role_without_a_dataset_is_told_and_no_fault(dataset):
     assert embeddings.dataset_names(settings, ["mvtec", "visa"]) == {"visa": "mini_visa"}
     (told,) = embeddings.missing(settings, ["mvtec", "visa"])
     assert told.startswith("No dataset in the place of mvtec: ") and "parameter `datasets`" in told
+
+
+def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
+    """It is named as the profile names it, and what is kept of the whole dataset serves it as well."""
+    category = dataset.categories[1]
+    value = f"{dataset.root.name}/{category}"
+    places = {"isic": value, "tn3k": value, "visa": dataset.root.name}
+    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": places})
+    settings = replace(settings, cache_dir=str(tmp_path))
+    part = embeddings.dataset_of(settings, "isic")
+    assert (part.name, part.categories) == (value, [category])
+
+    found = embeddings.embedded_datasets(settings, encoder, ["visa", "isic", "tn3k", "headct"])
+    assert [images.name for images in found.values()] == [dataset.root.name, value, value]
+    np.testing.assert_array_equal(found["isic"].vectors, found["visa"].select(category).vectors)
+    files = [path.relative_to(tmp_path / "images") for path in (tmp_path / "images").rglob("*")]
+    assert len(files) == len(dataset.categories) and all(len(file.parts) == 1 for file in files)
+
+    unknown = replace(settings, datasets=places | {"isic": f"{dataset.root.name}/rake"})
+    with pytest.raises(ValueError, match=f"{dataset.root.name} has no category 'rake': expected one of"):
+        embeddings.dataset_of(unknown, "isic")

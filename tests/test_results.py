@@ -240,6 +240,26 @@ def test_roles_rename_and_may_share_a_dataset():
         as_roles(validate(frame_of({"dataset": "visa"})), ROLES)
 
 
+def test_categories_of_one_dataset_stand_in_roles_and_empty_roles_do_no_harm():
+    roles = {"sdd": None, "isic": "pixel/skin", "kvasir": "pixel/polyp", "endo": "pixel/polyp"}
+    own = [
+        {"dataset": name, "category": "mean", "mean": m} for name, m in (("pixel/skin", 1.0), ("pixel", 2.0))
+    ]
+    measured = validate(frame_of(*own, {"dataset": "pixel/polyp", "mean": 3.0}, {"dataset": "sdd"}))
+    named = as_roles(measured, roles).set_index("dataset")["mean"]
+    assert named.to_dict() == {"pixel": 2.0, "sdd": 90.0, "isic": 1.0, "kvasir": 3.0, "endo": 3.0}
+    published = frame_of(*({"dataset": name} for name in ("isic", "kvasir", "endo", "sdd")))
+    table = compare(published, measured, roles=roles, keep="both").set_index("dataset")
+    assert table["measured"].to_dict() == named.to_dict()
+    assert table["measured_on"].to_dict() == {
+        "isic": "pixel/skin",
+        "kvasir": "pixel/polyp",
+        "endo": "pixel/polyp",
+        "sdd": "sdd",
+        "pixel": "pixel",
+    }
+
+
 def test_compare_shows_what_is_missing_on_either_side():
     published = load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
     own = {"dataset": "mini_visa", "variant": "object_known", "method": "rwda"}

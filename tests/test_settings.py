@@ -9,7 +9,9 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
+from zsad_core.results import PAPERS, load_published
 from zsad_core.settings import (
+    DATASET_ROLES,
     KINDS,
     MEANINGS,
     Settings,
@@ -41,6 +43,13 @@ def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
     assert (settings.seeds, settings.shots) == (3, (1,))
     assert settings.weights is None  # 'shipped'
     assert settings.datasets["sewerml"] == "textile"
+
+
+def test_every_published_test_set_has_a_place_and_nothing_stands_where_the_profile_is_silent():
+    settings = read_settings({"datasets": {"isic": "mini_medical_pixel/skin"}})
+    assert settings.datasets == dict.fromkeys(DATASET_ROLES) | {"isic": "mini_medical_pixel/skin"}
+    published = {name for paper in PAPERS for name in load_published(paper)["dataset"]} - {""}
+    assert set(DATASET_ROLES) == published
 
 
 def test_paper_profile_holds_the_paper_s_values():
@@ -81,7 +90,9 @@ BAD = [
     ({"device": "gpu"}, "expected auto, cpu, cuda"),
     ({"alphabet": "greek"}, "letters_digits36"),
     ({"datasets": {"mvtecc": "mini_mvtec"}}, "'mvtecc'"),
-    ({"datasets": {"mvtec": 1}}, "a dataset's name or null for mvtec"),
+    ({"datasets": {"mvtec": 1}}, "a dataset's name, name/category or null for mvtec"),
+    ({"datasets": {"mvtec": "a/b/c"}}, "name/category or null for mvtec"),
+    ({"datasets": {"isic": "mini_medical_pixel/"}}, "name/category or null for isic"),
     ({"datasets": "mini_mvtec"}, "a mapping"),
     ({"n_pairs": 30_000}, "raise pool_pairs"),
     ({"model": "ViT-B-32"}, "shipped exist only for the model zsad-mini"),

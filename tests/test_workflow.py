@@ -19,7 +19,7 @@ import yaml
 FOLDERS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
 PARTS = (*FOLDERS, "_config.yml")
 PROFILE = {
-    "datasets": {"mvtec": None, "visa": None, "sewerml": "textile"},
+    "datasets": {"mvtec": None, "visa": None, "sewerml": "textile/textile"},  # a category: its folder is made
     "weights": "random",
     "limit_images": 1,
     "seeds": 1,

@@ -126,6 +126,6 @@ def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
             )
         return {"masks": np.packbits(np.stack(masks).reshape(len(masks), -1), axis=1)}
 
-    label = f"{part.dataset.name}-{part.dataset.meta['category'].iloc[0]}"
+    label = f"{part.dataset.root.name}-{part.dataset.meta['category'].iloc[0]}"
     key = {"images": part.dataset.fingerprint, "size": list(size)}
     return cached_arrays(folder, label, key, compute, mapped=True)["masks"]

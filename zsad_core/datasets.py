@@ -33,7 +33,11 @@ _SHOWN = 5  # faulty rows that an error lists
 @dataclass(frozen=True, eq=False)
 class AnomalyDataset:
     """Images, masks and labels of a prepared folder, or of a part of it. Index i counts the rows of
-    `meta`."""
+    `meta`.
+
+    name: the folder's; `folder/category` where one category stands for a published dataset. So it is no file
+    name: that is `root.name`.
+    """
 
     root: Path
     name: str

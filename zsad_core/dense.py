@@ -153,7 +153,7 @@ def dense_parts(
         rows = np.zeros(len(dataset), bool)
         rows[start : start + PART] = True
         part = dataset.where(rows)
-        label = f"{dataset.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
+        label = f"{dataset.root.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
         arrays = partial(_arrays, extractor, part, Path(cache_dir) / name, label, whole)
         parts.append(DensePart(part, partial(_load, part, arrays), partial(arrays, mapped=True)))
     return parts

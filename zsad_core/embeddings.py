@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from zsad_core import prompts
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.settings import Settings, read_settings
+from zsad_core.settings import Settings, folder_and_category, read_settings
 from zsad_core.views import test_views
 
 BATCH = 32  # images at once: six views of 32 images are a batch of 192
@@ -100,9 +100,8 @@ def image_embeddings(
     for category, part in tqdm(parts.items(), desc=dataset.name, leave=False, disable=not progress):
         key = {**_encoder_key(encoder), "images": part.fingerprint, "views": view_options}
         compute = lambda part=part: {"vectors": _embed_category(encoder, part, **view_options)}  # noqa: E731
-        vectors.append(
-            cached_arrays(Path(cache_dir) / "images", f"{dataset.name}-{category}", key, compute)["vectors"]
-        )
+        file = f"{dataset.root.name}-{category}"  # a part's own name has a slash in it
+        vectors.append(cached_arrays(Path(cache_dir) / "images", file, key, compute)["vectors"])
     meta = pd.concat([part.meta for part in parts.values()], ignore_index=True)
     fingerprint = content_key(**{category: part.fingerprint for category, part in parts.items()})
     return Embedded(dataset.name, meta, np.concatenate(vectors), fingerprint)
@@ -160,7 +159,11 @@ def encoder_of(settings: Settings) -> ClipEncoder:
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
     """The dataset that stands in the place of a published one, at most `limit_images` test images a category
-    and label; None if the settings name none, and with a warning if the one they name is not prepared."""
+    and label; None if the settings name none, and with a warning if the one they name is not prepared.
+
+    Its name is the value that `settings.datasets` has for the role, also where that is one category of a
+    prepared dataset, `name/category`: so result rows can be told apart, and `results.as_roles` finds them.
+    """
     name = settings.datasets.get(role)
     if name is not None and not _is_prepared(settings, name):
         warnings.warn(missing(settings, [role])[0], stacklevel=2)
@@ -185,17 +188,20 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             )
         elif not _is_prepared(settings, name):
             lines.append(
-                f"The dataset {name} in the place of {role} is not prepared: {how_to_prepare(name)}."
+                f"The dataset {name} in the place of {role} is not prepared: {how_to_prepare(folder_and_category(name)[0])}."
             )
     return lines
 
 
 def _is_prepared(settings: Settings, name: str) -> bool:
-    return (Path(settings.data_dir) / name / "meta.csv").is_file()
+    return (Path(settings.data_dir) / folder_and_category(name)[0] / "meta.csv").is_file()
 
 
 def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
-    dataset = load_dataset(Path(settings.data_dir) / name)
+    folder, category = folder_and_category(name)
+    dataset = load_dataset(Path(settings.data_dir) / folder)
+    if category is not None:
+        dataset = replace(dataset.select(category=category), name=name)
     return dataset.limit(settings.limit_images) if settings.limit_images else dataset
 
 
@@ -219,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dataset", help="name of a prepared dataset in data_dir")
+    what.add_argument("--dataset", help="a prepared dataset in data_dir: name or name/category")
     what.add_argument("--texts", action="store_true", help="the random-word prompts of every word pair")
     arguments = parser.parse_args()
     settings = read_settings({"profile": arguments.profile})

@@ -41,10 +41,14 @@ def run_line(
     """One line of Markdown: profile, weights, datasets, seeds and commit, and whether they are the paper's.
 
     encoder: the one in use, for its exact weights; None where a notebook needs none.
-    datasets: names of those in use (default: every one of `settings.datasets`; empty when none is read).
+    datasets: names of those in use, each said once (default: every one of `settings.datasets`; empty when
+        none is read).
     """
-    roles = {dataset: role for role, dataset in settings.datasets.items() if dataset}
-    names = list(roles if datasets is None else datasets)
+    roles: dict[str, list[str]] = {}
+    for role, dataset in settings.datasets.items():
+        if dataset:
+            roles.setdefault(dataset, []).append(role)
+    names = list(dict.fromkeys(roles if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
     changed = changed_parameters(settings)
     if changed:
@@ -52,7 +56,7 @@ def run_line(
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
-        parts.append("datasets " + ", ".join(_with_role(name, roles.get(name)) for name in names))
+        parts.append("datasets " + ", ".join(_with_roles(name, roles.get(name, [])) for name in names))
     parts += [_seeds(settings, paper), f"commit {commit()}"]
     return "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
 
@@ -92,13 +96,15 @@ def profile_name(settings: Settings) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The parameters for a record: without folders, tuples as lists, of an absolute path the name alone."""
+    """The parameters for a record: without folders, of `datasets` the places that are taken, tuples as lists,
+    of an absolute path the name alone."""
     values = {name: getattr(settings, name) for name in KINDS if not name.endswith("_dir")}
     for name, value in values.items():
         if isinstance(value, tuple):
             values[name] = list(value)
         elif isinstance(value, str) and Path(value).is_absolute():
             values[name] = Path(value).name
+    values["datasets"] = {role: dataset for role, dataset in settings.datasets.items() if dataset}
     return values | {"profile": profile_name(settings)}
 
 
@@ -109,13 +115,17 @@ def changed_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _verdict(
-    settings: Settings, encoder: Encoder | None, names: list[str], roles: Mapping[str, str], paper: str
+    settings: Settings,
+    encoder: Encoder | None,
+    names: list[str],
+    roles: Mapping[str, list[str]],
+    paper: str,
 ) -> str:
     model, weights = PUBLISHED_ENCODERS[paper]
     differs = []
     if encoder is not None and (settings.model, settings.weights) != (model, weights):
         differs.append(f"the weights (the paper: {model}, {weights})")
-    if any(roles.get(name) != name for name in names):
+    if any(roles.get(name) != [name] for name in names):
         differs.append("the data")
     if settings.limit_images is not None and names:
         differs.append(f"the number of images (at most {settings.limit_images} a category and label)")
@@ -124,8 +134,11 @@ def _verdict(
     return f"Not the paper's: {' and '.join(differs)}. So no number measured here reproduces a published one."
 
 
-def _with_role(name: str, role: str | None) -> str:
-    return name if role in (None, name) else f"{name} (in the place of {role})"
+def _with_roles(name: str, roles: list[str]) -> str:
+    if roles in ([], [name]):
+        return name
+    places = " and ".join(part for part in (", ".join(roles[:-1]), roles[-1]) if part)
+    return f"{name} (in the place of {places})"
 
 
 def _seeds(settings: Settings, paper: str) -> str:

@@ -257,13 +257,14 @@ def _spread(values: pd.Series, ddof: int) -> float:
     return values.std(ddof=ddof, skipna=False) if len(values) > ddof and len(values) > 1 else math.nan
 
 
-def as_roles(frame: pd.DataFrame, roles: Mapping[str, str]) -> pd.DataFrame:
+def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
     """The frame with measured dataset names replaced by the published names that they stand for.
 
     roles: published name to measured name, such as `{"mvtec": "mini_mvtec", "sewerml": "textile"}`; a profile
-    gives it as `datasets`. One measured dataset may stand in several places. Datasets without a role keep
-    their name.
+    gives it as `datasets`, with None where nothing stands. One measured dataset may stand in several places.
+    Datasets without a role keep their name.
     """
+    roles = {name: other for name, other in roles.items() if other}
     present = set(frame["dataset"])
     shadowed = sorted(name for name, other in roles.items() if name != other and name in present)
     if shadowed:
@@ -281,7 +282,7 @@ def compare(
     measured: pd.DataFrame,
     *,
     keys: Sequence[str] = tuple(KEYS),
-    roles: Mapping[str, str] | None = None,
+    roles: Mapping[str, str | None] | None = None,
     keep: Literal["published", "both"] = "published",
 ) -> pd.DataFrame:
     """Published beside measured, matched on keys, in the order of the published rows.
@@ -295,7 +296,7 @@ def compare(
     """
     if keep not in ("published", "both"):
         raise ValueError(f"keep is {keep!r}; expected 'published' or 'both'")
-    keys, roles = list(keys), dict(roles or {})
+    keys, roles = list(keys), {name: other for name, other in (roles or {}).items() if other}
     measured = as_roles(measured, roles)
     measured = measured.assign(measured_on=measured["dataset"].map(lambda name: roles.get(name, name)))
     sides = {}

@@ -29,8 +29,14 @@ from zsad_core.prompts import ALPHABETS
 
 PATH_PARAMETERS = ("data_dir", "cache_dir", "results_dir", "captions_file")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-DATASET_ROLES = ("mvtec", "visa", "sewerml")
-"""Published datasets for which a profile names the dataset that stands in their place."""
+DATASET_ROLES = (
+    *("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic"),  # industrial
+    *("headct", "brainmri", "br35h", "covid19", "isic"),  # medical
+    *("cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
+    "sewerml",
+)
+"""Published datasets for which a profile names what stands in their place: a prepared dataset, `name`, or one
+category of it, `name/category`. One may stand in several places."""
 
 _EXAMPLES = {str: '"text"', int: "4", float: "0.001", bool: "true", list: "[1, 2, 4]", dict: "{mvtec: name}"}
 
@@ -195,6 +201,16 @@ def repository_root() -> Path:
     return Path.cwd()
 
 
+def folder_and_category(dataset: str) -> tuple[str, str | None]:
+    """The prepared folder that a value of `datasets` means, and the category if it is only that one's.
+
+    >>> folder_and_category("mini_visa"), folder_and_category("mini_medical_pixel/skin")
+    (('mini_visa', None), ('mini_medical_pixel', 'skin'))
+    """
+    folder, _, category = dataset.partition("/")
+    return folder, category or None
+
+
 def parameters_cell(names: Iterable[str] | None = None) -> str:
     """Source of a parameters cell: the profile, then `names` in the order of `Settings` (None: all)."""
     wanted = set(KINDS if names is None else names) | {"profile"}
@@ -287,8 +303,10 @@ def _check_datasets(value: dict[str, Any]) -> dict[str, str | None]:
     for role, dataset in value.items():
         if role not in DATASET_ROLES:
             raise _wrong("datasets", value, f"the keys {', '.join(DATASET_ROLES)}, not {role!r}")
-        if dataset is not None and (not isinstance(dataset, str) or not dataset):
-            raise _wrong("datasets", value, f"a dataset's name or null for {role}")
+        if dataset is not None and not (
+            isinstance(dataset, str) and dataset.count("/") < 2 and all(dataset.split("/"))
+        ):
+            raise _wrong("datasets", value, f"a dataset's name, name/category or null for {role}")
     return {role: value.get(role) for role in DATASET_ROLES}
 
 

@@ -166,7 +166,7 @@ class Category:
             parts = dense_parts(extractor, self.test, settings.cache_dir, whole=self.whole)
             return winclip.measure(parts, make_detector(), map_size=map_size, sigma=sigma, each=each)
 
-        file = f"{self.dataset.name}-{self.name}-{study}"
+        file = f"{self.dataset.root.name}-{self.name}-{study}"
         return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)
 
     def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:

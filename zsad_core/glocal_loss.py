@@ -13,10 +13,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPSILON, SMOOTH = 1e-5, 1.0
 PARTS = ("focal", "dice_anomalous", "dice_normal")
-_NUMBERS = 2**20  # pixels in a chunk
+_NUMBERS = 2**20  # pixels in a chunk, at least one image
 
 
 def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
@@ -27,13 +28,20 @@ def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Te
 def local_loss(probabilities: Tensor, masks: Tensor, parts: Sequence[str] = PARTS) -> Tensor:
     """The sum of the parts for maps of one layer.
 
-    probabilities: (b, rows, columns), of a patch being anomalous. masks: (b, H, W) bool.
+    probabilities: (b, rows, columns), of a patch being anomalous. masks: (b, H, W) bool, True where
+    anomalous; the maps are upsampled to their size. Differentiable once, in the probabilities.
     Focal, gamma 2: the mean over all pixels of the batch. Dice, smoothed by 1: of each image over its pixels,
     then the mean over images, once for the anomalous channel and the mask, once for the normal one and the
     rest. Of a normal image the anomalous dice is nearly 1 whatever the map is.
     """
     if not set(parts) <= set(PARTS):
         raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
+    fits = probabilities.ndim == masks.ndim == 3 and len(probabilities) == len(masks)
+    if not fits or masks.dtype != torch.bool:
+        raise ValueError(
+            f"probabilities {tuple(probabilities.shape)}, masks {masks.dtype} {tuple(masks.shape)}: expected "
+            "(b, rows, columns) and bool (b, H, W), as many masks as maps; keep the batch axis of one image"
+        )
     return _LocalLoss.apply(probabilities, masks, tuple(parts))
 
 
@@ -58,6 +66,7 @@ class _LocalLoss(torch.autograd.Function):
         return total.to(probabilities)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad * ctx.saved_tensors[0], None, None
 

@@ -50,8 +50,11 @@ class Auxiliary:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: Sequence[int], layers: Sequence[int]) -> Batch:
-        """The images at these places, in this order."""
+    def batch(
+        self, rows: Sequence[int], layers: Sequence[int], head: str = "global", patches: str = "local"
+    ) -> Batch:
+        """The images at these places, in this order. head, patches: the arrays that are read, the latter
+        `<patches>/<layer>`."""
         starts = np.cumsum([0, *map(len, self.masks)])
         where = [
             (int(p), int(row - starts[p]))
@@ -63,8 +66,8 @@ class Auxiliary:
         height, width = self.mask_size
         masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
         return Batch(
-            read("global"),
-            {layer: read(f"local/{layer}") for layer in layers},
+            read(head),
+            {layer: read(f"{patches}/{layer}") for layer in layers},
             torch.from_numpy(masks).bool(),
             torch.from_numpy(self.labels[rows]),
             torch.from_numpy(self.owners[rows]),

@@ -68,9 +68,9 @@ CLASSWISE = {
 def variants_of(settings: Settings, role: str) -> list[str]:
     """Everything that is measured of the dataset in a role."""
     words = [f"word={word}" for word in WORDS]
-    everywhere = ["baselines", "", "coop", "object_aware", "class_name_at_test", *words]
+    everywhere = ["baselines", "", "coop", "vand", "object_aware", "class_name_at_test", *words]
     if role in MEDICAL_IMAGE + MEDICAL_PIXEL and settings.datasets[role] != settings.datasets[ac.MEDICAL]:
-        everywhere.append("tuned=medical")
+        everywhere += ["tuned=medical", "vand;tuned=medical"]
     if role not in ("mvtec", "visa"):
         return everywhere
     ablations = [
@@ -165,7 +165,7 @@ def count_rows(settings: Settings) -> pd.DataFrame:
 
 
 def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """By dataset and metric, how much the mean of one variant of AnomalyCLIP is above another's (Figures 5, 9)."""
+    """By dataset and metric, how much one variant of AnomalyCLIP is above another (Figures 5, 9)."""
     own = beside[(beside["method"] == "anomalyclip") & (beside["category"] == "mean")]
     wide = own.pivot_table(index=["dataset", "task", "metric"], columns="variant", values="mean", sort=False)
     change = (wide[better] - wide[worse]).rename("gain").reset_index()

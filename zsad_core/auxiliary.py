@@ -53,8 +53,13 @@ class Auxiliary:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: np.ndarray, layers: Sequence[int]) -> Batch:
-        """The images at these places (b,), in this order, with the local features of these blocks."""
+    def batch(
+        self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"
+    ) -> Batch:
+        """The images at these places (b,), in this order, with the local features of these blocks.
+
+        head, patches: the arrays that are read, the latter `<patches>/<layer>`.
+        """
         starts = np.cumsum([0, *map(len, self.masks)])
         part_of = np.searchsorted(starts, rows, "right") - 1
         where = list(zip(part_of, rows - starts[part_of], strict=True))
@@ -64,8 +69,8 @@ class Auxiliary:
         height, width = self.mask_size
         masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
         return Batch(
-            read("global"),
-            {layer: read(f"local/{layer}") for layer in layers},
+            read(head),
+            {layer: read(f"{patches}/{layer}") for layer in layers},
             torch.from_numpy(masks).bool(),
             torch.from_numpy(self.labels[rows]),
             torch.from_numpy(self.owners[rows]),

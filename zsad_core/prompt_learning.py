@@ -7,31 +7,34 @@ losses only. `zsad_core.recipes` has every choice by name.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from zsad_core.auxiliary import Auxiliary, Batch, auxiliary_of, image_hashes
-from zsad_core.cache import content_key, write_atomically
+from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import glocal_extractor
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import image_loss, local_loss
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
 from zsad_core.recipes import Recipe, recipe_of
-from zsad_core.threads import one_thread
+from zsad_core.training import (
+    check_encoder,
+    read_tensors,
+    refuse_training_images,
+    run_epochs,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,16 @@ class LearnedPrompts:
 
     def check(self, encoder: ClipEncoder) -> None:
         """ValueError when the encoder is not the one that the prompts were learned with."""
-        if (self.model_id, self.weights_id) != (encoder.model_id, encoder.weights_id):
-            raise ValueError(
-                f"these prompts were learned with {self.model_id}, weights {self.weights_id}, and mean "
-                f"nothing to {encoder.model_id}, weights {encoder.weights_id}; load that encoder, or learn "
-                "prompts for this one"
-            )
+        check_encoder(encoder, self.model_id, self.weights_id, "prompts")
 
     def refuse_training_images(self, dataset: AnomalyDataset) -> None:
         """ValueError if any image of the dataset, by its bytes, is among those that trained the prompts."""
-        seen = np.isin(image_hashes(dataset), self.trained_on.numpy())
-        if seen.any():
-            raise ValueError(
-                f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these prompts, the first is "
-                f"{dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other "
-                "data, or pass allow_training_images=True to look at them all the same"
-            )
+        refuse_training_images(dataset, self.trained_on, "prompts")
 
     def save(self, path: str | Path) -> None:
         """A safetensors file; whole or not at all."""
         tensors = {**self.parameters, "trained_on": self.trained_on}
-        _write(path, tensors, {**_about(self), "losses": self.losses})
+        write_tensors(path, tensors, {**_about(self), "losses": self.losses})
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPrompts:
@@ -94,7 +86,7 @@ class LearnedPrompts:
 
         Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
         """
-        tensors, about = _read(path)
+        tensors, about = read_tensors(path)
         if "recipe" not in about or "trained_on" not in tensors:
             raise ValueError(
                 f"{path} holds no learned prompts of this book; for the authors' own checkpoints see "
@@ -155,41 +147,33 @@ def learn(
     progress: bool = True,
 ) -> LearnedPrompts:
     """`train_prompts` on features that are there. trained_on: `auxiliary.image_hashes` of their images."""
-    order = torch.Generator().manual_seed(recipe.seed)
-    parameters = initial_parameters(encoder, recipe.design, order)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    parameters = initial_parameters(encoder, recipe.design, generator)
     parameters = {name: value.to(encoder.device).requires_grad_() for name, value in parameters.items()}
-    optimizer = _optimizer(recipe, list(parameters.values()))
     prompts = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, trained_on)
-    key = content_key(**_about(prompts), precision=encoder.precision, material=_content(material, trained_on))
-    losses = _resume(checkpoint, key, parameters, optimizer)
+    about, seen = _about(prompts), _content(material, trained_on)
     names = material.names if recipe.design.object_word is None else ["object"]
     frozen = freeze(encoder, recipe.design, names)
-    epochs = range(len(losses), recipe.epochs)
-    for epoch in tqdm(epochs, desc="prompts", leave=False, disable=not progress):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(recipe, epoch)
-        # seeded anew, so that a resumed epoch has the order that it would have had
-        order.manual_seed(recipe.seed + 1_000_003 * (epoch + 1))
-        total = 0.0
-        with one_thread():
-            batches = torch.randperm(len(material), generator=order).split(recipe.batch_size)
-            for step, rows in enumerate(batches, start=1):
-                batch = material.batch(rows.numpy(), recipe.layers if recipe.local else ())
-                loss = glocal_loss(encoder, recipe, parameters, frozen, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if not all(value.isfinite().all() for value in (loss, *parameters.values())):
-                    raise FloatingPointError(
-                        f"the loss ({loss.item()}) or the prompts are no longer finite in epoch {epoch + 1}, "
-                        f"step {step}: lower lr={recipe.lr}, or check features and masks. "
-                        + (f"{checkpoint} holds the epochs before" if checkpoint and losses else "")
-                    )
-                total += loss.item() * len(rows)
-        losses.append(total / len(material))
-        if checkpoint:
-            about = {**_about(prompts), "losses": losses, "key": key}
-            _write(checkpoint, {**_state(parameters, optimizer), "trained_on": trained_on}, about)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        batch = material.batch(rows.numpy(), recipe.layers if recipe.local else ())
+        return glocal_loss(encoder, recipe, parameters, frozen, batch)
+
+    losses = run_epochs(
+        parameters,
+        _optimizer(recipe, list(parameters.values())),
+        loss_of,
+        len(material),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rate=partial(_rate, recipe),
+        key=content_key(**about, precision=encoder.precision, material=seen),
+        checkpoint=checkpoint,
+        about=about,
+        kept={"trained_on": trained_on},
+        progress=progress,
+    )
     values = {name: value.detach().cpu() for name, value in parameters.items()}
     return replace(prompts, parameters=values, losses=tuple(losses))
 
@@ -260,56 +244,3 @@ def _content(material: Auxiliary, trained_on: Tensor) -> str:
     labels, owners = material.labels.tolist(), material.owners.tolist()
     images = {"images": trained_on.tolist(), "labels": labels, "owners": owners, "names": material.names}
     return content_key(**images, masks=masks.hexdigest())
-
-
-def _state(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The parameters by name and what the optimizer keeps of each, `optimizer/<name>/<entry>`."""
-    kept = {
-        f"optimizer/{name}/{entry}": torch.as_tensor(number)
-        for name, value in parameters.items()
-        for entry, number in optimizer.state[value].items()
-    }
-    return {**{name: value.detach() for name, value in parameters.items()}, **kept}
-
-
-def _resume(
-    checkpoint: str | Path | None,
-    key: str,
-    parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> list[float]:
-    """Fill parameters and optimizer from a checkpoint; the losses so far, none if there is no checkpoint."""
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return []
-    tensors, about = _read(checkpoint)
-    if about.get("key") != key:
-        raise ValueError(
-            f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete it, "
-            "or choose another checkpoint file"
-        )
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[name])
-            own = f"optimizer/{name}/"
-            state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
-            optimizer.state[value] = {k: v.to(value.device) if v.ndim else v for k, v in state.items()}
-    return list(about["losses"])
-
-
-def _write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    content = save(tensors, {"about": json.dumps(about, sort_keys=True)})
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path} with learned prompts")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}, about
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}); delete it and learn again"
-        ) from error

@@ -182,8 +182,8 @@ def learn(
                 if not all(value.isfinite().all() for value in (loss, *parameters.values())):
                     raise FloatingPointError(
                         f"the loss ({loss.item()}) or the prompts are no longer finite in epoch {epoch + 1}, "
-                        f"step {step}: lower lr={recipe.lr}, or check features and masks. "
-                        + (f"{checkpoint} holds the epochs before" if checkpoint and losses else "")
+                        f"step {step}: lower lr={recipe.lr}, or check features and masks"
+                        + (f"; {checkpoint} holds the epochs before" if checkpoint and losses else "")
                     )
                 total += loss.item() * len(rows)
         losses.append(total / len(material))

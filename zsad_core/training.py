@@ -71,8 +71,7 @@ def run_epochs(
                     raise FloatingPointError(
                         f"the loss ({loss.item()}) or the {what} are no longer finite in epoch {epoch + 1}, "
                         f"step {step}: lower lr={optimizer.param_groups[0]['lr']}, or check features and "
-                        "masks. "
-                        + (f"{checkpoint} holds the epochs before" if checkpoint and losses else "")
+                        "masks" + (f"; {checkpoint} holds the epochs before" if checkpoint and losses else "")
                     )
                 total += loss.item() * len(rows)
         losses.append(total / n)

@@ -181,6 +181,21 @@ def test_seeds(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> N
     assert all(torch.equal(value, drawn[name]) for name, value in start.parameters.items())
 
 
+def test_each_epoch_has_an_order_of_its_own(
+    toys: AnomalyDataset, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, batch = [], Auxiliary.batch
+    monkeypatch.setattr(
+        Auxiliary, "batch", lambda self, own, layers: [rows.append(own), batch(self, own, layers)][1]
+    )
+    train(toys, epochs=2)
+    train(toys, epochs=2, seed=5)
+    assert [len(own) for own in rows] == [3, 3, 2] * 4
+    orders = [np.concatenate(rows[i : i + 3]).tolist() for i in (0, 3, 6, 9)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+
+
 @pytest.mark.parametrize("preset", ["released", "coop"])
 def test_a_killed_training_goes_on_from_the_last_epoch(
     toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str

@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pandas as pd
 
 from zsad_core import anomalyclip as ac
 from zsad_core.anomalyclip_studies import SWITCHES, WORDS, study, sweep_variants
+from zsad_core.backbones import Backbone
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.embeddings import dataset_of, encoder_of
 from zsad_core.encoders import ClipEncoder
-from zsad_core.results import COLUMNS, rows
+from zsad_core.rd4ad import rd4ad_detector, rd4ad_extractor
+from zsad_core.results import COLUMNS, FULL_SHOT, rows
 from zsad_core.settings import Settings, read_settings
 from zsad_core.winclip_few_shot import backbone_of, full_shot
-from zsad_core.winclip_studies import categories, language, zero_shot
+from zsad_core.winclip_studies import Category, categories, language, zero_shot
 from zsad_core.winclip_tables import tidy
 
 INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")

@@ -32,8 +32,8 @@ Precision = Literal["fp32", "bf16"]
 # as many). On a CPU small batches are faster as well: half a million numbers stay in its cache.
 _NUMBERS_PER_BATCH = {"cpu": 2**19, "gpu": 2**25}
 # The same for windows, whose memory is reused: larger products pay there (benchmarks/windows.py). On a CPU
-# all windows of an image of ViT-B/16+ fit.
-_WINDOW_NUMBERS = {"cpu": 3 * 2**20, "gpu": 2**25}
+# these are 1,609 tokens of ViT-B/16+.
+_WINDOW_NUMBERS = {"cpu": 11 * 2**17, "gpu": 2**25}
 
 
 def load_encoder(

@@ -94,6 +94,38 @@ def _saved(width: int, mlp: int, length: int) -> int:
     return first + last
 
 
+TRAINING = {
+    "plain tower": "one image through the tower",
+    "tower with DPAM": "one image through both paths",
+    "released": "an epoch, image tower in every step",
+    "kept": "an epoch on kept features",
+}
+
+
+def training_table(record: pd.DataFrame) -> pd.DataFrame:
+    """The record of `benchmarks/prompt_learning.py` for readers; a ratio is to the line above."""
+    table = record.replace({"what": TRAINING})
+    table["ratio"] = [f"{ratio:.3f}" if i % 2 else "-" for i, ratio in enumerate(table["ratio"])]
+    peaks = ["-" if pd.isna(peak) else f"{peak:,.0f}" for peak in table["peak_MiB"]]
+    return table.assign(peak_MiB=peaks).rename(
+        columns={
+            "what": "what",
+            "ratio": "time, line above = 1",
+            "peak_MiB": "peak memory above the model (MiB)",
+        }
+    )
+
+
+def training_caption(machine: Mapping) -> str:
+    """Where that record was made, in a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['model']}, random weights, {machine['images']} images, {machine['threads']} threads of "
+        f"{machine['cpu']}, {machine['date']}, commit {machine['commit']}; {versions}. The first pass of all "
+        f"images took {machine['first_pass_seconds']:.0f} s, loading of the model included."
+    )
+
+
 def memory_table(record: pd.DataFrame) -> pd.DataFrame:
     """The record of `benchmarks/winclip_memory.py` for readers."""
     names = {

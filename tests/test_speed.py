@@ -137,3 +137,16 @@ def test_a_benchmark_that_was_not_run(tmp_path: Path, monkeypatch: pytest.Monkey
     record, machine = speed.read_benchmark("windows")
     pd.testing.assert_frame_equal(record, pd.DataFrame({"precision": ["fp32"]}))
     assert machine == {"cpu": "c"}
+
+
+def test_record_of_training_for_readers() -> None:
+    """Ratios stand where there is something to compare with, and memory where it was measured."""
+    what = list(speed.TRAINING)
+    record = pd.DataFrame(
+        {"what": what, "seconds": [1.0, 1.2, 60.0, 0.5], "ratio": [1.0, 1.2, 1.0, 0.01], "peak_MiB": None}
+    )
+    record.loc[2:, "peak_MiB"] = [1500.0, 90.0]
+    table = speed.training_table(record)
+    assert table["what"].tolist() == list(speed.TRAINING.values())
+    assert table["time, line above = 1"].tolist() == ["-", "1.200", "-", "0.010"]
+    assert table.iloc[:, -1].tolist() == ["-", "-", "1,500", "90"]

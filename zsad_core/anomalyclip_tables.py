@@ -29,6 +29,11 @@ ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
 METRICS = ("auroc", "ap", "pro")
 
+MAIN = ("baselines", "", "coop")
+"""Variants of `anomalyclip_studies.study` for Tables 1 and 2; WinCLIP has its own records."""
+TUNED = ("tuned=medical",)
+"""Those of Table 3."""
+
 _VV = "attention=vv"
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "T4": ("base", "+T1", "+T2", "+T3", "+T4"),
@@ -68,9 +73,9 @@ CLASSWISE = {
 def variants_of(settings: Settings, role: str) -> list[str]:
     """Everything that is measured of the dataset in a role."""
     words = [f"word={word}" for word in WORDS]
-    everywhere = ["baselines", "", "coop", "object_aware", "class_name_at_test", *words]
+    everywhere = [*MAIN, "object_aware", "class_name_at_test", *words]
     if role in MEDICAL_IMAGE + MEDICAL_PIXEL and settings.datasets[role] != settings.datasets[ac.MEDICAL]:
-        everywhere.append("tuned=medical")
+        everywhere += TUNED
     if role not in ("mvtec", "visa"):
         return everywhere
     ablations = [

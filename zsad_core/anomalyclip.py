@@ -8,6 +8,7 @@ probability.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
-from zsad_core.auxiliary import image_hashes
 from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import Dense, Extractor, glocal_extractor
@@ -26,13 +26,14 @@ from zsad_core.prompt_learning import LearnedPrompts, train_prompts
 from zsad_core.prompts import object_name
 from zsad_core.recipes import Recipe, recipe_of
 from zsad_core.settings import Settings
+from zsad_core.vand import Adapters, train_adapters
 from zsad_core.winclip import Detector, Output
 
 SIGMA, SIGMA_AT = 4.0, 518
 """Of the Gaussian filter over a map of 518 pixels (App. A.1)."""
 
 MEDICAL = "cvc_colondb"
-"""The role of the medical auxiliary set (App. B): anomalous test images with masks, normal training images."""
+"""The role of the medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
 
 
 def prompt_encoder(settings: Settings) -> ClipEncoder:
@@ -64,29 +65,37 @@ def learned_prompts(
 
     Of `MEDICAL` all images are used, of other sets the test split.
     """
-    dataset = dataset_of(settings, auxiliary)
-    if dataset is None:
-        return None
-    split = None if auxiliary == MEDICAL else "test"
     if settings.prompt_epochs is not None:
         options = {"epochs": settings.prompt_epochs, **options}
-    recipe = recipe_of(encoder, preset, **options)
-    images = image_hashes(dataset if split is None else dataset.select(split=split))
-    key = content_key(
-        model=encoder.model_id,
-        weights=encoder.weights_id,
-        precision=encoder.precision,
-        recipe=recipe.key(),
-        images=images.tolist(),
-        labels=dataset.labels.tolist(),
-    )
-    folder, label = Path(settings.cache_dir) / "prompts", dataset.name.replace("/", "-")
-    path = folder / f"{label}-{key}.safetensors"
+    key = {"preset": preset, "recipe": recipe_of(encoder, preset, **options).key()}
+    train = partial(train_prompts, encoder, preset=preset, **options)
+    return _kept(settings, encoder, auxiliary, key, train, LearnedPrompts)
+
+
+def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -> Adapters | None:
+    """VAND's layers, as in `learned_prompts`; 3 epochs on MVTec AD and 15 on other sets, as its authors have."""
+    epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
+    train = partial(train_adapters, encoder, epochs=epochs)
+    return _kept(settings, encoder, auxiliary, {"vand": 1, "epochs": epochs}, train, Adapters)
+
+
+def _kept(
+    settings: Settings, encoder: ClipEncoder, role: str, key: dict, train: Callable, kind: type
+) -> LearnedPrompts | Adapters | None:
+    """What `train(dataset, ...)` learns, kept in `cache_dir/prompts` under everything that it depends on."""
+    dataset = dataset_of(settings, role)
+    if dataset is None:
+        return None
+    split = None if role == MEDICAL else "test"
+    chosen = dataset if split is None else dataset.select(split=split)
+    key |= {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
+    name = f"{dataset.root.name}-{content_key(**key, images=chosen.fingerprint)}"
+    path = Path(settings.cache_dir) / "prompts" / f"{name}.safetensors"
     if path.is_file():
-        return LearnedPrompts.load(path)
-    unfinished = folder / f"{label}-{key}.unfinished.safetensors"
-    options |= {"cache_dir": Path(settings.cache_dir) / "dense", "checkpoint": unfinished, "split": split}
-    found = train_prompts(encoder, dataset, preset=preset, **options)
+        return kind.load(path)
+    unfinished = path.with_name(f"{name}.unfinished.safetensors")
+    features = Path(settings.cache_dir) / "dense"
+    found = train(dataset, cache_dir=features, checkpoint=unfinished, split=split, progress=False)
     found.save(path)
     unfinished.unlink(missing_ok=True)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import PARTS
 from zsad_core.settings import Settings
-from zsad_core.winclip import Detector
+from zsad_core.vand import vand_detector, vand_extractor
+from zsad_core.winclip import Detector, Output
 from zsad_core.winclip_studies import Category, categories
 
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
@@ -64,7 +66,7 @@ VARIANTS: dict[str, dict] = {
 """What differs from the full method, for `recipes.recipe_of`."""
 
 SWEEPS = {"E": "context_length", "M": "depth", "L": "length"}
-"""Figure 8: E learned words, M text blocks with learned tokens, L tokens in each; N is the number of layers."""
+"""Figure 8: E learned words, M text blocks with learned tokens, L tokens in each; N counts image layers."""
 
 SWITCHES: dict[str, dict] = {
     "layers": {"n_layers": 4, **ONE_MAP},
@@ -110,7 +112,7 @@ def sweep_variants(settings: Settings) -> list[str]:
 def measured(
     c: Category, study: str, extractor: Extractor, detect: Detector, **options
 ) -> dict[str, np.ndarray]:
-    """Image scores `/scores`, and with masks `/pixel`, at the size of the model's input (App. A.1), cached."""
+    """Image scores `/scores`, and with masks `/pixel` at the size of the model's input (App. A.1), cached."""
     size = c.encoder.image_size
     return c.measured(
         study, lambda: detect, extractor, map_size=size, sigma=ac.smoothing(size), kinds=(), **options
@@ -131,8 +133,8 @@ def records_of(c: Category, found: dict[str, np.ndarray], method: str, variant: 
 
 
 def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> dict[str, float]:
-    """Mean and standard deviation of scores in [0, 1], and the overlap in [0, 1] of the histograms of normal and
-    anomalous ones (claim 48)."""
+    """Mean and standard deviation of scores in [0, 1], and the overlap in [0, 1] of the histograms of normal
+    and anomalous ones (claim 48)."""
     shares = [
         np.histogram(scores[labels == label], bins, (0, 1))[0] / (labels == label).sum() for label in (0, 1)
     ]
@@ -170,33 +172,54 @@ def baselines(c: Category) -> list[dict]:
     return records + records_of(c, clip_scores(c, name="object", attention="vv"), "anomalyclip", "+T1")
 
 
-def with_prompts(c: Category, role: str, variant: str, *, auxiliary: str | None = None) -> list[dict]:
-    """Records of AnomalyCLIP in a variant; `class_name_at_test` swaps the name into the full method's prompts,
-    `coop` is the baseline of that name, `tuned=medical` learns on the medical auxiliary set."""
-    swap, method = variant == "class_name_at_test", "anomalyclip"
-    options = {} if swap else {"preset": "coop"} if variant == "coop" else None
-    if variant == "tuned=medical":
-        options, auxiliary = {}, ac.MEDICAL
-    if options is None:
-        options = training_options(variant)
-    auxiliary = auxiliary or ac.auxiliary_role(role)
-    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary, **options)
+def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
+    """Records of AnomalyCLIP in a variant. Three names are no options of its training: `class_name_at_test`
+    puts the name into the full method's prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on
+    the medical auxiliary set (Table 3)."""
+    own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
+    options = own[variant] if variant in own else training_options(variant)
+    prompts = ac.learned_prompts(c.settings, c.encoder, _auxiliary(role, variant), **options)
     if prompts is None:
         return []
-    found = prompt_scores(c, prompts, swap=swap)
-    return records_of(c, found, "coop" if variant == "coop" else method, "" if variant == "coop" else variant)
+    found = prompt_scores(c, prompts, swap=variant == "class_name_at_test")
+    coop = variant == "coop"
+    return records_of(c, found, "coop" if coop else "anomalyclip", "" if coop else variant)
+
+
+def vand(c: Category, role: str, variant: str = "") -> list[dict]:
+    """Records of VAND; variant: empty, or `tuned=medical` (Table 3)."""
+    adapters = ac.learned_adapters(c.settings, c.encoder, _auxiliary(role, variant))
+    if adapters is None:
+        return []
+    adapters.refuse_training_images(c.test)
+    both = vand_detector(c.encoder, adapters, c.name, c.settings.cache_dir)
+    scores_only = lambda dense: {name: Output(out.scores) for name, out in both(dense).items()}  # noqa: E731
+    detect = both if ac.has_masks(c.test) else scores_only
+    key = content_key(**{name: value.flatten().tolist() for name, value in adapters.parameters.items()})
+    size, extractor = c.encoder.image_size, vand_extractor(c.encoder)
+    found = c.measured("vand", lambda: detect, extractor, map_size=size, kinds=(), adapters=key)
+    return records_of(c, found, "vand", variant)
+
+
+def _auxiliary(role: str, variant: str) -> str:
+    return ac.MEDICAL if variant == "tuned=medical" else ac.auxiliary_role(role)
 
 
 def study(settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]) -> pd.DataFrame:
-    """The records of AnomalyCLIP's variants on the dataset in a role; empty without it or its auxiliary set."""
-    chosen = [
-        Category(settings, encoder, c.dataset, c.name, whole="squash")
-        for c in categories(settings, encoder, role)
-    ]
+    """The records of variants on the dataset in a role; empty without it or its auxiliary set.
+
+    variants: of AnomalyCLIP, or "baselines" (`baselines`), "coop", "vand", "vand;tuned=medical".
+    """
+    chosen = [replace(c, whole="squash") for c in categories(settings, encoder, role)]
     records: list[dict] = []
     for variant in tqdm(variants, desc=f"prompts, {role}", leave=False):
         for c in chosen:
-            records += baselines(c) if variant == "baselines" else with_prompts(c, role, variant)
+            if variant == "baselines":
+                records += baselines(c)
+            elif variant.startswith("vand"):
+                records += vand(c, role, variant.removeprefix("vand").removeprefix(";"))
+            else:
+                records += with_prompts(c, role, variant)
     names = ["category", "method", "variant", "shots", "seed", "task"]
     return pd.DataFrame(records, columns=None if records else names)
 

@@ -29,9 +29,9 @@ ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
 METRICS = ("auroc", "ap", "pro")
 
-MAIN = ("baselines", "", "coop")
+MAIN = ("baselines", "", "coop", "vand")
 """Variants of `anomalyclip_studies.study` for Tables 1 and 2; WinCLIP has its own records."""
-TUNED = ("tuned=medical",)
+TUNED = ("tuned=medical", "vand;tuned=medical")
 """Those of Table 3."""
 
 _VV = "attention=vv"
@@ -170,7 +170,7 @@ def count_rows(settings: Settings) -> pd.DataFrame:
 
 
 def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """By dataset and metric, how much the mean of one variant of AnomalyCLIP is above another's (Figures 5, 9)."""
+    """By dataset and metric, how much one variant of AnomalyCLIP is above another (Figures 5, 9)."""
     own = beside[(beside["method"] == "anomalyclip") & (beside["category"] == "mean")]
     wide = own.pivot_table(index=["dataset", "task", "metric"], columns="variant", values="mean", sort=False)
     change = (wide[better] - wide[worse]).rename("gain").reset_index()

@@ -36,12 +36,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """n images with features (`parts`, arrays of `dense.PART` images each), masks as bits, labels, names."""
+    """n images, category by category.
+
+    parts: arrays `global` and `local/<block>` of `dense.PART` images each; masks: those of the same images,
+    (images, bytes), one bit a pixel at mask_size. labels: (n,). owners: (n,) places in names, of objects.
+    """
 
     parts: list[dict[str, np.ndarray]]
     masks: list[np.ndarray]
     labels: np.ndarray
-    owners: np.ndarray  # (n,) the name of each image
+    owners: np.ndarray
     names: list[str]
     mask_size: tuple[int, int]
     has_masks: bool
@@ -49,21 +53,24 @@ class Auxiliary:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: Sequence[int], layers: Sequence[int]) -> Batch:
-        """The images at these places, in this order."""
+    def batch(
+        self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"
+    ) -> Batch:
+        """The images at these places (b,), in this order, with the local features of these blocks.
+
+        head, patches: the arrays that are read, the latter `<patches>/<layer>`.
+        """
         starts = np.cumsum([0, *map(len, self.masks)])
-        where = [
-            (int(p), int(row - starts[p]))
-            for row in rows
-            for p in [np.searchsorted(starts, row, "right") - 1]
-        ]
-        read = lambda name: torch.from_numpy(np.stack([self.parts[p][name][i] for p, i in where])).float()  # noqa: E731
+        part_of = np.searchsorted(starts, rows, "right") - 1
+        where = list(zip(part_of, rows - starts[part_of], strict=True))
+        stack = lambda name: np.stack([self.parts[p][name][i] for p, i in where])  # noqa: E731
+        read = lambda name: torch.from_numpy(stack(name)).float()  # noqa: E731
         bits = np.stack([self.masks[p][i] for p, i in where])
         height, width = self.mask_size
         masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
         return Batch(
-            read("global"),
-            {layer: read(f"local/{layer}") for layer in layers},
+            read(head),
+            {layer: read(f"{patches}/{layer}") for layer in layers},
             torch.from_numpy(masks).bool(),
             torch.from_numpy(self.labels[rows]),
             torch.from_numpy(self.owners[rows]),
@@ -85,8 +92,8 @@ def auxiliary_of(
     if masked.any() and (anomalous & ~masked).any():
         lacking = chosen.meta["image"][anomalous & ~masked]
         raise ValueError(
-            f"{dataset.name}: {len(lacking)} of {anomalous.sum()} anomalous images have no mask, the first is "
-            f"{lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
+            f"{dataset.name}: {len(lacking)} of {anomalous.sum()} anomalous images have no mask, the first "
+            f"is {lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
         )
     features: list[dict[str, np.ndarray]] = []
     masks: list[np.ndarray] = []
@@ -113,14 +120,11 @@ def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
 
     def compute() -> dict[str, np.ndarray]:
         masks = [stretched_mask(part.dataset.mask(i), size) for i in range(len(part.dataset))]
-        empty = [
-            m
-            for m, label, i in zip(masks, part.dataset.labels, part.dataset.meta["mask"])
-            if label and i and not m.any()
-        ]
+        masked = (part.dataset.meta["mask"] != "") & (part.dataset.labels == 1)
+        empty = sum(not mask.any() for mask, has in zip(masks, masked, strict=True) if has)
         if empty:
             warnings.warn(
-                f"{part.dataset.name}: {len(empty)} masks are empty at {size[0]} x {size[1]} pixels; their "
+                f"{part.dataset.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels; their "
                 "pixels count as normal",
                 stacklevel=2,
             )

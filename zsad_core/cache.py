@@ -130,13 +130,15 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         start = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start))
-    return {
-        name: np.memmap(
-            path, _DTYPES[entry["dtype"]], "r", 8 + start + entry["data_offsets"][0], tuple(entry["shape"])
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, entry in sorted(header.items()):
+        dtype, shape, (first, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        # nothing can be mapped where there is nothing
+        arrays[name] = (
+            np.memmap(path, dtype, "r", 8 + start + first, shape) if end > first else np.empty(shape, dtype)
         )
-        for name, entry in sorted(header.items())
-        if name != "__metadata__"
-    }
+    return arrays
 
 
 def _canonical_json(parts: dict[str, Any]) -> str:

@@ -35,12 +35,13 @@ PART = 32
 @dataclass(frozen=True)
 class Extractor:
     """From tiles to features: `features(pixels (t, 3, H, W))` gives named arrays (t, ...), and `key` names
-    everything that they depend on."""
+    everything that they depend on. dtype: what they are stored in."""
 
     key: Mapping[str, object]
     image_size: tuple[int, int]
     preprocess: Callable[[Image.Image], Tensor] = field(repr=False)
     features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
+    dtype: torch.dtype = torch.float16
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Dense:
 class DensePart:
     """Some images of a category; `load` reads their features, or computes them when nobody has yet.
 
-    `map` gives the arrays as they lie on the disk, float16 and memory-mapped.
+    `map` gives the arrays as they lie on the disk, memory-mapped, features in the extractor's dtype.
     """
 
     dataset: AnomalyDataset
@@ -163,6 +164,8 @@ def _arrays(
     extractor: Extractor, part: AnomalyDataset, folder: Path, label: str, whole: Whole, mapped: bool = False
 ) -> dict[str, np.ndarray]:
     key = {**extractor.key, "images": part.fingerprint, "whole": whole}
+    if extractor.dtype != torch.float16:
+        key["dtype"] = str(extractor.dtype)
     return cached_arrays(folder, label, key, lambda: _compute(extractor, part, whole), mapped=mapped)
 
 
@@ -185,11 +188,12 @@ def _compute(extractor: Extractor, part: AnomalyDataset, whole: Whole) -> dict[s
             owner.append(i)
             boxes.append(box)
     features = extractor.features(torch.stack(pixels))
-    arrays = {name: value.half().numpy() for name, value in features.items()}
+    arrays = {name: value.to(extractor.dtype).numpy() for name, value in features.items()}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(
-            f"{part.name}: features {', '.join(broken)} hold NaN or numbers too large for float16; "
+            f"{part.name}: features {', '.join(broken)} hold NaN or numbers too large for "
+            f"{str(extractor.dtype).removeprefix('torch.')}; "
             "check images and weights"
         )
     return {"sizes": np.array(sizes), "owner": np.array(owner), "boxes": np.array(boxes), **arrays}

@@ -59,15 +59,15 @@ def dual_path(
     visual: open_clip's Vision Transformer. pixels: (n, 3, H, W).
     layers: 1-based blocks whose tokens are wanted, as they leave the block: no norm, no projection. Those
         below `first` are the ordinary path's.
-    first: first block of the local path; 6 of 24 in the paper.
+    first: first block of the local path; 6 of 24 in the paper. "qk" has no local path and ignores it.
     Raises ValueError for a block that does not exist or has another build.
     """
     blocks = visual.transformer.resblocks
-    _check(blocks, layers, first)
+    diagonal = [kind for kind in kinds if kind != "qk"]
+    _check(blocks, layers, first if diagonal else 1)
     x = visual._embeds(pixels)  # (n, t, width)
     local: dict[str, Tensor] = {}
     found: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
-    diagonal = [kind for kind in kinds if kind != "qk"]
     for number, block in enumerate(blocks, start=1):
         # nothing reads the last block's ordinary patch tokens unless they are asked for
         last = number == len(blocks) and not ("qk" in kinds and number in layers)
@@ -88,7 +88,10 @@ def dual_path(
 
 
 def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Of each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column)."""
+    """Of each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column).
+
+    pixels: (n, 3, H, W). Each kind of one block takes 4 n heads t^2 bytes, so a few images at a time.
+    """
     x = visual._embeds(pixels)  # (n, t, width)
     for block in visual.transformer.resblocks:
         parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))
@@ -98,18 +101,25 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
         x = block(x)
 
 
+@torch.no_grad()
 def self_attention(
     encoder: ClipEncoder, pixels: Tensor, kinds: Sequence[str], first: int
 ) -> dict[str, float]:
-    """The weight in [0, 1] that a patch gives itself, by kind: the mean over images, heads, patches and the
-    blocks from `first` on. It tells how prominent the diagonal is (App. C)."""
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with torch.no_grad():
-        for number, weights in enumerate(attention_weights(encoder.model.visual, pixels, kinds), start=1):
+    """The weight in [0, 1] that a patch gives itself, by kind: the mean over images (n, 3, H, W), heads,
+    patches and the blocks from `first` on. It tells how prominent the diagonal is (App. C)."""
+    encoder._check_pixels(pixels)
+    encoder._require_class_token("self-attention of patches")
+    visual, tokens = encoder.model.visual, 1 + math.prod(encoder.grid)
+    blocks = visual.transformer.resblocks
+    _check(blocks, (len(blocks),), first)
+    total = dict.fromkeys(kinds, 0.0)
+    for batch in pixels.split(encoder._batch_rows(tokens**2, blocks[0].attn.num_heads)):
+        batch = batch.to(encoder.device, torch.float32)
+        for number, weights in enumerate(attention_weights(visual, batch, kinds), start=1):
             for kind in kinds if number >= first else ():
-                own = weights[kind].diagonal(dim1=-2, dim2=-1)[..., 1:]  # (n, heads, patches)
-                found[kind].append(own.mean().item())
-    return {kind: sum(values) / len(values) for kind, values in found.items()}
+                own = weights[kind].diagonal(dim1=-2, dim2=-1)[..., 1:]  # (b, heads, patches)
+                total[kind] += own.mean((1, 2)).sum().item()
+    return {kind: value / (len(pixels) * (len(blocks) - first + 1)) for kind, value in total.items()}
 
 
 @torch.no_grad()
@@ -127,6 +137,7 @@ def glocal_features(
     Local features get the last layer norm and the projection. An ensemble of kinds takes the mean of their
     unit rows, so that its cosine with a text is the mean of theirs, as the paper's ensemble does (App. D).
     Its rows are therefore shorter than 1 and must not be normalised again; all others have length 1.
+    normalize: False gives the rows as projected (an ensemble: their mean).
     final_norm: whether the global feature gets the last layer norm too. The paper does not say. The prompts
         that its authors released belong to features without.
     """
@@ -139,7 +150,9 @@ def glocal_features(
     patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for batch in pixels.split(rows):
         with encoder._autocast():
-            class_token, tokens = dual_path(visual, batch.to(encoder.device), layers, kinds, first)
+            class_token, tokens = dual_path(
+                visual, batch.to(encoder.device, torch.float32), layers, kinds, first
+            )
             heads.append(
                 unit((visual.ln_post(class_token) if final_norm else class_token) @ visual.proj).cpu()
             )

@@ -188,7 +188,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             )
         elif not _is_prepared(settings, name):
             lines.append(
-                f"The dataset {name} in the place of {role} is not prepared: {how_to_prepare(folder_and_category(name)[0])}."
+                f"The dataset {name} in the place of {role} is not prepared: "
+                f"{how_to_prepare(folder_and_category(name)[0])}."
             )
     return lines
 

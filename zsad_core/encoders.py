@@ -80,7 +80,7 @@ def load_encoder(
         network = build(config)
     if source.path is not None:
         load_weights(network, source.path, model_id)
-    if image_size is not None:
+    if image_size is not None and to_2tuple(network.visual.image_size) != (image_size, image_size):
         resize_grid(network, image_size)
         model_id = f"{model_id}-{image_size}px"
     known = str(model) in open_clip.list_models()

@@ -13,10 +13,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPSILON, SMOOTH = 1e-5, 1.0
 PARTS = ("focal", "dice_anomalous", "dice_normal")
-_NUMBERS = 2**20  # pixels in a chunk
+_NUMBERS = 2**20  # pixels in a chunk, at least one image
 
 
 def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
@@ -27,39 +28,63 @@ def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Te
 def local_loss(probabilities: Tensor, masks: Tensor, parts: Sequence[str] = PARTS) -> Tensor:
     """The sum of the parts for maps of one layer.
 
-    probabilities: (b, rows, columns), of a patch being anomalous. masks: (b, H, W) bool.
+    probabilities: (b, rows, columns), of a patch being anomalous. masks: (b, H, W) bool, True where
+    anomalous; the maps are upsampled to their size. Differentiable once, in the probabilities.
     Focal, gamma 2: the mean over all pixels of the batch. Dice, smoothed by 1: of each image over its pixels,
     then the mean over images, once for the anomalous channel and the mask, once for the normal one and the
     rest. Of a normal image the anomalous dice is nearly 1 whatever the map is.
     """
+    return _LocalLoss.apply(probabilities, masks, _checked(probabilities, masks, parts), False)
+
+
+def logit_loss(logits: Tensor, masks: Tensor, parts: Sequence[str] = PARTS) -> Tensor:
+    """`local_loss` where logits are upsampled, from corner to corner, and only then become probabilities.
+
+    logits: (b, rows, columns), of a patch being anomalous minus normal, so that their sigmoid is the softmax
+        of the two. That is VAND's order.
+    """
+    return _LocalLoss.apply(logits, masks, _checked(logits, masks, parts), True)
+
+
+def _checked(maps: Tensor, masks: Tensor, parts: Sequence[str]) -> tuple[str, ...]:
     if not set(parts) <= set(PARTS):
         raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
-    return _LocalLoss.apply(probabilities, masks, tuple(parts))
+    fits = maps.ndim == masks.ndim == 3 and len(maps) == len(masks)
+    if not fits or masks.dtype != torch.bool:
+        raise ValueError(
+            f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}: expected "
+            "(b, rows, columns) and bool (b, H, W), as many masks as maps; keep the batch axis of one image"
+        )
+    return tuple(parts)
 
 
 class _LocalLoss(torch.autograd.Function):
     """Loss and gradient in one go: at the size of the masks, chunk by chunk, nothing of which is kept."""
 
     @staticmethod
-    def forward(ctx, probabilities: Tensor, masks: Tensor, parts: tuple[str, ...]) -> Tensor:
-        b, *grid = probabilities.shape
+    def forward(ctx, values: Tensor, masks: Tensor, parts: tuple[str, ...], logits: bool) -> Tensor:
+        b, *grid = values.shape
         height, width = masks.shape[1:]
-        up = [interpolation(n, size).to(probabilities) for n, size in zip(grid, (height, width), strict=True)]
-        gradient = torch.empty_like(probabilities)
-        total = probabilities.new_zeros((), dtype=torch.float64)
+        sizes = zip(grid, (height, width), strict=True)
+        up = [interpolation(n, size, align_corners=logits).to(values) for n, size in sizes]
+        gradient = torch.empty_like(values)
+        total = values.new_zeros((), dtype=torch.float64)
         rows = max(1, _NUMBERS // (height * width))
         for start in range(0, b, rows):
             own = slice(start, start + rows)
-            p = up[0] @ probabilities[own].detach() @ up[1].T  # (c, H, W)
+            p = up[0] @ values[own].detach() @ up[1].T  # (c, H, W)
+            p = p.sigmoid() if logits else p
             loss, slope = _at_pixels(p, masks[own], parts, b)
+            slope = slope * p * (1 - p) if logits else slope
             total += loss
             gradient[own] = up[0].T @ slope @ up[1]  # the adjoint of the upsampling
         ctx.save_for_backward(gradient)
-        return total.to(probabilities)
+        return total.to(values)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad * ctx.saved_tensors[0], None, None
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad * ctx.saved_tensors[0], None, None, None
 
 
 def _at_pixels(p: Tensor, masks: Tensor, parts: tuple[str, ...], batch: int) -> tuple[Tensor, Tensor]:
@@ -89,11 +114,15 @@ def _at_pixels(p: Tensor, masks: Tensor, parts: tuple[str, ...], batch: int) -> 
 
 
 @cache
-def interpolation(n: int, size: int) -> Tensor:
+def interpolation(n: int, size: int, align_corners: bool = False) -> Tensor:
     """(size, n) float64: bilinear interpolation of n cells to `size` pixels, between their centres.
+
+    align_corners: the outermost pixels are the outermost cells, as torch means it.
 
     >>> interpolation(1, 3).flatten().tolist()
     [1.0, 1.0, 1.0]
+    >>> interpolation(2, 3, align_corners=True)[:, 1].tolist()
+    [0.0, 0.5, 1.0]
     """
     cells = torch.eye(n, dtype=torch.float64)[None]
-    return F.interpolate(cells, size, mode="linear", align_corners=False)[0].T.contiguous()
+    return F.interpolate(cells, size, mode="linear", align_corners=align_corners)[0].T.contiguous()

@@ -10,6 +10,7 @@ runs over the prompt alone, 15 to 20 tokens, not over the context of 77.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zsad_core.tokens import tokenize
 
 if TYPE_CHECKING:
     from zsad_core.encoders import ClipEncoder
@@ -99,8 +102,11 @@ class Frozen:
 def initial_parameters(
     encoder: ClipEncoder, design: PromptDesign, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width)."""
-    tower = _tower(encoder)
+    """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width).
+
+    Raises ValueError for an encoder without a causal text tower, or one with fewer blocks than `depth`.
+    """
+    tower = text_tower(encoder)
     if design.deep_blocks and design.depth > len(tower.transformer.resblocks):
         raise ValueError(
             f"depth={design.depth}: {encoder.model_id} has {len(tower.transformer.resblocks)} text blocks; "
@@ -116,14 +122,19 @@ def initial_parameters(
 
 @torch.no_grad()
 def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("object",)) -> Frozen:
-    """Tokenise the two templates of each name and look up what training leaves alone."""
-    tower = _tower(encoder)
+    """Tokenise the two templates of each name and look up what training leaves alone.
+
+    Raises ValueError for a prompt that is longer than the context: cut off it would lose its object.
+    """
+    tower = text_tower(encoder)
     sentences = [sentence for name in names for sentence in design.sentences(name)]
-    sequences = encoder._tokenize(sorted(set(sentences)))
-    tokens = [sequences[sentence] for sentence in sentences]
+    tokens = tokenize(encoder.tokenizer, sentences, sys.maxsize)
     longest = max(map(len, tokens))
-    if longest >= encoder.context_length and any(t[-1] != encoder.tokenizer.eot_token_id for t in tokens):
-        raise ValueError(f"a prompt of {longest} tokens does not fit the context; lower context_length")
+    if longest > encoder.context_length:
+        raise ValueError(
+            f"a prompt has {longest} tokens, {design.context_length} of them learned, but {encoder.model_id} "
+            f"reads {encoder.context_length}; lower context_length or shorten the object's name"
+        )
     ids = torch.tensor([t + (0,) * (longest - len(t)) for t in tokens], device=encoder.device)  # (2 c, t)
     ends = torch.tensor([len(t) - 1 for t in tokens], device=encoder.device)
     return Frozen(tower.token_embedding(ids).detach(), tower.positional_embedding[:longest].detach(), ends)
@@ -133,10 +144,8 @@ def encode(
     encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
 ) -> Tensor:
     """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`."""
-    tower, contexts = (
-        _tower(encoder),
-        [parameters.get("context/shared", parameters.get(f"context/{s}")) for s in SIDES],
-    )
+    tower = text_tower(encoder)
+    contexts = [parameters["context/shared" if design.shared else f"context/{side}"] for side in SIDES]
     x = frozen.embeddings.unflatten(0, (-1, 2))  # (c, 2, t, width)
     context = torch.stack(contexts).to(x).expand(len(x), -1, -1, -1)  # (c, 2, E, width)
     x = torch.cat([x[:, :, :1], context, x[:, :, 1 + design.context_length :]], dim=2).flatten(0, 1)
@@ -153,19 +162,22 @@ def encode(
         x = _block(block, x)
     x = tower.ln_final(x[torch.arange(len(x)), frozen.ends])  # (2 c, width)
     projection = tower.text_projection
-    x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (2 c, d)
+    if projection is not None:
+        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (2 c, d)
     return F.normalize(x, dim=-1).unflatten(0, (-1, 2))
 
 
-def _block(block: nn.Module, x: Tensor) -> Tensor:
-    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
-    return block(x, attn_mask=mask)
-
-
-def _tower(encoder: ClipEncoder) -> nn.Module:
+def text_tower(encoder: ClipEncoder) -> nn.Module:
+    """The module with the text tower's parts; ValueError where no prompts can be learned for it."""
     if encoder._text_tower is None:
         raise ValueError(
-            f"prompts are learned for causal text towers that are read at the end token; that of "
+            "prompts are learned for causal text towers that are read at the end token; that of "
             f"{encoder.model_id} is none; choose a CLIP such as ViT-L-14-336-quickgelu"
         )
     return encoder._text_tower
+
+
+def _block(block: nn.Module, x: Tensor) -> Tensor:
+    """(b, t, width) through one block, each token seeing those before it."""
+    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
+    return block(x, attn_mask=mask)

@@ -6,31 +6,35 @@ losses only. `zsad_core.recipes` has every choice by name.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from zsad_core.auxiliary import Auxiliary, Batch, auxiliary_of, image_hashes
-from zsad_core.cache import content_key, write_atomically
+from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import glocal_extractor
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import image_loss, local_loss
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
 from zsad_core.recipes import Recipe, recipe_of
-from zsad_core.threads import one_thread
+from zsad_core.training import (
+    check_encoder,
+    read_tensors,
+    refuse_training_images,
+    run_epochs,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -64,31 +68,25 @@ class LearnedPrompts:
             return encode(encoder, design, self.parameters, frozen).float().cpu()
 
     def check(self, encoder: ClipEncoder) -> None:
-        if (self.model_id, self.weights_id) != (encoder.model_id, encoder.weights_id):
-            raise ValueError(
-                f"these prompts were learned with {self.model_id}, weights {self.weights_id}, and mean nothing to "
-                f"{encoder.model_id}, weights {encoder.weights_id}; load that encoder, or learn prompts for this one"
-            )
+        """ValueError when the encoder is not the one that the prompts were learned with."""
+        check_encoder(encoder, self.model_id, self.weights_id, "prompts")
 
     def refuse_training_images(self, dataset: AnomalyDataset) -> None:
-        """ValueError if any image of the dataset is among those that the prompts were learned from."""
-        seen = np.isin(image_hashes(dataset), self.trained_on.numpy())
-        if seen.any():
-            raise ValueError(
-                f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these prompts, the first is "
-                f"{dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other data, "
-                "or pass allow_training_images=True to look at them all the same"
-            )
+        """ValueError if any image of the dataset, by its bytes, is among those that trained the prompts."""
+        refuse_training_images(dataset, self.trained_on, "prompts")
 
     def save(self, path: str | Path) -> None:
         """A safetensors file; whole or not at all."""
-        about = {"model": self.model_id, "weights": self.weights_id, "recipe": self.recipe.key()}
-        _write(path, {**self.parameters, "trained_on": self.trained_on}, about | {"losses": self.losses})
+        tensors = {**self.parameters, "trained_on": self.trained_on}
+        write_tensors(path, tensors, {**_about(self), "losses": self.losses})
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPrompts:
-        """Raises FileNotFoundError, or ValueError for a file that is cut off or not made by `save`."""
-        tensors, about = _read(path)
+        """From a file that `save` made, or a checkpoint of `train_prompts`: the prompts of its last epoch.
+
+        Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
+        """
+        tensors, about = read_tensors(path)
         if "recipe" not in about or "trained_on" not in tensors:
             raise ValueError(
                 f"{path} holds no learned prompts of this book; for the authors' own checkpoints see "
@@ -120,7 +118,8 @@ def train_prompts(
     preset, options: `recipes.recipe_of`. split: None takes all images.
     cache_dir: where features are kept for other runs; None: in a temporary folder, for this one.
     checkpoint: a file that is written after every epoch. If it is there and belongs to the same training,
-        training goes on from it, with the same result as if it had never stopped.
+        training goes on from it, with the same result as if it had never stopped. `LearnedPrompts.load`
+        reads it as well.
     Equal seeds give equal prompts, bit for bit, on one machine; the global random state is left as it was.
 
     Without any mask the local loss is left out, with a warning. Raises ValueError for a set from which
@@ -135,64 +134,48 @@ def train_prompts(
         recipe = _fitting(recipe, material, dataset.name)
         chosen = dataset if split is None else dataset.select(split=split)
         seen = torch.from_numpy(image_hashes(chosen))
-        key = {"model": encoder.model_id, "weights": encoder.weights_id, "recipe": recipe.key()}
-        key |= {"images": content_key(images=seen.tolist(), labels=material.labels.tolist())}
-        parameters, losses = learn(
-            encoder, recipe, material, key=key, checkpoint=checkpoint and Path(checkpoint), progress=progress
-        )
-    return LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, seen, tuple(losses))
+        return learn(encoder, recipe, material, seen, checkpoint=checkpoint, progress=progress)
 
 
 def learn(
     encoder: ClipEncoder,
     recipe: Recipe,
     material: Auxiliary,
+    trained_on: Tensor,
     *,
-    key: dict[str, Any],
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
-) -> tuple[dict[str, Tensor], list[float]]:
-    """The learned tensors and the mean loss of each epoch. key: what a checkpoint must agree in."""
-    order = torch.Generator().manual_seed(recipe.seed)
-    parameters = initial_parameters(encoder, recipe.design, order)
+) -> LearnedPrompts:
+    """`train_prompts` on features that are there. trained_on: `auxiliary.image_hashes` of their images."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    parameters = initial_parameters(encoder, recipe.design, generator)
     parameters = {name: value.to(encoder.device).requires_grad_() for name, value in parameters.items()}
-    optimizer = _optimizer(recipe, list(parameters.values()))
-    losses = _resume(checkpoint, key, parameters, optimizer)
+    prompts = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, trained_on)
+    about, seen = _about(prompts), _content(material, trained_on)
     names = material.names if recipe.design.object_word is None else ["object"]
     frozen = freeze(encoder, recipe.design, names)
-    epochs = range(len(losses), recipe.epochs)
-    for epoch in tqdm(epochs, desc="prompts", leave=False, disable=not progress):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(recipe, epoch)
-        order.manual_seed(
-            recipe.seed + 1_000_003 * (epoch + 1)
-        )  # so a resumed epoch has the order it would have
-        total = 0.0
-        with one_thread():
-            for step, rows in enumerate(
-                torch.randperm(len(material), generator=order).split(recipe.batch_size)
-            ):
-                loss = glocal_loss(
-                    encoder, recipe, parameters, frozen, material.batch(rows.numpy(), recipe.layers)
-                )
-                if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}: lower lr="
-                        f"{recipe.lr}, or check features and masks. "
-                        + (
-                            f"{checkpoint} holds the last whole epoch"
-                            if checkpoint
-                            else "No checkpoint was asked for"
-                        )
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.item() * len(rows)
-        losses.append(total / len(material))
-        if checkpoint:
-            _write(checkpoint, _state(parameters, optimizer), {"key": key, "losses": losses})
-    return {name: value.detach().cpu() for name, value in parameters.items()}, losses
+
+    def loss_of(rows: Tensor) -> Tensor:
+        batch = material.batch(rows.numpy(), recipe.layers if recipe.local else ())
+        return glocal_loss(encoder, recipe, parameters, frozen, batch)
+
+    losses = run_epochs(
+        parameters,
+        _optimizer(recipe, list(parameters.values())),
+        loss_of,
+        len(material),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rate=partial(_rate, recipe),
+        key=content_key(**about, precision=encoder.precision, material=seen),
+        checkpoint=checkpoint,
+        about=about,
+        kept={"trained_on": trained_on},
+        progress=progress,
+    )
+    values = {name: value.detach().cpu() for name, value in parameters.items()}
+    return replace(prompts, parameters=values, losses=tuple(losses))
 
 
 def glocal_loss(
@@ -200,10 +183,8 @@ def glocal_loss(
 ) -> Tensor:
     """Eq. 2 for one batch: cross entropy of the image plus lambda times the local losses of all layers."""
     device = encoder.device
-    agnostic = len(frozen.ends) == 2
-    used, places = (
-        (batch.names[:1] * 0, batch.names * 0) if agnostic else batch.names.unique(return_inverse=True)
-    )
+    names = batch.names * 0 if len(frozen.ends) == 2 else batch.names  # one pair of prompts for all
+    used, places = names.unique(return_inverse=True)
     pairs = torch.stack([2 * used, 2 * used + 1], dim=1).flatten().to(device)
     own = Frozen(frozen.embeddings[pairs], frozen.positions, frozen.ends[pairs])
     texts = encode(encoder, recipe.design, parameters, own)[places.to(device)]  # (b, 2, d)
@@ -223,21 +204,18 @@ def glocal_loss(
 
 def _fitting(recipe: Recipe, material: Auxiliary, name: str) -> Recipe:
     """The recipe for what the set has: without masks no local loss; a set of one class is refused."""
+    classes = set(material.labels.tolist())
+    if len(classes) < 2 and (recipe.global_loss or classes == {0}):
+        lacking = "normal" if 1 in classes else "anomalous"
+        raise ValueError(
+            f"{name} has no {lacking} images, and prompts are learned from both; add some"
+            + (", or use global_loss=False to learn from the masks alone" if material.has_masks else "")
+        )
     if recipe.local and not material.has_masks:
         if not recipe.global_loss:
             raise ValueError(f"{name} has no masks, so nothing can be learned from local losses alone")
         warnings.warn(f"{name} has no masks: prompts are learned with the image loss alone", stacklevel=3)
         recipe = replace(recipe, local=())
-    classes = set(material.labels.tolist())
-    if len(classes) < 2 and (recipe.global_loss or classes == {0}):
-        raise ValueError(
-            f"{name} has only {'anomalous' if 1 in classes else 'normal'} images: the image loss needs both. "
-            + (
-                "Add normal images, or use global_loss=False to learn from the masks"
-                if material.has_masks
-                else ""
-            )
-        )
     return recipe
 
 
@@ -254,54 +232,15 @@ def _rate(recipe: Recipe, epoch: int) -> float:
     return 1e-5 if epoch == 0 else recipe.lr * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
 
 
-def _state(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    kept = {
-        f"optimizer/{name}/{entry}": torch.as_tensor(number)
-        for name, value in parameters.items()
-        for entry, number in optimizer.state[value].items()
-    }
-    return {**{name: value.detach() for name, value in parameters.items()}, **kept}
+def _about(prompts: LearnedPrompts) -> dict[str, Any]:
+    return {"model": prompts.model_id, "weights": prompts.weights_id, "recipe": prompts.recipe.key()}
 
 
-def _resume(
-    checkpoint: Path | None,
-    key: dict[str, Any],
-    parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> list[float]:
-    """Fill parameters and optimizer from a checkpoint; the losses so far, none if there is no checkpoint."""
-    if checkpoint is None or not checkpoint.is_file():
-        return []
-    tensors, about = _read(checkpoint)
-    if about.get("key") != key:
-        raise ValueError(
-            f"{checkpoint} belongs to another training (model, recipe or images differ); delete it, or choose "
-            "another checkpoint file"
-        )
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[name])
-            own = f"optimizer/{name}/"
-            state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
-            optimizer.state[value] = {k: v.to(value.device) if v.ndim else v for k, v in state.items()}
-    return list(about["losses"])
-
-
-def _write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    content = save(
-        {k: v.cpu().contiguous() for k, v in tensors.items()}, {"about": json.dumps(about, sort_keys=True)}
-    )
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path} with learned prompts")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}); delete it and learn again"
-        ) from error
+def _content(material: Auxiliary, trained_on: Tensor) -> str:
+    """A key of what a training sees of its images besides their features."""
+    masks = hashlib.sha256()
+    for part in material.masks:
+        masks.update(np.ascontiguousarray(part))
+    labels, owners = material.labels.tolist(), material.owners.tolist()
+    images = {"images": trained_on.tolist(), "labels": labels, "owners": owners, "names": material.names}
+    return content_key(**images, masks=masks.hexdigest())

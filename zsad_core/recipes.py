@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zsad_core.dpam import attention_kinds, quarter_blocks
 from zsad_core.glocal_loss import PARTS
-from zsad_core.learnable_prompts import PromptDesign
+from zsad_core.learnable_prompts import PromptDesign, text_tower
 
 if TYPE_CHECKING:
     from zsad_core.encoders import ClipEncoder
@@ -20,17 +20,17 @@ class Recipe:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
     design: the templates and what is learned in them.
-    attention, first, layers: the local features, as in `dpam.glocal_features`. first 0: the block at a quarter
-        of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure 8d).
-        The paper says all four; the code behind its numbers took the last block four times over, since it kept
-        references to one tensor that later blocks changed.
+    attention, first, layers: the local features, as in `dpam.glocal_features`. first 0: the block at a
+        quarter of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure
+        8d). The paper says all four; the code behind its numbers took the last block four times over, since
+        it kept references to one tensor that later blocks changed.
     final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
-    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's; learned
-        prompts belong to the value that they were learned with.
+    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's;
+        learned prompts belong to the value that they were learned with.
     global_loss, local: cross entropy of the image, and which of `glocal_loss.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
-    optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to 0
-        after a first epoch at 1e-5 (CoOp). The paper gives Adam and its rate; the betas are the code's.
+    optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
+        0 after a first epoch at 1e-5 (CoOp). The paper gives Adam and its rate; the betas are the code's.
     epochs, batch_size, seed: 15, 8 (App. A.1) and 111 (the code). 0 epochs leave the prompts as drawn.
     """
 
@@ -62,15 +62,14 @@ class Recipe:
             )
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
-        positive = {"temperature": self.temperature, "lr": self.lr, "epochs": self.epochs + 1}
-        positive |= {
-            "batch_size": self.batch_size,
-            "local_weight": self.local_weight,
-            "n_layers": self.n_layers,
-        }
-        wrong = {name: value for name, value in positive.items() if not value > 0}
+        if not 1 <= self.n_layers <= 4:
+            raise ValueError(f"n_layers={self.n_layers}: expected 1 to 4 of the four quarter blocks")
+        positive = ("temperature", "lr", "local_weight", "batch_size")
+        wrong = [f"{name}={getattr(self, name)}" for name in positive if not getattr(self, name) > 0]
         if wrong:
-            raise ValueError(f"{', '.join(f'{k}={v}' for k, v in wrong.items())}: expected numbers above 0")
+            raise ValueError(f"{', '.join(wrong)}: expected numbers above 0")
+        if self.epochs < 0:
+            raise ValueError(f"epochs={self.epochs}: expected 0 or more")
 
     def key(self) -> dict[str, Any]:
         """All choices as plain JSON."""
@@ -79,9 +78,7 @@ class Recipe:
     @classmethod
     def from_key(cls, key: Mapping[str, Any]) -> Recipe:
         """The recipe that `key` was made of."""
-        tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in key.items()}
-        design = {k: tuple(v) if isinstance(v, list) else v for k, v in key["design"].items()}
-        return cls(**{**tupled, "design": PromptDesign(**design)})
+        return cls(**{**_tupled(key), "design": PromptDesign(**_tupled(key["design"]))})
 
 
 PRESETS: dict[str, Recipe] = {
@@ -107,18 +104,19 @@ PRESETS: dict[str, Recipe] = {
         epochs=50,
     ),
 }
-"""`released`: the code that made the paper's numbers. `paper`: what its text says, and the usual value where it
-says nothing (final norm, betas). `coop`: CoOp with that paper's defaults, one shared context of 16 words, the
-category's name, the image loss alone; epochs and input size of the comparison are not published, so 50 epochs
-(what CoOp takes for its smallest training sets) on the same input as the others."""
+"""`released`: the code that made the paper's numbers. `paper`: what its text says, and the usual value where
+it says nothing (final norm, betas). `coop`: CoOp with that paper's defaults, one shared context of 16 words,
+the category's name, the image loss alone; epochs and input size of the comparison are not published, so 50
+epochs (what CoOp takes for its smallest training sets) on the same input as the others."""
 
 
 def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> Recipe:
     """A preset with options changed, fitted to the encoder's depth.
 
-    options: fields of `Recipe` or `PromptDesign`. The depth of learned tokens, when not given, is three
-    quarters of the text blocks (9 of 12).
-    Raises ValueError for an unknown preset or option, or one that does not fit the encoder.
+    options: fields of `Recipe` or `PromptDesign`, lists for tuples. The depth of learned tokens, when not
+    given, is three quarters of the text blocks (9 of 12).
+    Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class token
+    or causal text tower.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
@@ -129,12 +127,16 @@ def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) ->
         raise ValueError(
             f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(own | of_design))}"
         )
-    blocks = len(encoder._text_tower.transformer.resblocks) if encoder._text_tower else 0
-    if "depth" not in options and recipe.design.depth:
-        options["depth"] = round(blocks * 9 / 12)
     encoder._require_class_token("prompt learning")
+    options = _tupled(options)
+    if "depth" not in options and recipe.design.depth:
+        options["depth"] = round(len(text_tower(encoder).transformer.resblocks) * 9 / 12)
     quarters = quarter_blocks(len(encoder.model.visual.transformer.resblocks))
     design = replace(recipe.design, **{k: v for k, v in options.items() if k in of_design})
     recipe = replace(recipe, design=design, **{k: v for k, v in options.items() if k in own})
     first = recipe.first or quarters[0]
     return replace(recipe, first=first, layers=recipe.layers or quarters[-recipe.n_layers :])
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

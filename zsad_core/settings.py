@@ -328,8 +328,8 @@ def _check_together(settings: Settings) -> None:
         model = getattr(settings, f"{prefix}model")
         if getattr(settings, f"{prefix}weights") is None and model != "zsad-mini":
             raise ValueError(
-                f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = {model!r}: "
-                "give an open_clip tag, the path of a checkpoint, or random"
+                f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
+                f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
             )
 
 

@@ -155,15 +155,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file, a torch file (weights_only: no code is run) or OpenAI's
     TorchScript.
     """
+    state = read_content(path)
+    if isinstance(state, dict) and "state_dict" in state:
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict; expected tensors by name, or these under 'state_dict'")
+    if all(key.startswith("module.") for key in state):  # saved from a model on several GPUs
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return dict(state)
+
+
+def read_content(path: Path) -> Any:
+    """What a safetensors file, a torch file or a TorchScript archive holds, usually a dict of tensors.
+
+    Raises ValueError for a file that is cut off, or that holds code, which is not run.
+    """
     with path.open("rb") as file:
         start = file.read(9)
     try:
         if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
-            state = load_file(path)
-        elif is_torchscript(path):
-            state = read_torchscript(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
@@ -172,13 +186,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         size = path.stat().st_size
         raise ValueError(f"weights file {path} ({size:,} bytes) is cut off or damaged: {error}") from error
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict; expected tensors by name, or these under 'state_dict'")
-    if all(key.startswith("module.") for key in state):  # saved from a model on several GPUs
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return dict(state)
 
 
 def load_weights(model: nn.Module, path: Path, model_id: str) -> None:

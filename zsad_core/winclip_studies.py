@@ -139,8 +139,8 @@ class Category:
     ) -> dict[str, np.ndarray]:
         """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
 
-        map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when it
-            uses no language.
+        map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when
+            it uses no language.
         """
         extractor, settings = extractor or self.clip, self.settings
         map_size = map_size or settings.map_size

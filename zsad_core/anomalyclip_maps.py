@@ -10,6 +10,7 @@ import numpy as np
 from zsad_core import anomalyclip as ac
 from zsad_core.cache import content_key
 from zsad_core.dense import Extractor
+from zsad_core.prompts import object_name
 from zsad_core.vand import vand_detector, vand_extractor
 from zsad_core.winclip import Detector
 from zsad_core.winclip_figures import Example, example, one_map
@@ -41,23 +42,29 @@ def compared(c: Category, windows: Category, role: str, image: int) -> Example:
         adapters.refuse_training_images(c.test)
         detect = vand_detector(c.encoder, adapters, c.name, c.settings.cache_dir)
         maps["VAND"] = one_map(c, vand_extractor(c.encoder), detect, image)
-    ours = prompted(c, role)
-    if ours is not None:
-        sigma = ac.smoothing(found.mask.shape)
-        maps["AnomalyCLIP"] = one_map(c, *ours, image, sigma=sigma)
-    return replace(found, maps=maps)
+    return replace(found, maps=maps | dict(ours(c, role, image).maps))
+
+
+def ours(c: Category, role: str, image: int) -> Example:
+    """Test image number `image` with the map of AnomalyCLIP; without a map if there is no auxiliary set."""
+    c, found = replace(c, whole="squash"), prompted(c, role)
+    picture, mask = np.asarray(c.test.image(image)), c.test.mask(image)
+    sigma = ac.smoothing(mask.shape)
+    maps = {} if found is None else {"AnomalyCLIP": one_map(c, *found, image, sigma=sigma)}
+    label = f"{object_name(c.name)}\n{object_name(c.test.meta['defect'].iloc[image])}"
+    return Example(label, picture, mask, picture, maps)
 
 
 def within_images(c: Category, role: str) -> np.ndarray:
     """(n,) pixel AUROC of AnomalyCLIP's map in each test image alone; NaN where nothing is anomalous."""
-    c, ours = replace(c, whole="squash"), prompted(c, role)
-    if ours is None:
+    c, found = replace(c, whole="squash"), prompted(c, role)
+    if found is None:
         return np.full(len(c.test), np.nan)
     prompts = ac.learned_prompts(c.settings, c.encoder, ac.auxiliary_role(role))
     key = content_key(**{name: value.flatten().tolist() for name, value in prompts.parameters.items()})
     size = c.encoder.image_size
     options = {"map_size": size, "sigma": ac.smoothing(size), "kinds": (), "each": ("",), "prompts": key}
-    return c.measured("anomalyclip-each", lambda: ours[1], ours[0], **options)["/each"][:, 0]
+    return c.measured("anomalyclip-each", lambda: found[1], found[0], **options)["/each"][:, 0]
 
 
 def best_and_worst(

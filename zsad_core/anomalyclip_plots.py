@@ -26,19 +26,21 @@ def dots(
     xlabel: str,
     reference: float | None = None,
     columns: int = 2,
+    share_x: bool = False,
 ) -> Figure:
     """One line a label, one dot a group, told by marker and colour; a panel for each value of `panel`.
 
-    frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. Lines keep the order in
-    which labels first appear, and stand in every panel. Unlike bars, dots need no axis from 0, so small
-    differences between high numbers stay visible.
+    frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
+        all panels.
+    Lines keep the order in which labels first appear, and stand in every panel. Unlike bars, dots need no
+    axis from 0, so small differences between high numbers stay visible.
     """
     with mpl.rc_context(STYLE):
         labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
         columns = min(columns, len(panels))
         n_rows = -(-len(panels) // columns)
         height = n_rows * (0.9 + 0.12 * len(labels) * (1 + len(groups))) + 0.4
-        figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True)
+        figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
         for axis, title in zip(axes.flat, panels, strict=False):
             for number, name in enumerate(groups):
                 own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label)[value]

@@ -92,6 +92,18 @@ def present_roles(settings: Settings, roles: Sequence[str] = ROLES) -> dict[str,
     return {role: settings.datasets[role] for role in roles if dataset_of(settings, role) is not None}
 
 
+def first_roles(names: Mapping[str, str]) -> dict[str, str]:
+    """{dataset: the first of its roles}: one that stands in several is measured once. names: {role: dataset}.
+
+    >>> first_roles({"kvasir": "polyp", "endo": "polyp", "tn3k": "thyroid"})
+    {'polyp': 'kvasir', 'thyroid': 'tn3k'}
+    """
+    found: dict[str, str] = {}
+    for role, dataset in names.items():
+        found.setdefault(dataset, role)
+    return found
+
+
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """WinCLIP, from its own part of the book, on any dataset. encoder: that of WinCLIP."""
     records: list[dict] = []

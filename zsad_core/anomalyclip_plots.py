@@ -80,6 +80,6 @@ def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
                 axis.margins(y=0.25)
                 if letter in defaults:
                     axis.axvline(defaults[letter], color="grey", ls=":", lw=1.2)
-                    where = {"xy": (defaults[letter], 0.03), "xycoords": ("data", "axes fraction")}
-                    axis.annotate("default", **where, rotation=90, ha="right", fontsize=8, color="dimgrey")
+                    where = {"xy": (defaults[letter], 1.01), "xycoords": ("data", "axes fraction")}
+                    axis.annotate("default", **where, ha="center", fontsize=8, color="dimgrey")
         return figure

@@ -44,13 +44,16 @@ def example(
     """Maps of test image number `image` by WinCLIP, by WinCLIP+ for each of `shots`, and by baselines with
     the first of `shots`. The references are the first seed's; the first of them is shown as `normal`
     (black where there are none)."""
+    number, place = divmod(image, PART)
     texts = c.texts()
     language: Detector = lambda d: zero_shot_outputs(d, texts, c.encoder.grid, temperature=c.temperature)  # noqa: E731
-    maps = {"WinCLIP": one_map(c, c.clip, language, image)}
+    maps = {"WinCLIP": _map(c, c.clip, language, "", number, place)}
     seed = c.settings.seed
     if shots:
         plus = few_shot_detector(c, shots)
-        maps |= {f"WinCLIP+ ({k})": one_map(c, c.clip, plus, image, f"P+Wm+Ws|{k}|{seed}") for k in shots}
+        maps |= {
+            f"WinCLIP+ ({k})": _map(c, c.clip, plus, f"P+Wm+Ws|{k}|{seed}", number, place) for k in shots
+        }
     if baselines:
         others, extractor = (
             baseline_detector(c, shots[:1], backbone, baselines),
@@ -58,7 +61,7 @@ def example(
         )
         for method in baselines:
             name = f"{BASELINES[method]} ({shots[0]})"
-            maps[name] = one_map(c, extractor, others, image, f"{method}|{shots[0]}|{seed}")
+            maps[name] = _map(c, extractor, others, f"{method}|{shots[0]}|{seed}", number, place)
     first = (
         c.train.image(int(c.draws([1])[1, seed][0])) if len(c.train) else Image.new("RGB", c.test.size(image))
     )
@@ -72,15 +75,13 @@ def example(
     )
 
 
-def one_map(
-    c: Category, extractor: Extractor, detect: Detector, image: int, output: str = "", sigma: float = 0.0
+def _map(
+    c: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
 ) -> np.ndarray:
-    """The map (H, W) of test image number `image`, at the image's size. sigma: of a filter, in its pixels."""
-    part, place = divmod(image, PART)
     dense: Dense = (
         dense_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[part].load().only(place)
     )
-    return next(image_maps(dense, detect(dense)[output].maps, sigma=sigma))
+    return next(image_maps(dense, detect(dense)[output].maps))
 
 
 def typical(c: Category) -> int:

@@ -41,8 +41,11 @@ def test_a_cluttered_border_is_not_uniform() -> None:
 
 
 def test_what_counts() -> None:
-    assert Shares(0.95, 0.5).counts
-    assert not Shares(0.8, 0.5).counts and not Shares(1.0, 0.99).counts and not Shares(1.0, 0.01).counts
+    assert Shares(0.95, 0.5, 0.1).counts
+    for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
+        assert not Shares(uniform, share, piece).counts
+    found, _ = background.background(plate())
+    assert background._largest(~found) == 30 * 30 / 3000 and background._largest(found & False) == 0
 
 
 def test_shares_at_the_best_threshold() -> None:
@@ -54,7 +57,11 @@ def test_shares_at_the_best_threshold() -> None:
 
 
 def test_rows_of_the_categories_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"nut": Shares(1, 0.5, 0.7, 0.5), "tile": Shares(1, 1.0), "bolt": Shares(1, 0.5, 0.1, 0.3)}
+    found = {
+        "nut": Shares(1, 0.5, 0.5, 0.7, 0.5),
+        "tile": Shares(1, 1.0, 0),
+        "bolt": Shares(1, 0.5, 0.5, 0.1, 0.3),
+    }
     monkeypatch.setattr(background, "background_shares", lambda c, prompts: found[c.name])
     frame = background_rows([SimpleNamespace(name=name) for name in found], None, "toys")
     wide = frame.pivot(index="category", columns="metric", values="mean")

@@ -2,7 +2,7 @@
 
 No dataset says where an object ends. Here the background of an image is estimated from its border: the pixels
 that are close in colour to it and joined to it. That is only done for categories whose border has nearly one
-colour and whose images hold something else as well; textures and cluttered scenes say nothing here.
+colour and whose images hold a piece of something else; textures and cluttered scenes say nothing here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from zsad_core.winclip_studies import Category
 TOLERANCE = 24
 """Grey levels of 256 in which each channel may differ from the border's colour."""
 
-UNIFORM, LEAST = 0.9, 0.05
-"""The border's share that must have its colour, and the least share of background and of foreground; medians
-over a category's images."""
+UNIFORM, LEAST, PIECE = 0.9, 0.05, 0.02
+"""Of the border the share that must have its colour, of the image the least share of the background, and that
+of the largest piece of the rest, which in a texture is a speck; medians over a category's images."""
 
 BINS = 20_000
 """Of scores in [0, 1], among which the threshold of the best F1 is looked for."""
 
 
 def background(image: np.ndarray, tolerance: int = TOLERANCE) -> tuple[np.ndarray, float]:
-    """The estimated background (H, W) bool of an image (H, W, 3) uint8, and the share in [0, 1] of the border that
-    has its colour.
+    """The estimated background (H, W) bool of an image (H, W, 3) uint8, and the share in [0, 1] of the border
+    that has its colour.
 
     The border is a frame of 2 % of the shorter edge, its colour the median of each channel. Background is
     what differs from it by at most `tolerance` in each channel and is joined to the frame (4-neighbours).
@@ -59,12 +59,13 @@ class Shares:
 
     uniform: float
     share: float
+    piece: float
     false_positives: float = float("nan")
     normal: float = float("nan")
 
     @property
     def counts(self) -> bool:
-        return self.uniform >= UNIFORM and LEAST <= self.share <= 1 - LEAST
+        return self.uniform >= UNIFORM and self.share >= LEAST and self.piece >= PIECE
 
 
 def background_shares(c: Category, prompts: LearnedPrompts) -> Shares:
@@ -78,7 +79,8 @@ def background_shares(c: Category, prompts: LearnedPrompts) -> Shares:
         sides.append(background(np.asarray(image)))
     behind = np.stack([found for found, _ in sides])
     uniform = float(np.median([share for _, share in sides]))
-    rough = Shares(uniform, float(np.median(behind.mean((1, 2)))))
+    pieces = [_largest(~found) for found in behind]
+    rough = Shares(uniform, float(np.median(behind.mean((1, 2)))), float(np.median(pieces)))
     if not rough.counts or not ac.has_masks(c.test):
         return rough
     makes, place = mapper(c, prompts), 0
@@ -91,7 +93,7 @@ def background_shares(c: Category, prompts: LearnedPrompts) -> Shares:
             for number, group in enumerate(groups):
                 counts[number] += np.histogram(found[group], BINS, (0, 1))[0]
             place += 1
-    return Shares(rough.uniform, rough.share, *shares_above(counts))
+    return Shares(rough.uniform, rough.share, rough.piece, *shares_above(counts))
 
 
 def shares_above(counts: np.ndarray) -> tuple[float, float]:
@@ -122,3 +124,9 @@ def background_rows(categories: Sequence[Category], prompts: LearnedPrompts, dat
         return pd.DataFrame(columns=COLUMNS)
     names = {"paper": "anomalyclip", "artifact": "appD", "dataset": dataset, "method": "anomalyclip"}
     return rows(pd.DataFrame(values), task="pixel", **names)
+
+
+def _largest(foreground: np.ndarray) -> float:
+    """The share of the image that the largest piece of the foreground takes."""
+    numbers, _ = components(foreground)
+    return float(np.bincount(numbers.ravel(), minlength=2)[1:].max() / foreground.size)

@@ -178,9 +178,11 @@ def baselines(c: Category) -> list[dict]:
 
 
 def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
-    """Records of AnomalyCLIP in a variant. Three names are no options of its training: `class_name_at_test`
-    puts the name into the full method's prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on
-    the medical auxiliary set (Table 3)."""
+    """Records of AnomalyCLIP in a variant.
+
+    Three names are no options of its training: `class_name_at_test` puts the name into the full method's
+    prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
+    """
     own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
     options = own[variant] if variant in own else training_options(variant)
     prompts = ac.learned_prompts(c.settings, c.encoder, _auxiliary(role, variant), **options)

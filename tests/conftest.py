@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
+from PIL import Image
 
 if TYPE_CHECKING:
     from zsad_core.datasets import AnomalyDataset
@@ -154,6 +156,56 @@ def dataset_with(tmp_path: Path) -> Callable[..., AnomalyDataset]:
                     out.add(image[0], defect="scratch", mask=image[1], **names)
                 else:
                     out.add(image, defect="good", **names)
+        return load_dataset(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+    """small_clip(seed=0, ...): a CLIP of 3 x 3 patches, 4 image and 4 text blocks, random weights."""
+    path = tmp_path_factory.mktemp("configs") / "small.json"
+
+    from zsad_core.encoders import load_encoder
+
+    def load(seed: int = 0, image_size: int | None = None, **vision: Any) -> ClipEncoder:
+        own = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16} | vision
+        config = {"embed_dim": 16, "vision_cfg": own, "text_cfg": {"width": 32, "heads": 2, "layers": 4}}
+        path.write_text(json.dumps(config))
+        return load_encoder(path, "random", device="cpu", seed=seed, image_size=image_size)
+
+    return load
+
+
+@pytest.fixture
+def toy_set(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+    """toy_set(normal, anomalous, masks=...): noise, which is darker in an anomaly, in two categories.
+
+    Each has so many images in its test split, and one in its training split. masks: how many of the anomalous
+    ones have theirs, None for all.
+    """
+
+    from data_scripts.prepare import prepared_folder
+    from zsad_core.datasets import load_dataset
+
+    def make(
+        normal: int = 2, anomalous: int = 2, masks: int | None = None, seed: int = 0, name: str = "toys"
+    ) -> AnomalyDataset:
+        rng = np.random.default_rng(seed)
+        with prepared_folder(tmp_path / name) as out:
+            for category in ("metal_nut", "wood"):
+                kinds = [("train", "good")] + [("test", "good")] * normal + [("test", "hole")] * anomalous
+                for number, (split, defect) in enumerate(kinds):
+                    pixels, mask = rng.integers(0, 256, (36, 36, 3), np.uint8), None
+                    if defect == "hole":
+                        row, column = rng.integers(0, 20, 2)
+                        pixels[row : row + 12, column : column + 16] //= 4
+                        given = masks is None or number - normal <= masks
+                        mask = np.zeros((36, 36), np.uint8) if given else None
+                        if given:
+                            mask[row : row + 12, column : column + 16] = 1
+                    options = {"category": category, "split": split, "defect": defect, "mask": mask}
+                    out.add(Image.fromarray(pixels), name=f"{number:02d}.png", **options)
         return load_dataset(tmp_path / name)
 
     return make

@@ -56,6 +56,25 @@ def test_a_file_cut_off_by_a_kill_is_computed_anew(tmp_path: Path, keep: int) ->
     assert compute.calls == 2 and file.read_bytes() == whole
 
 
+def test_mapped_arrays_are_those_that_were_computed(tmp_path: Path) -> None:
+    kinds = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+    expected = {kind: np.arange(6).reshape(2, 3).astype(kind) for kind in kinds}
+    expected |= {"none": np.empty((0, 3), np.float32), "one": np.array(7.0)}
+    for _ in range(2):  # computed, then read
+        arrays = cached_arrays(tmp_path, "kinds", PARTS, lambda: expected, mapped=True)
+        assert list(arrays) == sorted(expected)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, expected[name])
+            assert array.dtype == expected[name].dtype and isinstance(array, np.memmap) == (name != "none")
+    with pytest.raises(ValueError, match="read-only"):
+        arrays["f4"][0, 0] = 1
+    (file,) = cache_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(RuntimeWarning, match="computing it anew"):
+        arrays = cached_arrays(tmp_path, "kinds", PARTS, lambda: expected, mapped=True)
+    np.testing.assert_array_equal(arrays["u8"], expected["u8"])
+
+
 def test_a_file_made_from_other_parts_is_not_trusted(tmp_path: Path) -> None:
     compute = Computation()
     cached_arrays(tmp_path, "images", {**PARTS, "weights": "other"}, compute)

@@ -73,7 +73,7 @@ def learned_prompts(
 
 
 def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -> Adapters | None:
-    """VAND's layers, as in `learned_prompts`; 3 epochs on MVTec AD and 15 on other sets, as its authors have."""
+    """VAND's layers, as in `learned_prompts`; 3 epochs on MVTec AD and 15 on others, as its authors have."""
     epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
     train = partial(train_adapters, encoder, epochs=epochs)
     return _kept(settings, encoder, auxiliary, {"vand": 1, "epochs": epochs}, train, Adapters)

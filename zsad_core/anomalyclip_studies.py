@@ -142,6 +142,12 @@ def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> 
     return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
 
 
+def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
+    """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
+    depth = len(encoder.model.visual.transformer.resblocks)
+    return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+
+
 def clip_scores(
     c: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
 ) -> dict:
@@ -149,8 +155,7 @@ def clip_scores(
 
     attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word in the place of the category's.
     """
-    depth = len(c.encoder.model.visual.transformer.resblocks)
-    extractor = glocal_extractor(c.encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+    extractor = clip_features(c.encoder, attention)
     texts = ac.clip_texts(c.encoder, name or c.name, c.settings.cache_dir, ensemble=ensemble)
     detect = ac.detector(texts, c.encoder.grid, maps=ac.has_masks(c.test))
     return measured(c, "anomalyclip-clip", extractor, detect, texts=_hash(texts))
@@ -173,9 +178,11 @@ def baselines(c: Category) -> list[dict]:
 
 
 def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
-    """Records of AnomalyCLIP in a variant. Three names are no options of its training: `class_name_at_test`
-    puts the name into the full method's prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on
-    the medical auxiliary set (Table 3)."""
+    """Records of AnomalyCLIP in a variant.
+
+    Three names are no options of its training: `class_name_at_test` puts the name into the full method's
+    prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
+    """
     own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
     options = own[variant] if variant in own else training_options(variant)
     prompts = ac.learned_prompts(c.settings, c.encoder, _auxiliary(role, variant), **options)

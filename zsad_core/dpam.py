@@ -145,6 +145,9 @@ def glocal_features(
     encoder._require_class_token("local features")
     visual, kinds = encoder.model.visual, attention_kinds(attention)
     unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
+    if not len(pixels):  # open_clip's towers cannot reshape nothing
+        nothing = torch.empty(0, math.prod(encoder.grid), encoder.dim)
+        return nothing[:, 0], dict.fromkeys(layers, nothing)
     rows = encoder._batch_rows(math.prod(encoder.grid), visual.conv1.out_channels)
     heads: list[Tensor] = []
     patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}

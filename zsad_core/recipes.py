@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,10 +65,10 @@ class Recipe:
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
         if not 1 <= self.n_layers <= 4:
             raise ValueError(f"n_layers={self.n_layers}: expected 1 to 4 of the four quarter blocks")
-        positive = ("temperature", "lr", "local_weight", "batch_size")
-        wrong = [f"{name}={getattr(self, name)}" for name in positive if not getattr(self, name) > 0]
+        values = {name: getattr(self, name) for name in ("temperature", "lr", "local_weight", "batch_size")}
+        wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < math.inf]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: expected numbers above 0")
+            raise ValueError(f"{', '.join(wrong)}: expected finite numbers above 0")
         if self.epochs < 0:
             raise ValueError(f"epochs={self.epochs}: expected 0 or more")
 

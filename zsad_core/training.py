@@ -70,8 +70,8 @@ def run_epochs(
                 if not all(value.isfinite().all() for value in (loss, *parameters.values())):
                     raise FloatingPointError(
                         f"the loss ({loss.item()}) or the {what} are no longer finite in epoch {epoch + 1}, "
-                        f"step {step}: lower lr={optimizer.param_groups[0]['lr']}, or check features and masks. "
-                        + (f"{checkpoint} holds the epochs before" if checkpoint and losses else "")
+                        f"step {step}: lower lr={optimizer.param_groups[0]['lr']}, or check features and "
+                        "masks" + (f"; {checkpoint} holds the epochs before" if checkpoint and losses else "")
                     )
                 total += loss.item() * len(rows)
         losses.append(total / n)

@@ -1,0 +1,255 @@
+"""The two paths of a tower of 24 blocks, against a plain implementation in float64."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from zsad_core import dpam
+from zsad_core.dpam import attention_kinds, attention_weights, dual_path, glocal_features, self_attention
+from zsad_core.encoders import ClipEncoder, load_encoder
+
+LAYERS = (6, 12, 18, 24)
+VISION = {"image_size": 28, "patch_size": 14, "width": 64, "layers": 24, "head_width": 16, "mlp_ratio": 2.0}
+TEXT = {"width": 32, "heads": 2, "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+    """load(image_size, ...): a CLIP with 24 blocks, 2 x 2 patches. Biases and norms are random as well."""
+    path = tmp_path_factory.mktemp("configs") / "deep.json"
+
+    def load(image_size: int | None = None, **vision: Any) -> ClipEncoder:
+        path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION | vision, "text_cfg": TEXT}))
+        encoder = load_encoder(path, "random", device="cpu", image_size=image_size)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in encoder.model.visual.named_parameters():
+            if parameter.ndim == 1:
+                around = 0 if name.endswith(("bias", "embedding")) else 1
+                parameter.copy_(around + 0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("in_proj_weight"):
+                parameter.mul_(3)  # untrained attention is almost even and would hide mistakes
+        return encoder
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
+    return load()
+
+
+def pixels_of(encoder: ClipEncoder, n: int = 3) -> Tensor:
+    return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def plain(
+    encoder: ClipEncoder, pixels: Tensor, kind: str = "vv", first: int = 6
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """(h_0 ... h_L, u_1 ... u_L, attention weights of `kind`) in float64, from the formulas of Sec. 3.3."""
+    visual = copy.deepcopy(encoder.model.visual).double()
+    h = [visual._embeds(pixels.double())]
+    u, weights = [], []
+    for block in visual.transformer.resblocks:
+        z = F.layer_norm(h[-1], h[-1].shape[-1:], block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
+        heads = block.attn.num_heads
+        matrix = block.attn.in_proj_weight.view(3, heads, -1, z.shape[-1])  # (q k v, heads, 16, width)
+        bias = block.attn.in_proj_bias.view(3, heads, 1, -1)
+        q, k, v = torch.einsum("ntw,chdw->cnhtd", z, matrix) + bias[:, None]
+
+        parts, out = {"q": q, "k": k, "v": v}, block.attn.out_proj
+        shares, mixed = {}, {}
+        for name in {kind, "qk"}:
+            scores = torch.einsum("nhsd,nhtd->nhst", parts[name[0]], parts[name[1]])
+            shares[name] = (scores / math.sqrt(q.shape[-1])).softmax(-1)
+            mixed[name] = (
+                torch.einsum("nhst,nhtd->nshd", shares[name], v).flatten(2) @ out.weight.T + out.bias
+            )
+        weights.append(shares[kind])
+        u.append(mixed[kind])
+        x = h[-1] + mixed["qk"]
+        h.append(x + block.mlp(block.ln_2(x)))
+    return h, u, weights
+
+
+@pytest.mark.parametrize("kind", ["vv", "qq", "kk"])
+def test_local_path_is_the_residual_sum_of_the_formulas(encoder: ClipEncoder, kind: str) -> None:
+    pixels = pixels_of(encoder)
+    h, u, _ = plain(encoder, pixels, kind)
+    class_token, tokens = dual_path(encoder.model.visual, pixels, (3, *LAYERS), (kind,))
+    expected = {layer: h[5] + sum(u[5:layer]) for layer in LAYERS}  # d_24 = h_5 + u_6 + ... + u_24
+    expected[3] = h[3]  # below the first block there is no second path
+    close = {"rtol": 1e-3, "atol": 1e-3, "check_dtype": False}
+    torch.testing.assert_close(class_token, h[24][:, 0], **close)
+    torch.testing.assert_close(tokens[kind], expected, **close)
+    maps = [F.normalize(tokens[kind][layer][:, 1:], dim=-1) for layer in LAYERS]
+    for one, other in zip(maps, maps[1:]):
+        assert (one - other).abs().max() > 0.01  # the code before April 2025 had four times the same
+
+
+def test_blocks_with_two_paths_are_6_to_24(encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = list(encoder.model.visual.transformer.resblocks)
+    met: list[int] = []
+    split = dpam._heads
+
+    def noted(block: torch.nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        met.append(1 + next(i for i, own in enumerate(blocks) if own is block))
+        return split(block, z)
+
+    monkeypatch.setattr(dpam, "_heads", noted)
+    glocal_features(encoder, pixels_of(encoder, 1), (24,))
+    assert met == list(range(6, 25))
+    assert dpam.quarter_blocks(24)[0] == met[0]
+
+
+def test_features_are_projected_and_only_local_ones_see_the_last_norm(
+    load: Callable[..., ClipEncoder],
+) -> None:
+    encoder = load()
+    visual, pixels = encoder.model.visual, pixels_of(encoder)
+    h, u, _ = plain(encoder, pixels)
+    before = glocal_features(encoder, pixels, (24,))
+    normed = visual.ln_post((h[5] + sum(u[5:]))[:, 1:].float()) @ visual.proj
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(before[1][24], F.normalize(normed, dim=-1), **close)
+    torch.testing.assert_close(before[0], F.normalize(h[24][:, 0].float() @ visual.proj, dim=-1), **close)
+    torch.testing.assert_close(before[0], encoder.embed_images(pixels, final_norm=False))
+    with_norm, _ = glocal_features(encoder, pixels, (24,), final_norm=True)
+    torch.testing.assert_close(with_norm, encoder.embed_images(pixels))
+    torch.testing.assert_close(encoder.embed_patches(pixels, (24,), "vv"), before[1])
+
+    visual.ln_post.weight.mul_(torch.linspace(0.1, 3, 64))
+    after = glocal_features(encoder, pixels, (24,))
+    assert torch.equal(after[0], before[0])
+    assert (after[1][24] - before[1][24]).abs().max() > 0.01
+    assert (glocal_features(encoder, pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
+
+
+def test_qk_is_the_ordinary_tower(encoder: ClipEncoder) -> None:
+    pixels = pixels_of(encoder)
+    ordinary = encoder.embed_scales(pixels, (), layers=LAYERS).layers
+    expected = {layer: encoder.project_tokens(tokens) for layer, tokens in ordinary.items()}
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(encoder.embed_patches(pixels, LAYERS, normalize=False), expected, **close)
+    beside = dual_path(encoder.model.visual, pixels, LAYERS, ("vv", "qk"))[1]["qk"]
+    torch.testing.assert_close({layer: x[:, 1:] for layer, x in beside.items()}, ordinary, **close)
+
+
+def test_qk_needs_no_first_block(load: Callable[..., ClipEncoder]) -> None:
+    shallow = load(layers=3)
+    assert shallow.embed_patches(pixels_of(shallow), (3,))[3].shape == (3, 4, 32)
+    with pytest.raises(ValueError, match=r"first=6: expected one or more blocks of 1 to 3"):
+        shallow.embed_patches(pixels_of(shallow), (3,), "vv")
+
+
+def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder: ClipEncoder) -> None:
+    pixels, text = pixels_of(encoder), F.normalize(torch.randn(32, 2), dim=0)
+    cosines = {kind: encoder.embed_patches(pixels, (12, 24), kind) for kind in ("qq", "kk", "vv", "qq+kk+vv")}
+    for layer in (12, 24):
+        ensemble = cosines["qq+kk+vv"][layer]
+        kinds = [cosines[kind][layer] for kind in ("qq", "kk", "vv")]
+        torch.testing.assert_close(ensemble @ text, sum(kind @ text for kind in kinds) / 3)
+        assert all((kind - ensemble).abs().max() > 0.01 for kind in kinds)
+        assert ensemble.norm(dim=-1).max() < 1
+        torch.testing.assert_close(kinds[0].norm(dim=-1), torch.ones(3, 4))
+
+
+def test_batches_and_types_do_not_matter(encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = pixels_of(encoder, 5)
+    whole = glocal_features(encoder, pixels, (24,), "qq+kk+vv")
+    monkeypatch.setattr(encoder, "_batch_rows", lambda *_: 2)
+    torch.testing.assert_close(glocal_features(encoder, pixels.double(), (24,), "qq+kk+vv"), whole)
+    assert glocal_features(encoder, pixels[:0], (24,))[1][24].shape == (0, 4, 32)
+
+
+def test_self_attention_is_the_mean_of_the_diagonal(
+    encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, found = pixels_of(encoder), {}
+    for kind in ("qk", "vv"):
+        _, _, weights = plain(encoder, pixels, kind)
+        shares = [w[n, h, t, t] for w in weights[5:] for n in range(3) for h in range(4) for t in range(1, 5)]
+        found[kind] = float(sum(shares) / len(shares))
+    assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
+    monkeypatch.setattr(encoder, "_batch_rows", lambda *_: 2)
+    assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
+    assert 0 < found["qk"] < found["vv"] < 1
+    for block in attention_weights(encoder.model.visual, pixels, ("qq",)):
+        torch.testing.assert_close(block["qq"].sum(-1), torch.ones(3, 4, 5))
+
+
+def test_what_is_refused(encoder: ClipEncoder) -> None:
+    pixels = pixels_of(encoder, 1)
+    for layers, first in (((), 6), ((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
+        with pytest.raises(ValueError, match="expected one or more blocks of 1 to 24"):
+            encoder.embed_patches(pixels, layers, "vv", first)
+    for attention in ("xx", "", "vv+vv", "qq,kk"):
+        with pytest.raises(ValueError, match=r"expected some of qk, qq, kk, vv, joined by '\+'"):
+            attention_kinds(attention)
+    with pytest.raises(ValueError, match=r"first=25: expected"):
+        self_attention(encoder, pixels, ("vv",), 25)
+    with pytest.raises(ValueError, match=r"expected images as a float tensor \(n, 3, 28, 28\)"):
+        encoder.embed_patches(pixels[..., :27], (24,), "vv")
+
+
+def test_a_block_of_another_build_is_refused(load: Callable[..., ClipEncoder]) -> None:
+    encoder = load(layers=6)
+    encoder.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
+    with pytest.raises(ValueError, match="DPAM needs open_clip's ResidualAttentionBlock"):
+        encoder.embed_patches(pixels_of(encoder), (6,), "vv", 2)
+
+
+def test_a_resnet_has_no_local_features(tmp_path: Path) -> None:
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    (tmp_path / "resnet.json").write_text(
+        json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT})
+    )
+    resnet = load_encoder(tmp_path / "resnet.json", "random", device="cpu")
+    pixels = pixels_of(resnet, 1)
+    for use in (
+        lambda: resnet.embed_patches(pixels, (1,), "vv", 1),
+        lambda: self_attention(resnet, pixels, ("vv",), 1),
+    ):
+        with pytest.raises(ValueError, match="reads the class token"):
+            use()
+    with pytest.raises(ValueError, match="image_size=96: only a Vision Transformer"):
+        load_encoder(tmp_path / "resnet.json", "random", device="cpu", image_size=96)
+
+
+# input of another size than in pretraining
+
+
+def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
+    load: Callable[..., ClipEncoder],
+) -> None:
+    small, large = load(), load(image_size=70)
+    assert (large.image_size, large.grid) == ((70, 70), (5, 5))
+    assert large.model_id == f"{small.model_id}-70px" and load(image_size=28).model_id == small.model_id
+    assert large.preprocess(Image.new("RGB", (90, 40))).shape == (3, 70, 70)
+    before, after = (e.model.visual.positional_embedding for e in (small, large))
+    assert torch.equal(after[0], before[0])
+    grid = before[1:].reshape(2, 2, 64).permute(2, 0, 1)[None]
+    expected = F.interpolate(grid, (5, 5), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(after[1:], expected.reshape(25, 64))
+    features = large.embed_patches(pixels_of(large), LAYERS, "vv")
+    assert {layer: tuple(x.shape) for layer, x in features.items()} == dict.fromkeys(LAYERS, (3, 25, 32))
+    global_feature = glocal_features(large, pixels_of(large), (24,))[0]
+    torch.testing.assert_close(global_feature, large.embed_images(pixels_of(large), final_norm=False))
+
+
+@pytest.mark.parametrize("image_size", [29, 7, 0, -14])
+def test_sizes_that_are_no_multiple_of_the_patch(load: Callable[..., ClipEncoder], image_size: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"image_size={image_size}: expected a multiple of the patch edge, 14"
+    ):
+        load(image_size=image_size)

@@ -1,0 +1,158 @@
+"""The losses against plain autograd over both channels in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad_core import glocal_loss
+from zsad_core.glocal_loss import PARTS, image_loss, interpolation, local_loss
+
+
+def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) -> Tensor:
+    """The sum of the parts from maps of two channels that are upsampled as such."""
+    maps = torch.stack([1 - probabilities, probabilities], dim=1)  # (b, 2, rows, columns)
+    maps = F.interpolate(maps, masks.shape[1:], mode="bilinear", align_corners=False)
+    targets = torch.stack([~masks, masks], dim=1).to(maps)  # (b, 2, H, W)
+    p_t = (targets.clamp(1e-5, 1 - 1e-5) * maps).sum(1) + 1e-5
+    values = {"focal": -((1 - p_t) ** 2 * p_t.log()).mean()}
+    for channel, part in ((1, "dice_anomalous"), (0, "dice_normal")):
+        p, t = maps[:, channel].flatten(1), targets[:, channel].flatten(1)
+        values[part] = (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
+    return sum(values[part] for part in parts)
+
+
+def example(
+    b: int = 5, grid: tuple[int, int] = (4, 6), size: tuple[int, int] = (33, 50)
+) -> tuple[Tensor, Tensor]:
+    """Maps in float64 and masks; the first image has no anomaly, the last nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(b, *grid, generator=generator, dtype=torch.float64)
+    masks = torch.rand(b, *size, generator=generator) < 0.3
+    masks[0], masks[-1] = False, True
+    return probabilities, masks
+
+
+def slope_of(loss, probabilities: Tensor, *arguments) -> tuple[Tensor, Tensor]:
+    own = probabilities.clone().requires_grad_()
+    value = loss(own, *arguments)
+    (2.5 * value).backward()
+    return value.detach(), own.grad
+
+
+@pytest.mark.parametrize("images", [1, 2, 99], ids=["by one", "by two", "all at once"])
+@pytest.mark.parametrize("parts", [PARTS, *((part,) for part in PARTS), ()], ids="+".join)
+def test_value_and_gradient_in_chunks(
+    parts: tuple[str, ...], images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probabilities, masks = example()
+    chunks, at_pixels = [], glocal_loss._at_pixels
+    monkeypatch.setattr(glocal_loss, "_NUMBERS", images * 33 * 50 + 7)
+    monkeypatch.setattr(
+        glocal_loss, "_at_pixels", lambda p, *rest: [chunks.append(len(p)), at_pixels(p, *rest)][1]
+    )
+    found = slope_of(local_loss, probabilities, masks, parts)
+    if parts:
+        torch.testing.assert_close(found, slope_of(plain, probabilities, masks, parts))
+    else:
+        assert found[0] == 0 and not found[1].any()
+    assert chunks == {1: [1] * 5, 2: [2, 2, 1], 99: [5]}[images]
+
+
+def test_float32_and_certain_maps() -> None:
+    probabilities, masks = example(3, (8, 8), (96, 96))
+    probabilities[:, ::2] = probabilities[:, ::2].round()  # many 0 and 1
+    value, slope = slope_of(local_loss, probabilities.float(), masks)
+    expected = slope_of(plain, probabilities, masks)
+    assert value.dtype == slope.dtype == torch.float32
+    # where the map is sure of the wrong side p_t is about 2e-5, of which float32 has three digits
+    torch.testing.assert_close(value.double(), expected[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(slope.double(), expected[1], rtol=5e-3, atol=1e-6)
+
+
+def test_channels_still_sum_to_one_after_upsampling() -> None:
+    probabilities, masks = example()
+    logits = torch.stack([torch.zeros_like(probabilities), probabilities.logit()], dim=1)
+    maps = F.interpolate(logits.softmax(1), masks.shape[1:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(maps.sum(1), torch.ones(masks.shape, dtype=torch.float64))
+    torch.testing.assert_close((maps[:, 1] + 1 - maps[:, 0]) / 2, maps[:, 1])
+
+
+@pytest.mark.parametrize(("n", "size"), [(37, 518), (8, 96), (5, 7), (4, 3), (3, 3), (1, 4)])
+def test_interpolation_is_bilinear(n: int, size: int) -> None:
+    cells = torch.rand(2, 1, n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(cells, (size, 11), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(interpolation(n, size) @ cells @ interpolation(6, 11).T, expected)
+    assert interpolation(n, size).shape == (size, n)
+    torch.testing.assert_close(interpolation(n, size).sum(1), torch.ones(size, dtype=torch.float64))
+
+
+def test_lambda_4_of_one_map_is_lambda_1_of_four_equal_maps() -> None:
+    probabilities, masks = example()
+    one = slope_of(lambda p: 4 * local_loss(p, masks), probabilities)
+    four = slope_of(lambda p: sum(local_loss(p * 1.0, masks) for _ in range(4)), probabilities)
+    torch.testing.assert_close(one, four)
+
+
+def test_losses_at_their_ends() -> None:
+    empty = torch.zeros(1, 40, 40, dtype=torch.bool)
+    for level in (0.0, 1e-3, 0.5, 1.0):
+        dice = local_loss(torch.full((1, 4, 4), level), empty, ("dice_anomalous",)).item()
+        assert 0 <= dice < 1 and dice == pytest.approx(1 - 1 / (level * 1600 + 1), rel=1e-5)
+    mask = empty.clone()
+    mask[:, :20] = True
+    sharp = mask.double()  # a map of the mask's own size
+    assert abs(local_loss(sharp, mask, ("focal",)).item()) < 1e-9
+    assert local_loss(sharp, mask).item() < 1e-9
+    assert local_loss(1 - sharp, mask, ("focal",)).item() > 5
+    assert local_loss(1 - sharp, mask, ("dice_anomalous", "dice_normal")).item() > 1.99
+
+
+def test_loss_of_a_batch_is_the_mean_of_its_images() -> None:
+    probabilities, masks = example()
+    alone = [local_loss(probabilities[i : i + 1], masks[i : i + 1]) for i in range(5)]
+    torch.testing.assert_close(local_loss(probabilities, masks), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("b", [1, 64])
+def test_what_is_kept_for_the_backward_pass_has_the_size_of_the_patches(
+    b: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is made on the way does not grow with the batch."""
+    largest, at_pixels = [0], glocal_loss._at_pixels
+    monkeypatch.setattr(glocal_loss, "_NUMBERS", 4 * 33 * 50)
+    monkeypatch.setattr(
+        glocal_loss,
+        "_at_pixels",
+        lambda p, *rest: [largest.append(p.numel()), at_pixels(p, *rest)][1],
+    )
+    probabilities, masks = example(b)
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: [saved.append(x.numel()), x][1], lambda x: x):
+        local_loss(probabilities.requires_grad_(), masks).backward()
+    assert saved == [b * 4 * 6]
+    assert max(largest) == min(b, 4) * 33 * 50
+
+
+def test_image_loss_is_cross_entropy() -> None:
+    cosines, labels = torch.tensor([[0.2, 0.3], [0.1, -0.1], [0.0, 0.0]]), torch.tensor([1, 0, 1])
+    p = (cosines / 0.07).softmax(1)
+    expected = -(p[0, 1].log() + p[1, 0].log() + p[2, 1].log()) / 3
+    torch.testing.assert_close(image_loss(cosines, labels), expected)
+    assert image_loss(cosines, labels, 0.01) < image_loss(cosines[:2], labels[:2], 1.0)
+
+
+def test_what_is_refused() -> None:
+    probabilities, masks = example()
+    with pytest.raises(ValueError, match="expected some of focal, dice_anomalous, dice_normal"):
+        local_loss(probabilities, masks, ("dice",))
+    for own, wrong in (
+        (probabilities[:1], masks[0]),  # a squeezed batch of one: dice would average over rows
+        (probabilities, masks[:1]),
+        (probabilities, masks.long()),
+        (probabilities[:, None], masks),
+    ):
+        with pytest.raises(ValueError, match=r"expected \(b, rows, columns\) and bool \(b, H, W\)"):
+            local_loss(own, wrong)

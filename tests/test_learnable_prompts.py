@@ -1,0 +1,266 @@
+"""Learned prompts, against plain implementations over the whole context of 77 tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad_core import learnable_prompts
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.learnable_prompts import PromptDesign, encode, freeze, initial_parameters
+
+RELEASED = PromptDesign()
+CONCATENATE = PromptDesign(deep="concatenate", ending="")
+X, OBJECT, DAMAGED, STOP, START, END = 343, 14115, 13568, 269, 49406, 49407
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+    """load(**text): a CLIP whose text tower has 12 narrow blocks, like ViT-L/14's. All norms are random."""
+    path = tmp_path_factory.mktemp("configs") / "text.json"
+
+    def load(**text: Any) -> ClipEncoder:
+        vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 16}
+        config = {"embed_dim": 24, "vision_cfg": vision}
+        config["text_cfg"] = {"width": 32, "heads": 2, "layers": 12} | text
+        path.write_text(json.dumps(config))
+        encoder = load_encoder(path, "random", device="cpu")
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in encoder.model.transformer.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(("ln" in name) + 0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("in_proj_weight"):
+                parameter.mul_(3)
+        encoder.model.ln_final.weight.copy_(1 + 0.3 * torch.randn(32, generator=generator))
+        return encoder
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
+    return load()
+
+
+def drawn(encoder: ClipEncoder, design: PromptDesign, scale: float = 25.0) -> dict[str, Tensor]:
+    """Parameters that are large beside the embeddings, so that each of them shows."""
+    found = initial_parameters(encoder, design, torch.Generator().manual_seed(0))
+    return {name: scale * value for name, value in found.items()}
+
+
+def texts_of(
+    encoder: ClipEncoder,
+    design: PromptDesign,
+    parameters: dict[str, Tensor],
+    names: tuple[str, ...] = ("object",),
+) -> Tensor:
+    return encode(encoder, design, parameters, freeze(encoder, design, names))
+
+
+def over_77(encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Tensor], name: str) -> Tensor:
+    """(2, d): one prompt at a time over 77 padded tokens, end token found as the largest id."""
+    model, rows = encoder.model, []
+    for side, sentence in zip(("normal", "anomalous"), design.sentences(name), strict=True):
+        ids = open_clip.tokenize([sentence])  # (1, 77)
+        x = model.token_embedding(ids)[0].clone()
+        context = parameters["context/shared" if design.shared else f"context/{side}"]
+        x[1 : 1 + design.context_length] = context
+        x = x + model.positional_embedding
+        for number, block in enumerate(model.transformer.resblocks, start=1):
+            extra = parameters.get(f"deep/{number}")
+            if extra is not None and design.deep == "overwrite":
+                x = torch.cat([x[:1], extra, x[1 + design.length :]])
+            elif extra is not None:
+                x = torch.cat([extra, x])
+            before = torch.ones(len(x), len(x), dtype=torch.bool).tril()
+            mask = torch.zeros(len(x), len(x)).masked_fill(~before, float("-inf"))
+            x = block(x[None], attn_mask=mask)[0]
+            if extra is not None and design.deep == "concatenate":
+                x = x[design.length :]
+            assert len(x) == 77
+        rows.append(model.ln_final(x[ids[0].argmax()]) @ model.text_projection)
+    return F.normalize(torch.stack(rows), dim=-1)
+
+
+def test_tokens_of_the_released_templates(encoder: ClipEncoder) -> None:
+    assert RELEASED.sentences() == ("x " * 12 + "object.", "x " * 12 + "damaged object.")
+    frozen = freeze(encoder, RELEASED)
+    assert frozen.ends.tolist() == [15, 16]
+    ids = [[START, *[X] * 12, OBJECT, STOP, END, 0], [START, *[X] * 12, DAMAGED, OBJECT, STOP, END]]
+    assert torch.equal(frozen.embeddings, encoder.model.token_embedding(torch.tensor(ids)))
+    assert torch.equal(frozen.positions, encoder.model.positional_embedding[:17])
+    assert freeze(encoder, PromptDesign(ending="")).ends.tolist() == [14, 15]
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        RELEASED,
+        CONCATENATE,
+        PromptDesign(5, states=("", "broken"), depth=3, length=2),
+        PromptDesign(16, True, ("normal", "anomalous"), None, depth=0, length=0),
+        replace(CONCATENATE, context_length=2, depth=12),
+    ],
+    ids=["released", "paper", "small", "CoOp", "all blocks"],
+)
+def test_running_the_prompt_alone_equals_running_the_whole_context(
+    encoder: ClipEncoder, design: PromptDesign
+) -> None:
+    parameters = drawn(encoder, design)
+    names = ("metal nut", "wood")
+    texts = texts_of(encoder, design, parameters, names)
+    assert texts.shape == (2, 2, 24)
+    expected = torch.stack([over_77(encoder, design, parameters, name) for name in names])
+    torch.testing.assert_close(texts, expected, **CLOSE)
+    assert (texts[:, 0] - texts[:, 1]).abs().max() > 0.01
+    assert torch.equal(texts[0], texts[1]) == (design.object_word is not None)
+
+
+def test_other_projections_of_the_text_tower(load: Callable[..., ClipEncoder]) -> None:
+    plain = load()
+    expected = texts_of(plain, RELEASED, drawn(plain, RELEASED))
+    model = plain.model
+    linear = torch.nn.Linear(32, 24, bias=False)
+    linear.weight.data = model.text_projection.T.contiguous()
+    model.text_projection = None
+    assert texts_of(plain, RELEASED, drawn(plain, RELEASED)).shape == (1, 2, 32)  # no projection at all
+    del model.text_projection
+    model.text_projection = linear.requires_grad_(False)
+    torch.testing.assert_close(texts_of(plain, RELEASED, drawn(plain, RELEASED)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("design", [RELEASED, CONCATENATE], ids=["overwrite", "concatenate"])
+def test_sequence_between_blocks_keeps_its_length(
+    encoder: ClipEncoder, design: PromptDesign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, run = [], learnable_prompts._block
+    monkeypatch.setattr(
+        learnable_prompts, "_block", lambda block, x: [lengths.append(x.shape[1]), run(block, x)][1]
+    )
+    texts_of(encoder, design, drawn(encoder, design))
+    longer = [16 + 4] * 9 + [16] * 3  # nine blocks see four tokens more, which leave again
+    assert lengths == ([17] * 12 if design is RELEASED else longer)
+
+
+def test_all_that_is_learned_changes_the_texts(encoder: ClipEncoder) -> None:
+    for design in (RELEASED, CONCATENATE):
+        parameters = drawn(encoder, design)
+        texts = texts_of(encoder, design, parameters)
+        blocks = range(2 if design is RELEASED else 1, 10)
+        assert [name for name in parameters if "deep" in name] == [f"deep/{block}" for block in blocks]
+        for name in parameters:
+            zeroed = {**parameters, name: torch.zeros_like(parameters[name])}
+            moved = (texts_of(encoder, design, zeroed) - texts).abs().amax((0, 2))  # (2,)
+            side = {"context/normal": [True, False], "context/anomalous": [False, True]}
+            assert (moved > 1e-4).tolist() == side.get(name, [True, True]), name
+    parameters = drawn(encoder, RELEASED)
+    texts = texts_of(encoder, RELEASED, parameters)
+    for word in (0, 4, 11):  # V1 acts through the first block only, V5 and V12 through all
+        parameters["context/normal"][word] = 0
+        texts, before = texts_of(encoder, RELEASED, parameters), texts
+        assert (texts - before)[0, 0].abs().max() > 1e-4, word
+
+
+def test_first_words_are_gone_after_the_first_block(
+    encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entering: list[Tensor] = []
+    run = learnable_prompts._block
+    monkeypatch.setattr(learnable_prompts, "_block", lambda block, x: [entering.append(x), run(block, x)][1])
+    parameters = drawn(encoder, RELEASED)
+    texts_of(encoder, RELEASED, parameters)
+    first, entering[:] = entering[:], []
+    parameters["context/normal"][:4] = 7
+    texts_of(encoder, RELEASED, parameters)
+    assert not torch.equal(entering[0][0, 1:5], first[0][0, 1:5])
+    for number, (one, other) in enumerate(zip(first[1:], entering[1:]), start=2):
+        torch.testing.assert_close(one[0, :5], other[0, :5])  # start token and the overwritten four
+        assert (one[0, 5:] - other[0, 5:]).abs().max() > 1e-4
+        if number <= 9:
+            torch.testing.assert_close(one[:, 1:5], parameters[f"deep/{number}"].expand(2, -1, -1))
+
+
+def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
+    def numbers(design: PromptDesign) -> int:
+        rows = sum(len(value) for value in initial_parameters(encoder, design, torch.Generator()).values())
+        return 768 * rows
+
+    assert numbers(RELEASED) == 2 * 12 * 768 + 8 * 4 * 768 == 43_008
+    assert numbers(CONCATENATE) == 43_008 + 4 * 768
+    assert numbers(replace(RELEASED, shared=True)) == 43_008 - 12 * 768
+    assert numbers(replace(RELEASED, depth=1)) == numbers(replace(RELEASED, length=0)) == 2 * 12 * 768
+
+
+def test_initial_values(encoder: ClipEncoder) -> None:
+    state = torch.get_rng_state()
+    draw = lambda seed: initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed))  # noqa: E731
+    one, again, other = draw(0), draw(0), draw(1)
+    assert all(
+        torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in one
+    )
+    values = torch.cat([value.flatten() for value in one.values()])
+    assert abs(values.mean()) < 2e-3 and 0.019 < values.std() < 0.021
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shared_context_serves_both_sides(encoder: ClipEncoder) -> None:
+    design = replace(RELEASED, shared=True)
+    parameters = drawn(encoder, design)
+    apart = {f"context/{side}": parameters["context/shared"] for side in ("normal", "anomalous")}
+    apart |= {name: value for name, value in parameters.items() if name.startswith("deep")}
+    texts = texts_of(encoder, design, parameters)
+    assert torch.equal(texts, texts_of(encoder, RELEASED, apart))
+
+
+def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:
+    parameters = drawn(encoder, RELEASED, 1.0)
+    rounded = {k: v.half().float() if "deep" in k else v for k, v in parameters.items()}
+    half = replace(RELEASED, half=True)
+    exact, expected = (texts_of(encoder, RELEASED, values) for values in (parameters, rounded))
+    found = texts_of(encoder, half, parameters)
+    assert torch.equal(found, expected) and not torch.equal(found, exact) and found.dtype == torch.float32
+
+    def slopes(design: PromptDesign, weight: float) -> Tensor:
+        own = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        (weight * texts_of(encoder, design, own)[0, 0, 0]).backward()
+        return own["deep/2"].grad
+
+    assert slopes(half, 1.0).abs().min() > 0
+    assert slopes(half, 1e-9).abs().max() == 0 and slopes(RELEASED, 1e-9).abs().max() > 0  # as in the code
+
+
+def test_gradients_reach_all_that_is_learned_and_nothing_else(encoder: ClipEncoder) -> None:
+    parameters = {name: value.requires_grad_() for name, value in drawn(encoder, RELEASED).items()}
+    texts_of(encoder, RELEASED, parameters).sum(0)[1].sum().backward()
+    assert {name for name, value in parameters.items() if value.grad is not None} == set(parameters)
+    assert all(value.grad.abs().max() > 0 for name, value in parameters.items() if name != "context/normal")
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
+
+
+def test_designs_that_are_refused(encoder: ClipEncoder, load: Callable[..., ClipEncoder]) -> None:
+    for options, message in (
+        ({"length": 13}, "length=13 tokens would overwrite more than the 12 words"),
+        ({"context_length": 0}, "expected one learned word or more"),
+        ({"depth": -1}, "no negative numbers"),
+        ({"deep": "append"}, "expected 'overwrite' or 'concatenate'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PromptDesign(**options)
+    PromptDesign(length=13, deep="concatenate")
+    with pytest.raises(ValueError, match=r"depth=13: text@\w+ has 12 text blocks"):
+        initial_parameters(encoder, replace(RELEASED, depth=13), torch.Generator())
+    fits = replace(RELEASED, context_length=72)
+    assert freeze(encoder, fits).ends.tolist() == [75, 76]
+    with pytest.raises(ValueError, match="a prompt has 78 tokens, 73 of them learned, but .* reads 77"):
+        freeze(encoder, replace(RELEASED, context_length=73))
+    with pytest.raises(ValueError, match=r"prompts are learned for causal text towers.*ViT-L-14-336"):
+        freeze(load(no_causal_mask=True), RELEASED)

@@ -1,0 +1,423 @@
+"""Training on cached features against a step from the images on; seeds, checkpoints, what is refused."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from test_glocal_loss import plain
+from torch import Tensor
+
+from zsad_core import prompt_learning
+from zsad_core.auxiliary import Auxiliary, auxiliary_of
+from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
+from zsad_core.dense import glocal_extractor
+from zsad_core.dpam import attention_kinds, dual_path
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.learnable_prompts import encode, freeze, initial_parameters
+from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, train_prompts
+from zsad_core.recipes import Recipe, recipe_of
+
+SHORT = {"epochs": 3, "batch_size": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+    return small_clip()
+
+
+@pytest.fixture
+def toys(toy_set: Callable[..., AnomalyDataset]) -> AnomalyDataset:
+    return toy_set()
+
+
+@pytest.fixture
+def train(encoder: ClipEncoder, tmp_path: Path) -> Callable[..., LearnedPrompts]:
+    def train(dataset: AnomalyDataset, **options) -> LearnedPrompts:
+        return train_prompts(encoder, dataset, **{"cache_dir": tmp_path / "cache", **SHORT, **options})
+
+    return train
+
+
+def same(one: LearnedPrompts, other: LearnedPrompts) -> bool:
+    if one.parameters.keys() != other.parameters.keys():
+        return False
+    equal = [torch.equal(value, other.parameters[name]) for name, value in one.parameters.items()]
+    return all(equal) and one.losses == other.losses and one.recipe == other.recipe
+
+
+# the step
+
+
+def from_images(
+    encoder: ClipEncoder,
+    recipe: Recipe,
+    parameters: dict[str, Tensor],
+    dataset: AnomalyDataset,
+    rows: list[int],
+) -> Tensor:
+    """The loss of a batch without any cache: images through the tower, maps of two channels, image by image
+    the prompts of its own category."""
+    visual = encoder.model.visual
+    images = [dataset.image(i).resize(encoder.image_size, Image.Resampling.BICUBIC) for i in rows]
+    masks = torch.from_numpy(np.stack([stretched_mask(dataset.mask(i), encoder.image_size) for i in rows]))
+    pixels, labels = torch.stack([encoder.preprocess(image) for image in images]), dataset.labels[rows]
+    kinds = attention_kinds(recipe.attention)
+    class_token, tokens = dual_path(visual, pixels, recipe.layers, kinds, recipe.first)
+    class_token = visual.ln_post(class_token) if recipe.final_norm else class_token
+    heads = F.normalize(class_token @ visual.proj, dim=-1)
+    names = [dataset.object_name(dataset.meta["category"].iloc[i]) for i in rows]
+    texts = torch.cat(
+        [encode(encoder, recipe.design, parameters, freeze(encoder, recipe.design, [name])) for name in names]
+    )
+    logits = torch.stack([texts[i] @ heads[i] for i in range(len(rows))]) / recipe.temperature
+    loss = F.cross_entropy(logits, torch.from_numpy(labels)) if recipe.global_loss else 0
+    for layer in recipe.layers if recipe.local else ():
+        cosines = 0
+        for kind in kinds:
+            patches = F.normalize(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj, dim=-1)
+            cosines = cosines + patches @ texts.mT / len(kinds)  # (b, patches, 2)
+        anomalous = (cosines / recipe.temperature).softmax(-1)[..., 1].unflatten(1, encoder.grid)
+        loss = loss + recipe.local_weight * plain(anomalous, masks, recipe.local)
+    return loss
+
+
+def material_of(
+    encoder: ClipEncoder,
+    recipe: Recipe,
+    dataset: AnomalyDataset,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> Auxiliary:
+    options = recipe.layers, recipe.attention, recipe.first, recipe.final_norm
+    return auxiliary_of(dataset, replace(glocal_extractor(encoder, *options), dtype=dtype), folder)
+
+
+def slopes(loss: Callable[[dict[str, Tensor]], Tensor], values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by all parameters in one vector."""
+    own = {name: value.clone().requires_grad_() for name, value in values.items()}
+    result = loss(own)
+    result.backward()
+    return result.detach(), torch.cat([value.grad.flatten() for value in own.values()])
+
+
+RECIPES = {
+    "released": {},
+    "paper": {"preset": "paper"},
+    "coop": {"preset": "coop", "temperature": 0.07},
+    "ensemble of kinds, names": {"attention": "qq+kk+vv", "object_word": None, "states": ("", "broken")},
+    "masks alone": {"global_loss": False, "local": ("dice_anomalous",), "shared": True},
+}
+
+
+@pytest.fixture(scope="module")
+def mini() -> ClipEncoder:
+    """Trained weights: with random ones patches are nearly parallel, which costs float32 half its digits."""
+    return load_encoder("zsad-mini", device="cpu")
+
+
+@pytest.mark.parametrize("rows", [[5, 0, 2, 7, 3], [6]], ids=["five", "one"])
+@pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
+def test_a_step_on_cached_features_is_a_step_from_the_images_on(
+    mini: ClipEncoder, toys: AnomalyDataset, tmp_path: Path, options: dict, rows: list[int]
+) -> None:
+    recipe, chosen = recipe_of(mini, **options), toys.select(split="test")
+    start = initial_parameters(mini, recipe.design, torch.Generator().manual_seed(0))
+    loss, slope = slopes(lambda values: from_images(mini, recipe, values, chosen, rows), start)
+    names = ["metal nut", "wood"] if recipe.design.object_word is None else ["object"]
+    frozen = freeze(mini, recipe.design, names)
+    for dtype, close in ((torch.float32, 1e-5), (torch.float16, 1e-4)):
+        material = material_of(mini, recipe, toys, tmp_path, dtype)
+        batch = material.batch(np.array(rows), recipe.layers if recipe.local else ())
+        found = slopes(lambda values, batch=batch: glocal_loss(mini, recipe, values, frozen, batch), start)
+        torch.testing.assert_close(found[0], loss, rtol=close, atol=close)
+        scale = slope.abs().max().item()
+        torch.testing.assert_close(found[1] / scale, slope / scale, rtol=0, atol=close)
+
+
+def test_mean_loss_of_an_epoch_counts_each_image_once(
+    encoder: ClipEncoder, toys: AnomalyDataset, train: Callable, tmp_path: Path
+) -> None:
+    prompts = train(toys, batch_size=7, epochs=1, lr=1e-30)  # seven, then one alone; nothing moves
+    chosen = toys.select(split="test")
+    with torch.no_grad():
+        alone = [
+            from_images(encoder, prompts.recipe, prompts.parameters, chosen, [i]).item() for i in range(8)
+        ]
+    assert prompts.losses == pytest.approx([sum(alone) / 8], rel=1e-3)
+
+
+def test_training_lowers_the_loss_and_moves_everything(toys: AnomalyDataset, train: Callable) -> None:
+    prompts, start = train(toys, epochs=8, lr=0.01), train(toys, epochs=0)
+    assert len(prompts.losses) == 8 and prompts.losses[-1] < 0.9 * prompts.losses[0]
+    for name, value in prompts.parameters.items():
+        assert not torch.equal(value, start.parameters[name]) and not value.requires_grad, name
+
+
+# determinism and checkpoints
+
+
+def test_seeds(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> None:
+    states = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
+    threads = torch.get_num_threads()
+    one, again, other = train(toys), train(toys), train(toys, seed=5)
+    assert same(one, again)
+    assert all(not torch.equal(value, other.parameters[name]) for name, value in one.parameters.items())
+    assert torch.equal(torch.get_rng_state(), states[0]) and torch.get_num_threads() == threads
+    assert (random.getstate(), repr(np.random.get_state())) == states[1:]
+    start = train(toys, epochs=0)
+    drawn = initial_parameters(encoder, one.recipe.design, torch.Generator().manual_seed(111))
+    assert start.losses == () and start.parameters.keys() == drawn.keys()
+    assert all(torch.equal(value, drawn[name]) for name, value in start.parameters.items())
+
+
+def test_each_epoch_has_an_order_of_its_own(
+    toys: AnomalyDataset, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, batch = [], Auxiliary.batch
+    monkeypatch.setattr(
+        Auxiliary, "batch", lambda self, own, layers: [rows.append(own), batch(self, own, layers)][1]
+    )
+    train(toys, epochs=2)
+    train(toys, epochs=2, seed=5)
+    assert [len(own) for own in rows] == [3, 3, 2] * 4
+    orders = [np.concatenate(rows[i : i + 3]).tolist() for i in (0, 3, 6, 9)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+
+
+@pytest.mark.parametrize("preset", ["released", "coop"])
+def test_a_killed_training_goes_on_from_the_last_epoch(
+    toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    whole = train(toys, preset=preset, epochs=4)
+    steps = []
+
+    def killed(*arguments) -> Tensor:
+        steps.append(1)
+        if len(steps) == 8:  # 3 steps an epoch: in the third one
+            raise KeyboardInterrupt
+        return glocal_loss(*arguments)
+
+    monkeypatch.setattr(prompt_learning, "glocal_loss", killed)
+    checkpoint = tmp_path / "new" / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(toys, preset=preset, epochs=4, checkpoint=checkpoint)
+    assert LearnedPrompts.load(checkpoint).losses == whole.losses[:2]
+    resumed = train(toys, preset=preset, epochs=4, checkpoint=checkpoint)
+    assert len(steps) == 8 + 2 * 3 and same(resumed, whole)
+    assert same(train(toys, preset=preset, epochs=4, checkpoint=checkpoint), whole) and len(steps) == 14
+    assert same(LearnedPrompts.load(checkpoint), whole)
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    toys: AnomalyDataset,
+    toy_set: Callable,
+    train: Callable,
+    small_clip: Callable[..., ClipEncoder],
+    tmp_path: Path,
+) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    train(toys, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    refused = pytest.raises(ValueError, match="belongs to another training .* delete it, or choose another")
+    for options in ({"lr": 0.1}, {"epochs": 4}, {"seed": 1}, {"preset": "paper"}, {"split": None}):
+        with refused:
+            train(toys, checkpoint=checkpoint, **options)
+    with refused:
+        train(toy_set(seed=1, name="others"), checkpoint=checkpoint)
+    with refused:
+        train_prompts(small_clip(seed=1), toys, checkpoint=checkpoint, **SHORT)
+    mask = next((toys.root / "wood" / "ground_truth" / "hole").iterdir())
+    Image.new("L", (36, 36), 255).save(mask)
+    with refused:
+        train(load_dataset(toys.root), checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == content
+    checkpoint.write_bytes(content[:-9])
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        train(toys, checkpoint=checkpoint)
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
+    toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, checkpoint = train(toys, epochs=1), tmp_path / "checkpoint.safetensors"
+    message = r"the loss \(\d.* or the prompts .* epoch 1, step 1: lower lr=1e\+38, or check .* masks$"
+    with pytest.raises(FloatingPointError, match=message):
+        train(toys, lr=1e38, checkpoint=checkpoint, batch_size=99)  # no step follows whose loss would tell
+    assert not checkpoint.exists()
+
+    steps = []
+
+    def broken(*arguments) -> Tensor:
+        steps.append(1)
+        return glocal_loss(*arguments) * (math.nan if len(steps) == 5 else 1)
+
+    monkeypatch.setattr(prompt_learning, "glocal_loss", broken)
+    message = (
+        r"the loss \(nan\) .* in epoch 2, step 2: lower lr=0.001.*checkpoint.safetensors holds the epochs"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(toys, checkpoint=checkpoint)
+    kept = LearnedPrompts.load(checkpoint)
+    assert same(replace(kept, recipe=good.recipe), good)
+
+
+def test_rates_of_sgd_are_coops(
+    toys: AnomalyDataset, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self: [met.append(dict(self.param_groups[0])), step(self)][1]
+    )
+    prompts = train(toys, preset="coop", epochs=4, batch_size=8)
+    assert [group["lr"] for group in met] == pytest.approx(
+        [1e-5, *(0.002 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3))]
+    )
+    assert all((group["momentum"], group["weight_decay"]) == (0.9, 5e-4) for group in met)
+    assert set(prompts.parameters) == {"context/shared"}
+
+
+# what is learned from
+
+
+def test_without_masks_the_image_loss_is_left(
+    toy_set: Callable[..., AnomalyDataset], train: Callable
+) -> None:
+    bare = toy_set(masks=0, name="bare")
+    with pytest.warns(
+        UserWarning, match="bare has no masks: prompts are learned with the image loss alone"
+    ) as met:
+        prompts = train(bare)
+    assert met[0].filename == train.__code__.co_filename and prompts.recipe.local == ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for preset in ("released", "paper"):  # the paper's has four layers, of which none is read
+            asked = train(toy_set(), local=(), preset=preset)
+            assert same(asked, prompts) == (preset == "released")
+    with pytest.raises(
+        ValueError, match="bare has no masks, so nothing can be learned from local losses alone"
+    ):
+        train(bare, global_loss=False)
+
+
+def test_sets_that_are_refused(toy_set: Callable[..., AnomalyDataset], train: Callable) -> None:
+    with pytest.raises(ValueError, match="good has no anomalous images, .* from both; add some$"):
+        train(toy_set(anomalous=0, name="good"))
+    bad = toy_set(normal=0, name="bad")
+    with pytest.raises(ValueError, match="bad has no normal images, .* global_loss=False .* masks alone"):
+        train(bad)
+    assert len(train(bad, global_loss=False).losses) == 3
+    with pytest.raises(ValueError, match="2 of 4 anomalous images have no mask"):
+        train(toy_set(masks=1, name="some"))
+    with pytest.raises(ValueError, match="unknown options epoch"):
+        train(toy_set(), epoch=3)
+
+
+def test_images_that_trained_the_prompts_are_refused(
+    toys: AnomalyDataset, toy_set: Callable[..., AnomalyDataset], train: Callable, tmp_path: Path
+) -> None:
+    prompts = train(toys, epochs=0)
+    tested = toys.select(split="test")
+    shutil.copytree(toys.root, tmp_path / "copy")
+    copy = load_dataset(tmp_path / "copy")
+    for dataset, seen in (
+        (toys, "8 of 10"),
+        (tested.select("wood"), "4 of 4"),
+        (tested.where(np.arange(8) == 3), "1 of 1"),
+        (copy, "8 of 10"),  # by content, whatever the folder
+    ):
+        with pytest.raises(
+            ValueError, match=f"{seen} images of {dataset.name} trained these prompts.*not zero-shot"
+        ):
+            prompts.refuse_training_images(dataset)
+    prompts.refuse_training_images(toys.select(split="train"))
+    prompts.refuse_training_images(toy_set(seed=1, name="others"))
+    with pytest.raises(ValueError, match="2 of 2 images"):
+        train(toys, epochs=0, split=None).refuse_training_images(toys.select(split="train"))
+
+
+# the prompts
+
+
+def test_texts_of_names(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> None:
+    agnostic, aware = train(toys, epochs=1), train(toys, epochs=1, object_word=None)
+    names = ["metal nut", "wood", "object"]
+    one = agnostic.texts(encoder)
+    assert one.shape == (1, 2, 16) and one.dtype == torch.float32 and not one.requires_grad
+    torch.testing.assert_close(one.norm(dim=-1), torch.ones(1, 2))
+    torch.testing.assert_close(agnostic.texts(encoder, names), one.expand(3, 2, 16))
+    swapped = agnostic.texts(encoder, names, swap=True)
+    torch.testing.assert_close(swapped[2:], one)
+    assert (swapped[0] - swapped[1]).abs().max() > 1e-3 < (swapped[0] - swapped[2]).abs().max()
+    found = aware.texts(encoder, names)
+    torch.testing.assert_close(found[1:2], aware.texts(encoder, ["wood"]))
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_prompts_of_another_encoder_are_refused(
+    toys: AnomalyDataset, train: Callable, small_clip: Callable[..., ClipEncoder]
+) -> None:
+    prompts = train(toys, epochs=0)
+    for other in (small_clip(seed=1), small_clip(image_size=32), small_clip(layers=5)):
+        with pytest.raises(
+            ValueError, match=r"learned with small@\w+, weights random-seed0, and mean nothing to small@"
+        ):
+            prompts.texts(other)
+
+
+@pytest.mark.parametrize("preset", ["released", "paper", "coop"])
+def test_prompts_survive_the_disk(
+    encoder: ClipEncoder, toys: AnomalyDataset, train: Callable, tmp_path: Path, preset: str
+) -> None:
+    prompts, path = train(toys, preset=preset, epochs=2), tmp_path / "new" / "prompts.safetensors"
+    prompts.save(path)
+    loaded = LearnedPrompts.load(path)
+    assert same(loaded, prompts) and loaded.parameters.keys() == prompts.parameters.keys()
+    assert torch.equal(loaded.trained_on, prompts.trained_on) and len(loaded.trained_on) == 8
+    assert (loaded.model_id, loaded.weights_id) == (encoder.model_id, encoder.weights_id)
+    assert torch.equal(loaded.texts(encoder, ["wood"]), prompts.texts(encoder, ["wood"]))
+
+
+def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.safetensors"
+    train(toys, epochs=0).save(path)
+    content = path.read_bytes()
+    for keep in (0, 5, 60, -1):
+        path.write_bytes(content[:keep])
+        with pytest.raises(
+            ValueError, match=r"prompts\.safetensors is no whole safetensors file .* learn again"
+        ):
+            LearnedPrompts.load(path)
+    features = next((tmp_path / "cache" / "dense").iterdir())
+    with pytest.raises(ValueError, match="holds no learned prompts of this book.*read_released"):
+        LearnedPrompts.load(features)
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors with learned prompts"):
+        LearnedPrompts.load(tmp_path / "none.safetensors")
+
+
+def test_saving_is_all_or_nothing(
+    toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, path = train(toys, epochs=0), tmp_path / "prompts" / "p.safetensors"
+    prompts.save(path)
+    content = path.read_bytes()
+
+    def full(self: Path, data: bytes) -> None:
+        self.open("wb").write(data[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        replace(prompts, losses=(1.0,)).save(path)
+    assert path.read_bytes() == content and [file.name for file in path.parent.iterdir()] == ["p.safetensors"]

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from data_scripts.prepare import prepared_folder
+from zsad_core import rd4ad, winclip
+from zsad_core.backbones import Backbone, load_backbone
+from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.dense import dense_parts
+from zsad_core.rd4ad import LAYERS, Rd4ad, rd4ad_detector, rd4ad_extractor, train_rd4ad
+
+OPTIONS = {"batch_size": 3, "progress": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def anomalib_is_there() -> None:
+    pytest.importorskip(
+        "anomalib.models.image.reverse_distillation",
+        reason="RD4AD's networks are anomalib's: pip install -e '.[baselines]' brings it",
+        exc_type=ImportError,
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("resnet18", "random", LAYERS, device="cpu", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> AnomalyDataset:
+    """Stripes; the anomalous ones have a light square. Wider than high."""
+    root = tmp_path_factory.mktemp("data") / "stripes"
+    generator = np.random.default_rng(0)
+    with prepared_folder(root) as out:
+        for i in range(7):
+            pixels = generator.integers(0, 40, (64, 96, 3), np.uint8)
+            pixels[:, ::4] += 60
+            place = {"category": "cloth", "split": "train" if i < 4 else "test", "name": f"{i}.png"}
+            if i < 5:
+                out.add(Image.fromarray(pixels), defect="good", **place)
+            else:
+                mask = np.zeros((64, 96), bool)
+                mask[20:40, 30:60] = True
+                pixels[mask] = 255
+                out.add(Image.fromarray(pixels), defect="square", mask=mask, **place)
+    return load_dataset(root)
+
+
+@pytest.fixture(scope="module")
+def normal(dataset: AnomalyDataset) -> AnomalyDataset:
+    return dataset.select(split="train")
+
+
+@pytest.fixture(scope="module")
+def model(normal: AnomalyDataset, backbone: Backbone) -> Rd4ad:
+    return train_rd4ad(normal, backbone, epochs=1, **OPTIONS)
+
+
+def pixels_of(dataset: AnomalyDataset, backbone: Backbone) -> Tensor:
+    images = (dataset.image(i).resize((64, 64), Image.Resampling.BICUBIC) for i in range(len(dataset)))
+    return torch.stack([backbone.preprocess(image) for image in images])
+
+
+def test_the_student_learns_and_the_teacher_stays(
+    normal: AnomalyDataset, backbone: Backbone, model: Rd4ad
+) -> None:
+    state = torch.random.get_rng_state()
+    drawn = train_rd4ad(normal, backbone, epochs=0, **OPTIONS)
+    longer = train_rd4ad(normal, backbone, epochs=4, **OPTIONS)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert drawn.losses == () and longer.losses[:1] == model.losses and longer.losses[3] < longer.losses[0]
+    given = backbone.model.state_dict()
+    before, after = drawn.network.state_dict(), longer.network.state_dict()
+    for name, values in after.items():
+        if name.startswith("encoder."):
+            assert torch.equal(values, given[name.removeprefix("encoder.feature_extractor.")]), name
+    for part in ("decoder", "bottleneck"):
+        assert any(not torch.equal(after[k], before[k]) for k in after if k.startswith(part))
+
+
+def test_maps_are_sums_of_cosine_distances(dataset: AnomalyDataset, backbone: Backbone, model: Rd4ad) -> None:
+    """Written out for one image, without the smoothing, which only moves what is there."""
+    pixels = pixels_of(dataset.select(split="test"), backbone)
+    found = model.predict(pixels, batch_size=2)
+    assert found.image_scores.shape == (3,) and found.maps.shape == (3, 64, 64)
+    assert_close(found.image_scores, found.maps.amax((1, 2)))
+    teacher = [maps.permute(0, 3, 1, 2) for maps in backbone.feature_maps(pixels).values()]
+    with torch.no_grad():
+        student = model.network.decoder(model.network.bottleneck(teacher))
+    distances = [1 - F.cosine_similarity(a, b) for a, b in zip(teacher, student, strict=True)]
+    expected = sum(
+        F.interpolate(d[:, None], (64, 64), mode="bilinear", align_corners=True)[:, 0] for d in distances
+    )
+    assert_close(found.maps.mean((1, 2)), expected.mean((1, 2)), rtol=0.02, atol=0)
+    assert found.maps.amax() < expected.amax()
+    assert model.predict(pixels[:0]).maps.shape == (0, 64, 64)
+    with pytest.raises(ValueError, match=r"expected \(n, 3, 64, 64\)"):
+        model.predict(pixels[..., :32])
+
+
+def test_measured_like_any_detector(
+    dataset: AnomalyDataset,
+    normal: AnomalyDataset,
+    backbone: Backbone,
+    model: Rd4ad,
+    tmp_path: Path,
+    monkeypatch,
+) -> None:
+    """One training for all parts, the same as asked for directly, and none when all is on the disk."""
+    test, options = dataset.select(split="test"), {"epochs": 1, **OPTIONS}
+    trainings = []
+
+    def train(*arguments, **options) -> Rd4ad:
+        trainings.append(1)
+        return train_rd4ad(*arguments, **options)
+
+    monkeypatch.setattr(rd4ad, "train_rd4ad", train)
+    monkeypatch.setattr("zsad_core.dense.PART", 2)
+    for _ in range(2):
+        extractor = rd4ad_extractor(normal, backbone, **options)
+        parts = dense_parts(extractor, test, tmp_path, whole="squash")
+        found = winclip.measure(parts, rd4ad_detector)
+    assert len(trainings) == 1
+    expected = model.predict(pixels_of(test, backbone))
+    np.testing.assert_allclose(found["/scores"], expected.image_scores.numpy(), rtol=1e-3)
+    assert found["/pixel"].shape == (6,)
+    keys = [
+        rd4ad_extractor(normal, backbone, **options | more).key for more in ({}, {"lr": 0.1}, {"seed": 1})
+    ]
+    keys.append(rd4ad_extractor(normal, replace(backbone, weights_id="others"), **options).key)
+    keys.append(rd4ad_extractor(test, backbone, **options).key)
+    assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
+
+
+def test_what_is_refused(
+    dataset: AnomalyDataset, normal: AnomalyDataset, backbone: Backbone, monkeypatch
+) -> None:
+    with pytest.raises(ValueError, match="expected normal images"):
+        train_rd4ad(dataset, backbone)
+    with pytest.raises(ValueError, match="expected numbers above 0"):
+        train_rd4ad(normal, backbone, lr=0)
+    with pytest.raises(ValueError, match="expected layer1, layer2, layer3"):
+        train_rd4ad(normal, replace(backbone, layers=("layer1",)))
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train_rd4ad(normal, backbone, epochs=9, lr=1e38, **OPTIONS)
+    monkeypatch.setitem(sys.modules, "anomalib.models.image.reverse_distillation.loss", None)
+    with pytest.raises(ImportError, match=r"pip install '\.\[baselines\]'"):
+        train_rd4ad(normal, backbone)

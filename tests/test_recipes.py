@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.learnable_prompts import PromptDesign
+from zsad_core.recipes import PRESETS, Recipe, recipe_of
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple]:
+    first, second = ({**key.pop("design"), **key} for key in (one.key(), other.key()))
+    return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
+
+
+def test_the_released_preset_is_the_published_recipe() -> None:
+    recipe = PRESETS["released"]
+    assert recipe.key() == {
+        "design": {
+            "context_length": 12,
+            "shared": False,
+            "states": ["", "damaged"],
+            "object_word": "object",
+            "ending": ".",
+            "depth": 9,
+            "length": 4,
+            "deep": "overwrite",
+            "half": False,
+        },
+        "attention": "vv",
+        "first": 0,
+        "layers": [],
+        "n_layers": 1,
+        "final_norm": False,
+        "temperature": 0.07,
+        "global_loss": True,
+        "local": ["focal", "dice_anomalous", "dice_normal"],
+        "local_weight": 4.0,
+        "optimizer": "adam",
+        "lr": 0.001,
+        "betas": [0.5, 0.999],
+        "weight_decay": 0.0,
+        "epochs": 15,
+        "batch_size": 8,
+        "seed": 111,
+    }
+
+
+def test_presets_differ_in_named_options_only() -> None:
+    assert differences(PRESETS["released"], PRESETS["paper"]) == {
+        "deep": ("overwrite", "concatenate"),
+        "ending": (".", ""),
+        "n_layers": (1, 4),
+        "local_weight": (4.0, 1.0),
+        "final_norm": (False, True),
+        "betas": ([0.5, 0.999], [0.9, 0.999]),
+    }
+    coop = differences(PRESETS["released"], PRESETS["coop"])
+    assert {name: own for name, (_, own) in coop.items()} == {
+        "context_length": 16,
+        "shared": True,
+        "states": ["normal", "anomalous"],
+        "object_word": None,
+        "depth": 0,
+        "length": 0,
+        "attention": "qk",
+        "final_norm": True,
+        "temperature": 0.01,
+        "local": [],
+        "optimizer": "sgd",
+        "lr": 0.002,
+        "weight_decay": 5e-4,
+        "epochs": 50,
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_recipe_survives_json(preset: str) -> None:
+    assert Recipe.from_key(json.loads(json.dumps(PRESETS[preset].key()))) == PRESETS[preset]
+
+
+def test_a_recipe_fits_the_depth_of_the_encoder(small_clip: Callable[..., ClipEncoder]) -> None:
+    small, deep = small_clip(), small_clip(layers=24)
+    own = recipe_of(small)
+    assert (own.first, own.layers, own.design.depth) == (1, (4,), 3)
+    assert [recipe_of(deep, n_layers=n).layers for n in (1, 2, 4)] == [(24,), (18, 24), (6, 12, 18, 24)]
+    paper = recipe_of(deep, "paper", epochs=2, length=3)
+    assert (paper.first, paper.layers, paper.epochs, paper.design.length) == (6, (6, 12, 18, 24), 2, 3)
+    given = recipe_of(deep, first=10, layers=[12, 24], depth=2, states=["", "broken"])
+    assert (given.first, given.layers, given.design.depth) == (10, (12, 24), 2)
+    assert given == Recipe.from_key(given.key())
+    assert recipe_of(small, "coop").design == PRESETS["coop"].design
+    mini = recipe_of(load_encoder("zsad-mini", "random", device="cpu"), "paper")
+    assert (mini.first, mini.layers, mini.design.depth) == (2, (2, 3, 5, 6), 2)
+    assert PRESETS["released"] == Recipe() and Recipe().design == PromptDesign()  # nothing was changed
+
+
+def test_what_is_refused(small_clip: Callable[..., ClipEncoder], tmp_path: Path) -> None:
+    encoder = small_clip()
+    for options, message in (
+        ({"preset": "authors"}, r"preset='authors': expected one of released, paper, coop"),
+        (
+            {"epoch": 3, "rate": 1},
+            "unknown options epoch, rate: expected some of attention, batch_size, betas",
+        ),
+        ({"local": ["dice"]}, "local parts out of focal, dice_anomalous, dice_normal"),
+        ({"local": (), "global_loss": False}, "expected at least one loss"),
+        ({"optimizer": "adamw"}, "expected 'adam' or 'sgd'"),
+        ({"attention": "vq"}, "attention='vq'"),
+        ({"lr": 0.0}, "lr=0.0: expected finite numbers above 0"),
+        ({"temperature": -1, "batch_size": 0}, "temperature=-1, batch_size=0: expected"),
+        ({"local_weight": float("nan"), "lr": float("inf")}, "lr=inf, local_weight=nan: expected"),
+        ({"epochs": -1}, "epochs=-1: expected 0 or more"),
+        ({"n_layers": 5}, "n_layers=5: expected 1 to 4"),
+        ({"length": 13}, "length=13 tokens would overwrite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe_of(encoder, **options)
+    with pytest.raises(ValueError, match="n_layers=0"):
+        replace(Recipe(), n_layers=0)
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    (tmp_path / "resnet.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="prompt learning reads the class token"):
+        recipe_of(load_encoder(tmp_path / "resnet.json", "random", device="cpu"))

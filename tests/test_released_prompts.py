@@ -1,0 +1,181 @@
+"""Checkpoints in the form of AnomalyCLIP's code, made up for a narrow text tower of 12 blocks."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.learnable_prompts import encode, freeze
+from zsad_core.prompt_learning import LearnedPrompts
+from zsad_core.recipes import recipe_of
+from zsad_core.released_prompts import read_released
+
+WIDTH = 64
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+    path = tmp_path_factory.mktemp("configs") / "narrow.json"
+
+    def load(seed: int = 0, **text: int) -> ClipEncoder:
+        vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 24, "head_width": 16}
+        config = {"embed_dim": 32, "vision_cfg": vision}
+        path.write_text(json.dumps(config | {"text_cfg": {"width": WIDTH, "heads": 2, "layers": 12} | text}))
+        return load_encoder(path, "random", device="cpu", seed=seed)
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
+    return load()
+
+
+def released(encoder: ClipEncoder, words: int = 12, sets: int = 8, length: int = 4) -> dict[str, Tensor]:
+    """The entries under `prompt_learner`, values drawn with the spread of a trained file."""
+    generator, state = torch.Generator().manual_seed(0), {}
+    for end, words_after in (("pos", "object."), ("neg", "damaged object.")):
+        ids = open_clip.tokenize([" ".join(["X"] * words) + " " + words_after])  # (1, 77)
+        embeddings = encoder.model.token_embedding(ids)[None].clone()  # (1, 1, 77, width)
+        state[f"ctx_{end}"] = 0.3 * torch.randn(1, 1, words, WIDTH, generator=generator)
+        state[f"token_prefix_{end}"] = embeddings[:, :, :1].contiguous()
+        state[f"token_suffix_{end}"] = embeddings[:, :, 1 + words :].contiguous()
+        state[f"tokenized_prompts_{end}"] = ids[None]  # (1, 1, 77)
+    for number in range(sets):
+        state[f"compound_prompts_text.{number}"] = 0.3 * torch.randn(length, WIDTH, generator=generator)
+        state[f"compound_prompt_projections.{number}.weight"] = torch.zeros(96, WIDTH)
+        state[f"compound_prompt_projections.{number}.bias"] = torch.zeros(96)
+    return state
+
+
+def write(path: Path, state: dict[str, Tensor]) -> Path:
+    torch.save({"prompt_learner": state}, path)
+    return path
+
+
+def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path: Path) -> None:
+    state = released(encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompts = read_released(write(tmp_path / "epoch_15.pth", state), encoder)
+    assert prompts.recipe == recipe_of(encoder, half=True)
+    assert (prompts.recipe.first, prompts.recipe.layers, prompts.recipe.design.depth) == (6, (24,), 9)
+    expected = {"context/normal": state["ctx_pos"][0, 0], "context/anomalous": state["ctx_neg"][0, 0]}
+    expected |= {f"deep/{number + 2}": state[f"compound_prompts_text.{number}"] for number in range(8)}
+    torch.testing.assert_close(prompts.parameters, expected, rtol=0, atol=0)
+    assert (prompts.model_id, prompts.weights_id) == (encoder.model_id, encoder.weights_id)
+    assert prompts.trained_on.shape == (0,) and prompts.losses == ()
+
+    texts = prompts.texts(encoder)
+    assert texts.shape == (1, 2, 32)
+    rounded = {k: v.half().float() if "deep" in k else v for k, v in expected.items()}
+    exact = replace(prompts.recipe.design, half=False)
+    torch.testing.assert_close(texts, encode(encoder, exact, rounded, freeze(encoder, exact)))
+    assert (texts[0, 0] - texts[0, 1]).abs().max() > 0.01
+    prompts.save(tmp_path / "prompts.safetensors")
+    assert torch.equal(LearnedPrompts.load(tmp_path / "prompts.safetensors").texts(encoder), texts)
+
+
+@pytest.mark.parametrize(("words", "sets", "length"), [(4, 3, 2), (16, 11, 16), (12, 0, 0)])
+def test_sizes_are_read_off_the_shapes(
+    encoder: ClipEncoder, tmp_path: Path, words: int, sets: int, length: int
+) -> None:
+    path = write(tmp_path / "file.pth", released(encoder, words, sets, length))
+    prompts = read_released(path, encoder)
+    design = prompts.recipe.design
+    assert (design.context_length, design.depth, design.length) == (words, sets + 1, length)
+    assert prompts.texts(encoder).shape == (1, 2, 32) and len(prompts.parameters) == 2 + sets
+
+
+def test_half_precision_becomes_float32(encoder: ClipEncoder, tmp_path: Path) -> None:
+    state = {k: v.half() if v.is_floating_point() else v for k, v in released(encoder).items()}
+    prompts = read_released(write(tmp_path / "file.pth", state), encoder)
+    assert {value.dtype for value in prompts.parameters.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("ctx_neg"), "holds no prompts of AnomalyCLIP: it lacks ctx_neg$"),
+        (lambda s: s.pop("compound_prompts_text.3"), r"lacks .*text\.\d"),
+        (lambda s: s.update(ctx=s.pop("ctx_pos")), "it lacks ctx_pos and has besides ctx$"),
+        (lambda s: s.update(ctx_neg=s["ctx_neg"][..., :32]), r"ctx_neg has shape \(1, 1, 12, 32\), expected"),
+        (lambda s: s.update(ctx_pos=s["ctx_pos"][0]), r"ctx_pos has shape \(1, 12, 64\), expected"),
+        (
+            lambda s: s.update(ctx_pos=s["ctx_pos"][:, :, :11]),
+            r"ctx_neg has shape .*expected \(1, 1, 11, 64\)",
+        ),
+        (
+            lambda s: s.update({"compound_prompts_text.3": torch.zeros(5, WIDTH)}),
+            r"compound_prompts_text\.3 has shape \(5, 64\), expected \(4, 64\)",
+        ),
+        (
+            lambda s: s.update(tokenized_prompts_pos=s["tokenized_prompts_neg"]),
+            r"tokenized_prompts_pos begins with \[49406, 343, .* 13568, 14115, 269\], but 'x x .*another",
+        ),
+        (
+            lambda s: s.update(tokenized_prompts_neg=s["tokenized_prompts_neg"][..., :40]),
+            "tokenized_prompts_neg begins with .* padded with zeros to 77",
+        ),
+    ],
+)
+def test_files_of_another_form(encoder: ClipEncoder, tmp_path: Path, change: Callable, message: str) -> None:
+    state = released(encoder)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        read_released(write(tmp_path / "file.pth", state), encoder)
+
+
+def test_files_for_another_encoder(
+    encoder: ClipEncoder, load: Callable[..., ClipEncoder], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "file.pth", released(encoder))
+    with pytest.raises(ValueError, match=r"expected \(1, 1, 12, 32\) for the text tower of narrow@"):
+        read_released(path, load(width=32))
+    with pytest.raises(ValueError, match=r"deep tokens for blocks 2 to 9, but .* has 8 blocks"):
+        read_released(path, load(layers=8))
+    with pytest.warns(UserWarning, match="learned with another encoder and may mean nothing to it") as met:
+        read_released(path, load(seed=1))
+    assert met[0].filename == __file__
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def test_pickled_code_is_never_run(encoder: ClipEncoder, tmp_path: Path) -> None:
+    path, marker = tmp_path / "evil.pth", tmp_path / "exploded"
+    write(path, {**released(encoder), "ctx_pos": Bomb(marker)})
+    with pytest.raises(ValueError, match="was not read, because loading it could run code"):
+        read_released(path, encoder)
+    assert not marker.exists()
+
+
+def test_files_that_are_not_whole_or_no_prompts(encoder: ClipEncoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "file.pth", released(encoder))
+    content = path.read_bytes()
+    for keep in (0, 10, len(content) // 2, -1):
+        path.write_bytes(content[:keep])
+        with pytest.raises(ValueError, match=r"file\.pth.*(cut off or damaged|no weights file)"):
+            read_released(path, encoder)
+    for other in (released(encoder), {"prompt_learner": [1]}, {"prompt_learner": {"ctx_pos": 1}}, [1]):
+        torch.save(other, path)
+        with pytest.raises(ValueError, match="expected tensors by name under 'prompt_learner'"):
+            read_released(path, encoder)
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.pth with released prompts"):
+        read_released(tmp_path / "none.pth", encoder)

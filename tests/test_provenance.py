@@ -45,9 +45,17 @@ def test_run_line_of_the_paper_s_own_data_and_weights():
     assert NO_REPRODUCTION in provenance.run_line(other, ENCODER)
 
 
+def test_run_line_of_anomalyclip_is_about_its_own_model():
+    encoder = SimpleNamespace(model_id="ViT-L-14-336-quickgelu-518px", weights_id="x")
+    line = provenance.run_line(read_settings({"profile": "paper"}), encoder, ["visa"], paper="anomalyclip")
+    assert "Weights and datasets are those that the paper names." in line and "one training, seed 111" in line
+    mini = provenance.run_line(read_settings({}), encoder, [], paper="anomalyclip")
+    assert "the weights (the paper: ViT-L-14-336-quickgelu, openai)" in mini
+
+
 @pytest.mark.parametrize("paper", provenance.PUBLISHED_ENCODERS)
 def test_weights_alone_make_a_difference(paper):
-    settings = read_settings({"profile": "paper", "weights": "random"})
+    settings = read_settings({"profile": "paper", "weights": "random", "prompt_weights": "random"})
     assert "the weights" in provenance.run_line(settings, ENCODER, paper=paper)
 
 

@@ -142,6 +142,12 @@ def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> 
     return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
 
 
+def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
+    """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
+    depth = len(encoder.model.visual.transformer.resblocks)
+    return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+
+
 def clip_scores(
     c: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
 ) -> dict:
@@ -149,8 +155,7 @@ def clip_scores(
 
     attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word in the place of the category's.
     """
-    depth = len(c.encoder.model.visual.transformer.resblocks)
-    extractor = glocal_extractor(c.encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+    extractor = clip_features(c.encoder, attention)
     texts = ac.clip_texts(c.encoder, name or c.name, c.settings.cache_dir, ensemble=ensemble)
     detect = ac.detector(texts, c.encoder.grid, maps=ac.has_masks(c.test))
     return measured(c, "anomalyclip-clip", extractor, detect, texts=_hash(texts))

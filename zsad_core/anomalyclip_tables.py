@@ -34,6 +34,11 @@ ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
 METRICS = ("auroc", "ap", "pro")
 
+MAIN = ("baselines", "", "coop", "vand")
+"""Variants of `anomalyclip_studies.study` for Tables 1 and 2; WinCLIP has its own records."""
+TUNED = ("tuned=medical", "vand;tuned=medical")
+"""Those of Table 3."""
+
 _VV = "attention=vv"
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "T4": ("base", "+T1", "+T2", "+T3", "+T4"),
@@ -73,9 +78,9 @@ CLASSWISE = {
 def variants_of(settings: Settings, role: str) -> list[str]:
     """Everything that is measured of the dataset in a role."""
     words = [f"word={word}" for word in WORDS]
-    everywhere = ["baselines", "", "coop", "vand", "object_aware", "class_name_at_test", *words]
+    everywhere = [*MAIN, "object_aware", "class_name_at_test", *words]
     if role in MEDICAL_IMAGE + MEDICAL_PIXEL and settings.datasets[role] != settings.datasets[ac.MEDICAL]:
-        everywhere += ["tuned=medical", "vand;tuned=medical"]
+        everywhere += TUNED
     if role not in ("mvtec", "visa"):
         return everywhere
     ablations = [
@@ -90,6 +95,18 @@ def variants_of(settings: Settings, role: str) -> list[str]:
 def present_roles(settings: Settings, roles: Sequence[str] = ROLES) -> dict[str, str]:
     """{role: dataset} of those roles whose dataset is prepared."""
     return {role: settings.datasets[role] for role in roles if dataset_of(settings, role) is not None}
+
+
+def first_roles(names: Mapping[str, str]) -> dict[str, str]:
+    """{dataset: the first of its roles}: one that stands in several is measured once. names: {role: dataset}.
+
+    >>> first_roles({"kvasir": "polyp", "endo": "polyp", "tn3k": "thyroid"})
+    {'polyp': 'kvasir', 'thyroid': 'tn3k'}
+    """
+    found: dict[str, str] = {}
+    for role, dataset in names.items():
+        found.setdefault(dataset, role)
+    return found
 
 
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:

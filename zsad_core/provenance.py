@@ -17,7 +17,7 @@ from zsad_core.settings import KINDS, Settings, read_settings, repository_root
 PUBLISHED_ENCODERS = {
     "rwda": ("ViT-B-16-plus-240", "laion400m_e32"),
     "winclip": ("ViT-B-16-plus-240", "laion400m_e32"),
-    "anomalyclip": ("ViT-L-14-336", "openai"),
+    "anomalyclip": ("ViT-L-14-336-quickgelu", "openai"),
 }
 """The (architecture, weights tag) of each paper's main results."""
 
@@ -123,7 +123,10 @@ def _verdict(
 ) -> str:
     model, weights = PUBLISHED_ENCODERS[paper]
     differs = []
-    if encoder is not None and (settings.model, settings.weights) != (model, weights):
+    own = (settings.model, settings.weights)
+    if paper == "anomalyclip":
+        own = (settings.prompt_model, settings.prompt_weights)
+    if encoder is not None and own != (model, weights):
         differs.append(f"the weights (the paper: {model}, {weights})")
     if any(roles.get(name) != [name] for name in names):
         differs.append("the data")
@@ -142,7 +145,11 @@ def _with_roles(name: str, roles: list[str]) -> str:
 
 
 def _seeds(settings: Settings, paper: str) -> str:
-    """RWDA's seeds train networks; WinCLIP's only draw reference images."""
+    """RWDA's seeds train networks; WinCLIP's only draw reference images; AnomalyCLIP trains once."""
+    if paper == "anomalyclip":
+        from zsad_core.recipes import Recipe  # here: other pages need not wait for torch
+
+        return f"one training, seed {Recipe().seed}"
     draws = paper == "winclip"
     number = settings.reference_seeds if draws else settings.seeds
     last = settings.seed + number - 1

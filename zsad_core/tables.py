@@ -19,7 +19,27 @@ from pandas.io.formats.style import Styler
 from zsad_core.results import with_status
 
 LABELS: dict[str, dict[str, str]] = {
-    "dataset": {"mvtec": "MVTec-AD", "visa": "VisA", "sewerml": "Sewer-ML", "": "any image"},
+    "dataset": {
+        "mvtec": "MVTec-AD",
+        "visa": "VisA",
+        "sewerml": "Sewer-ML",
+        "mpdd": "MPDD",
+        "btad": "BTAD",
+        "sdd": "SDD",
+        "dagm": "DAGM",
+        "dtd_synthetic": "DTD-Synthetic",
+        "headct": "HeadCT",
+        "brainmri": "BrainMRI",
+        "br35h": "Br35H",
+        "covid19": "COVID-19",
+        "isic": "ISIC",
+        "cvc_colondb": "CVC-ColonDB",
+        "cvc_clinicdb": "CVC-ClinicDB",
+        "kvasir": "Kvasir",
+        "endo": "Endo",
+        "tn3k": "TN3K",
+        "": "any image",
+    },
     "method": {
         "clip": "CLIP",
         "rwda": "RWDA",
@@ -40,6 +60,10 @@ LABELS: dict[str, dict[str, str]] = {
         "mkd": "MKD",
         "p_svdd": "P-SVDD",
         "cutpaste": "CutPaste",
+        "vand": "VAND",
+        "coop": "CoOp",
+        "anomalyclip": "AnomalyCLIP",
+        "rd4ad": "RD4AD",
     },
     "metric": {
         "auroc": "AUROC (%)",
@@ -53,6 +77,11 @@ LABELS: dict[str, dict[str, str]] = {
         "macs_G": "multiply-accumulates (G)",
         "latency_ms": "latency (ms)",
         "time_ms": "time (ms)",
+        "fps": "images a second",
+        "train_min_per_epoch": "training (minutes an epoch)",
+        "n_categories": "categories",
+        "n_normal": "normal images",
+        "n_anomalous": "anomalous images",
     },
     "variant": {
         "": "-",

@@ -1,0 +1,72 @@
+"""The estimated background, and which share of the false alarms lies on it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zsad_core import background
+from zsad_core.background import Shares, background_rows, shares_above
+
+
+def plate(hole: int = 200) -> np.ndarray:
+    """A dark plate on white ground, with a spot of the ground's colour in it."""
+    image = np.full((50, 60, 3), 200, np.uint8)
+    image[10:40, 15:45] = 60
+    image[20:25, 20:25] = hole
+    return image
+
+
+def test_the_background_is_what_is_joined_to_the_border() -> None:
+    found, uniform = background.background(plate())
+    expected = np.ones((50, 60), bool)
+    expected[10:40, 15:45] = False
+    np.testing.assert_array_equal(found, expected)  # the spot inside does not belong to it
+    assert uniform == 1.0
+
+
+def test_a_cluttered_border_is_not_uniform() -> None:
+    image = plate()
+    image[:, :20] = 0
+    _, uniform = background.background(image)
+    assert 0.5 < uniform < background.UNIFORM
+    near = plate()
+    near[:5] = 200 + background.TOLERANCE
+    assert background.background(near)[0][:5].all()
+    near[:5] += 1
+    assert not background.background(near)[0][:5].any()
+
+
+def test_what_counts() -> None:
+    assert Shares(0.95, 0.5, 0.1).counts
+    for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
+        assert not Shares(uniform, share, piece).counts
+    found, _ = background.background(plate())
+    assert background._largest(~found) == 30 * 30 / 3000 and background._largest(found & False) == 0
+
+
+def test_shares_at_the_best_threshold() -> None:
+    # ascending; at the two highest bins F1 is 2 * 8 / (8 + 2 + 10), and less at any other threshold
+    anomalous, behind, other = [2, 0, 4, 4], [50, 3, 1, 0], [30, 20, 0, 1]
+    assert shares_above(np.array([anomalous, behind, other])) == pytest.approx((0.5, 54 / 105))
+    clean = shares_above(np.array([[0, 5], [4, 0], [6, 0]]))
+    assert np.isnan(clean[0]) and clean[1] == 0.4
+
+
+def test_rows_of_the_categories_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        "nut": Shares(1, 0.5, 0.5, 0.7, 0.5),
+        "tile": Shares(1, 1.0, 0),
+        "bolt": Shares(1, 0.5, 0.5, 0.1, 0.3),
+    }
+    monkeypatch.setattr(background, "background_shares", lambda c, prompts: found[c.name])
+    frame = background_rows([SimpleNamespace(name=name) for name in found], None, "toys")
+    wide = frame.pivot(index="category", columns="metric", values="mean")
+    expected = {"bolt": (0.1, 0.3), "mean": (0.4, 0.4), "nut": (0.7, 0.5)}
+    assert {n: tuple(v) for n, v in wide.round(6).iterrows()} == expected
+    assert set(frame["task"]) == {"pixel"} and set(frame["artifact"]) == {"appD"}
+    assert background_rows([SimpleNamespace(name="tile")], None, "toys").empty
+    assert isinstance(frame, pd.DataFrame)

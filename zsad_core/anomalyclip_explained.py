@@ -1,0 +1,204 @@
+"""What AnomalyCLIP's pages explain: the prompts token by token, attention matrices, the loss of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zsad_core.anomalyclip_figures import Mapper, features_of, image_map, mapper
+from zsad_core.datasets import stretched_mask
+from zsad_core.dpam import KINDS, attention_weights
+from zsad_core.encoders import ClipEncoder
+from zsad_core.glocal_loss import image_loss, local_loss
+from zsad_core.learnable_prompts import PromptDesign, initial_parameters
+from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure
+from zsad_core.prompt_learning import LearnedPrompts
+from zsad_core.recipes import recipe_of
+from zsad_core.results import COLUMNS, rows
+from zsad_core.winclip_figures import Example, _short
+from zsad_core.winclip_studies import Category
+
+KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
+
+
+def token_table(encoder: ClipEncoder, design: PromptDesign, name: str = "object") -> pd.DataFrame:
+    """The two templates token by token: position, and of each side the token and whether it is learned."""
+    sequences = encoder._tokenize(list(design.sentences(name)))
+    columns = {}
+    for letter, side, sentence in zip("VW", ("normal", "anomalous"), design.sentences(name), strict=True):
+        pieces = [encoder.tokenizer.decoder[t].removesuffix("</w>") for t in sequences[sentence]]
+        learned = [0 < i <= design.context_length for i in range(len(pieces))]
+        columns[side] = [f"[{letter}_{i}]" if own else t for i, (t, own) in enumerate(zip(pieces, learned))]
+        columns[f"{side}: from"] = ["learned" if own else "fixed" for own in learned]
+    table = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columns.items()})
+    return table.fillna("").rename_axis("position").reset_index()
+
+
+def learned_numbers(encoder: ClipEncoder, design: PromptDesign) -> dict[str, int]:
+    """How many numbers are learned: in the contexts, and in the tokens of deeper blocks."""
+    drawn = initial_parameters(encoder, design, torch.Generator().manual_seed(0))
+    count = lambda prefix: sum(v.numel() for name, v in drawn.items() if name.startswith(prefix))  # noqa: E731
+    return {"words": count("context/"), "deep tokens": count("deep/")}
+
+
+def preset_differences(encoder: ClipEncoder, one: str = "released", other: str = "paper") -> pd.DataFrame:
+    """The named options in which two presets differ: option, and the value in each."""
+    flat = []
+    for preset in (one, other):
+        key = recipe_of(encoder, preset).key()
+        flat.append({**key.pop("design"), **key})
+    lines = [(name, *(_words(side[name]) for side in flat)) for name in flat[0]]
+    return pd.DataFrame([line for line in lines if line[1] != line[2]], columns=["option", one, other])
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool) or value == "":
+        return {True: "yes", False: "no"}.get(value, "(nothing)")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@torch.no_grad()
+def attention_matrices(
+    encoder: ClipEncoder, pixels: Tensor, block: int, kinds: Sequence[str] = KINDS
+) -> dict[str, np.ndarray]:
+    """{kind: (patches, patches)}: how much a patch (row) takes from each, the mean over images and heads.
+
+    pixels: (n, 3, H, W). block: 1-based. What a patch gives the class token is left out.
+    """
+    weights = attention_weights(encoder.model.visual, pixels.to(encoder.device), kinds)
+    for number, found in enumerate(weights, start=1):
+        if number == block:
+            return {kind: w[:, :, 1:, 1:].mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
+    raise ValueError(f"block={block}: expected 1 to {len(encoder.model.visual.transformer.resblocks)}")
+
+
+def self_attention_records(
+    encoder: ClipEncoder, chosen: Sequence[Category], images: int = 4, kinds: Sequence[str] = KINDS
+) -> pd.DataFrame:
+    """Of the first test images of each category, by category, block and kind: the mean weight in [0, 1] that
+    a patch gives itself, over images, heads and patches. One image at a time, since a matrix is large."""
+    lines = []
+    for c in chosen:
+        for i in range(min(images, len(c.test))):
+            pixels = encoder.preprocess(c.test.image(i).resize(encoder.image_size[::-1]))[None]
+            with torch.no_grad():
+                found = attention_weights(encoder.model.visual, pixels.to(encoder.device), kinds)
+                for block, weights in enumerate(found, start=1):
+                    own = {k: w.diagonal(dim1=-2, dim2=-1)[..., 1:].mean().item() for k, w in weights.items()}
+                    lines += [(c.name, block, kind, value) for kind, value in own.items()]
+    frame = pd.DataFrame(lines, columns=["category", "block", "kind", "weight"])
+    return frame.groupby(["category", "block", "kind"], sort=False, as_index=False)["weight"].mean()
+
+
+def self_attention_rows(records: pd.DataFrame, dataset: str, first: int) -> pd.DataFrame:
+    """Rows of claim 28: the mean over the blocks from `first` on. records: of `self_attention_records`."""
+    refined = records[records["block"] >= first]
+    frames = [pd.DataFrame(columns=COLUMNS)]
+    for kind, own in refined.groupby("kind", sort=False):
+        values = own.groupby("category", sort=False)["weight"].mean().rename("self_attention").reset_index()
+        names = {"paper": "anomalyclip", "artifact": "appC", "method": "clip", "task": ""}
+        frames.append(rows(values, dataset=dataset, variant=f"attention={kind}", **names))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
+    """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
+    would be if every token took the same from all."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(height=3.8)
+        axis = axes[0, 0]
+        means = records.groupby(["kind", "block"], sort=False)["weight"].mean()
+        for number, kind in enumerate(dict.fromkeys(records["kind"])):
+            style = {
+                "marker": MARKERS[number],
+                "ls": ("-", "--", ":", "-.")[number],
+                "color": PALETTE[number],
+            }
+            axis.plot(means[kind].index, means[kind], label=KIND_LABELS[kind], **style)
+        axis.axhline(uniform, color="grey", lw=1)
+        axis.annotate("evenly spread", (1, uniform), (0, 3), textcoords="offset points", fontsize=8)
+        axis.axvline(first - 0.5, color="grey", ls=":", lw=1)
+        axis.annotate("DPAM from here", (first - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
+        axis.set(xlabel="block of the image tower", ylabel="weight of a patch on itself", yscale="log")
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axis.legend()
+        return figure
+
+
+def attention_figure(
+    found: Example, matrices: Mapping[str, np.ndarray], maps: Mapping[str, Mapping[str, np.ndarray]]
+) -> Figure:
+    """Figure 3: a column a kind of attention; above its matrix, below the maps of some prompts with it.
+
+    matrices: {kind: (p, p)}, each with its own colour scale. maps: {row: {kind: (H, W)}}, one
+    scale a row. Large matrices are drawn in at most 144 cells a side, each the largest weight in it.
+    """
+    kinds, n_rows = list(matrices), 1 + len(maps)
+    with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
+        figure, axes = new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
+        axes[0, 0].set_axis_off()
+        for axis, kind in zip(axes[0, 1:], kinds, strict=True):
+            drawn = axis.imshow(
+                _coarse(matrices[kind], 144), cmap="viridis", norm=mpl.colors.PowerNorm(0.5, 0)
+            )
+            axis.set_title(KIND_LABELS[kind], fontsize=9)
+            axis.set(xticks=[], yticks=[], xlabel="patch looked at")
+            bar = figure.colorbar(drawn, ax=axis, location="bottom", fraction=0.07, label="weight")
+            top = float(drawn.norm.vmax)
+            bar.set_ticks([0, top / 4, top], labels=[_short(v) for v in (0, top / 4, top)])
+        axes[0, 1].set_ylabel("patch that looks")
+        for row, (name, own) in zip(axes[1:], maps.items(), strict=True):
+            row[0].imshow(found.image)
+            row[0].set_title(found.label.replace("\n", ", "), fontsize=8)
+            scale = {"vmin": min(m.min() for m in own.values()), "vmax": max(m.max() for m in own.values())}
+            for axis, kind in zip(row[1:], kinds, strict=True):
+                drawn = axis.imshow(own[kind], cmap="inferno", **scale)
+            for axis in row:
+                axis.contour(found.mask, [0.5], colors="black", linewidths=1.6)
+                axis.contour(found.mask, [0.5], colors="white", linewidths=0.7)
+                axis.set(xticks=[], yticks=[])
+            row[0].set_ylabel(name, fontsize=9)
+            figure.colorbar(drawn, ax=row.tolist(), fraction=0.05, pad=0.01, label="score")
+        return figure
+
+
+def _coarse(matrix: np.ndarray, cells: int) -> np.ndarray:
+    """At most `cells` cells a side, the largest value in each."""
+    step = -(-len(matrix) // cells)
+    short = -len(matrix) % step
+    padded = np.pad(matrix, ((0, short), (0, short)), constant_values=-np.inf)
+    return padded.reshape(len(padded) // step, step, len(padded) // step, step).max((1, 3))
+
+
+def loss_parts(c: Category, prompts: LearnedPrompts, image: int) -> dict[str, float]:
+    """The parts of the glocal loss of one image, lambda left out; for a look at training images, too."""
+    encoder, recipe = c.encoder, prompts.recipe
+    dense = features_of(c, mapper(c, prompts, look_at_training=True).extractor, image)
+    texts = prompts.texts(encoder)[0]  # (2, d)
+    cosines = dense.tensor("global") @ texts.T  # (1, 2)
+    parts = {"image": image_loss(cosines, torch.tensor([int(c.test.labels[image])]), recipe.temperature)}
+    mask = torch.from_numpy(stretched_mask(c.test.mask(image), encoder.image_size))[None]
+    for patches in dense.starting("local").values():
+        cosine = patches @ ((texts[1] - texts[0]) / recipe.temperature)  # (1, p)
+        maps = torch.sigmoid(cosine).unflatten(1, encoder.grid)
+        for part in ("focal", "dice_anomalous", "dice_normal"):
+            parts[part] = parts.get(part, 0) + local_loss(maps, mask, (part,))
+    return {name: float(value) for name, value in parts.items()}
+
+
+def before_and_after(
+    c: Category, image: int, drawn: LearnedPrompts, learned: LearnedPrompts
+) -> tuple[Example, pd.DataFrame]:
+    """Maps and losses of one image, a training image or not, by prompts as drawn and as learned."""
+    sides = {"before training": drawn, "after training": learned}
+    makes: dict[str, Mapper] = {name: mapper(c, own, look_at_training=True) for name, own in sides.items()}
+    maps = {name: image_map(c, own, image) for name, own in makes.items()}
+    picture, mask = np.asarray(c.test.image(image)), c.test.mask(image)
+    table = pd.DataFrame({name: loss_parts(c, own, image) for name, own in sides.items()})
+    return Example(c.name.replace("_", " "), picture, mask, picture, maps), table.rename_axis("part")

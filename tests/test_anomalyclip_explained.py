@@ -83,7 +83,7 @@ def test_self_attention_is_that_of_dpam(large: ClipEncoder, grid_category: Categ
     figure = explained.self_attention_lines(records, first, 1 / 145)
     FigureCanvasAgg(figure).draw()
     (axis,) = figure.axes
-    assert [t.get_text() for t in axis.get_legend().get_texts()] == list(explained.KIND_LABELS.values())
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == list(explained.KIND_LABELS.values())
     own = records[(records["kind"] == "vv") & (records["block"] == 6)]["weight"].iloc[0]
     assert axis.lines[3].get_ydata()[-1] == pytest.approx(own) and axis.get_yscale() == "log"
     assert explained.self_attention_rows(records.head(0), "toys", first).empty

@@ -167,7 +167,7 @@ def test_a_strip_of_maps() -> None:
     FigureCanvasAgg(figure).draw()
     axes = np.array(figure.axes[:6]).reshape(3, 2)
     assert [axis.get_title() for axis in axes[0]] == ["bent 0", "bent 1"]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["nut", "mask", "AnomalyCLIP"]
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["nut", "mask", "map"]
     outlined = [
         [any(isinstance(a, QuadContourSet) for a in axis.collections) for axis in row] for row in axes
     ]

@@ -122,12 +122,13 @@ def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> F
             }
             axis.plot(means[kind].index, means[kind], label=KIND_LABELS[kind], **style)
         axis.axhline(uniform, color="grey", lw=1)
-        axis.annotate("evenly spread", (1, uniform), (0, 3), textcoords="offset points", fontsize=8)
+        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+        axis.annotate("evenly spread", (records["block"].max(), uniform), **above)
         axis.axvline(first - 0.5, color="grey", ls=":", lw=1)
         axis.annotate("DPAM from here", (first - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
         axis.set(xlabel="block of the image tower", ylabel="weight of a patch on itself", yscale="log")
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axis.legend()
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return figure
 
 
@@ -163,6 +164,7 @@ def attention_figure(
                 axis.contour(found.mask, [0.5], colors="black", linewidths=1.6)
                 axis.contour(found.mask, [0.5], colors="white", linewidths=0.7)
                 axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
             row[0].set_ylabel(name, fontsize=9)
             figure.colorbar(drawn, ax=row.tolist(), fraction=0.05, pad=0.01, label="score")
         return figure

@@ -92,11 +92,17 @@ def mapper(c: Category, asks: LearnedPrompts | Adapters | None, *, look_at_train
             vand_extractor(encoder), vand_detector(encoder, asks, c.name, c.settings.cache_dir), 0.0
         )
     if asks is None:
-        texts = ac.clip_texts(encoder, c.name, c.settings.cache_dir)
-        return Mapper(clip_features(encoder), ac.detector(texts, encoder.grid), sigma)
+        return clip_mapper(c)
     texts = asks.texts(encoder, [object_name(c.name)])[0]
     detect = ac.detector(texts, encoder.grid, asks.recipe.temperature)
     return Mapper(ac.extractor_of(encoder, asks.recipe), detect, sigma)
+
+
+def clip_mapper(c: Category, attention: str = "qk") -> Mapper:
+    """Maps by CLIP's hand-written prompts, of the last block's features with some kind of attention."""
+    texts = ac.clip_texts(c.encoder, c.name, c.settings.cache_dir)
+    detect = ac.detector(texts, c.encoder.grid)
+    return Mapper(clip_features(c.encoder, attention), detect, ac.smoothing(c.encoder.image_size))
 
 
 def features_of(c: Category, extractor: Extractor, image: int) -> Dense:
@@ -176,7 +182,9 @@ def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float 
     """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, the map. One
     colour scale for all maps, from their lowest to their highest score."""
     with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        figure, axes = new_figure(3, len(examples), size * len(examples) + 1.7, 3 * size + 0.5)
+        height, width = examples[0].mask.shape
+        tall = 3 * size * min(1.3, height / width)
+        figure, axes = new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
         values = [found.maps[method] for found in examples]
         scale = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
         for j, (found, value) in enumerate(zip(examples, values, strict=True)):
@@ -187,13 +195,15 @@ def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float 
             if found.mask.any():
                 axes[1, j].contour(found.mask, [0.5], colors="black", linewidths=1.8)
                 axes[1, j].contour(found.mask, [0.5], colors="white", linewidths=0.8)
-        name = examples[0].label.split("\n")[0]
-        for axis, label in zip(axes[:, 0], (name, "mask", method), strict=True):
+        name, masked = examples[0].label.split("\n")[0], any(found.mask.any() for found in examples)
+        for axis, label in zip(axes[:, 0], (name, "mask" if masked else "no mask", "map"), strict=True):
             axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        bar = figure.colorbar(drawn, ax=axes[2].tolist(), label="score", fraction=0.06)
+        place = {"ax": axes.ravel().tolist(), "fraction": 0.06, "shrink": 0.3, "anchor": (0.0, 0.0)}
+        bar = figure.colorbar(drawn, label="score", **place)
+        figure.get_layout_engine().set(rect=(0.05, 0, 0.95, 1))  # else long names are cut at the left
         bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
         return figure
 
@@ -209,7 +219,7 @@ def words_alone(text: str) -> Figure:
 
 SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     "F14": ("hazelnut", "MVTec-AD", (("mvtec", "hazelnut"), ("mvtec", "bottle_top"))),
-    "F15": ("pill", "MVTec-AD", (("mvtec", "pill"), ("mvtec", "toothbrush"))),
+    "F15": ("pill", "MVTec-AD", (("mvtec", "pill"), ("mvtec", "capsule"))),
     "F16": ("metal nut", "MVTec-AD", (("mvtec", "metal_nut"), ("mvtec", "hex_nut"))),
     "F17": ("capsule", "MVTec-AD", (("mvtec", "capsule"),)),
     "F18": ("screw", "MVTec-AD", (("mvtec", "screw"),)),

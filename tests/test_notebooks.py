@@ -112,7 +112,14 @@ def test_missing_dataset_folder_is_named(papermill, small_run, tmp_path):
     assert str(tmp_path / "nowhere") in done.stderr
 
 
-WITHOUT = ("left_open", "sb_backbones", "sc_examples_and_failures", "sd_class_by_class")
+WITHOUT = (
+    "winclip/left_open",
+    "winclip/sb_backbones",
+    "winclip/sc_examples_and_failures",
+    "winclip/sd_class_by_class",
+    "anomalyclip/d_sweeps",
+    "anomalyclip/e_maps",
+)
 
 
 @pytest.mark.parametrize("notebook", WITHOUT)
@@ -120,9 +127,9 @@ def test_a_page_without_datasets_says_what_is_missing(papermill, small_run, tmp_
     """One dataset is named and not prepared, the other one is not named."""
     parameters = small_run | {"data_dir": str(tmp_path / "nowhere"), "datasets": {"mvtec": "mini_mvtec"}}
     parameters["results_dir"] = str(tmp_path / "results")
-    done = papermill(f"winclip/{notebook}", tmp_path / "out.ipynb", parameters)
+    done = papermill(notebook, tmp_path / "out.ipynb", parameters)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     told = "".join(o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", []))
     assert "mini_mvtec in the place of mvtec is not prepared: `python -m data_scripts.mini --help`" in told
-    assert notebook == "sb_backbones" or "No dataset in the place of visa: name" in told  # it needs one only
+    assert notebook == "winclip/sb_backbones" or "No dataset in the place of visa: name" in told  # it needs one only

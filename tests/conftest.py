@@ -134,6 +134,14 @@ def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
     return _category(settings, encoder, "mini_visa", "fuse")
 
 
+@pytest.fixture(scope="module")
+def large(settings: Settings) -> ClipEncoder:
+    """The mini model at AnomalyCLIP's input size; `settings` are the test file's."""
+    from zsad_core.anomalyclip import prompt_encoder
+
+    return prompt_encoder(settings)
+
+
 def _category(settings: Settings, encoder: ClipEncoder, dataset: str, name: str) -> Category:
     from zsad_core.datasets import load_dataset
     from zsad_core.winclip_studies import Category

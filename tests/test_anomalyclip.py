@@ -41,12 +41,6 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
     return settings_of(prompt_epochs=1, limit_images=2, prompt_image_size=120)
 
 
-@pytest.fixture(scope="module")
-def big(settings: Settings) -> ClipEncoder:
-    """The encoder at AnomalyCLIP's input size."""
-    return ac.prompt_encoder(settings)
-
-
 def category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
     return replace(categories(settings, encoder, role)[number], whole="squash")
 
@@ -61,68 +55,70 @@ def test_auxiliary_sets_are_the_papers() -> None:
     assert ac.smoothing((518, 518)) == 4.0 and ac.smoothing((259, 259)) == 2.0
 
 
-def test_scores_and_maps_by_hand(settings: Settings, big: ClipEncoder) -> None:
+def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
-    c = category(settings, big, "mvtec")
-    prompts = ac.learned_prompts(settings, big, "visa")
+    c = category(settings, large, "mvtec")
+    prompts = ac.learned_prompts(settings, large, "visa")
     found = prompt_scores(c, prompts)
 
-    texts = prompts.texts(big)[0].double()  # (2, d)
+    texts = prompts.texts(large)[0].double()  # (2, d)
     pixels = [c.test.image(i).resize((120, 120), 3) for i in range(len(c.test))]
-    batch = torch.stack([big.preprocess(image) for image in pixels])
-    heads = big.embed_images(batch, final_norm=False).double()
+    batch = torch.stack([large.preprocess(image) for image in pixels])
+    heads = large.embed_images(batch, final_norm=False).double()
     expected = (heads @ texts.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(found["/scores"], expected, rtol=2e-3)  # features are kept in float16
 
-    (patches,) = big.embed_patches(batch, prompts.recipe.layers, "vv", prompts.recipe.first).values()
-    maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, big.grid)
+    (patches,) = large.embed_patches(batch, prompts.recipe.layers, "vv", prompts.recipe.first).values()
+    maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, large.grid)
     up = F.interpolate(maps[:, None], (120, 120), mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
     masks = [stretched_mask(c.test.mask(i), (120, 120)) for i in range(len(c.test))]
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
 
 
-def test_images_that_trained_the_prompts_are_refused(settings: Settings, big: ClipEncoder) -> None:
-    c = category(settings, big, "visa")
-    prompts = ac.learned_prompts(settings, big, "visa")
+def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:
+    c = category(settings, large, "visa")
+    prompts = ac.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
         prompt_scores(c, prompts)
     assert len(prompt_scores(c, prompts, allow_training_images=True)["/scores"]) == 4
 
 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
-    settings: Settings, big: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, large: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ac.learned_prompts(settings, big, "visa")
+    first = ac.learned_prompts(settings, large, "visa")
     with monkeypatch.context() as patch:
         patch.setattr(ac, "train_prompts", lambda *_, **__: pytest.fail("learned again"))
-        again = ac.learned_prompts(settings, big, "visa")
+        again = ac.learned_prompts(settings, large, "visa")
     assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
-    other = ac.learned_prompts(settings, big, "visa", seed=5)
+    other = ac.learned_prompts(settings, large, "visa", seed=5)
     assert not torch.equal(first.parameters["context/normal"], other.parameters["context/normal"])
     assert not list((Path(settings.cache_dir) / "prompts").glob("*unfinished*"))
     nothing = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert ac.learned_prompts(nothing, big, "visa") is None
+    assert ac.learned_prompts(nothing, large, "visa") is None
 
 
-def test_clip_baselines_by_hand(settings: Settings, big: ClipEncoder) -> None:
-    c = category(settings, big, "mvtec")
+def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
+    c = category(settings, large, "mvtec")
     name = object_name(c.name)
-    pair = big.embed_text([f"A photo of a normal {name}", f"A photo of an anomalous {name}"])
-    pixels = torch.stack([big.preprocess(c.test.image(i).resize((120, 120), 3)) for i in range(len(c.test))])
-    expected = (big.embed_images(pixels) @ pair.T / 0.07).softmax(-1)[:, 1]
+    pair = large.embed_text([f"A photo of a normal {name}", f"A photo of an anomalous {name}"])
+    pixels = torch.stack(
+        [large.preprocess(c.test.image(i).resize((120, 120), 3)) for i in range(len(c.test))]
+    )
+    expected = (large.embed_images(pixels) @ pair.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(clip_scores(c)["/scores"], expected, rtol=2e-3)
-    ensemble = ac.clip_texts(big, c.name, settings.cache_dir, ensemble=True)
+    ensemble = ac.clip_texts(large, c.name, settings.cache_dir, ensemble=True)
     torch.testing.assert_close(ensemble.norm(dim=-1), torch.ones(2))
     assert (ensemble - pair).abs().max() > 0.01
 
 
-def test_every_variant_of_the_published_tables_has_its_options(big: ClipEncoder) -> None:
+def test_every_variant_of_the_published_tables_has_its_options(large: ClipEncoder) -> None:
     published = load_published("anomalyclip").query("method == 'anomalyclip'")
     wanted = set(published["variant"]) - {"base", "+T1", "tuned=medical"}
     assert wanted <= set(VARIANTS)
     for variant in [*wanted, *(f"code:{name}" for name in SWITCHES), "M=1", "L=2", "E=8", "N=3"]:
-        recipe_of(big, **training_options(variant))
+        recipe_of(large, **training_options(variant))
     with pytest.raises(ValueError, match="variant 'E=x': expected one of"):
         training_options("E=x")
 
@@ -135,44 +131,44 @@ def test_tables_of_a_module_agree_on_what_it_is() -> None:
     assert VARIANTS["-T2"] == VARIANTS["object_aware"]
 
 
-def test_one_map_four_times_is_lambda_4(big: ClipEncoder) -> None:
-    full, one = recipe_of(big), recipe_of(big, **training_options("-T4"))
+def test_one_map_four_times_is_lambda_4(large: ClipEncoder) -> None:
+    full, one = recipe_of(large), recipe_of(large, **training_options("-T4"))
     assert (full.local_weight, one.local_weight) == (4.0, 1.0)
     assert replace(full, local_weight=1.0) == one
 
 
-def test_records_hold_what_the_data_allow(settings: Settings, big: ClipEncoder) -> None:
+def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder) -> None:
     """Image metrics need both classes, pixel metrics need masks."""
     kinds = {}
     for role in ("mvtec", "headct", "isic"):
-        frame = study(settings, big, role, [""])
+        frame = study(settings, large, role, [""])
         kinds[role] = set(frame["task"])
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
-    c = category(settings, big, "mvtec")
-    scores = prompt_scores(c, ac.learned_prompts(settings, big, "visa"))["/scores"]
+    c = category(settings, large, "mvtec")
+    scores = prompt_scores(c, ac.learned_prompts(settings, large, "visa"))["/scores"]
     (record,) = (
-        study(settings, big, "mvtec", [""])
+        study(settings, large, "mvtec", [""])
         .query("task == 'image' and category == @c.name")
         .to_dict("records")
     )
     assert record["auroc"] == auroc(c.test.labels, scores) and record["ap"] == aupr(c.test.labels, scores)
 
 
-def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, big: ClipEncoder) -> None:
-    prompts = ac.learned_prompts(settings, big, ac.MEDICAL)
+def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, large: ClipEncoder) -> None:
+    prompts = ac.learned_prompts(settings, large, ac.MEDICAL)
     assert len(prompts.trained_on) == len(dataset_of(settings, ac.MEDICAL)) > 2
-    assert set(study(settings, big, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
+    assert set(study(settings, large, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
     assert "tuned=medical" not in tables.variants_of(settings, ac.MEDICAL)  # it trained them
 
 
-def test_vand_beside_it(settings: Settings, big: ClipEncoder) -> None:
-    frame = study(settings, big, "mvtec", ["vand"])
+def test_vand_beside_it(settings: Settings, large: ClipEncoder) -> None:
+    frame = study(settings, large, "mvtec", ["vand"])
     assert set(frame["method"]) == {"vand"} and set(frame["task"]) == {"image", "pixel"}
-    assert set(study(settings, big, "headct", ["vand"])["task"]) == {"image"}
-    adapters = ac.learned_adapters(settings, big, "visa")
+    assert set(study(settings, large, "headct", ["vand"])["task"]) == {"image"}
+    adapters = ac.learned_adapters(settings, large, "visa")
     with pytest.raises(ValueError, match="trained these adapters"):
-        adapters.refuse_training_images(category(settings, big, "visa").test)
+        adapters.refuse_training_images(category(settings, large, "visa").test)
 
 
 def test_score_statistics() -> None:
@@ -183,9 +179,9 @@ def test_score_statistics() -> None:
     assert mixed["score_std"] == pytest.approx(0.4)
 
 
-def test_rows_carry_published_names(settings: Settings, big: ClipEncoder) -> None:
+def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> None:
     """Rows of the tables are found again among the published ones."""
-    records = pd.concat([study(settings, big, "mvtec", ["baselines", "", "+T2", "+T3", "+T4"])])
+    records = pd.concat([study(settings, large, "mvtec", ["baselines", "", "+T2", "+T3", "+T4"])])
     keys = ["artifact", "task", "method", "variant", "metric", "shots"]
     published = set(map(tuple, load_published("anomalyclip").query("dataset == 'mvtec'")[keys].to_numpy()))
     main, modules = (
@@ -207,8 +203,8 @@ def test_counts_of_the_datasets(settings: Settings) -> None:
     assert counts.loc["mini_medical_pixel/skin", "n_normal"] == 0
 
 
-def test_a_missing_dataset_gives_no_rows(settings: Settings, big: ClipEncoder) -> None:
+def test_a_missing_dataset_gives_no_rows(settings: Settings, large: ClipEncoder) -> None:
     none = replace(settings, datasets=dict.fromkeys(settings.datasets))
-    assert study(none, big, "mvtec", ["", "baselines"]).empty
-    assert tables.main_rows(studies.study(none, big, "mvtec", [""]), "x", "T1").empty
+    assert study(none, large, "mvtec", ["", "baselines"]).empty
+    assert tables.main_rows(studies.study(none, large, "mvtec", [""]), "x", "T1").empty
     assert tables.present_roles(none) == {}

@@ -29,11 +29,6 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def large(settings: Settings) -> ClipEncoder:
-    return ac.prompt_encoder(settings)
-
-
-@pytest.fixture(scope="module")
 def grid_category(settings: Settings, large: ClipEncoder) -> Category:
     return next(c for c in figures.squashed(settings, large, "mvtec") if c.name == "grid")
 

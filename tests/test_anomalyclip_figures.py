@@ -14,7 +14,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import anomalyclip as ac
 from zsad_core import anomalyclip_figures as figures
 from zsad_core.anomalyclip_studies import prompt_scores
 from zsad_core.encoders import ClipEncoder
@@ -30,11 +29,6 @@ NAN = float("nan")
 @pytest.fixture(scope="module")
 def settings(settings_of: Callable[..., Settings]) -> Settings:
     return settings_of(limit_images=2, prompt_epochs=1)
-
-
-@pytest.fixture(scope="module")
-def large(settings: Settings) -> ClipEncoder:
-    return ac.prompt_encoder(settings)
 
 
 @pytest.fixture(scope="module")

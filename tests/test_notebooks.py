@@ -132,4 +132,6 @@ def test_a_page_without_datasets_says_what_is_missing(papermill, small_run, tmp_
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     told = "".join(o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", []))
     assert "mini_mvtec in the place of mvtec is not prepared: `python -m data_scripts.mini --help`" in told
-    assert notebook == "winclip/sb_backbones" or "No dataset in the place of visa: name" in told  # it needs one only
+    assert (
+        notebook == "winclip/sb_backbones" or "No dataset in the place of visa: name" in told
+    )  # it needs one only

@@ -69,7 +69,7 @@ def test_presets_differ_in_named_options_only() -> None:
         "length": 0,
         "attention": "qk",
         "final_norm": True,
-        "temperature": 0.01,
+        "temperature": None,
         "local": [],
         "optimizer": "sgd",
         "lr": 0.002,
@@ -94,6 +94,7 @@ def test_a_recipe_fits_the_depth_of_the_encoder(small_clip: Callable[..., ClipEn
     assert (given.first, given.layers, given.design.depth) == (10, (12, 24), 2)
     assert given == Recipe.from_key(given.key())
     assert recipe_of(small, "coop").design == PRESETS["coop"].design
+    assert recipe_of(small, "coop").temperature == small.temperature  # CoOp keeps the model's own scale
     mini = recipe_of(load_encoder("zsad-mini", "random", device="cpu"), "paper")
     assert (mini.first, mini.layers, mini.design.depth) == (2, (2, 3, 5, 6), 2)
     assert PRESETS["released"] == Recipe() and Recipe().design == PromptDesign()  # nothing was changed

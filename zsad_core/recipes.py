@@ -27,7 +27,8 @@ class Recipe:
         it kept references to one tensor that later blocks changed.
     final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
     temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's;
-        learned prompts belong to the value that they were learned with.
+        learned prompts belong to the value that they were learned with. None: the one that the model was
+        trained with, 0.01 in CLIP (CoOp).
     global_loss, local: cross entropy of the image, and which of `glocal_loss.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
     optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
@@ -41,7 +42,7 @@ class Recipe:
     layers: tuple[int, ...] = ()
     n_layers: int = 1
     final_norm: bool = False
-    temperature: float = 0.07
+    temperature: float | None = 0.07
     global_loss: bool = True
     local: tuple[str, ...] = PARTS
     local_weight: float = 4.0
@@ -65,7 +66,8 @@ class Recipe:
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
         if not 1 <= self.n_layers <= 4:
             raise ValueError(f"n_layers={self.n_layers}: expected 1 to 4 of the four quarter blocks")
-        values = {name: getattr(self, name) for name in ("temperature", "lr", "local_weight", "batch_size")}
+        names = ("temperature", "lr", "local_weight", "batch_size")
+        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < math.inf]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: expected finite numbers above 0")
@@ -97,7 +99,7 @@ PRESETS: dict[str, Recipe] = {
         ),
         attention="qk",
         final_norm=True,
-        temperature=0.01,
+        temperature=None,
         local=(),
         optimizer="sgd",
         lr=0.002,
@@ -135,8 +137,9 @@ def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) ->
     quarters = quarter_blocks(len(encoder.model.visual.transformer.resblocks))
     design = replace(recipe.design, **{k: v for k, v in options.items() if k in of_design})
     recipe = replace(recipe, design=design, **{k: v for k, v in options.items() if k in own})
-    first = recipe.first or quarters[0]
-    return replace(recipe, first=first, layers=recipe.layers or quarters[-recipe.n_layers :])
+    fitted = {"first": recipe.first or quarters[0], "layers": recipe.layers or quarters[-recipe.n_layers :]}
+    own_temperature = recipe.temperature is None
+    return replace(recipe, **fitted, **({"temperature": encoder.temperature} if own_temperature else {}))
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

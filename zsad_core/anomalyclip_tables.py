@@ -146,7 +146,7 @@ def rd4ad(c: Category, backbone: Backbone) -> list[dict]:
     return [image, c.record(found["/pixel"], "pixel", "rd4ad", shots=FULL_SHOT)]
 
 
-def of(
+def rows_of(
     records: pd.DataFrame, dataset: str, artifact: str | Mapping[str, str], **where: object
 ) -> pd.DataFrame:
     """Rows of one artifact of this paper; where and keep: as in `winclip_tables.tidy`."""
@@ -157,18 +157,18 @@ def of(
 
 def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
     """Rows of a table in `ABLATIONS`."""
-    return of(records, dataset, artifact, method="anomalyclip", variant=ABLATIONS[artifact])
+    return rows_of(records, dataset, artifact, method="anomalyclip", variant=ABLATIONS[artifact])
 
 
 def main_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
     """Rows of Tables 1 or 2: six methods without their variants."""
-    return of(records, dataset, artifact, method=METHODS, variant="", shots=0)
+    return rows_of(records, dataset, artifact, method=METHODS, variant="", shots=0)
 
 
 def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFrame:
     """Rows of the four tables of Appendix F for one dataset."""
     frames = [
-        of(
+        rows_of(
             records,
             dataset,
             artifact,
@@ -187,7 +187,7 @@ def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFra
 def score_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Rows of claim 48: how scores are spread, over all categories."""
     metrics = ["score_mean", "score_std", "score_overlap"]
-    return of(
+    return rows_of(
         records, dataset, "appE", method=["clip", "anomalyclip"], variant="", task="image", metrics=metrics
     )
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
 from zsad_core import vand, winclip
+from zsad_core.auxiliary import Auxiliary
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.dense import Dense, dense_parts
 from zsad_core.encoders import ClipEncoder, load_encoder
@@ -245,6 +246,22 @@ def test_a_stopped_training_goes_on(
     assert all(torch.equal(resumed.parameters[k], v) for k, v in learned.parameters.items())
     with pytest.raises(ValueError, match="another training"):
         train_adapters(encoder, dataset, epochs=3, lr=0.1, **options)
+
+
+def test_mosaics_take_the_place_of_some_images(
+    encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
+) -> None:
+    rows: list[np.ndarray] = []
+    batch = Auxiliary.batch
+    monkeypatch.setattr(Auxiliary, "batch", lambda self, r, *a: (rows.append(r), batch(self, r, *a))[1])
+    options = {"epochs": 40, "batch_size": 10, "cache_dir": tmp_path, "progress": False}
+    found = train_adapters(encoder, dataset, mosaic=0.2, **options)
+    seen = np.stack(rows)  # (epochs, 10): image i or its mosaic 10 + i, each once an epoch
+    np.testing.assert_array_equal(np.sort(seen % 10), np.tile(np.arange(10), (40, 1)))
+    assert 0.1 < (seen >= 10).mean() < 0.3
+    assert len(found.trained_on) == 10  # mosaics are made of these
+    with pytest.raises(ValueError, match="mosaic=1.5.*a probability"):
+        train_adapters(encoder, dataset, mosaic=1.5, **options)
 
 
 def test_detector_on_a_category(

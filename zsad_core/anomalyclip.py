@@ -73,10 +73,13 @@ def learned_prompts(
 
 
 def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -> Adapters | None:
-    """VAND's layers, as in `learned_prompts`; 3 epochs on MVTec AD and 15 on others, as its authors have."""
+    """VAND's layers, as in `learned_prompts`; on MVTec AD 3 epochs and mosaics, on others 15 epochs without,
+    as its authors have."""
     epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
-    train = partial(train_adapters, encoder, epochs=epochs)
-    return _kept(settings, encoder, auxiliary, {"vand": 1, "epochs": epochs}, train, Adapters)
+    mosaic = 0.2 if auxiliary == "mvtec" else 0.0
+    train = partial(train_adapters, encoder, epochs=epochs, mosaic=mosaic)
+    key = {"vand": 1, "epochs": epochs, "mosaic": mosaic}
+    return _kept(settings, encoder, auxiliary, key, train, Adapters)
 
 
 def _kept(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,18 @@ class Auxiliary:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def followed_by(self, other: Auxiliary) -> Auxiliary:
+        """These images, then the other ones, of the same objects and of the same size."""
+        if (self.names, self.mask_size) != (other.names, other.mask_size):
+            raise ValueError(
+                f"cannot join {self.names}, {self.mask_size} with {other.names}, {other.mask_size}"
+            )
+        labels, owners = (
+            np.concatenate([getattr(a, n) for a in (self, other)]) for n in ("labels", "owners")
+        )
+        parts, masks = self.parts + other.parts, self.masks + other.masks
+        return replace(self, parts=parts, masks=masks, labels=labels, owners=owners)
 
     def batch(
         self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"

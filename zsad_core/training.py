@@ -40,6 +40,7 @@ def run_epochs(
     about: Mapping[str, Any] | None = None,
     kept: Mapping[str, Tensor] | None = None,
     rate: Callable[[int], float] | None = None,
+    change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     progress: bool = True,
     what: str = "prompts",
 ) -> list[float]:
@@ -51,6 +52,7 @@ def run_epochs(
     key: what a checkpoint must agree in. checkpoint: a file, written after every epoch. about, kept: plain
         JSON and tensors that it holds besides.
     rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
+    change: other places in the stead of an epoch's (n,), drawn with the generator of its order.
     Raises ValueError for a checkpoint of another training, and FloatingPointError when the loss or a
     parameter is no longer finite; the checkpoint of the last epoch stays.
     """
@@ -60,9 +62,11 @@ def run_epochs(
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] if rate is None else rate(epoch)
         order.manual_seed(seed + 1_000_003 * (epoch + 1))
+        places = torch.randperm(n, generator=order)
+        places = places if change is None else change(places, order)
         total = 0.0
         with one_thread():
-            for step, rows in enumerate(torch.randperm(n, generator=order).split(batch_size), start=1):
+            for step, rows in enumerate(places.split(batch_size), start=1):
                 loss = loss_of(rows)
                 optimizer.zero_grad()
                 loss.backward()

@@ -7,10 +7,9 @@ Only W_l and b_l are learned, from masks of an auxiliary dataset; the texts are 
 for each category. Logits are upsampled before the softmax, so maps are made at the size of the input. The
 image score takes nothing that was learned.
 
-Images go through the frozen tower once, as for prompt learning (`zsad_core.auxiliary`). That leaves out one
-thing: trained on MVTec, the original replaces each image with probability 0.2 by a mosaic of 2 x 2 images of
-its category, whose features are not those of its parts. Trained on VisA it uses none. All is float32 here,
-where the original computes with mixed precision.
+Images go through the frozen tower once, as for prompt learning (`zsad_core.auxiliary`), and so do the mosaics
+(`zsad_core.mosaics`) that take the place of some when it is trained on MVTec. All is float32 here, where the
+original computes with mixed precision.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.embeddings import text_embeddings
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import interpolation, logit_loss
+from zsad_core.mosaics import mosaics_of
 from zsad_core.prompts import compositional_ensemble, object_name
 from zsad_core.scores import prompt_score
 from zsad_core.training import (
@@ -172,6 +172,7 @@ def train_adapters(
     betas: tuple[float, float] = (0.5, 0.999),
     seed: int = 111,
     scale: float | None = None,
+    mosaic: float = 0.0,
     split: str | None = "test",
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
@@ -181,6 +182,8 @@ def train_adapters(
 
     epochs: 15 when trained on VisA, 3 when trained on MVTec. The rest of the defaults is the original's.
     scale: of the cosines; None: 1 / temperature of the encoder, 100 for most trained CLIPs.
+    mosaic: probability that an image is replaced by a mosaic of 2 x 2 images of its category: 0.2 when
+        trained on MVTec, 0 on VisA.
     split: None takes all images. cache_dir: where features are kept; None: in a temporary folder.
     checkpoint: a file that is written after every epoch, and from which the same training goes on.
     Equal seeds give equal layers, bit for bit, on one machine; the global random state is left as it was.
@@ -189,10 +192,10 @@ def train_adapters(
     normal one). Raises ValueError without masks, FloatingPointError when the loss is not finite.
     """
     scale = float(1 / encoder.temperature if scale is None else scale)
-    if not min(batch_size, lr, scale) > 0 or epochs < 0:
+    if not min(batch_size, lr, scale) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
         raise ValueError(
-            f"batch_size={batch_size}, lr={lr}, scale={scale}, epochs={epochs}: expected numbers above 0, "
-            "or 0 epochs for layers as drawn"
+            f"batch_size={batch_size}, lr={lr}, scale={scale}, epochs={epochs}, mosaic={mosaic}: expected "
+            "numbers above 0, or 0 epochs for layers as drawn, and a probability"
         )
     extractor = vand_extractor(encoder)
     layers = tuple(extractor.key["layers"])
@@ -205,6 +208,10 @@ def train_adapters(
                 f"{dataset.name} has no anomalous image with a mask, and VAND learns from nothing else; "
                 "choose another auxiliary set"
             )
+        n = len(material)
+        if mosaic:
+            mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
+            material = material.followed_by(auxiliary_of(mosaics, extractor, folder, split=None))
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
         width = encoder.model.visual.conv1.out_channels
         drawn = initial_adapters(width, encoder.dim, layers, torch.Generator().manual_seed(seed))
@@ -218,17 +225,22 @@ def train_adapters(
             parts = ("focal", "dice_anomalous")
             return sum(logit_loss(x.unflatten(1, encoder.grid), masks, parts) for x in logits.values())
 
+        def some_mosaics(places: Tensor, generator: torch.Generator) -> Tensor:
+            return places + n * (torch.rand(n, generator=generator) < mosaic)  # image i has mosaic n + i
+
         key = {**extractor.key, "images": chosen.fingerprint, "scale": scale, "lr": lr, "betas": list(betas)}
+        key |= {"mosaic": mosaic} if mosaic else {}
         losses = run_epochs(
             parameters,
             torch.optim.Adam(parameters.values(), lr, betas),
             loss_of,
-            len(material),
+            n,
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
             key=content_key(**key, epochs=epochs, batch_size=batch_size, seed=seed),
             checkpoint=checkpoint,
+            change=some_mosaics if mosaic else None,
             progress=progress,
             what="adapters",
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data_scripts.prepare import PreparedFolder
+from data_scripts.prepare import PreparedFolder, natural
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NORMAL = ("good", "ok")
@@ -18,22 +17,21 @@ NORMAL = ("good", "ok")
 _SHOWN = 5  # names that an error lists
 
 
-def natural(path: Path) -> tuple[list[str | int], str]:
-    """Sort key by which 2 comes before 10, and upper and lower case stand together."""
-    parts = re.split(r"([0-9]+)", path.name.casefold())
-    return [int(part) if part.isdigit() else part for part in parts], path.name
-
-
 def images_in(folder: Path) -> list[Path]:
     """Image files of a folder, not of folders below, in natural order. Hidden files are left out."""
     files = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    return sorted((p for p in files if not p.name.startswith(".") and p.is_file()), key=natural)
+    return sorted(
+        (p for p in files if not p.name.startswith(".") and p.is_file()), key=lambda path: natural(path.name)
+    )
 
 
 def folders_in(folder: Path) -> list[Path]:
     """Folders of a folder in natural order; no symbolic links, no hidden ones, no leftovers of macOS."""
     folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    return sorted((p for p in folders if not p.name.startswith(".") and p.name != "__MACOSX"), key=natural)
+    return sorted(
+        (p for p in folders if not p.name.startswith(".") and p.name != "__MACOSX"),
+        key=lambda path: natural(path.name),
+    )
 
 
 def child(folder: Path, *names: str) -> Path | None:

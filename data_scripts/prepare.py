@@ -26,11 +26,18 @@ RECORD = "prepared.json"
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key by which 2 comes before 10, and upper and lower case stand together."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
 class PreparedFolder:
     """Collects the images of one dataset; `prepared_folder` makes one and completes it.
 
-    rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. notes: sentences
-    for the user, see `note`. record: what RECORD will hold; without any, the file is not written.
+    rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. empty_masks:
+    those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. record: what
+    RECORD will hold; without any, the file is not written.
     """
 
     def __init__(self, root: Path, *, link: bool = False, check: bool = True) -> None:
@@ -38,6 +45,7 @@ class PreparedFolder:
         self.link, self.check = link, check
         self.rows: list[dict[str, object]] = []
         self.digests: list[str] = []
+        self.empty_masks: list[str] = []
         self.notes: list[str] = []
         self.record: dict[str, Any] = {}
 
@@ -111,6 +119,8 @@ class PreparedFolder:
         if mask.shape != expected:
             name = path.name if isinstance(given, Image.Image) else given
             raise ValueError(f"mask of {name} has shape {mask.shape}: expected {expected}, as its image")
+        if not np.any(mask):
+            self.empty_masks.append(relative)
         Image.fromarray(np.where(mask != 0, 255, 0).astype(np.uint8)).save(self._new(relative))
 
     def _new(self, relative: str) -> Path:
@@ -164,6 +174,8 @@ def prepared_folder(out: Path, *, link: bool = False, check: bool = True) -> Ite
 def _write_tables(folder: PreparedFolder) -> None:
     meta = pd.DataFrame(folder.rows, columns=list(COLUMNS))
     meta = meta.sort_values(["category", "split", "label", "defect", "image"], kind="stable")
+    order = sorted(meta["category"].unique(), key=natural)  # Class10 after Class9
+    meta = pd.concat([meta[meta["category"] == category] for category in order])
     meta.to_csv(folder.root / "meta.csv", index=False, lineterminator="\n")
     if folder.record:
         text = json.dumps(folder.record, indent=1, ensure_ascii=False)

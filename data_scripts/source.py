@@ -226,6 +226,9 @@ def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> Non
                     "\n  ".join([f"{source.title} is not as published:", *faults, *folder.notes])
                     + "\nIs the download whole? --counts warn goes on all the same"
                 )
+            if folder.empty_masks:
+                empty = folder.empty_masks
+                folder.note(f"masks that mark nothing: {len(empty)}, the first is {empty[0]}")
             if folder.repeats:
                 image, earlier = folder.repeats[0]
                 folder.note(

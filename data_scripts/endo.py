@@ -4,7 +4,7 @@
 
 The 200 images of the test set, of different sizes, each with a polyp; no normal image. Category `colon`,
 defect `polyp`. Images are JPEG, masks PNG of the same stem. A folder `bbox/` beside them, in some copies,
-is left out. The development data of the challenge are another set: see `--help` of data_scripts.kvasir.
+is left out. The development data of the challenge are another set.
 """
 
 from __future__ import annotations

@@ -37,21 +37,22 @@ SOURCE = Source(
 
 def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
     table = find_root(root, "SewerML_Val.csv") / "SewerML_Val.csv"
-    images = images_by_name(root)
+    folders = folders_by_name(root)
     missing: list[str] = []
     for name, defect in rows(table):
-        path = images.pop(name, None)
-        if path is None:
+        folder = folders.pop(name, None)
+        if folder is None:
             missing.append(name)
         else:
+            path = Path(folder, name)
             out.add(path, category="sewer", split="test", defect="defect" if defect else "good", name=name)
     out.note(f"{len(missing)} row(s) of {table.name} without an image" + shown(missing))
-    out.note(f"{len(images)} image(s) without a row in {table.name}" + shown(list(images)))
+    out.note(f"{len(folders)} image(s) without a row in {table.name}" + shown(list(folders)))
 
 
-def images_by_name(root: Path) -> dict[str, Path]:
-    """Every PNG below the folder by its name; raises ValueError when two in different folders share one."""
-    found: dict[str, Path] = {}
+def folders_by_name(root: Path) -> dict[str, str]:
+    """Which folder below `root` holds the PNG of this name; raises ValueError for a name in two folders."""
+    found: dict[str, str] = {}
     for folder, folders, files in os.walk(root):  # does not enter symbolic links
         folders.sort()
         for name in files:
@@ -59,10 +60,9 @@ def images_by_name(root: Path) -> dict[str, Path]:
                 continue
             if name in found:
                 raise ValueError(
-                    f"{name} is there twice, in {found[name].parent} and {folder}: keep one of the two "
-                    f"folders"
+                    f"{name} is there twice, in {found[name]} and {folder}: keep one of the two folders"
                 )
-            found[name] = Path(folder, name)
+            found[name] = folder
     return found
 
 

@@ -181,3 +181,54 @@ def add_labelled(
 
 def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
+
+
+def folders_with(root: Path, *names: str, depth: int = 4) -> list[Path]:
+    """Every folder, `root` or at most `depth` levels below, that has subfolders of all these names, whatever
+    their case; the highest first."""
+    found, level = [], [root]
+    for _ in range(depth + 1):
+        found += [folder for folder in level if all(child(folder, name) for name in names)]
+        level = [below for folder in level for below in folders_in(folder)]
+    return found
+
+
+def add_yes_no(root: Path, out: PreparedFolder, *, category: str, defect: str) -> list[Path]:
+    """Adds the images of `no` (normal) and `yes` from the highest folder that has both, without masks.
+
+    Returns every such folder, the one taken first. Raises FileNotFoundError when there is none.
+    """
+    found = folders_with(root, "yes", "no")
+    if not found:
+        raise FileNotFoundError(f"no folder in {root} or below has yes/ and no/. Is it extracted completely?")
+    for name, kind in (("no", "good"), ("yes", defect)):
+        add_labelled(child(found[0], name), out, category=category, defect=kind)
+    return found
+
+
+def polyp_set(root: Path, name: str) -> Path:
+    """The folder of one polyp set, with `images` and `masks`, in a download that may hold several.
+
+    name: what its path holds, in small letters and digits; all else in the path is not compared. A download
+        with a single set needs no name. Raises FileNotFoundError when there is no such folder, or it is not
+        clear which.
+    """
+    folders = folders_with(root, "images", "masks")
+    paths = {folder: str(folder.relative_to(root)) for folder in folders}
+    named = [folder for folder in folders if name in re.sub("[^a-z0-9]", "", paths[folder].casefold())]
+    if not named and len(folders) != 1:
+        raise FileNotFoundError(
+            f"{len(folders)} folders in {root} and below have images/ and masks/, none called {name}: "
+            f"{', '.join(paths.values()) or 'nothing to choose from'}. Give the folder of the set"
+        )
+    return (named or folders)[0]
+
+
+def refuse_reduced(images: Path, *, reduced: int, total: int) -> None:
+    """ValueError when there are just as many images as in the part of a polyp set that goes round with
+    PraNet."""
+    if len(images_in(images)) == reduced:
+        raise ValueError(
+            f"{images} holds only {reduced} of the {total} images: it is the part in PraNet's bundle "
+            "(TestDataset), not the papers' test set. Fetch the whole set, see --help"
+        )

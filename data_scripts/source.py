@@ -11,7 +11,8 @@ import csv
 import errno
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -106,18 +107,31 @@ def run(
     then nothing has changed.
     """
     arguments = _parser(source, doc, options).parse_args(argv)
-    try:
-        if arguments.fetch and arguments.raw:
-            _fetch_all(source, arguments.raw)
-        lacks = _lacks_download(arguments.raw)
-        if lacks:
-            print(source.instructions())
-            print(f"error: {lacks}", file=sys.stderr)
-            raise SystemExit(2)
+    with errors_reported(arguments.out):
+        require_download(source, arguments.raw, fetch=arguments.fetch)
         _prepare(source, write, arguments)
+
+
+@contextmanager
+def errors_reported(out: Path) -> Iterator[None]:
+    """Prints what a user can mend as one message, without a traceback, and exits with 1."""
+    try:
+        yield
     except (ValueError, OSError) as error:
-        print(f"error: {_message(error, arguments.out)}", file=sys.stderr)
+        print(f"error: {_message(error, out)}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def require_download(source: Source, raw: Path | None, *, fetch: bool) -> None:
+    """Fetches what can be fetched, if asked to. Without a download then, says how to get one and exits with
+    2."""
+    if fetch and raw:
+        _fetch_all(source, raw)
+    lacks = _lacks_download(raw)
+    if lacks:
+        print(source.instructions())
+        print(f"error: {lacks}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def find_root(folder: Path, marker: str | Callable[[Path], bool], depth: int = 4) -> Path:

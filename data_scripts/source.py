@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 
 import zsad_core
@@ -23,7 +24,7 @@ from data_scripts.fetch import Archive, fetch
 from data_scripts.layouts import folders_in
 from data_scripts.prepare import RECORD, PreparedFolder, prepared_folder
 
-__all__ = ["Archive", "Known", "Source", "find_root", "run"]
+__all__ = ["Archive", "Known", "Source", "all_sources", "find_root", "run"]
 PUBLISHED = Path(zsad_core.__file__).parent / "published" / "datasets.csv"
 _SHOWN = 8  # names that a message lists
 
@@ -87,6 +88,18 @@ class Source:
         if any(archive.url for archive in self.archives):
             lines.append(f"  --fetch downloads {', '.join(a.name for a in self.archives if a.url)}")
         return "\n".join(lines)
+
+
+def all_sources() -> list[Source]:
+    """Those of all dataset scripts: first in the order of published/datasets.csv, then by name."""
+    scripts = sorted(Path(__file__).parent.glob("*.py"))
+    # read before it is imported: some modules here need torch, and have nothing to offer
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in scripts}
+    names = [name for name, text in texts.items() if "\nSOURCE = Source(" in text]
+    sources = [import_module(f"data_scripts.{name}").SOURCE for name in names]
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        published = [row["dataset"] for row in csv.DictReader(file)]
+    return sorted(sources, key=lambda s: published.index(s.name) if s.name in published else len(published))
 
 
 def run(

@@ -14,6 +14,7 @@ import trees_industrial as trees
 from PIL import Image
 
 from data_scripts import btad, dagm, dtd_synthetic, mpdd, mvtec, sdd, visa
+from data_scripts.source import all_sources
 from zsad_core.datasets import AnomalyDataset, load_dataset
 
 MODULES = (mvtec, visa, mpdd, btad, sdd, dagm, dtd_synthetic)
@@ -98,6 +99,18 @@ def test_sources_agree_with_the_published_counts(script: ModuleType) -> None:
     else:
         assert sum(n[1] for n in source.categories.values()) == normal
         assert sum(n[2] for n in source.categories.values()) == anomalous
+
+
+def test_all_sources() -> None:
+    """The nineteen of the book's table, each with a command and the answers that a reader needs."""
+    sources = all_sources()
+    names = (
+        "mvtec visa mpdd btad sdd dagm dtd_synthetic isic cvc_clinicdb cvc_colondb kvasir endo tn3k headct "
+        "brainmri br35h covid19 coco_captions sewerml"
+    )
+    assert " ".join(source.name for source in sources) == names
+    for source in sources:
+        assert source.title and source.home and source.terms and source.how, source.name
 
 
 def test_training_images_add_up() -> None:
@@ -207,7 +220,7 @@ def test_btad_converted_to_png(tmp_path: Path, prepare: Callable, refused: Calla
     raw = trees.btad(tmp_path / "raw")
     for path in list(raw.rglob("*.bmp")):
         Image.open(path).save(path.with_suffix(".png"))
-    assert "0020.bmp and 0020.png differ in their ends only" in refused(btad), "both would count twice"
+    assert "differ in their ends only" in refused(btad), "both would count"
     for path in list(raw.rglob("*.bmp")):
         path.unlink()
     assert len(prepare(btad)) == 12

@@ -55,11 +55,11 @@ def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn
 @contextmanager
 def unpacked(raw: Path, archives: list[Path], loose: list[Path], out: Path) -> Iterator[Path]:
     """The folder to read from. What is unpacked lies beside `out`, so that images are linked, not copied."""
+    work = out.with_name(f"{out.name}.unpacked")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     if not archives:
         yield raw
         return
-    work = out.with_name(f"{out.name}.unpacked")
-    shutil.rmtree(work, ignore_errors=True)
     try:
         for path in archives:
             print(f"unpacking {path.name}")

@@ -310,6 +310,15 @@ def test_full_disk(archive: Path, prepare: Callable, tmp_path: Path, monkeypatch
     assert tree(tmp_path / "toy") == before
 
 
+def test_what_a_kill_leaves_is_cleared_away(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    for leftover in ("toy.partial/screw/test/good/9.png", "toy.unpacked/toys/9.png", "toy.lock"):
+        path = tmp_path / leftover
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert prepare()[0] == 0
+    assert len(load_dataset(tmp_path / "toy")) == 4
+
+
 def test_two_at_once(raw: Path, prepare: Callable, tmp_path: Path) -> None:
     """The second is refused while the first works, and takes nothing from it."""
     seen = []

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from PIL import Image
 
-from zsad_core.datasets import COLUMNS
+from zsad_core.cache import sha256_of
+from zsad_core.datasets import COLUMNS, read_image
+
+RECORD = "prepared.json"
+"""Beside meta.csv: where the images come from and what was checked. Nothing reads it but people."""
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key by which 2 comes before 10, and upper and lower case stand together."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 class PreparedFolder:
-    """Collects the images of one dataset; `prepared_folder` makes one and completes it."""
+    """Collects the images of one dataset; `prepared_folder` makes one and completes it.
 
-    def __init__(self, root: Path) -> None:
+    rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. empty_masks:
+    those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. record: what
+    RECORD will hold; without any, the file is not written.
+    """
+
+    def __init__(self, root: Path, *, link: bool = False, check: bool = True) -> None:
         self.root = root
+        self.link, self.check = link, check
         self.rows: list[dict[str, object]] = []
+        self.digests: list[str] = []
+        self.empty_masks: list[str] = []
+        self.notes: list[str] = []
+        self.record: dict[str, Any] = {}
 
     def add(
         self,
@@ -34,11 +61,12 @@ class PreparedFolder:
     ) -> None:
         """Writes one image, and its mask if there is one.
 
-        image: a file, which is copied byte for byte, or a picture, which is encoded as the suffix of `name`
-            says.
+        image: a file, which is linked or copied byte for byte, or a picture, which is encoded as the suffix
+            of `name` says.
         split: train or test. defect: "good" for normal images, else the kind of defect. name: file name with
             suffix.
         mask: (H, W), anomalous where it is not 0; the same size as the image. Written as a PNG of 0 and 255.
+        Raises ValueError for names that cannot be used, a file that does not decode, a mask of another size.
         """
         for part in (category, defect, name):
             if not re.fullmatch(r"[^\s/\\:,.][^/\\:,\n]*", part):
@@ -50,21 +78,49 @@ class PreparedFolder:
         if isinstance(image, Image.Image):
             image.save(path)
         else:
-            shutil.copyfile(image, path)
+            if self.check:
+                read_image(image)  # as every reader will: a file that is cut off is found here, by its name
+            self._place(image, path)
         mask_relative = ""
         if mask is not None:
             mask_relative = f"{category}/ground_truth/{defect}/{Path(name).stem}_mask.png"
-            self._write_mask(mask, path, mask_relative)
+            self._write_mask(mask, path, image, mask_relative)
         row = (category, split, int(defect != "good"), defect, relative, mask_relative)
         self.rows.append(dict(zip(COLUMNS, row, strict=True)))
+        self.digests.append(sha256_of(path))
 
-    def _write_mask(self, mask: np.ndarray, image: Path, relative: str) -> None:
-        with Image.open(image) as opened:
+    def note(self, text: str) -> None:
+        """A sentence that the user should read, and find in RECORD later."""
+        self.notes.append(text)
+
+    @property
+    def repeats(self) -> list[tuple[str, str]]:
+        """(image, earlier image) for each image whose bytes were there before."""
+        first: dict[str, str] = {}
+        pairs = [
+            (str(row["image"]), first.setdefault(digest, str(row["image"])))
+            for row, digest in zip(self.rows, self.digests, strict=True)
+        ]
+        return [(image, earlier) for image, earlier in pairs if image != earlier]
+
+    def _place(self, image: Path, path: Path) -> None:
+        if self.link:
+            try:
+                os.link(image.resolve(), path)  # a link to a symbolic link would break with its target
+                return
+            except OSError as error:  # another file system, or links are refused
+                if error.errno not in _NO_LINK:
+                    raise
+        shutil.copyfile(image, path)
+
+    def _write_mask(self, mask: np.ndarray, path: Path, given: Path | Image.Image, relative: str) -> None:
+        with Image.open(path) as opened:
             expected = opened.size[::-1]  # (H, W)
         if mask.shape != expected:
-            raise ValueError(
-                f"mask of {image.name} has shape {mask.shape}: expected {expected}, as its image"
-            )
+            name = path.name if isinstance(given, Image.Image) else given
+            raise ValueError(f"mask of {name} has shape {mask.shape}: expected {expected}, as its image")
+        if not np.any(mask):
+            self.empty_masks.append(relative)
         Image.fromarray(np.where(mask != 0, 255, 0).astype(np.uint8)).save(self._new(relative))
 
     def _new(self, relative: str) -> Path:
@@ -78,37 +134,71 @@ class PreparedFolder:
 
 
 @contextmanager
-def prepared_folder(out: Path) -> Iterator[PreparedFolder]:
+def prepared_folder(out: Path, *, link: bool = False, check: bool = True) -> Iterator[PreparedFolder]:
     """Write a prepared folder: all images go to `<out>.partial`, which becomes `out` when the block ends
     well.
 
-    So a folder called `out` is always whole. An error or Ctrl-C leaves `out` as it was; after a kill, running
-    the script again starts afresh. An older prepared folder is replaced; raises FileExistsError if `out`
-    holds anything else.
+    So a folder called `out` is always whole. An error, a full disk or Ctrl-C leaves `out` as it was; after a
+    kill, running the script again starts afresh. An older prepared folder is replaced.
+
+    link: hard links to the files given, instead of copies, where the file system allows it: no space, but an
+        image changed in place changes in both. check: decode each file once.
+    Raises FileExistsError if `out` holds anything else, BlockingIOError while another process prepares `out`.
     """
     out = Path(out)
     partial, old = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.old")
-    _check_replaceable(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        folder = PreparedFolder(partial)
-        yield folder
-        if not folder.rows:
-            raise ValueError(f"no image was added to {out}: is the source folder the right one?")
-        meta = pd.DataFrame(folder.rows, columns=list(COLUMNS))
-        meta = meta.sort_values(["category", "split", "label", "defect", "image"], kind="stable")
-        meta.to_csv(partial / "meta.csv", index=False, lineterminator="\n")
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not out.exists():  # interrupted between the two renames
+    with _only_one(out):
+        if old.exists() and not out.exists():  # killed between the two renames below
             old.rename(out)
-        raise
+        _check_replaceable(out)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            folder = PreparedFolder(partial, link=link, check=check)
+            yield folder
+            if not folder.rows:
+                raise ValueError(f"no image was added to {out}: is the source folder the right one?")
+            _write_tables(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            if old.exists() and not out.exists():  # interrupted between the two renames
+                old.rename(out)
+            raise
+
+
+def _write_tables(folder: PreparedFolder) -> None:
+    meta = pd.DataFrame(folder.rows, columns=list(COLUMNS))
+    meta = meta.sort_values(["category", "split", "label", "defect", "image"], kind="stable")
+    order = sorted(meta["category"].unique(), key=natural)  # Class10 after Class9
+    meta = pd.concat([meta[meta["category"] == category] for category in order])
+    meta.to_csv(folder.root / "meta.csv", index=False, lineterminator="\n")
+    if folder.record:
+        text = json.dumps(folder.record, indent=1, ensure_ascii=False)
+        (folder.root / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Two writers would take each other's `.partial` away. The lock ends with its process, even when that is
+    killed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{out}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"another preparation of {out} is running: wait until it has ended, or give another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
+        lock.release()
 
 
 def _check_replaceable(out: Path) -> None:
@@ -119,7 +209,7 @@ def _check_replaceable(out: Path) -> None:
         foreign = [
             entry.name
             for entry in out.iterdir()
-            if entry.name != "meta.csv"
+            if entry.name not in ("meta.csv", RECORD)
             and not (
                 entry.is_dir() and {e.name for e in entry.iterdir()} <= {"train", "test", "ground_truth"}
             )

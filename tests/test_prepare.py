@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +66,71 @@ def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path: Pat
     with pytest.raises(FileExistsError, match="no prepared folder, it holds thesis.txt"):
         write(tmp_path / "mine", (1,))
     assert tree(tmp_path / "mine") == {"thesis.txt": b"x"}
+
+
+def test_killed_between_the_two_renames(tmp_path: Path) -> None:
+    """The older folder has given up its name and the new one has none yet: nothing may be lost."""
+    write(tmp_path / "d", (0, 1))
+    (tmp_path / "d").rename(tmp_path / "d.old")
+    with pytest.raises(ValueError, match="no image was added"), prepared_folder(tmp_path / "d"):
+        assert len(load_dataset(tmp_path / "d")) == 2
+    assert len(load_dataset(tmp_path / "d")) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    with prepared_folder(tmp_path / "d") as folder:
+        with pytest.raises(BlockingIOError, match="another preparation of .*d is running"):
+            write(tmp_path / "d", (1,))
+        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="0.png")
+    assert load_dataset(tmp_path / "d").meta["image"].tolist() == ["c/test/good/0.png"]
+    assert [p.name for p in tmp_path.iterdir()] == ["d"], "the lock does not stay"
+
+
+def files(folder: Path, n: int = 2) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{i}.png" for i in range(n)]
+    for path in paths:
+        Image.new("RGB", (4, 3)).save(path)
+    return paths
+
+
+def test_links_and_repeats(tmp_path: Path) -> None:
+    paths = files(tmp_path / "raw", 3)
+    Image.new("L", (9, 9)).save(paths[0])
+    with prepared_folder(tmp_path / "d", link=True) as folder:
+        for path in paths:
+            folder.add(path, category="c", split="test", defect="good", name=path.name)
+        assert folder.repeats == [("c/test/good/2.png", "c/test/good/1.png")]
+        folder.record = {"why": "é"}
+    assert (tmp_path / "d/c/test/good/0.png").samefile(paths[0])
+    assert (tmp_path / "d/prepared.json").read_text(encoding="utf-8") == '{\n "why": "é"\n}\n'
+    write(tmp_path / "d", (1,))  # a folder with the record may be replaced, and the source stays
+    assert all(path.is_file() for path in paths)
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.ENOSPC])
+def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, "no link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = files(tmp_path / "raw", 1)[0]
+    refused = pytest.raises(OSError, match="no link") if code == errno.ENOSPC else nullcontext()
+    with refused, prepared_folder(tmp_path / "d", link=True) as folder:
+        folder.add(path, category="c", split="test", defect="good", name="0.png")
+    assert (tmp_path / "d").exists() == (code != errno.ENOSPC)
+
+
+def test_files_are_decoded_once(tmp_path: Path) -> None:
+    path = files(tmp_path / "raw", 1)[0]
+    path.write_bytes(path.read_bytes()[:45])
+    good = {"category": "c", "split": "test", "defect": "good", "name": "0.png"}
+    with pytest.raises(ValueError, match=f"{path} cannot be read"), prepared_folder(tmp_path / "d") as folder:
+        folder.add(path, **good)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+    with prepared_folder(tmp_path / "d", check=False) as folder:
+        folder.add(path, **good)
 
 
 def test_bad_images_are_refused(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ Match = Literal["word", "prefix", "substring"]
 _PATTERNS = {"word": r"\b{}\b", "prefix": r"\b{}", "substring": r"{}"}
 
 
-def load_captions(path: str | Path | None, word: str, match: Match = "word") -> list[str]:
+def load_captions(path: str | Path | None, word: str, match: Match | None = None) -> list[str]:
     """The captions that contain the word, without regard to case, in the file's order and each once.
 
     path: a COCO captions file such as `annotations/captions_val2017.json`; None: sentences written for this
         project, 60 with "normal", 60 with "damage" and 20 with "damaged", in a file of the same form.
-    match: what counts, which the paper does not say. "word" (default): the whole word. "prefix": words that
-        begin with it, so that "damaged" counts for "damage" and "abnormal" does not for "normal".
-        "substring": "abnormal" does, too.
+    match: what counts, which the paper does not say. "word": the whole word. "prefix": words that begin with
+        it, so that "damaged" counts for "damage" and "abnormal" does not for "normal". "substring":
+        "abnormal" does, too. None: the rule that `data_scripts.coco_captions` has noted in the file as
+        "match", else "word".
 
     Blanks and line breaks are tidied. Raises FileNotFoundError, or ValueError when the file is no captions
     file or no caption contains the word.
@@ -28,12 +29,14 @@ def load_captions(path: str | Path | None, word: str, match: Match = "word") -> 
     >>> load_captions(None, "normal")[0]
     'A normal weekday morning at a bus stop near the park.'
     """
-    if match not in _PATTERNS:
-        raise ValueError(f"match={match!r}: expected one of {', '.join(_PATTERNS)}")
     if not word.strip():
         raise ValueError("word is empty: expected for example 'normal'")
+    sentences, noted = _read(path)
+    match = match or noted
+    if match not in _PATTERNS:
+        raise ValueError(f"match={match!r}: expected one of {', '.join(_PATTERNS)}")
     contains = re.compile(_PATTERNS[match].format(re.escape(word.strip())), re.IGNORECASE)
-    tidied = (" ".join(caption.split()) for caption in _read(path))
+    tidied = (" ".join(sentence.split()) for sentence in sentences)
     captions = dict.fromkeys(tidied)  # keeps the order, drops repeats
     found = [caption for caption in captions if contains.search(caption)]
     if not found:
@@ -42,7 +45,8 @@ def load_captions(path: str | Path | None, word: str, match: Match = "word") -> 
     return found
 
 
-def _read(path: str | Path | None) -> list[str]:
+def _read(path: str | Path | None) -> tuple[list[str], str]:
+    """Every caption, and the matching rule that the file notes."""
     file = resources.files("zsad_core") / "natural_sentences.json" if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
@@ -50,8 +54,9 @@ def _read(path: str | Path | None) -> list[str]:
             "give its captions_val2017.json, or no file for the sentences of this project"
         )
     try:
-        annotations = json.loads(file.read_text(encoding="utf-8"))["annotations"]
-        return [annotation["caption"] for annotation in annotations]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        captions = [annotation["caption"] for annotation in content["annotations"]]
+        return captions, content.get("match", "word")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "

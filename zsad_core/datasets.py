@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -189,9 +190,14 @@ def load_dataset(root: str | Path) -> AnomalyDataset:
 def how_to_prepare(name: str) -> str:
     """Where a user learns how to get a prepared folder of this name."""
     script = "mini" if name.startswith("mini_") else name
-    return (
-        f"`python -m data_scripts.{script} --help` tells how to make it, the page on datasets how to add one"
-    )
+    try:
+        known = script.isidentifier() and find_spec(f"data_scripts.{script}") is not None
+    except ModuleNotFoundError:  # zsad_core without the scripts
+        known = False
+    if known:
+        help = f"`python -m data_scripts.{script} --help`"
+        return f"{help} tells how to get it, the page on datasets how to add one"
+    return "no script makes it: the page on datasets tells how to add one"
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -1,7 +1,8 @@
-"""Two tables that are made when the book is built: `{parameters-table}` and `{run-times}`.
+"""Tables that are made when the book is built: `{parameters-table}`, `{run-times}` and `{sources-table}`.
 
 The first shows every notebook parameter with its value in each profile; the second what papermill stamped on
-the executed notebooks. Neither is typed anywhere, so neither can go stale.
+the executed notebooks; the third what the dataset scripts say of their sources. None is typed anywhere, so
+none can go stale.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from data_scripts.source import all_sources  # noqa: E402
 from zsad_core.settings import KINDS, MEANINGS  # noqa: E402
 
 
@@ -62,6 +64,18 @@ class RunTimes(SphinxDirective):
         return _table(self, ("page", "seconds", "of which the slowest cell"), rows)
 
 
+class SourcesTable(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        rows = []
+        for source in all_sources():
+            self.env.note_dependency(str(ROOT / "data_scripts" / f"{source.name}.py"))
+            fetch = "yes" if any(archive.url for archive in source.archives) else ""
+            is_address = source.home.startswith("https://")
+            link = f"[{source.title}]({source.home})" if is_address else f"{source.title}: {source.home}"
+            rows.append((f"`{source.name}`", link, source.terms, source.how, fetch))
+        return _table(self, ("script", "dataset", "terms", "how to get it", "`--fetch`"), rows)
+
+
 def _table(
     directive: SphinxDirective, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> list[nodes.Node]:
@@ -85,4 +99,5 @@ def _value(value: Any) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("parameters-table", ParametersTable)
     app.add_directive("run-times", RunTimes)
+    app.add_directive("sources-table", SourcesTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,95 @@
+"""COCO captions 2017: natural sentences with "normal" or "damage" in them, as one captions file.
+
+    python -m data_scripts.coco_captions --raw downloads/coco --fetch --out data/captions.json
+
+No images are needed, and no prepared folder is made. The file is what the parameter `captions_file` of the
+notebooks reads (RWDA, Fig. 5); without one they show sentences written for this project.
+
+RWDA says neither which split it took nor whether "damaged" or "abnormal" counted: see --split and --match. By
+default a caption counts that has one of the words as a whole word, in capitals or not. The rule is noted in
+the file, and the notebooks follow it. Trailing blanks, line breaks and double spaces are tidied, and of equal
+captions one is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from data_scripts.download import checked, sorted_out, unpacked
+from data_scripts.source import Archive, Source, errors_reported, find_root, require_download
+from zsad_core.cache import write_atomically
+from zsad_core.captions import Match, load_captions
+
+WORDS = ("normal", "damage")
+
+SOURCE = Source(
+    name="coco_captions",
+    title="COCO captions 2017 (annotations only)",
+    home="https://cocodataset.org",
+    terms="Annotations: CC BY 4.0. No form.",
+    how="annotations_trainval2017.zip from the page above, or --fetch.",
+    archives=(
+        Archive(
+            "annotations_trainval2017.zip",
+            "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+            md5="f4bbac642086de4f52a3fdda2de5fa2c",
+            bytes=252_907_541,
+        ),
+    ),
+)
+
+
+def write_captions(root: Path, out: Path, *, split: str = "val", match: Match = "word") -> dict[str, int]:
+    """Writes the captions of `captions_<split>2017.json` below `root` that have one of WORDS.
+
+    Returns the number of captions for each word. Raises FileNotFoundError when the file is not there,
+    ValueError when it is no captions file or has no such caption.
+    """
+    name = f"captions_{split}2017.json"
+    folder = find_root(root, name)
+    found = {word: load_captions(folder / name, word, match) for word in WORDS}
+    content = {
+        "info": {"description": f"captions with {' or '.join(WORDS)} of {name}", "home": SOURCE.home},
+        "match": match,
+        "annotations": [{"caption": text} for text in dict.fromkeys(sum(found.values(), []))],
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out, lambda path: path.write_text(text, encoding="utf-8"))
+    return {word: len(captions) for word, captions in found.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m data_scripts.{SOURCE.name}",
+        description=__doc__,
+        epilog=SOURCE.instructions(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--raw", type=Path, help="folder with the archive or its contents; or the archive")
+    add("--out", type=Path, default=Path("data/captions.json"), help="file to write (%(default)s)")
+    add("--split", choices=("val", "train"), default="val", help="of COCO (%(default)s)")
+    add("--match", choices=get_args(Match), default="word", help="what counts for a word (%(default)s)")
+    add("--fetch", action="store_true", help="first download the archive to --raw, 253 MB")
+    add("--checksum", choices=("stop", "warn"), default="stop", help="at another checksum than published")
+    arguments = parser.parse_args(argv)
+    raw, out = arguments.raw, arguments.out
+    with errors_reported(out):
+        if out.is_dir():
+            raise FileExistsError(f"--out {out} is a folder: give a file, such as {out / 'captions.json'}")
+        require_download(SOURCE, raw, fetch=arguments.fetch)
+        archives, loose = sorted_out(raw, SOURCE.archives)
+        for path in archives:
+            checked(path, SOURCE.archives, arguments.checksum)
+        with unpacked(raw, archives, loose, out) as root:
+            found = write_captions(root, out, split=arguments.split, match=arguments.match)
+    for word, n in found.items():
+        print(f"{word}: {n} captions of the {arguments.split} split (match: {arguments.match})")
+    print(f"{out} is complete; give it as the parameter captions_file")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What lies in a download folder: archives to unpack, their checksums, files and folders beside them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from data_scripts.fetch import Archive
+from data_scripts.unpack import archive_kind, unpack
+from zsad_core.cache import sha256_of
+
+_OURS = (".part", ".lock")  # what `fetch` leaves when it is interrupted
+
+
+def sorted_out(raw: Path, expected: Sequence[Archive]) -> tuple[list[Path], list[Path]]:
+    """The archives to unpack, and whatever else lies in the folder.
+
+    Where some files have the names of `expected`, others are not unpacked.
+    """
+    if raw.is_file():
+        return [raw], []
+    entries = sorted(path for path in raw.iterdir() if not path.name.startswith("."))
+    kinds = {path: archive_kind(path) for path in entries if path.is_file() and path.suffix not in _OURS}
+    archives = [path for path, kind in kinds.items() if kind]
+    loose = [path for path in entries if path not in archives]
+    names = {archive.name.casefold() for archive in expected}
+    archives = [path for path in archives if path.name.casefold() in names] or archives
+    if any(path.is_dir() for path in loose):  # extracted by hand, as `unpack` asks for
+        archives = [path for path in archives if kinds[path] not in ("rar", "7z")]
+    return archives, loose
+
+
+def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn"]) -> dict[str, object]:
+    """Name and sum of an archive for the record, after a comparison with what is known of it."""
+    known = next((a for a in expected if a.name.casefold() == path.name.casefold()), None)
+    wrong = known.check(path) if known else None
+    if wrong and mode == "stop":
+        raise ValueError(
+            f"{wrong}. It is cut off, or another edition: fetch it again, or go on with --checksum warn"
+        )
+    if wrong:
+        print(f"warning: {wrong}", file=sys.stderr)
+    digest = sha256_of(path)
+    verified = not wrong and (
+        bool(known and (known.sha256 or known.md5)) or digest in {archive.sha256 for archive in expected}
+    )
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "as published": verified}
+
+
+@contextmanager
+def unpacked(raw: Path, archives: list[Path], loose: list[Path], out: Path) -> Iterator[Path]:
+    """The folder to read from. What is unpacked lies beside `out`, so that images are linked, not copied."""
+    work = out.with_name(f"{out.name}.unpacked")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    if not archives:
+        yield raw
+        return
+    try:
+        for path in archives:
+            print(f"unpacking {path.name}")
+            unpack(path, work / path.name.removesuffix(".xz").removesuffix(".gz").rsplit(".", 1)[0])
+        for path in loose:
+            if path.is_dir() and not path.is_symlink():
+                refuse_links_out(path)
+                shutil.copytree(
+                    path,
+                    work / path.name,
+                    copy_function=_link_or_copy,
+                    ignore=_linked_folders,
+                    dirs_exist_ok=True,
+                )
+            elif path.is_file() and path.suffix not in _OURS and archive_kind(path) is None:
+                _link_or_copy(path, work / path.name)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _link_or_copy(path: str | Path, target: str | Path) -> None:
+    try:
+        os.link(Path(path).resolve(), target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def _linked_folders(folder: str, names: list[str]) -> list[str]:
+    """One could lead to a folder above it, without end."""
+    paths = {name: Path(folder, name) for name in names}
+    return [name for name, path in paths.items() if path.is_symlink() and path.is_dir()]
+
+
+def refuse_links_out(root: Path) -> None:
+    """A link in a download may point at any file of this machine."""
+    whole = root.resolve()
+    for folder, folders, files in os.walk(root, onerror=_raise):
+        for path in (Path(folder, name) for name in folders + files):
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise ValueError(
+                    f"{path} is a link to {path.resolve()}, outside of {root}: give --raw the folder that "
+                    "holds the files themselves, or replace the link by a copy"
+                )
+
+
+def _raise(error: OSError) -> None:
+    raise error

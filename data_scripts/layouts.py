@@ -1,0 +1,235 @@
+"""Readers that several datasets share: lists of files, pairs of image and mask, the threshold of masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_scripts.prepare import PreparedFolder, natural
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+NORMAL = ("good", "ok")
+"""Folder names of normal images; every other folder beside them is a kind of defect."""
+
+_SHOWN = 5  # names that an error lists
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder, not of folders below, in natural order. Hidden files are left out."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    return sorted(
+        (p for p in files if not p.name.startswith(".") and p.is_file()), key=lambda path: natural(path.name)
+    )
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders of a folder in natural order; no symbolic links, no hidden ones, no leftovers of macOS."""
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(
+        (p for p in folders if not p.name.startswith(".") and p.name != "__MACOSX"),
+        key=lambda path: natural(path.name),
+    )
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The folder's first subfolder with one of these names, compared without regard to case."""
+    wanted = [name.casefold() for name in names]
+    found = [path for path in folders_in(folder) if path.name.casefold() in wanted]
+    return min(found, key=lambda path: wanted.index(path.name.casefold()), default=None)
+
+
+def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str, Path]:
+    """Files by name without extension and without `suffix`, in lower case, so that pairs meet whatever case.
+
+    suffix: the end that a mask's name has and its image's has not; of several the first that fits is taken
+    off. Raises ValueError when two files share a name.
+    """
+    suffixes = (suffix,) if isinstance(suffix, str) else suffix
+    found: dict[str, Path] = {}
+    for path in paths:
+        stem = path.stem.casefold()
+        end = next((s.casefold() for s in suffixes if s and stem.endswith(s.casefold())), "")
+        stem = stem.removesuffix(end)
+        if stem in found:
+            raise ValueError(
+                f"{path} and {found[stem].name} differ in their ends only: expected one file of each name"
+            )
+        found[stem] = path
+    return found
+
+
+def whole_image(path: Path) -> Image.Image:
+    """A decoded image as it is stored, whatever its extension says. Raises ValueError when it is cut off or
+    none."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"image {path} cannot be read ({error}): expected a whole image; extract or fetch it again"
+        ) from error
+
+
+def read_mask(path: Path, above: int = 0) -> np.ndarray:
+    """(H, W) bool, True (anomalous) where the mask is above `above`. No other place thresholds masks.
+
+    One channel is taken as it is stored, so that a palette's indices are not turned into its colours; black
+    and white becomes 0 and 255; colour becomes grey, without alpha. above: 0 is AnomalyCLIP's rule, 127 asks
+    for half of white.
+    """
+    mask = whole_image(path)
+    if mask.mode == "1":
+        mask = mask.convert("L")
+    elif len(mask.getbands()) > 1:
+        mask = mask.convert("RGB").convert("L")
+    return np.asarray(mask) > above
+
+
+def add_mvtec_layout(
+    root: Path,
+    out: PreparedFolder,
+    *,
+    category: str | None = None,
+    mask_suffixes: Sequence[str] = ("_mask", ""),
+    above: int = 0,
+) -> None:
+    """Adds <category>/{train/good, test/<defect>, ground_truth/<defect>}; good or ok are normal.
+
+    category: None takes every folder of `root` that holds train or test. A name says that `root` itself is
+        the folder of one category, and what it is called.
+    A category without the folder ground_truth has no masks. One that has it must have a mask for every
+    anomalous image, and none besides: ValueError names the others.
+    """
+    if category is None:
+        for folder in folders_in(root):
+            if child(folder, "train") or child(folder, "test"):
+                add_mvtec_layout(folder, out, category=folder.name, mask_suffixes=mask_suffixes, above=above)
+        return
+    train, test, truth = (child(root, name) for name in ("train", "test", "ground_truth"))
+    for folder in (train, test):
+        normal = child(folder, *NORMAL) if folder else None
+        if normal:
+            split = "train" if folder is train else "test"
+            add_labelled(normal, out, category=category, defect="good", split=split)
+    kinds = {path.name.casefold(): path for path in (folders_in(test) if test else [])}
+    masks = {path.name.casefold(): path for path in (folders_in(truth) if truth else [])}
+    for name in sorted((kinds.keys() | masks.keys()) - set(NORMAL)):
+        images = kinds.get(name) or root / "test" / masks[name].name
+        if truth is None:
+            add_labelled(images, out, category=category, defect=images.name)
+        else:
+            names = {"category": category, "defect": images.name, "mask_suffix": mask_suffixes}
+            add_pairs(images, masks.get(name) or truth / images.name, out, above=above, **names)
+
+
+def add_pairs(
+    images: Path,
+    masks: Path,
+    out: PreparedFolder,
+    *,
+    category: str,
+    defect: str,
+    mask_suffix: str | Sequence[str] = "",
+    above: int = 0,
+    split: str = "test",
+) -> None:
+    """Adds the images of one folder with their masks from another, paired by name, never by position.
+
+    mask_suffix: as in `by_stem`. Raises ValueError listing images without mask and masks without image.
+    """
+    for folder, partner in ((images, masks), (masks, images)):
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder} does not exist, but {partner} does. Is the download extracted completely?"
+            )
+    pictures, labels = by_stem(images_in(images)), by_stem(images_in(masks), mask_suffix)
+    require_pairs(images, pictures, masks, labels)
+    for stem, path in pictures.items():
+        mask = read_mask(labels[stem], above)
+        out.add(path, category=category, split=split, defect=defect, name=path.name, mask=mask)
+
+
+def require_pairs(images: Path, pictures: dict[str, Path], masks: Path, labels: dict[str, Path]) -> None:
+    """ValueError unless the two (from `by_stem`) have the same keys; it lists what has no partner."""
+    faults = [
+        f"{len(alone)} without {partner}: {_listed(alone)}"
+        for alone, partner in (
+            ([path for stem, path in pictures.items() if stem not in labels], f"mask in {masks}"),
+            ([path for stem, path in labels.items() if stem not in pictures], f"image in {images}"),
+        )
+        if alone
+    ]
+    if faults:
+        raise ValueError(
+            f"images and masks do not pair: {'; '.join(faults)}. Is the download extracted completely?"
+        )
+
+
+def add_labelled(
+    folder: Path, out: PreparedFolder, *, category: str, defect: str, split: str = "test"
+) -> None:
+    """Adds every image of a folder, without masks. defect: "good" for normal images."""
+    for path in images_in(folder):
+        out.add(path, category=category, split=split, defect=defect, name=path.name)
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
+
+
+def folders_with(root: Path, *names: str, depth: int = 4) -> list[Path]:
+    """Every folder, `root` or at most `depth` levels below, that has subfolders of all these names, whatever
+    their case; the highest first."""
+    found, level = [], [root]
+    for _ in range(depth + 1):
+        found += [folder for folder in level if all(child(folder, name) for name in names)]
+        level = [below for folder in level for below in folders_in(folder)]
+    return found
+
+
+def add_yes_no(root: Path, out: PreparedFolder, *, category: str, defect: str) -> list[Path]:
+    """Adds the images of `no` (normal) and `yes` from the highest folder that has both, without masks.
+
+    Returns every such folder, the one taken first. Raises FileNotFoundError when there is none.
+    """
+    found = folders_with(root, "yes", "no")
+    if not found:
+        raise FileNotFoundError(f"no folder in {root} or below has yes/ and no/. Is it extracted completely?")
+    for name, kind in (("no", "good"), ("yes", defect)):
+        add_labelled(child(found[0], name), out, category=category, defect=kind)
+    return found
+
+
+def polyp_set(root: Path, name: str) -> Path:
+    """The folder of one polyp set, with `images` and `masks`, in a download that may hold several.
+
+    name: what its path holds, in small letters and digits; all else in the path is not compared. A download
+        with a single set needs no name. Raises FileNotFoundError when there is no such folder, or it is not
+        clear which.
+    """
+    folders = folders_with(root, "images", "masks")
+    paths = {folder: str(folder.relative_to(root)) for folder in folders}
+    named = [folder for folder in folders if name in re.sub("[^a-z0-9]", "", paths[folder].casefold())]
+    if not named and len(folders) != 1:
+        raise FileNotFoundError(
+            f"{len(folders)} folders in {root} and below have images/ and masks/, none called {name}: "
+            f"{', '.join(paths.values()) or 'nothing to choose from'}. Give the folder of the set"
+        )
+    return (named or folders)[0]
+
+
+def refuse_reduced(images: Path, *, reduced: int, total: int) -> None:
+    """ValueError when there are just as many images as in the part of a polyp set that goes round with
+    PraNet."""
+    if len(images_in(images)) == reduced:
+        raise ValueError(
+            f"{images} holds only {reduced} of the {total} images: it is the part in PraNet's bundle "
+            "(TestDataset), not the papers' test set. Fetch the whole set, see --help"
+        )

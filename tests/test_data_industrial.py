@@ -1,0 +1,332 @@
+"""The scripts of the industrial datasets, each on a fabricated download in its original layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import trees_industrial as trees
+from PIL import Image
+
+from data_scripts import btad, dagm, dtd_synthetic, mpdd, mvtec, sdd, visa
+from data_scripts.source import all_sources
+from zsad_core.datasets import AnomalyDataset, load_dataset
+
+MODULES = (mvtec, visa, mpdd, btad, sdd, dagm, dtd_synthetic)
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+    """prepare(script, *options): what the script makes of tmp_path/raw."""
+
+    def call(script: ModuleType, *options: str, counts: str = "warn") -> AnomalyDataset:
+        out = tmp_path / script.SOURCE.name
+        checks = ("--counts", counts, "--checksum", "warn")
+        script.main(["--raw", f"{tmp_path}/raw", "--out", str(out), *checks, *options])
+        assert {path.name for path in tmp_path.iterdir()} == {"raw", out.name}
+        return load_dataset(out)
+
+    return call
+
+
+@pytest.fixture
+def refused(prepare: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """refused(script, *options): the error with which it ends, and nothing is there afterwards."""
+
+    def call(script: ModuleType, *options: str, counts: str = "warn") -> str:
+        with pytest.raises(SystemExit) as exit:
+            prepare(script, *options, counts=counts)
+        assert exit.value.code == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+        return capsys.readouterr().err
+
+    return call
+
+
+def names(dataset: AnomalyDataset) -> list[str]:
+    return dataset.meta["image"].tolist()
+
+
+def masks(dataset: AnomalyDataset) -> dict[str, np.ndarray]:
+    """Masks of the anomalous images; those of the others are empty."""
+    found = {row.image: dataset.mask(i) for i, row in enumerate(dataset.meta.itertuples())}
+    assert not any(mask.any() for name, mask in found.items() if "/good/" in name)
+    return {name: mask for name, mask in found.items() if "/good/" not in name}
+
+
+@pytest.mark.parametrize(
+    ("script", "make", "archive"),
+    [
+        (mvtec, trees.mvtec, "mvtec_anomaly_detection.tar.xz"),
+        (visa, trees.visa, "VisA_20220922.tar"),
+        (mpdd, trees.mpdd, "MPDD.zip"),
+        (btad, trees.btad, "btad.zip"),
+        (sdd, trees.sdd, "KolektorSDD.zip"),
+        (dagm, trees.dagm, "archive.zip"),
+        (dtd_synthetic, trees.dtd, "DTD-Synthetic.zip"),
+    ],
+)  # fmt: skip
+def test_folder_and_archive_give_the_same(
+    tmp_path: Path, prepare: Callable, script: ModuleType, make: Callable, archive: str
+) -> None:
+    make(tmp_path / "raw")
+    from_folder = prepare(script)
+    fingerprint, columns = from_folder.fingerprint, from_folder.meta
+    assert columns["label"].nunique() == 2 and from_folder.has_masks
+    shutil.rmtree(tmp_path / "raw")
+    shutil.rmtree(tmp_path / script.SOURCE.name)
+    trees.pack(make, tmp_path / "raw", archive)
+    from_archive = prepare(script)
+    assert from_archive.meta.equals(columns)
+    assert from_archive.fingerprint == fingerprint
+    record = json.loads((tmp_path / script.SOURCE.name / "prepared.json").read_text())
+    assert [entry["name"] for entry in record["archives"]] == [archive]
+
+
+@pytest.mark.parametrize("script", MODULES)
+def test_sources_agree_with_the_published_counts(script: ModuleType) -> None:
+    """The sums over the categories, typed from lists of files, are the totals that the paper prints."""
+    source = script.SOURCE
+    normal, anomalous = source.published
+    assert source.has_masks and source.name == script.__name__.rsplit(".", 1)[1]
+    if script is dtd_synthetic:
+        assert len(source.categories) == 12, "numbers of a category are not known"
+    else:
+        assert sum(n[1] for n in source.categories.values()) == normal
+        assert sum(n[2] for n in source.categories.values()) == anomalous
+
+
+def test_all_sources() -> None:
+    """The nineteen of the book's table, each with a command and the answers that a reader needs."""
+    sources = all_sources()
+    names = (
+        "mvtec visa mpdd btad sdd dagm dtd_synthetic isic cvc_clinicdb cvc_colondb kvasir endo tn3k headct "
+        "brainmri br35h covid19 coco_captions sewerml"
+    )
+    assert " ".join(source.name for source in sources) == names
+    for source in sources:
+        assert source.title and source.home and source.terms and source.how, source.name
+
+
+def test_training_images_add_up() -> None:
+    train = {m.SOURCE.name: sum(n[0] or 0 for n in m.SOURCE.categories.values()) for m in MODULES}
+    assert train["mvtec"] == 3629 and train["visa"] == 8659 and train["mpdd"] == 888
+    assert train["btad"] == 400 + 399 + 1000
+    assert train["dagm"] == 16_100 - 6996 - 1054 - 1046
+
+
+@pytest.mark.parametrize("script", MODULES)
+def test_wrong_download(tmp_path: Path, refused: Callable, script: ModuleType) -> None:
+    trees.image(tmp_path / "raw/holiday/beach.png")
+    error = refused(script)
+    assert script.SOURCE.title in error and "see --help" in error
+
+
+@pytest.mark.parametrize("outer", ["", "mvtec_anomaly_detection", "a/MVTecAD"])
+def test_mvtec(tmp_path: Path, prepare: Callable, outer: str) -> None:
+    trees.mvtec(tmp_path / "raw" / outer)
+    dataset = prepare(mvtec)
+    assert dataset.categories == ["bottle", "metal_nut"]
+    assert names(dataset)[:4] == [
+        f"bottle/{folder}/000.png"
+        for folder in ("test/good", "test/broken_large", "test/contamination", "train/good")
+    ]
+    assert all(np.array_equal(mask, trees.mask_of() > 0) for mask in masks(dataset).values())
+    assert len(masks(dataset)) == 4
+    grey = tmp_path / "mvtec/metal_nut/test/bent/000.png"
+    assert Image.open(grey).mode == "L" and dataset.image(5).mode == "RGB"
+
+
+def test_mvtec_half_extracted(tmp_path: Path, refused: Callable) -> None:
+    trees.mvtec(tmp_path / "raw")
+    error = refused(mvtec, counts="stop")
+    assert "found 2 and 4, published 467 and 1258" in error
+    assert "category cable: missing" in error and "category bottle, train: found 1, published 209" in error
+    (tmp_path / "raw/bottle/ground_truth/contamination/000_mask.png").unlink()
+    assert "1 without mask in" in refused(mvtec)
+
+
+def test_visa(tmp_path: Path, prepare: Callable) -> None:
+    trees.visa(tmp_path / "raw/VisA")
+    dataset = prepare(visa)
+    assert names(dataset) == [
+        f"{category}/{name}.JPG"
+        for category, digits in (("candle", "0"), ("capsules", ""))
+        for name in (f"test/good/{digits}001", "test/bad/000", "test/bad/001", f"train/good/{digits}000")
+    ]
+    assert dataset.size(0) == (9, 7)
+    assert all(np.array_equal(mask, trees.mask_of((9, 7)) > 0) for mask in masks(dataset).values())
+
+
+def test_visa_reorganised(tmp_path: Path, prepare: Callable) -> None:
+    trees.visa_reorganised(tmp_path / "raw")
+    dataset = prepare(visa, "--mask-above", "127")
+    assert dataset.categories == ["candle", "capsules"] and len(dataset) == 6
+    assert np.array_equal(masks(dataset)["candle/test/bad/000.JPG"], trees.mask_of() > 0)
+
+
+def test_visa_bad_input(tmp_path: Path, refused: Callable) -> None:
+    raw = trees.visa(tmp_path / "raw")
+    assert "from 1 to 9, not greys" in refused(visa, "--mask-above", "127")
+    split = raw / "split_csv/1cls.csv"
+    listed = split.read_bytes()
+    split.write_bytes(listed.replace(b"candle/Data/Images/Normal/0001.JPG", b"../../etc/passwd"))
+    assert "names '../../etc/passwd'" in refused(visa)
+    split.write_bytes(listed.replace(b"label", b"class"))
+    assert "has the columns" in refused(visa)
+    split.write_bytes(listed)
+    (raw / "candle/Data/Masks/Anomaly/001.png").unlink()
+    assert "lists 1 files that are not there: candle/Data/Masks/Anomaly/001.png" in refused(visa)
+    split.unlink()
+    assert "split_csv/1cls.csv, which says what is for the test, has to lie beside" in refused(visa)
+
+
+def test_mpdd(tmp_path: Path, prepare: Callable) -> None:
+    trees.mpdd(tmp_path / "raw")
+    dataset = prepare(mpdd)
+    assert dataset.meta["defect"].tolist() == ["good", "anomalous", "flattening", "good"]
+    assert np.array_equal(masks(dataset)["tubes/test/anomalous/000.png"], trees.mask_of() > 0)
+
+
+@pytest.mark.parametrize(("suffix", "lower"), [("_mask", False), ("", False), ("_mask", True)])
+def test_dtd_synthetic(tmp_path: Path, prepare: Callable, suffix: str, lower: bool) -> None:
+    trees.dtd(tmp_path / "raw", suffix, lower)
+    dataset = prepare(dtd_synthetic)
+    assert dataset.categories == ["Blotchy_099", "Woven_001"], "prompts use the names of the papers"
+    assert np.array_equal(masks(dataset)["Woven_001/test/bad/000.png"], trees.mask_of() > 0)
+
+
+def test_btad(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -> None:
+    trees.btad(tmp_path / "raw")
+    dataset = prepare(btad)
+    assert names(dataset)[:4] == [
+        f"01/{name}.bmp" for name in ("test/good/0000", "test/ko/0020", "test/ko/0022", "train/good/0000")
+    ]
+    assert dataset.categories == ["01", "02", "03"] and dataset.size(8) == (8, 6)
+    for name, mask in masks(dataset).items():
+        size = (8, 6) if name.startswith("03") else (6, 6)
+        assert np.array_equal(mask, trees.mask_of(size) * ("0020" in name) > 0), "128 is anomalous as well"
+    assert (
+        "masks that mark nothing: 3, the first is 01/ground_truth/ko/0022_mask.png" in capsys.readouterr().out
+    )
+
+
+def test_btad_converted_to_png(tmp_path: Path, prepare: Callable, refused: Callable) -> None:
+    raw = trees.btad(tmp_path / "raw")
+    for path in list(raw.rglob("*.bmp")):
+        Image.open(path).save(path.with_suffix(".png"))
+    assert "differ in their ends only" in refused(btad), "both would count"
+    for path in list(raw.rglob("*.bmp")):
+        path.unlink()
+    assert len(prepare(btad)) == 12
+
+
+def test_sdd(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -> None:
+    raw = trees.sdd(tmp_path / "raw")
+    dataset = prepare(sdd)
+    printed = capsys.readouterr().out
+    assert "30 halves, 3 with label pixels, 27 without; 798, 74 and 724 are expected" in printed
+    assert "6 of the 27 normal halves, drawn with seed 0" in printed and "cannot be made again" in printed
+    assert "cannot be made again" in (tmp_path / "sdd/prepared.json").read_text()
+    folder = "electrical commutators/test/defect"
+    found = masks(dataset)
+    assert list(found) == [
+        f"{folder}/{name}.png" for name in ("kos01_Part2_0", "kos01_Part2_1", "kos21_Part3_1")
+    ]
+    whole = trees.mask_of((10, 25), 255, 10, 15) > 0
+    assert np.array_equal(found[f"{folder}/kos01_Part2_0.png"], whole[:12])
+    assert np.array_equal(found[f"{folder}/kos01_Part2_1.png"], whole[12:])
+    halves = [np.asarray(Image.open(tmp_path / f"sdd/{folder}/kos01_Part2_{i}.png")) for i in (0, 1)]
+    assert np.array_equal(np.concatenate(halves), np.asarray(Image.open(raw / "kos01/Part2.jpg")))
+    assert dataset.meta.groupby(["split", "label"]).size().to_dict() == {
+        ("test", 0): 6, ("test", 1): 3, ("train", 0): 21}  # fmt: skip
+    tested = names(dataset.select(split="test"))
+    assert names(prepare(sdd).select(split="test")) == tested
+    assert names(prepare(sdd, "--seed", "1").select(split="test")) != tested
+
+
+def test_sdd_without_the_sample_that_its_authors_skip(
+    tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    raw = trees.sdd(tmp_path / "raw")
+    trees.image(raw / "kos21/Part7.jpg", "L", (10, 25))
+    trees.mask(raw / "kos21/Part7_label.bmp", trees.mask_of((10, 25)))
+    assert len(prepare(sdd)) == 30
+    assert "kos21_Part7 is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("blank", [" ", "_"])
+def test_sdd_of_the_papers(tmp_path: Path, prepare: Callable, blank: str) -> None:
+    trees.sdd_of_the_papers(tmp_path / "raw", blank)
+    dataset = prepare(sdd)
+    assert dataset.categories == ["electrical commutators"] and len(dataset) == 3
+    assert np.array_equal(
+        masks(dataset)["electrical commutators/test/defect/kos01_Part5_0.png"], trees.mask_of() > 0
+    )
+
+
+def test_sdd_bad_input(tmp_path: Path, refused: Callable) -> None:
+    raw = trees.sdd(tmp_path / "raw")
+    label = raw / "kos01/Part3_label.bmp"
+    trees.mask(label, trees.mask_of((10, 24)))
+    assert "Part3.jpg has shape (24, 10): expected (25, 10)" in refused(sdd)
+    label.unlink()
+    assert "1 without mask in" in refused(sdd)
+    (raw / "kos01/Part3.jpg").unlink()
+    trees.mask(raw / "kos01/Part9_label.bmp")
+    assert "Part9_label.bmp" in refused(sdd)
+
+
+@pytest.mark.parametrize("outer", ["DAGM_KaggleUpload/{0}", "{0}", "{0}/{0}"])
+def test_dagm(tmp_path: Path, prepare: Callable, outer: str, capsys: pytest.CaptureFixture) -> None:
+    trees.dagm(tmp_path / "raw", outer)
+    dataset = prepare(dagm)
+    assert dataset.categories == ["Class1", "Class9", "Class10"]
+    assert names(dataset)[:5] == [
+        f"Class1/{name}.PNG"
+        for name in (
+            "test/good/0001",
+            "test/good/0002",
+            "test/defect/0003",
+            "train/good/0004",
+            "train/good/0005",
+        )
+    ]
+    assert len(dataset) == 15 and dataset.image(0).mode == "RGB"
+    assert all(np.array_equal(mask, trees.mask_of((8, 8)) > 0) for mask in masks(dataset).values())
+    assert "3 defective images of Train are left out" in capsys.readouterr().out
+
+
+def test_dagm_in_an_archive_for_each_class(tmp_path: Path, prepare: Callable) -> None:
+    whole = trees.dagm(tmp_path / "whole", "{0}/{0}")
+    (tmp_path / "raw").mkdir()
+    for folder in list(whole.iterdir()):
+        shutil.make_archive(str(tmp_path / "raw" / folder.name), "zip", folder)
+    shutil.rmtree(whole)
+    assert len(prepare(dagm)) == 15
+
+
+def test_dagm_bad_input(tmp_path: Path, refused: Callable) -> None:
+    raw = trees.dagm(tmp_path / "raw")
+    label = raw / "DAGM_KaggleUpload/Class1/Test/Label"
+    mask = label / "0003_label.PNG"
+    kept = mask.read_bytes()
+    mask.unlink()  # without the list its image would pass for a normal one
+    assert "1 defective images of Labels.txt without mask: 0003" in refused(dagm)
+    mask.write_bytes(kept)
+    shutil.copyfile(mask, label / "0002_label.PNG")
+    assert "1 masks that Labels.txt does not list: 0002" in refused(dagm)
+    (label / "0002_label.PNG").rename(label / "0077_label.PNG")
+    assert "1 masks without image: 0077" in refused(dagm)
+    shutil.rmtree(label)
+    assert "has no folder Label" in refused(dagm)
+    shutil.copytree(raw / "DAGM_KaggleUpload/Class9", raw / "DAGM_KaggleUpload/more/Class09")
+    assert "are both Class9" in refused(dagm)
+    shutil.rmtree(raw)
+    trees.mvtec_category(raw / "DAGM_anomaly_detection/Class1", ("defect",))
+    assert "re-packed copy" in refused(dagm)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from data_scripts.fetch import Archive, fetch
+
+CONTENT = bytes(range(256)) * 400
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT. ranges: whether it can go on in the middle. stop: bytes after which it hangs up."""
+
+    ranges, stop = True, None
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+        self.archive = Archive(
+            "set.zip",
+            f"http://127.0.0.1:{self.server_port}/set.zip",
+            hashlib.sha256(CONTENT).hexdigest(),
+            bytes=len(CONTENT),
+        )
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.asked.append(asked)
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        begin = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
+        if begin >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - begin))
+        self.end_headers()
+        self.wfile.write(CONTENT[begin : self.server.stop])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_fetches_once(server: Server, tmp_path: Path) -> None:
+    assert fetch(server.archive, tmp_path / "raw") == tmp_path / "raw/set.zip"
+    assert (tmp_path / "raw/set.zip").read_bytes() == CONTENT
+    fetch(server.archive, tmp_path / "raw")
+    assert server.asked == [None], "a whole file is not fetched again"
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["set.zip"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_goes_on_after_an_interruption(server: Server, tmp_path: Path, ranges: bool) -> None:
+    server.ranges, server.stop = ranges, 1000
+    with pytest.raises(ConnectionError, match=r"ended after 1,000 of 102,400 bytes: run this again"):
+        fetch(server.archive, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip.part"]
+    server.stop = None
+    assert fetch(server.archive, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
+def test_finished_part_without_known_size(server: Server, tmp_path: Path) -> None:
+    """Killed between the last byte and the rename: the server answers that there is nothing more."""
+    (tmp_path / "set.zip.part").write_bytes(CONTENT)
+    fetch(replace(server.archive, bytes=None), tmp_path)
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_wrong_checksum(server: Server, tmp_path: Path, kind: str) -> None:
+    archive = replace(server.archive, **({"sha256": None} | {kind: "0" * 64}))
+    found = hashlib.new(kind, CONTENT).hexdigest()
+    with pytest.raises(ValueError, match=f"{found}: expected {'0' * 64}.*Nothing was deleted"):
+        fetch(archive, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip.part"], "it must not get its name"
+    assert (tmp_path / "set.zip.part").read_bytes() == CONTENT
+
+
+def test_another_file_has_the_name(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"set.zip has 4 bytes: expected 102,400"):
+        fetch(server.archive, tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == b"mine"
+
+
+def test_without_checksum_whatever_comes_is_taken(server: Server, tmp_path: Path) -> None:
+    fetch(Archive("set.zip", server.archive.url), tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
+def test_server_cannot_be_reached(server: Server, tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1:9/set.zip", f"{server.archive.url}.missing"):
+        with pytest.raises(ConnectionError, match=f"cannot fetch {url}.*another machine.*{tmp_path}/set.zip"):
+            fetch(replace(server.archive, url=url), tmp_path)
+    with pytest.raises(ValueError, match="without its owners' consent"):
+        fetch(replace(server.archive, url=None), tmp_path)
+
+
+def test_two_at_once(server: Server, tmp_path: Path) -> None:
+    with FileLock(tmp_path / "set.zip.part.lock"), pytest.raises(BlockingIOError, match="another process"):
+        fetch(server.archive, tmp_path)
+    fetch(server.archive, tmp_path)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem, folders_in, images_in, read_mask
+from data_scripts.prepare import prepared_folder
+from zsad_core.datasets import load_dataset
+
+
+def test_lists(tmp_path: Path) -> None:
+    for name in ("10.png", "2.JPG", "1.Tiff", "No3.jpeg", "no2.bmp", "Thumbs.db", ".5.png", "x.txt"):
+        (tmp_path / name).touch()
+    for name in ("Class10", "Class9", ".git", "__MACOSX", "7.png"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "Class1").symlink_to(tmp_path)
+    assert [path.name for path in images_in(tmp_path)] == ["1.Tiff", "2.JPG", "10.png", "no2.bmp", "No3.jpeg"]
+    assert [path.name for path in folders_in(tmp_path)] == ["7.png", "Class9", "Class10"]
+
+
+def test_by_stem() -> None:
+    paths = [Path("a/0020.bmp"), Path("a/Kos_Label.BMP")]
+    assert by_stem(paths, "_label") == {"0020": paths[0], "kos": paths[1]}
+    assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
+    with pytest.raises(ValueError, match="a/0.png and 0.BMP"):
+        by_stem([Path("a/0.BMP"), Path("a/0.png")])
+
+
+@pytest.mark.parametrize(
+    ("image", "above", "expected"),
+    [
+        (Image.fromarray(np.array([[0, 1, 3]], np.uint8)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[0, 127, 128]], np.uint8)), 127, [0, 0, 1]),
+        (Image.fromarray(np.array([[False, True, False]])), 127, [0, 1, 0]),
+        (Image.fromarray(np.array([[0, 200, 60000]], np.uint16)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[[0, 0, 0], [0, 0, 99], [255, 255, 255]]], np.uint8)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[[0, 0, 0, 255], [9, 9, 9, 0], [0, 0, 0, 0]]], np.uint8)), 0, [0, 1, 0]),
+        (Image.fromarray(np.array([[[0, 255], [255, 255], [0, 0]]], np.uint8), "LA"), 0, [0, 1, 0]),
+    ],
+)  # fmt: skip
+def test_masks_of_every_mode(tmp_path: Path, image: Image.Image, above: int, expected: list[int]) -> None:
+    image.save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", above).tolist() == [[bool(value) for value in expected]]
+
+
+def test_palette_is_not_expanded(tmp_path: Path) -> None:
+    """Index 0 is the background, whatever its colour, and a black index is a defect."""
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    mask.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
+    mask.save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[False, True, True]]
+    (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="mask.png cannot be read"):
+        read_mask(tmp_path / "mask.png")
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (2, 2), 1).save(path)
+
+
+def test_mvtec_layout_of_one_category_without_masks(tmp_path: Path) -> None:
+    for name in ("Train/ok/1.png", "Test/OK/1.png", "Test/Bad/1.png", "Test/readme/x.png"):
+        picture(tmp_path / "raw" / name)
+    (tmp_path / "raw/licence.txt").touch()
+    with prepared_folder(tmp_path / "out") as out:
+        add_mvtec_layout(tmp_path / "raw", out, category="electrical commutators")
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.meta["image"].tolist() == [
+        f"electrical commutators/{name}"
+        for name in ("test/good/1.png", "test/Bad/1.png", "test/readme/x.png", "train/good/1.png")
+    ]
+    assert dataset.labels.tolist() == [0, 1, 1, 0] and not dataset.has_masks
+
+
+def test_images_and_masks_without_partner(tmp_path: Path) -> None:
+    for name in ("test/good/1.png", "test/bad/1.png", "test/bad/2.png", "ground_truth/bad/1_mask.png"):
+        picture(tmp_path / "c" / name)
+
+    def refused(message: str) -> None:
+        with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "out") as out:
+            add_mvtec_layout(tmp_path, out)
+
+    refused("1 without mask in .*: 2.png")
+    for name in ("2", "7", "8"):
+        picture(tmp_path / f"c/ground_truth/bad/{name}_mask.png")
+    refused(r"2 without image in .*: 7_mask.png, 8_mask.png\. Is the download extracted completely")
+    (tmp_path / "c/ground_truth/bad").rename(tmp_path / "c/ground_truth/worse")
+    refused("ground_truth/bad does not exist, but .*test/bad does")
+    (tmp_path / "c/test/bad").rename(tmp_path / "c/test/worse")
+    (tmp_path / "c/ground_truth/bad").mkdir()
+    refused("test/bad does not exist, but .*ground_truth/bad does")
+
+
+def test_pairs_in_two_folders(tmp_path: Path) -> None:
+    for name in ("images/10.jpg", "images/9.JPG", "masks/9_Segmentation.png", "masks/10_Segmentation.png"):
+        picture(tmp_path / name)
+    with prepared_folder(tmp_path / "out") as out:
+        names = {"category": "skin", "defect": "lesion", "mask_suffix": "_segmentation"}
+        add_pairs(tmp_path / "images", tmp_path / "masks", out, **names)
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.has_masks and dataset.mask(1).all() and len(dataset) == 2

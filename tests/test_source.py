@@ -1,0 +1,369 @@
+"""The command line that all dataset scripts share, on a made-up dataset of one category."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from data_scripts.layouts import add_mvtec_layout
+from data_scripts.prepare import PreparedFolder
+from data_scripts.source import Archive, Known, Source, find_root, run
+from zsad_core.datasets import load_dataset
+
+TOY = Source(
+    name="toy",
+    title="Toy parts",
+    home="https://example.org/toys",
+    terms="a form has to be filled in",
+    how="fetch toys.zip from the home page",
+    archives=(Archive("toys.zip"),),
+    categories={"screw": (1, 2, 1)},
+    known=(Known(3, 1, "the second edition has one image more"),),
+)
+
+
+def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
+    add_mvtec_layout(find_root(root, "screw/test/good"), out, above=arguments.mask_above)
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = "dataset,n_normal,n_anomalous,has_pixel_masks\ntoy,2,1,1\n"
+    file = SimpleNamespace(open=lambda **_: io.StringIO(table))
+    monkeypatch.setattr("data_scripts.source.PUBLISHED", file)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """An extracted download: one training image, two normal and one anomalous test image."""
+    for i, name in enumerate(("train/good/0", "test/good/0", "test/good/1", "test/dent/0")):
+        path = tmp_path / f"raw/screw/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((3, 4), i, np.uint8)).save(path)
+    mask = tmp_path / "raw/screw/ground_truth/dent/0_mask.png"
+    mask.parent.mkdir(parents=True)
+    Image.fromarray(np.eye(3, 4, dtype=np.uint8) * 100).save(mask)
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def archive(raw: Path) -> Path:
+    """The same as a zip file."""
+    packed = shutil.make_archive(str(raw.parent / "packed"), "zip", raw)
+    shutil.rmtree(raw)
+    raw.mkdir()
+    return Path(packed).rename(raw / "toys.zip")
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """prepare(*options): exit code, stdout, stderr. The download never changes, and nothing lies about."""
+
+    def call(*options: str, source: Source = TOY, write: Callable = write) -> tuple[int, str, str]:
+        before = tree(tmp_path / "raw")
+        code = 0
+        try:
+            run(
+                source, write, ["--raw", f"{tmp_path}/raw", "--out", f"{tmp_path}/toy", *options], doc="Toys."
+            )
+        except SystemExit as exit:
+            code = exit.code
+        assert tree(tmp_path / "raw") == before
+        assert {p.name for p in tmp_path.iterdir()} <= {"raw", "toy"}
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def record(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "toy/prepared.json").read_text())
+
+
+def test_from_a_folder(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    code, printed, errors = prepare()
+    assert (code, errors) == (0, "")
+    dataset = load_dataset(tmp_path / "toy")
+    assert dataset.meta[["split", "defect"]].value_counts().to_dict() == {
+        ("train", "good"): 1, ("test", "good"): 2, ("test", "dent"): 1}  # fmt: skip
+    anomalous = int(np.flatnonzero(dataset.labels)[0])
+    assert np.array_equal(dataset.mask(anomalous), np.eye(3, 4, dtype=bool))
+    assert "screw         1       2          1" in printed
+    assert "2 normal and 1 anomalous found, 2 and 1 published" in printed
+    assert "byte-identical images: none" in printed and "above 0" in printed
+    linked = tmp_path / "toy/screw/test/good/0.png"
+    assert linked.samefile(raw / "screw/test/good/0.png")
+    assert record(tmp_path)["test images found"] == [2, 1]
+    assert prepare("--copy")[0] == 0, "an older prepared folder is replaced"
+    assert not linked.samefile(raw / "screw/test/good/0.png")
+
+
+def test_from_an_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    code, printed, errors = prepare(source=replace(TOY, archives=(Archive("toys.zip", sha256=digest),)))
+    assert (code, errors) == (0, "")
+    assert f"toys.zip: sha256 {digest}, as published" in printed
+    assert len(load_dataset(tmp_path / "toy")) == 4
+    assert record(tmp_path)["archives"] == [
+        {"name": "toys.zip", "bytes": archive.stat().st_size, "sha256": digest, "as published": True}
+    ]
+    run(TOY, write, ["--raw", str(archive), "--out", str(tmp_path / "toy")], doc="")  # the file itself
+
+
+def test_from_both(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    """One of two archives extracted by hand, a list beside them, and an archive that is none of it."""
+    raw = archive.parent
+    shutil.unpack_archive(archive, tmp_path / "whole")
+    (tmp_path / "whole/screw/train").rename(raw / "train")
+    shutil.make_archive(str(raw / "toys"), "zip", tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    (raw / "list.csv").write_text("listed")
+    (raw / "photos.rar").write_bytes(b"Rar!\x1a\x07\x01\x00")
+
+    def write_both(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
+        assert (root / "list.csv").read_text() == "listed"
+        write(root, out, arguments)
+        image = root / "train/good/0.png"
+        out.add(image, category="screw", split="train", defect="good", name="0.png")
+
+    assert prepare(write=write_both)[0] == 0
+
+
+def test_without_download_it_says_how_to_get_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    for raw in ([], ["--raw", f"{tmp_path}/none"], ["--raw", f"{tmp_path}/empty"]):
+        with pytest.raises(SystemExit) as exit:
+            run(TOY, write, [*raw, "--out", f"{tmp_path}/toy"], doc="Toys.")
+        printed, errors = capsys.readouterr()
+        assert exit.value.code == 2
+        assert all(word in printed for word in (TOY.home, TOY.terms, TOY.how, "toys.zip"))
+        assert errors.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    with pytest.raises(SystemExit):
+        run(TOY, write, ["--help"], doc="Toys are small.")
+    printed = capsys.readouterr().out
+    assert "Toys are small." in printed and TOY.how in printed and "--fetch" not in printed
+
+
+def test_half_extracted_tree(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    assert prepare()[0] == 0
+    whole = tree(tmp_path / "toy")
+    (raw / "screw/test/good/1.png").unlink()
+    code, _, errors = prepare()
+    assert code == 1 and tree(tmp_path / "toy") == whole, "what was prepared before stays"
+    assert "normal and anomalous: found 1 and 1, published 2 and 1" in errors
+    assert "category screw, test normal: found 1, published 2" in errors and "--counts warn" in errors
+    code, printed, errors = prepare("--counts", "warn")
+    assert code == 0 and "warning: category screw, test normal: found 1" in errors
+    assert record(tmp_path)["differences"]
+    (raw / "screw/ground_truth/dent/0_mask.png").unlink()
+    (raw / "screw/ground_truth/dent").rmdir()
+    (raw / "screw/ground_truth").rmdir()
+    assert "1 anomalous test images have no mask" in prepare()[2]
+
+
+def test_missing_and_unexpected_categories(raw: Path, prepare: Callable) -> None:
+    categories = {"screw": (1, 2, 1), "nut": (None, None, 0)}
+    assert "category nut: missing" in prepare(source=replace(TOY, categories=categories))[2]
+    shutil.copytree(raw / "screw", raw / "bolt")
+    assert "category bolt: not expected" in prepare()[2]
+
+
+def test_known_difference(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    Image.new("L", (4, 3), 9).save(raw / "screw/test/good/2.png")
+    code, printed, errors = prepare()
+    assert (code, errors) == (0, "")
+    assert "3 normal and 1 anomalous found, 2 and 1 published" in printed
+    assert "The difference is known: the second edition has one image more" in printed
+    assert record(tmp_path)["known reason of the difference"] == TOY.known[0].reason
+
+
+def test_repeated_images_and_the_masks_threshold(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    shutil.copyfile(raw / "screw/test/good/0.png", raw / "screw/test/good/1.png")
+    code, printed, _ = prepare("--mask-above", "100")
+    assert code == 0 and "above 100" in printed
+    assert "byte-identical images: 1, the first is screw/test/good/1.png, as screw/test/good/0.png" in printed
+    dataset = load_dataset(tmp_path / "toy")
+    assert not any(dataset.mask(i).any() for i in range(len(dataset)))
+
+
+def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    for known in (Archive("toys.zip", sha256="0" * 64), Archive("TOYS.zip", md5="0" * 32)):
+        source = replace(TOY, archives=(known,))
+        code, _, errors = prepare(source=source)
+        assert code == 1 and not (tmp_path / "toy").exists()
+        assert "expected 0000" in errors and "--checksum warn" in errors
+    code, printed, errors = prepare("--checksum", "warn", source=source)
+    assert code == 0 and "warning: " in errors and "not compared, or another than published" in printed
+    assert not record(tmp_path)["archives"][0]["as published"]
+
+
+def test_wrong_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    shutil.make_archive(str(archive.with_suffix("")), "zip", Path(__file__).parent, "conftest.py")
+    code, _, errors = prepare()
+    assert code == 1 and not (tmp_path / "toy").exists()
+    assert "nothing like `screw/test/good`" in errors and "toys.zip of Toy parts" in errors
+
+
+def test_archive_that_is_cut_off(archive: Path, prepare: Callable) -> None:
+    archive.write_bytes(archive.read_bytes()[:-100])
+    code, _, errors = prepare()
+    assert code == 1 and "toys.zip is cut off or damaged" in errors
+
+
+def test_image_that_is_cut_off(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    image = raw / "screw/test/dent/0.png"
+    image.write_bytes(image.read_bytes()[:50])  # in the pixels
+    code, _, errors = prepare()
+    assert code == 1 and f"{image} cannot be read" in errors and not (tmp_path / "toy").exists()
+
+
+def test_mask_of_another_size(raw: Path, prepare: Callable) -> None:
+    Image.new("L", (3, 4)).save(raw / "screw/ground_truth/dent/0_mask.png")
+    code, _, errors = prepare()
+    assert code == 1 and "dent/0.png has shape (4, 3): expected (3, 4)" in errors
+
+
+def test_links_out_of_the_download(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    (raw / "screw/test/good/1.png").unlink()
+    (raw / "screw/test/good/1.png").symlink_to("0.png")  # inside: as some tools store files
+    assert prepare()[0] == 0
+    assert (tmp_path / "toy/screw/test/good/1.png").read_bytes() == (
+        raw / "screw/test/good/0.png"
+    ).read_bytes()
+    assert not (tmp_path / "toy/screw/test/good/1.png").is_symlink()
+    (raw / "screw/test/good/1.png").unlink()
+    (raw / "screw/test/good/1.png").symlink_to(__file__)
+    code, _, errors = prepare()
+    assert code == 1 and f"1.png is a link to {Path(__file__).resolve()}" in errors
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[Path]:
+    """A folder of its own for a user whom permissions bind; root reads everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        if os.geteuid() != 0:
+            yield Path(folder)
+            return
+        os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+
+
+def test_unreadable_folder(ordinary_user: Path, capsys: pytest.CaptureFixture) -> None:
+    locked = ordinary_user / "raw/screw/test"
+    locked.mkdir(parents=True)
+    locked.chmod(0)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            run(TOY, write, ["--raw", f"{ordinary_user}/raw", "--out", f"{ordinary_user}/toy"], doc="")
+    finally:
+        locked.chmod(0o700)
+    assert exit.value.code == 1
+    assert f"Permission denied: '{locked}': let this user read" in capsys.readouterr().err
+    assert [path.name for path in ordinary_user.iterdir()] == ["raw"]
+
+
+def test_full_disk(archive: Path, prepare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it happens, the older folder stays, and a rerun finishes."""
+    assert prepare()[0] == 0
+    before = tree(tmp_path / "toy")
+    for place in (
+        "unpack._write",
+        "prepare.os.link",
+        "prepare.PreparedFolder._write_mask",
+        "prepare.json.dumps",
+    ):
+        calls = []
+
+        def full(*_: object, calls: list = calls, **__: object) -> None:
+            calls.append(1)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"data_scripts.{place}", full)
+            code, _, errors = prepare()
+        assert calls and code == 1 and "is full" in errors and "run this again" in errors
+        assert tree(tmp_path / "toy") == before
+    assert prepare()[0] == 0
+    assert tree(tmp_path / "toy") == before
+
+
+def test_what_a_kill_leaves_is_cleared_away(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    for leftover in ("toy.partial/screw/test/good/9.png", "toy.unpacked/toys/9.png", "toy.lock"):
+        path = tmp_path / leftover
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert prepare()[0] == 0
+    assert len(load_dataset(tmp_path / "toy")) == 4
+
+
+def test_two_at_once(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    """The second is refused while the first works, and takes nothing from it."""
+    seen = []
+
+    def write_slowly(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
+        write(root, out, arguments)
+        with pytest.raises(SystemExit) as exit:
+            run(TOY, write, ["--raw", str(raw), "--out", str(tmp_path / "toy")], doc="")
+        seen.append(exit.value.code)
+
+    code, _, errors = prepare(write=write_slowly)
+    assert (code, seen) == (0, [1]) and f"another preparation of {tmp_path}/toy is running" in errors
+    assert len(load_dataset(tmp_path / "toy")) == 4
+    with FileLock(tmp_path / "toy.lock"), pytest.raises(SystemExit):
+        run(TOY, write, ["--raw", str(raw), "--out", str(tmp_path / "toy")], doc="")
+    assert prepare()[0] == 0
+
+
+def test_download_and_prepared_folder_lie_apart(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """An extracted download looks much like a prepared folder, and that would be replaced."""
+    shutil.copytree(raw, tmp_path / "other")
+    for out, message in (
+        (raw, "lie in each other"),
+        (raw / "toy", "lie in each other"),
+        (tmp_path, "lie in each other"),
+        (tmp_path / "other", "other is no prepared folder"),
+    ):
+        before = tree(tmp_path)
+        with pytest.raises(SystemExit):
+            run(TOY, write, ["--raw", str(raw), "--out", str(out)], doc="")
+        assert message in capsys.readouterr().err
+        assert tree(tmp_path) == before
+
+
+def test_find_root(tmp_path: Path) -> None:
+    (tmp_path / "b/c/Split_CSV").mkdir(parents=True)
+    (tmp_path / "b/c/Split_CSV/1CLS.csv").touch()
+    (tmp_path / "a/__MACOSX/split_csv").mkdir(parents=True)
+    assert find_root(tmp_path, "split_csv/1cls.csv") == tmp_path / "b/c"
+    (tmp_path / "z/split_csv").mkdir(parents=True)
+    (tmp_path / "z/split_csv/1cls.csv").touch()
+    assert find_root(tmp_path, "split_csv/*.csv") == tmp_path / "z", "the highest first"
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing like `loop/a`.*which holds a, b, z"):
+        find_root(tmp_path / "a/..", "loop/a")
+    assert find_root(tmp_path, lambda folder: folder.name == "c") == tmp_path / "b/c"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class PreparedFolder:
 
     rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. empty_masks:
     those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. record: what
-    RECORD will hold; without any, the file is not written.
+    RECORD will hold; without any, the file is not written. added: called after each image, for a bar.
     """
 
     def __init__(self, root: Path, *, link: bool = False, check: bool = True) -> None:
@@ -48,6 +48,7 @@ class PreparedFolder:
         self.empty_masks: list[str] = []
         self.notes: list[str] = []
         self.record: dict[str, Any] = {}
+        self.added: Callable[[], object] = lambda: None
 
     def add(
         self,
@@ -88,6 +89,7 @@ class PreparedFolder:
         row = (category, split, int(defect != "good"), defect, relative, mask_relative)
         self.rows.append(dict(zip(COLUMNS, row, strict=True)))
         self.digests.append(sha256_of(path))
+        self.added()
 
     def note(self, text: str) -> None:
         """A sentence that the user should read, and find in RECORD later."""

@@ -18,6 +18,8 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 
+from tqdm import tqdm
+
 import zsad_core
 from data_scripts.download import checked, refuse_links_out, sorted_out, unpacked
 from data_scripts.fetch import Archive, fetch
@@ -239,7 +241,10 @@ def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> Non
         with unpacked(raw, archives, loose, out) as root:
             refuse_links_out(root)
             try:
-                write(root, folder, arguments)
+                # no bar where nobody looks: disable=None asks whether stderr is a terminal
+                with tqdm(desc=source.name, unit=" images", disable=None) as bar:
+                    folder.added = bar.update
+                    write(root, folder, arguments)
             except (ValueError, FileNotFoundError) as error:
                 names = " or ".join(archive.name for archive in source.archives)
                 expected = f"{names} of " if len(source.archives) == 1 else "the files of "

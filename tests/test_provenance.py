@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,13 @@ import pytest
 from zsad_core import provenance
 from zsad_core.settings import read_settings
 
-ENCODER = SimpleNamespace(model_id="zsad-mini", weights_id="shipped@0123")
+
+def encoder_called(model_id: str, weights_id: str = "x") -> SimpleNamespace:
+    own = {"weights_sha256": "0123" * 16, "device": "cpu", "precision": "fp32"}
+    return SimpleNamespace(model_id=model_id, weights_id=weights_id, **own)
+
+
+ENCODER = encoder_called("zsad-mini", "shipped@0123")
 NO_REPRODUCTION = "no number measured here reproduces a published one"
 
 
@@ -37,7 +45,7 @@ def test_run_line_says_a_dataset_once_with_all_its_places():
 
 def test_run_line_of_the_paper_s_own_data_and_weights():
     settings = read_settings({"profile": "paper"})
-    line = provenance.run_line(settings, SimpleNamespace(model_id="ViT-B-16-plus-240", weights_id="x"))
+    line = provenance.run_line(settings, encoder_called("ViT-B-16-plus-240"))
     assert NO_REPRODUCTION not in line and "those that the paper names" in line
     few = read_settings({"profile": "paper", "limit_images": 3})
     assert "at most 3 a category" in provenance.run_line(few, ENCODER)
@@ -46,7 +54,7 @@ def test_run_line_of_the_paper_s_own_data_and_weights():
 
 
 def test_run_line_of_anomalyclip_is_about_its_own_model():
-    encoder = SimpleNamespace(model_id="ViT-L-14-336-quickgelu-518px", weights_id="x")
+    encoder = encoder_called("ViT-L-14-336-quickgelu-518px")
     line = provenance.run_line(read_settings({"profile": "paper"}), encoder, ["visa"], paper="anomalyclip")
     assert "Weights and datasets are those that the paper names." in line and "one training, seed 111" in line
     mini = provenance.run_line(read_settings({}), encoder, [], paper="anomalyclip")
@@ -64,6 +72,28 @@ def test_record_is_plain_json_without_paths_of_this_machine(tmp_path):
     text = json.dumps(provenance.provenance(settings, ENCODER, {"mini_mvtec": "ab"}))
     assert str(tmp_path) not in text and "coco.json" in text
     assert json.loads(text)["parameters"]["shots"] == [1, 2, 4]
+
+
+def test_every_fact_is_on_the_page_and_in_the_record(toy_set):
+    """Commit, versions, weights and their SHA-256, fingerprint, seed, device, precision and time."""
+    dataset = toy_set(name="toys")
+    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"mvtec": "toys"}, "seed": 3})
+    facts = provenance.provenance(settings, ENCODER, {"toys": dataset.fingerprint})
+    assert (facts["seed"], facts["device"], facts["precision"]) == (3, "cpu", "fp32")
+    assert facts["weights_sha256"] == ENCODER.weights_sha256 and facts["versions"]["torch"]
+    line, _, folded = provenance.run_line(settings, ENCODER, ["toys"]).partition("<details>")
+    assert facts["commit"] in line and "seed 3" not in folded.partition("<table>")[0]
+    for part in (dataset.fingerprint, ENCODER.weights_sha256, facts["versions"]["torch"], ">cpu<", ">fp32<"):
+        assert part in folded
+    assert str(dataset.root.parent) not in folded
+
+
+def test_what_differs_from_run_to_run_is_apart():
+    facts = provenance.run_facts()
+    assert not set(facts) & set(provenance.provenance(read_settings({}), ENCODER))
+    began = datetime.fromisoformat(facts["started"])
+    assert began.tzinfo == UTC and 0 <= (datetime.now(UTC) - began).total_seconds() - facts["seconds"] < 5
+    assert platform.node() not in facts["machine"]
 
 
 def test_commit_tells_of_changes(tmp_path, monkeypatch):

@@ -38,10 +38,11 @@ def test_record_is_written_twice_with_the_same_bytes(settings, tmp_path):
     folder, seen = tmp_path / "results", []
     for _ in range(2):
         write_record("one", some_rows(), settings, None, [part])
-        seen.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        seen.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
     assert seen[0] == seen[1] and sorted(seen[0]) == ["one.csv", "one.json"]
     facts = json.loads(seen[0]["one.json"])
     assert facts["datasets"] == {"toys": "abc"} and facts["parameters"]["seeds"] == 2
+    assert set(json.loads((folder / "times" / "one.json").read_text())) == {"started", "seconds", "machine"}
 
 
 def test_records_are_read_together(settings):
@@ -63,7 +64,7 @@ def test_full_disk_leaves_the_old_result(settings, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_record("one", some_rows(0.1), settings)
     assert (tmp_path / "results" / "one.csv").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["one.csv", "one.json"]
+    assert sorted(path.name for path in (tmp_path / "results").glob("*.*")) == ["one.csv", "one.json"]
 
 
 def test_costs_count_the_real_tower():

@@ -165,10 +165,10 @@ def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
     prepared dataset, `name/category`: so result rows can be told apart, and `results.as_roles` finds them.
     """
     name = settings.datasets.get(role)
-    if name is not None and not _is_prepared(settings, name):
+    if name is not None and not is_prepared(settings, name):
         warnings.warn(missing(settings, [role])[0], stacklevel=2)
         return None
-    return None if name is None else _dataset_named(settings, name)
+    return None if name is None else dataset_named(settings, name)
 
 
 def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
@@ -186,7 +186,7 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             lines.append(
                 f"No dataset in the place of {role}: name a prepared one in the parameter `datasets`."
             )
-        elif not _is_prepared(settings, name):
+        elif not is_prepared(settings, name):
             lines.append(
                 f"The dataset {name} in the place of {role} is not prepared: "
                 f"{how_to_prepare(folder_and_category(name)[0])}."
@@ -194,11 +194,11 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
     return lines
 
 
-def _is_prepared(settings: Settings, name: str) -> bool:
+def is_prepared(settings: Settings, name: str) -> bool:
     return (Path(settings.data_dir) / folder_and_category(name)[0] / "meta.csv").is_file()
 
 
-def _dataset_named(settings: Settings, name: str) -> AnomalyDataset:
+def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
     folder, category = folder_and_category(name)
     dataset = load_dataset(Path(settings.data_dir) / folder)
     if category is not None:
@@ -232,7 +232,7 @@ def main() -> None:
     settings = read_settings({"profile": arguments.profile})
     encoder = encoder_of(settings)
     if arguments.dataset:
-        dataset = _dataset_named(settings, arguments.dataset)
+        dataset = dataset_named(settings, arguments.dataset)
         embedded = image_embeddings(encoder, dataset, settings.cache_dir)
         images, views, _ = embedded.vectors.shape
         print(f"{dataset.name}: {images} images, {views} views each, {encoder.weights_id}")

@@ -90,6 +90,7 @@ def load_encoder(
         {**source.preprocess, **preprocess},
         model_id=model_id,
         weights_id=source.weights_id,
+        weights_sha256=source.sha256,
         precision=precision,
     )
 
@@ -106,7 +107,8 @@ class ClipEncoder:
             cells of its last feature map take the place of patches; is_resnet tells.
         dim: d, the width of the joint space.
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
-        model_id, weights_id: names made of content, to key caches with. precision: "fp32" or "bf16". device.
+        model_id, weights_id: names made of content, to key caches with. weights_sha256: of the weights file,
+        None for random ones. precision: "fp32" or "bf16". device.
     """
 
     def __init__(
@@ -117,11 +119,13 @@ class ClipEncoder:
         *,
         model_id: str,
         weights_id: str,
+        weights_sha256: str | None = None,
         precision: Precision = "fp32",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.model_id, self.weights_id, self.precision = model_id, weights_id, precision
+        self.weights_sha256 = weights_sha256
         self.device = model.logit_scale.device
         self.is_resnet = isinstance(model.visual, ModifiedResNet)
         self.image_size: tuple[int, int] = to_2tuple(model.visual.image_size)

@@ -1,16 +1,23 @@
 """Where a number comes from: the line at the top of every page, and the same facts for the result files.
 
-Nothing here depends on the time or the machine's name: two runs with the same seed write the same bytes.
+`provenance` depends neither on the time nor on the machine's name: two runs with the same seed write the same
+bytes. What differs from run to run is in `run_facts`.
 """
 
 from __future__ import annotations
 
+import html
 import importlib.metadata
+import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from zsad_core.settings import KINDS, Settings, read_settings, repository_root
 
@@ -25,10 +32,13 @@ PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "panda
 
 
 class Encoder(Protocol):
-    """What a run line needs to know of an encoder (see `zsad_core.encoders.ClipEncoder`)."""
+    """What is recorded of an encoder (see `zsad_core.encoders.ClipEncoder`)."""
 
     model_id: str
     weights_id: str
+    weights_sha256: str | None
+    device: Any
+    precision: str
 
 
 def run_line(
@@ -38,7 +48,8 @@ def run_line(
     *,
     paper: str = "rwda",
 ) -> str:
-    """One line of Markdown: profile, weights, datasets, seeds and commit, and whether they are the paper's.
+    """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
+    below it, folded, the rest of `provenance` and `run_facts`.
 
     encoder: the one in use, for its exact weights; None where a notebook needs none.
     datasets: names of those in use, each said once (default: every one of `settings.datasets`; empty when
@@ -58,7 +69,9 @@ def run_line(
     if names:
         parts.append("datasets " + ", ".join(_with_roles(name, roles.get(name, [])) for name in names))
     parts += [_seeds(settings, paper), f"commit {commit()}"]
-    return "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
+    line = "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
+    facts = provenance(settings, encoder, _fingerprints(settings, names)) | run_facts()
+    return f"{line}\n\n{_folded(facts)}"
 
 
 def provenance(
@@ -70,10 +83,54 @@ def provenance(
         "parameters": _recorded(settings),
         "model": encoder.model_id if encoder else None,
         "weights": encoder.weights_id if encoder else None,
+        "weights_sha256": encoder.weights_sha256 if encoder else None,
+        "device": str(encoder.device) if encoder else None,
+        "precision": encoder.precision if encoder else None,
+        "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+
+
+def run_facts() -> dict[str, Any]:
+    """What no other run shares: when this process started (UTC), its seconds so far, and the kind of machine,
+    without its name."""
+    started = psutil.Process().create_time()
+    return {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{_gpu()}",
+    }
+
+
+def _gpu() -> str:
+    import torch  # here: pages without a model need not wait for it
+
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+
+
+def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """Of the datasets of these names that are prepared."""
+    from zsad_core.embeddings import dataset_named, is_prepared  # here: it needs torch
+
+    return {name: dataset_named(settings, name).fingerprint for name in names if is_prepared(settings, name)}
+
+
+def _folded(facts: Mapping[str, Any]) -> str:
+    """A table that opens with a click. What the line above it says already is left out."""
+    shown = {name: value for name, value in facts.items() if name not in ("profile", "parameters")}
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(name.replace('_', ' '))}</th><td>{_cell(value)}</td></tr>"
+        for name, value in shown.items()
+    )
+    return f"<details><summary>Provenance</summary><table>{rows}</table></details>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "<br>".join(html.escape(f"{name}: {part}") for name, part in value.items()) or "none"
+    return "none" if value is None else html.escape(str(value))
 
 
 def commit() -> str:

@@ -60,11 +60,18 @@ PINNED: dict[tuple[str, str], tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A weights file (None: random), its name made of content, and the image normalisation of its tag."""
+    """The weights file and its SHA-256 (both None: random), what it is called, and the image normalisation of
+    its tag."""
 
     path: Path | None
-    weights_id: str
+    name: str
+    sha256: str | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights_id(self) -> str:
+        """A name made of content."""
+        return self.name if self.sha256 is None else f"{self.name}@{self.sha256[:12]}"
 
 
 def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, seed: int) -> WeightsSource:
@@ -84,7 +91,7 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
                 f"{path} is a TorchScript archive, the form of OpenAI's weights, which were trained with "
                 f"QuickGELU, but {model} has plain GELU; use its QuickGELU variant, {model}-quickgelu"
             )
-        return WeightsSource(path, f"file@{sha256_of(path)[:12]}")
+        return WeightsSource(path, "file", sha256_of(path))
 
     tags = open_clip.list_pretrained_tags_by_model(model)
     if str(weights) not in tags:
@@ -124,7 +131,7 @@ def _shipped_weights(model: str) -> WeightsSource:
             f"{path} is damaged or was replaced: its SHA-256 is {actual}, {checksum_file.name} says "
             f"{expected}; restore both files from the repository"
         )
-    return WeightsSource(path, f"zsad-mini@{actual[:12]}")
+    return WeightsSource(path, "zsad-mini", actual)
 
 
 def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSource:
@@ -148,7 +155,7 @@ def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSou
             "To have the same file next time, pass its path as weights",
             stacklevel=4,
         )
-    return WeightsSource(path, f"{tag}@{actual[:12]}", tag_config)
+    return WeightsSource(path, tag, actual, tag_config)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,147 @@
+"""Two runs are compared number by number, and only where they are the same experiment."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zsad_core import verify
+from zsad_core.results import COLUMNS, rows, write_results
+
+FACTS = {
+    "model": "zsad-mini",
+    "weights_sha256": "ab" * 32,
+    "datasets": {"toys": "cd"},
+    "parameters": {"seeds": 2, "device": "auto", "profile": "mini"},
+    "precision": "fp32",
+    "seed": 0,
+    "commit": "0123",
+    "versions": {"torch": "2.14.1"},
+    "device": "cpu",
+}
+
+
+def some_rows(aurocs=(0.9, 0.8), spearman=0.5) -> pd.DataFrame:
+    names = {"paper": "rwda", "artifact": "T1", "dataset": "toys", "method": "rwda"}
+    table = pd.DataFrame({"category": ["a", "b"], "auroc": aurocs})
+    rank = rows(pd.DataFrame([{"spearman": spearman}]), **names)
+    return pd.concat([rows(table, **names), rank], ignore_index=True)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(name, frame, **facts): a results folder with one result file."""
+
+    def make(name: str, frame: pd.DataFrame, file: str = "one", **facts):
+        folder = tmp_path / name
+        write_results(frame, folder / f"{file}.csv")
+        (folder / f"{file}.json").write_text(json.dumps(FACTS | facts))
+        return folder
+
+    return make
+
+
+def test_the_same_run_agrees_exactly(run, capsys):
+    a, b = run("a", some_rows()), run("b", some_rows())
+    assert verify.main([str(a), str(b), "--exact"]) == 0
+    assert "AGREE (exactly): 4 of 4 rows, 0 faults" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("points", "code"), [(0.04, 1), (0.06, 0)])
+def test_percentages_are_compared_in_points(run, points, code):
+    """0.05 points on one category, half of that on the mean."""
+    a, b = run("a", some_rows()), run("b", some_rows((0.9005, 0.8)))
+    assert verify.main([str(a), str(b), "--points", str(points)]) == code
+    table = verify.compare_runs(a, b, points)[0]["one.csv"].set_index(["metric", "category"])
+    np.testing.assert_allclose(table.loc[("auroc", "a"), "difference"], 0.05, atol=1e-9)
+    assert (table["problem"] == "differs").sum() == code
+
+
+@pytest.mark.parametrize(("relative", "code"), [(0.009, 1), (0.011, 0)])
+def test_other_metrics_are_compared_by_their_size(run, relative, code):
+    a, b = run("a", some_rows(spearman=0.5)), run("b", some_rows(spearman=0.505))
+    assert verify.main([str(a), str(b), "--relative", str(relative)]) == code
+
+
+def test_a_tiny_spread_may_double():
+    pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
+    assert verify.compare_rows(*pair)["problem"].tolist() == [""]
+
+
+def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
+    whole = some_rows()  # categories a and b, their mean, and another metric
+    undefined = whole.assign(mean=whole["mean"].where(whole["category"] != "b"))
+    parts = whole.iloc[:-1], undefined.iloc[1:]  # without the last one, without category a
+    found = verify.compare_rows(*parts).set_index(["metric", "category"])["problem"].to_dict()
+    assert found == {
+        ("auroc", "a"): "only in A",
+        ("auroc", "b"): "undefined in one",
+        ("auroc", "mean"): "",
+        ("spearman", "mean"): "only in B",
+    }
+    assert verify.main([str(run(name, part)) for name, part in zip("ab", parts)]) == 1
+    assert "auroc: undefined in one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights_sha256": "ef" * 32},
+        {"datasets": {"toys": "ce"}},
+        {"parameters": {"seeds": 3}},
+        {"precision": "bf16"},
+        {"seed": 1},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_experiment_is_no_agreement(run, capsys, other):
+    a, b = run("a", some_rows()), run("b", some_rows(), **other)
+    assert verify.main([str(a), str(b)]) == 1
+    assert f"one.csv: {next(iter(other))}" in capsys.readouterr().out
+
+
+def test_another_machine_is_told_and_no_fault(run, capsys):
+    elsewhere = {
+        "commit": "4567",
+        "versions": {"torch": "2.9.1"},
+        "device": "cuda:0",
+        "parameters": {"seeds": 2, "device": "cuda", "profile": "mine"},
+    }
+    assert verify.main([str(run("a", some_rows())), str(run("b", some_rows(), **elsewhere))]) == 0
+    said = capsys.readouterr().out
+    for part in ("commit is '0123' in A and '4567' in B", "versions: torch", "device is 'cpu'"):
+        assert part in said
+
+
+def test_a_file_of_one_run_only_is_a_fault(run, capsys):
+    a = run("a", some_rows())
+    run("b", some_rows())
+    b = run("b", some_rows(), file="two")
+    assert verify.main([str(a), str(b)]) == 1
+    assert "two.csv is only in B" in capsys.readouterr().out
+    assert verify.main([str(a / "one.csv"), str(b / "two.csv")]) == 0  # two files, whatever their names
+
+
+def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
+    a = run("a", some_rows())
+    (tmp_path / "empty").mkdir()
+    bad = run("bad", some_rows())
+    (bad / "one.json").write_text("{")
+    lacking = run("lacking", some_rows())
+    (lacking / "one.json").unlink()
+    cut = run("cut", some_rows())
+    (cut / "one.csv").write_text("paper,arti")
+    expected = {
+        "nowhere": "does not exist",
+        "empty": "holds no result file",
+        "bad": "cut off or damaged",
+        "lacking": "without its provenance",
+        "cut": "cut off in its last line",
+    }
+    for name, message in expected.items():
+        assert verify.main([str(a), str(tmp_path / name)]) == 2, name
+        said = capsys.readouterr()
+        assert message in said.err and not said.out

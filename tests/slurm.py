@@ -91,7 +91,7 @@ def ask(environment: dict[str, str], *command: str) -> str:
 
 
 def _own_srun(folder: Path) -> Path:
-    """A folder with an srun that knows the configuration: within a job, Snakemake's plugin takes SLURM_CONF away."""
+    """A folder with an srun that knows the configuration: in a job, the plugin takes SLURM_CONF away."""
     program = folder / "bin" / "srun"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')

@@ -1,4 +1,4 @@
-"""The Kubernetes settings, against a kubectl that is a stand-in: it reads a Job as a cluster would, and runs it here.
+"""The Kubernetes settings, against a stand-in for kubectl: it reads a Job like a cluster, and runs it here.
 
 No cluster was at hand. What a real one adds (images, volumes, nodes) is not tested.
 """
@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 PROFILE = Path("workflow/profiles/kubernetes")
-KUBECTL = '''
+KUBECTL = """
 import json, os, re, signal, subprocess, sys
 from pathlib import Path
 import yaml
@@ -52,7 +52,7 @@ elif verb == "delete" and arguments[0] == "job":
         (folder / f"{name}.json").unlink()
 else:
     sys.exit(f"error: {sys.argv[1:]}")
-'''
+"""
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def ask(root: Path, environment: dict[str, str], name: str, *arguments: object) 
     return done.stdout.strip()
 
 
-def test_a_job_is_submitted_watched_and_cancelled(root: Path, tmp_path: Path, standin: dict[str, str]) -> None:
+def test_a_job_is_submitted_watched_and_cancelled(
+    root: Path, tmp_path: Path, standin: dict[str, str]
+) -> None:
     def submit(script: str) -> str:
         (tmp_path / "job.sh").write_text(script)
         return ask(root, standin, "submit", 2, 8000, 90, 1, tmp_path / "job.sh")
@@ -100,7 +102,7 @@ def test_a_job_is_submitted_watched_and_cancelled(root: Path, tmp_path: Path, st
     assert (end_of(good), end_of(bad)) == ("success", "failed")
     assert ask(root, standin, "status", long) == "running"
     ask(root, standin, "cancel", long)
-    assert ask(root, standin, "status", long) == "failed", "a job that somebody has deleted would be awaited for ever"
+    assert ask(root, standin, "status", long) == "failed", "a deleted job would be awaited for ever"
 
 
 def test_no_answer_from_the_cluster_is_no_failure_of_the_job(root: Path, standin: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The same graph on a real Slurm, with a job that is killed and a run that is stopped: the same result files."""
+"""The same graph on a real Slurm, one job killed, one run stopped: the result files are those of a local run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ def slurm() -> Iterator[dict[str, str]]:
     """The environment of a running Slurm."""
     if missing := missing_programs():
         pytest.skip(f"no Slurm here, missing: {', '.join(missing)}; apt-get install slurm-wlm munge")
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, cluster(Path(folder), cpus=16) as environment:
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        cluster(Path(folder), cpus=16) as environment,
+    ):
         yield environment
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """start(checkout, *options, environment): the workflow up to the notebook, in a process group of its own."""
+    """start(checkout, *options): the workflow up to the notebooks, in a process group of its own."""
     processes = []
 
     def run(checkout: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen:

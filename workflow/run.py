@@ -34,11 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
     parser.add_argument("--cores", default="2", help="of this machine, or `all`")
-    parser.add_argument("--cluster", help="a folder of Snakemake's settings: its executor takes the place of --cores")
+    parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
     parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
     arguments, others = parser.parse_known_args()
     if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
-        parser.error(f"--cluster {arguments.cluster}: no config.yaml there; expected a folder as workflow/profiles/slurm")
+        parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")
     # On a cluster, --cores would be an upper limit for all nodes together.
     where = ["--workflow-profile", arguments.cluster] if arguments.cluster else ["--cores", arguments.cores]
 
@@ -53,9 +53,11 @@ def main() -> int:
         snakemake += ["--config", f"profile={arguments.profile}"]
         # The weights as well are compared by content, not by time.
         snakemake += ["--max-checksum-file-size", "1GB"]
-        subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet", "all"], cwd=ROOT, capture_output=True)
+        unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
+        subprocess.run(unlock, cwd=ROOT, capture_output=True)
         for step in STEPS[arguments.until]:
-            options = [*where, "--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason", *others]
+            options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason"]
+            options += [*where, *others]
             code = run([*snakemake, step, *options])
             if code:
                 print(

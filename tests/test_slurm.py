@@ -1,4 +1,4 @@
-"""The same graph on a real Slurm, one job killed, one run stopped: the result files are those of a local run."""
+"""The same graph on a real Slurm, one job killed, one run stopped: the same result files as a local run."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     # every job of the run was one of Slurm's
     submitted = re.findall(r"SLURM jobid (\d+)", told + (remote / "run-2.txt").read_text())
     log = Path(slurm["SLURM_CONF"]).with_name("slurmctld.log").read_text()
-    assert set(re.findall(r"JobId=(\d+) WEXITSTATUS 0", log)) < set(submitted)
+    done = set(re.findall(r"JobId=(\d+) WEXITSTATUS 0", log))
+    assert done and done < set(submitted)
     # and a run on this machine finds its work done
     again = start(remote, "--cores", "all", "--dry-run")
     assert again.wait(SECONDS) == 0 and "Nothing to be done" in (remote / "run-3.txt").read_text()

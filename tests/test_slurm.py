@@ -132,4 +132,4 @@ def wait_until(ready: Callable[[], object], otherwise: str) -> None:
     deadline = time.monotonic() + SECONDS
     while not ready():
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.2)
+        time.sleep(0.5)

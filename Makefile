@@ -1,4 +1,5 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
+#                CLUSTER=workflow/profiles/slurm: as jobs of a cluster
 # make test      every test
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 book: $(STAMP)
-	$(BIN)/python workflow/run.py --profile $(PROFILE) --cores $(CORES)
+	$(BIN)/python workflow/run.py --profile $(PROFILE) $(if $(CLUSTER),--cluster $(CLUSTER),--cores $(CORES))
 	@echo "The book is at book/_build/html/index.html"
 
 test: $(STAMP)

@@ -204,3 +204,16 @@ def test_modules_fit_in_the_head():
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in modules}
     assert len(lines) > 20, "the packages lie elsewhere"
     assert not {name: n for name, n in lines.items() if n > LONGEST_MODULE}
+
+
+def test_table_of_jobs_has_every_rule_with_a_command(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    from book_tables import jobs
+
+    snakefile = (ROOT / "workflow" / "Snakefile").read_text()
+    rows = {name: values for name, *values in jobs(snakefile)}
+    targets = {"sections", "embeddings"}
+    assert set(rows) == {
+        f"`{name}`" for name in re.findall(r"^rule (\w+):", snakefile, re.M) if name not in targets
+    }
+    assert rows["`embed_texts`"][:2] == ["Embeddings of the random-word prompts", "2"]

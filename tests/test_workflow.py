@@ -32,21 +32,24 @@ STAMP = Path("cache/embedded/tiny/textile.txt")
 TABLE = Path("data/textile/meta.csv")
 
 
-@pytest.fixture
-def checkout(root: Path, tmp_path: Path) -> Path:
+def copy_checkout(root: Path, folder: Path) -> Path:
+    """What the workflow needs of the checkout, with the profile `tiny`."""
     skip = shutil.ignore_patterns("__pycache__", "_build", ".ipynb_checkpoints")
     for part in PARTS:
         source = root / part
         if source.is_dir():
-            shutil.copytree(source, tmp_path / part, ignore=skip)
+            shutil.copytree(source, folder / part, ignore=skip)
         else:
-            shutil.copy(source, tmp_path / part)
-    shutil.rmtree(tmp_path / "book" / "notebooks", ignore_errors=True)
+            shutil.copy(source, folder / part)
+    shutil.rmtree(folder / "book" / "notebooks", ignore_errors=True)
     profile = yaml.safe_load((root / "profiles" / "mini.yaml").read_text())
-    (tmp_path / "profiles" / "tiny.yaml").write_text(
-        yaml.safe_dump({**profile, **PROFILE, "profile": "tiny"})
-    )
-    return tmp_path
+    (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump({**profile, **PROFILE, "profile": "tiny"}))
+    return folder
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path) -> Path:
+    return copy_checkout(root, tmp_path)
 
 
 @pytest.fixture

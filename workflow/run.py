@@ -1,6 +1,7 @@
 """`make book`: run Snakemake, one run at a time, and pick up what an interrupted run has left.
 
-    python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run or --executor slurm]
+    python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run]
+    python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
 A killed Snakemake leaves a lock behind. The lock taken here vanishes with its process, so whoever holds it
 knows that no other run is under way, and may clear Snakemake's.
@@ -32,9 +33,14 @@ def run(command: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
-    parser.add_argument("--cores", default="2")
+    parser.add_argument("--cores", default="2", help="of this machine, or `all`")
+    parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
     parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
     arguments, others = parser.parse_known_args()
+    if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
+        parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")
+    # On a cluster, --cores would be an upper limit for all nodes together.
+    where = ["--workflow-profile", arguments.cluster] if arguments.cluster else ["--cores", arguments.cores]
 
     (ROOT / ".snakemake").mkdir(exist_ok=True)
     with (ROOT / ".snakemake" / "run.lock").open("w") as lock:
@@ -44,12 +50,14 @@ def main() -> int:
             print("Another `make book` is running in this folder: wait for it, or stop it.", file=sys.stderr)
             return 1
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
-        snakemake += ["--cores", arguments.cores, "--config", f"profile={arguments.profile}"]
+        snakemake += ["--config", f"profile={arguments.profile}"]
         # The weights as well are compared by content, not by time.
         snakemake += ["--max-checksum-file-size", "1GB"]
-        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], cwd=ROOT, capture_output=True)
+        unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
+        subprocess.run(unlock, cwd=ROOT, capture_output=True)
         for step in STEPS[arguments.until]:
-            options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason", *others]
+            options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason"]
+            options += [*where, *others]
             code = run([*snakemake, step, *options])
             if code:
                 print(

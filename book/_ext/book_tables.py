@@ -1,14 +1,15 @@
-"""Tables that are made when the book is built: `{parameters-table}`, `{run-times}` and `{sources-table}`.
+"""Tables that are made when the book is built, so that none can go stale.
 
-The first shows every notebook parameter with its value in each profile; the second what papermill stamped on
-the executed notebooks; the third what the dataset scripts say of their sources. None is typed anywhere, so
-none can go stale.
+`{parameters-table}` shows every notebook parameter with its value in each profile, `{run-times}` what
+papermill stamped on the executed notebooks, `{sources-table}` what the dataset scripts say of their sources,
+`{jobs-table}` what the workflow's jobs ask for.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,27 @@ class SourcesTable(SphinxDirective):
         return _table(self, ("script", "dataset", "terms", "how to get it", "`--fetch`"), rows)
 
 
+class JobsTable(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        path = ROOT / "workflow" / "Snakefile"
+        self.env.note_dependency(str(path))
+        rows = jobs(path.read_text(encoding="utf-8"))
+        return _table(self, ("rule", "a job of it", "threads", "memory, MB", "minutes"), rows)
+
+
+def jobs(snakefile: str) -> list[tuple[str, ...]]:
+    """Name, message, threads, mem_mb and runtime of each rule with a command; empty: not said in the rule."""
+    rows = []
+    for name, body in re.findall(r"^rule (\w+):\n((?:[ \t].*\n|\n)+)", snakefile, re.M):
+        message = re.search(r'message:\s+"(.*)"', body)
+        if message:
+            found = [re.search(rf"\b{key}[:=] *(\d+)", body) for key in ("threads", "mem_mb", "runtime")]
+            threads, *others = [match[1] if match else "" for match in found]
+            means = re.sub(r"\{wildcards\.(\w+)\}", r"*\1*", message[1])
+            rows.append((f"`{name}`", means, threads or "1", *others))
+    return rows
+
+
 def _table(
     directive: SphinxDirective, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> list[nodes.Node]:
@@ -100,4 +122,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("parameters-table", ParametersTable)
     app.add_directive("run-times", RunTimes)
     app.add_directive("sources-table", SourcesTable)
+    app.add_directive("jobs-table", JobsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

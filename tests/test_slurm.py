@@ -1,0 +1,135 @@
+"""The same graph on a real Slurm, one job killed, one run stopped: the same result files as a local run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from slurm import ask, cluster, missing_programs
+from test_workflow import copy_checkout
+
+NOTEBOOK = "rwda/46_potential_application"  # datasets, embeddings of images and of prompts, a CSV and a JSON
+ON_SLURM = ("--cluster", "workflow/profiles/slurm", "--jobs", "2", "--latency-wait", "10")
+# The profile's pace is for jobs of minutes.
+ON_SLURM += ("--slurm-init-seconds-before-status-checks", "2")
+SECONDS = 900  # for one run, on a machine that does other things as well
+
+
+@pytest.fixture
+def slurm() -> Iterator[dict[str, str]]:
+    """The environment of a running Slurm."""
+    if missing := missing_programs():
+        pytest.skip(f"no Slurm here, missing: {', '.join(missing)}; apt-get install slurm-wlm munge")
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        cluster(Path(folder), cpus=16) as environment,
+    ):
+        yield environment
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """start(checkout, *options): the workflow up to the notebooks, in a process group of its own."""
+    processes = []
+
+    def run(checkout: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen:
+        output = (checkout / f"run-{len(processes)}.txt").open("w")
+        process = subprocess.Popen(
+            [sys.executable, "workflow/run.py", "--profile", "tiny", "--until", "sections", *options],
+            cwd=checkout,
+            env={**(environment or os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # a test run in the background ignores Ctrl-C, and its children would inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        processes.append((process, output))
+        return process
+
+    yield run
+    for process, output in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        output.close()
+
+
+def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_local_run(
+    root: Path, tmp_path: Path, slurm: dict[str, str], start: Callable
+) -> None:
+    local, remote = (copy_checkout(root, tmp_path / name) for name in ("local", "remote"))
+    for checkout in (local, remote):
+        for path in (checkout / "notebooks").rglob("*.ipynb"):
+            if path != checkout / "notebooks" / f"{NOTEBOOK}.ipynb":
+                path.unlink()
+    here = start(local, "--cores", "all")
+    first = start(remote, *ON_SLURM, environment=slurm)
+
+    # somebody, or something, kills a job in the middle: Snakemake submits it again
+    killed = job_that_runs("zsad_core.embeddings", slurm, first)
+    ask(slurm, "scancel", killed)
+    # Ctrl-C when the notebook runs: its job leaves the queue
+    job_that_runs("papermill", slurm, first)
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(SECONDS) != 0
+    told = (remote / "run-1.txt").read_text()
+    assert f"SLURM-job '{killed}' failed, SLURM status is: 'CANCELLED'" in told, told
+    wait_until(lambda: not ask(slurm, "squeue", "--noheader"), "a job is still in the queue")
+    assert not results(remote)
+
+    # the same command goes on
+    second = start(remote, *ON_SLURM, environment=slurm)
+    assert second.wait(SECONDS) == 0, (remote / "run-2.txt").read_text()
+    assert here.wait(SECONDS) == 0, (local / "run-0.txt").read_text()
+    assert [path.suffix for path in results(local)] == [".csv", ".json"]
+    assert results(remote) == results(local)
+
+    # every job of the run was one of Slurm's
+    submitted = re.findall(r"SLURM jobid (\d+)", told + (remote / "run-2.txt").read_text())
+    log = Path(slurm["SLURM_CONF"]).with_name("slurmctld.log").read_text()
+    done = set(re.findall(r"JobId=(\d+) WEXITSTATUS 0", log))
+    assert done and done < set(submitted)
+    # and a run on this machine finds its work done
+    again = start(remote, "--cores", "all", "--dry-run")
+    assert again.wait(SECONDS) == 0 and "Nothing to be done" in (remote / "run-3.txt").read_text()
+
+
+def results(checkout: Path) -> dict[Path, bytes]:
+    folder = checkout / "results" / "mini"
+    files = sorted(path for path in folder.glob("*.*") if path.suffix in (".csv", ".json"))
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def job_that_runs(module: str, slurm: dict[str, str], run: subprocess.Popen) -> str:
+    """The number of the Slurm job in which this Python module is running, as soon as there is one."""
+    found: list[str] = []
+
+    def look() -> bool:
+        assert run.poll() is None, f"the run has ended before a job has run {module}"
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes().decode().split("\0")
+                variables = (process / "environ").read_bytes().decode().split("\0")
+                if ["-m", module] == command[1:3] and f"SLURM_CONF={slurm['SLURM_CONF']}" in variables:
+                    found.extend(v.split("=")[1] for v in variables if v.startswith("SLURM_JOB_ID="))
+        return bool(found)
+
+    wait_until(look, f"no job runs {module}")
+    return found[0]
+
+
+def wait_until(ready: Callable[[], object], otherwise: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not ready():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.5)

@@ -37,7 +37,6 @@ from zsad_core.winclip import Output, category_texts, memory_of, token_map
 from zsad_core.windows import zero_shot_map
 
 SHIPPED_PROMPTS = Path(__file__).parent / "weights" / "zsad-mini-prompts.safetensors"
-TEMPERATURE = 0.01  # of RWDA's prompt score (Sec. 3.1)
 
 NO_MAP = "No maps: the model has no patch tokens."
 MAPS = {
@@ -148,15 +147,19 @@ def _numbers(*values: Tensor | np.ndarray) -> str:
 
 
 def _clip(settings: Settings, encoder: ClipEncoder, object_name: str) -> Scorer:
+    """s_pr (RWDA, Sec. 3.1), at the temperature that the weights were trained with: CLIP's 0.01, as there."""
     texts = text_embeddings(encoder, prompt_pair(object_name), settings.cache_dir)  # (2, d)
+    temperature = settings.temperature or encoder.temperature
     local, about, key = _patches(encoder, "clip")
 
     def detect(dense: Dense) -> Output:
-        scores = average_views(prompt_score(dense.arrays["views"], *texts, TEMPERATURE))
-        maps = token_map(dense.tensor("local"), encoder.grid, tuple(texts), TEMPERATURE) if key else None
+        scores = average_views(prompt_score(dense.arrays["views"], *texts, temperature))
+        has_map = about != NO_MAP
+        maps = token_map(dense.tensor("local"), encoder.grid, tuple(texts), temperature) if has_map else None
         return Output(torch.from_numpy(scores), maps)
 
     key |= {**_ids("clip", encoder), "texts": _numbers(texts), "crops": settings.multi_crop}
+    key["temperature"] = temperature
     return Scorer("clip", encoder, key, about, local, detect, crops=settings.multi_crop)
 
 
@@ -171,7 +174,7 @@ def _rwda(settings: Settings, encoder: ClipEncoder) -> Scorer:
 
     def detect(dense: Dense) -> Output:
         scores = average_views(torch.from_numpy(fnn.score(dense.arrays["views"])))
-        maps = fnn.score(dense.tensor("local")).unflatten(1, encoder.grid) if key else None
+        maps = fnn.score(dense.tensor("local")).unflatten(1, encoder.grid) if about != NO_MAP else None
         return Output(scores, maps)
 
     weights = _numbers(*(value for _, value in sorted(fnn.state_dict().items())))

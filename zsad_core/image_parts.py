@@ -81,7 +81,7 @@ def score_parts(
     parts: list[Part] = []
     candidates = [entry for entry in entries if not entry.status]
     key = {**scorer.key, **reader.key, **(key or {})}
-    with tqdm(total=len(candidates), desc=name, unit="image", disable=not progress) as bar:
+    with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
         for start in range(0, len(candidates), PART):
             waiting = candidates[start : start + PART]
             bar_step = len(waiting)
@@ -170,6 +170,11 @@ def table_of(
     table = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, "map_maximum"])
     numbers = {"score": "float64", "map_maximum": "float64", "width": "Int64", "height": "Int64"}
     return table.astype(numbers), float(np.median(middles)) if middles else 0.0
+
+
+def silent(progress: bool) -> dict[str, bool]:
+    """Options of a bar: where it is wanted, the environment (TQDM_DISABLE) still decides."""
+    return {} if progress else {"disable": True}
 
 
 def named(table: pd.DataFrame, most: int = 5) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -193,6 +193,10 @@ def score_folder(
     table = _noted(_decided(table, chosen), digests, scorer, seen.digests if seen else ())
     used = {"images": content_key(files=sorted(digests.values()))}
     used |= {"normal": content_key(files=sorted(seen.digests))} if seen else {}
+    asked = {"scored_with": method, "object_in_images": object_name, "threshold": threshold}
+    asked |= {"threshold_from": threshold_from, "threshold_quantile": threshold_quantile}
+    asked |= {"prompts_file": None if prompts_file is None else Path(prompts_file).name}
+    asked |= {"labels_from": None if labels is None else Path(labels).name}
     facts = {
         **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
         **{"whole": whole, "bits": bits, "threshold": chosen.value, "rule": chosen.rule},
@@ -201,7 +205,7 @@ def score_folder(
             "precision": scorer.encoder.precision,
             "seed": settings.seed,
         },
-        **provenance(settings, scorer.encoder, used),
+        **provenance(replace(settings, **asked), scorer.encoder, used),
         "started": started.isoformat(timespec="seconds"),
     }
     result = Result(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from zsad_core.datasets import COLUMNS, load_dataset, stretched_mask
 from zsad_core.image_files import BadImage, Entry, find_files, read_mask
+from zsad_core.image_parts import silent
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
 from zsad_core.winclip import scaled_size
@@ -151,7 +152,7 @@ def with_metrics(result: Result, truth: Truth, map_size: int | None, *, progress
         unused = len(truth.masks) - len({path for path in paths.values() if isinstance(path, Path)})
         if unused and truth.entries is None:
             messages.append(f"{unused} masks belong to no image, by name.")
-        for look in tqdm(result.looks(), total=int(ok.sum()), desc="masks", disable=not progress):
+        for look in tqdm(result.looks(), total=int(ok.sum()), desc="masks", **silent(progress)):
             name, size = table["file"][look.place], tuple(look.dense.sizes[look.number].tolist())
             try:
                 mask = _mask(paths.get(name), size)

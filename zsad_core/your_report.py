@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from zsad_core.heat_maps import colour_bar, decorated, histogram, shown_size, thumbnail
 from zsad_core.image_files import BadImage, FileChanged, is_result_folder
+from zsad_core.image_parts import silent
 from zsad_core.tables import LABELS
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _write_maps(
     shown, pictures = {*top, *sample}, {}
     (folder / "maps").mkdir()
     looks = result.looks(wanted | shown)
-    for look in tqdm(looks, total=len(wanted | shown), desc="heat maps", disable=not progress):
+    for look in tqdm(looks, total=len(wanted | shown), desc="heat maps", **silent(progress)):
         place, name = look.place, table["file"][look.place]
         try:
             image = result.image(look)

@@ -6,6 +6,7 @@ the threshold a line says so, white with black on either side, which needs no co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import matplotlib as mpl
@@ -65,6 +66,24 @@ def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
     colours = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[None, :, :3]
     mixed = 0.4 * 0.5 + 0.6 * np.repeat(colours, height, 0)
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def pairs_figure(
+    pairs: Sequence[tuple[Image.Image, Image.Image]], titles: Sequence[str], scale: tuple[float, float]
+) -> Figure:
+    """Images above their heat maps, side by side, with one colour bar."""
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = new_figure(2, len(pairs), 1.6 * len(pairs) + 1, 3.9)
+        for column, (pair, title) in enumerate(zip(pairs, titles, strict=True)):
+            for axis, picture in zip(axes[:, column], pair, strict=True):
+                axis.imshow(picture)
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+            axes[0, column].set_title(title, fontsize=8)
+        colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(*scale), COLOURS)
+        label = "map (mixed with the grey image)"
+        figure.colorbar(colours, ax=axes, label=label, extend="both", shrink=0.8)
+        return figure
 
 
 def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Figure:

@@ -23,12 +23,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from zsad_core.heat_maps import colour_bar, decorated, histogram, shown_size, thumbnail
+from zsad_core.heat_maps import colour_bar, decorated, histogram, pairs_figure, shown_size, thumbnail
 from zsad_core.image_files import BadImage, FileChanged, is_result_folder
 from zsad_core.image_parts import silent
 from zsad_core.tables import LABELS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
 
     from zsad_core.your_images import Result
@@ -125,6 +126,17 @@ def draw(result: Result, look, image: Image.Image) -> Image.Image:
     width, height = shown_size(image.size)
     found = result.map(look, (height, width))
     return decorated(image.resize((width, height)), found, result.scale, result.threshold.map_value)
+
+
+def gallery(result: Result, places: Sequence[int]) -> Figure:
+    """Some scored images above their heat maps; `places` count the table's rows."""
+    found = {}
+    for look in result.looks(places):
+        image = result.image(look)
+        found[look.place] = image.resize(shown_size(image.size)), draw(result, look, image)
+    rows = result.table.loc[list(places)]
+    titles = [f"{row.file}\n{row.score:.3g}, {row.decision}" for row in rows.itertuples()]
+    return pairs_figure([found[place] for place in places], titles, result.scale)
 
 
 def page(result: Result, pictures: dict[int, tuple[str, str]]) -> str:

@@ -44,7 +44,7 @@ def run(tiny, tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         try:
-            code = score.main([*map(str, arguments), *tiny])
+            code = score.main([*tiny, *map(str, arguments)])
         except SystemExit as exited:
             code = exited.code
         captured = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_exit_1_with_one_line_and_no_traceback(run, tmp_path):
     ):
         code, _, err = run(*arguments)
         assert code == 1 and message in err
-        assert err.startswith("error: ") and err.count("\n") == 1
+        assert err.startswith("error: ") and err.count("\n") == 1, "nothing was begun"
 
 
 def test_exit_2_for_a_wrong_command_line(run, tmp_path):
@@ -127,7 +127,7 @@ def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path)
 
 
 def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):
-    folder, cache = fill(tmp_path / "photos", 200), tmp_path / "cache"
+    folder, cache = fill(tmp_path / "photos", 130), tmp_path / "cache"
     command = [sys.executable, "-m", "zsad_core.score", str(folder), "--out", str(tmp_path / "out"), *tiny]
     command += ["--cache", str(cache)]  # the last one counts
     options = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
@@ -145,8 +145,8 @@ def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):
     assert "The same command goes on" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
     kept = {path: path.stat().st_mtime_ns for path in cache.glob("your_images/*.safetensors")}
-    assert 1 <= len(kept) < 7
+    assert 1 <= len(kept) < 5
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 200
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 130
     assert kept == {path: path.stat().st_mtime_ns for path in kept}, "what was there is not made again"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,6 +167,8 @@ def score_folder(
         other = [path for path in (normal, masks, labels) if path is not None and path != "folders"]
         listing = find_files(folder, follow_links=follow_links, other=other)
         entries, messages = listing.entries, _passed_over(listing)
+    if all(entry.status for entry in entries):
+        raise ValueError(f"nothing in {folder} can be scored: {named(table_of(entries, [], {})[0])}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         scorer = load_scorer(method, settings, object_name=object_name, prompts_file=prompts_file)
@@ -191,21 +193,14 @@ def score_folder(
     chosen = choose_threshold(sample, seen.sample if seen else None, left_out=left_out, **rule)
     digests = {e.name: d for part in parts for e, d in zip(part.entries, part.digests, strict=True)}
     table = _noted(_decided(table, chosen), digests, scorer, seen.digests if seen else ())
-    used = {"images": content_key(files=sorted(digests.values()))}
-    used |= {"normal": content_key(files=sorted(seen.digests))} if seen else {}
+    used = {"images": digests.values(), "normal": seen.digests if seen else ()}
     asked = {"scored_with": method, "object_in_images": object_name, "threshold": threshold}
     asked |= {"threshold_from": threshold_from, "threshold_quantile": threshold_quantile}
-    asked |= {"prompts_file": None if prompts_file is None else Path(prompts_file).name}
-    asked |= {"labels_from": None if labels is None else Path(labels).name}
+    asked |= {"prompts_file": _last(prompts_file), "labels_from": _last(labels)}
     facts = {
         **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
         **{"whole": whole, "bits": bits, "threshold": chosen.value, "rule": chosen.rule},
-        **{
-            "device": str(scorer.encoder.device),
-            "precision": scorer.encoder.precision,
-            "seed": settings.seed,
-        },
-        **provenance(replace(settings, **asked), scorer.encoder, used),
+        **_origin(replace(settings, **asked), scorer, used),
         "started": started.isoformat(timespec="seconds"),
     }
     result = Result(
@@ -251,6 +246,19 @@ def example(settings: Settings) -> dict[str, str]:
         "labels": "folders",
         "masks": str(place / "ground_truth"),
     }
+
+
+def _origin(settings: Settings, scorer: Scorer, used: Mapping[str, Collection[str]]) -> dict:
+    """Provenance, with a fingerprint of the files in each part."""
+    encoder = scorer.encoder
+    own = {"device": str(encoder.device), "precision": encoder.precision, "seed": settings.seed}
+    found = {name: content_key(files=sorted(digests)) for name, digests in used.items() if digests}
+    return {**own, **provenance(settings, encoder, found)}
+
+
+def _last(path: str | Path | None) -> str | None:
+    """No machine's folder is recorded."""
+    return None if path is None else Path(path).name
 
 
 class _Seen(NamedTuple):

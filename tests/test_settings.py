@@ -97,6 +97,8 @@ BAD = [
     ({"n_pairs": 30_000}, "raise pool_pairs"),
     ({"model": "ViT-B-32"}, "shipped exist only for the model zsad-mini"),
     ({"n_pair": 400}, "did you mean 'n_pairs'?"),
+    ({"threshold_quantile": 1.5}, "expected at most 1"),
+    ({"scored_with": "patchcore"}, "winclip or winclip_plus or anomalyclip"),
     ({"profile": 3}, "profile = 3 (int)"),
 ]
 
@@ -144,6 +146,8 @@ def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     settings = read_settings({"captions_file": "data/coco.json", "cache_dir": "/elsewhere"})
     assert (settings.data_dir, settings.captions_file) == ("../data", "../data/coco.json")
     assert settings.cache_dir == "/elsewhere"
+    own = read_settings({"images_dir": "photos", "labels_from": "folders"})
+    assert (own.images_dir, own.labels_from) == ("../photos", "folders")  # a word, not a path
     assert profile_path("mini").samefile(ROOT / "profiles" / "mini.yaml")
 
 

@@ -27,7 +27,13 @@ import yaml
 
 from zsad_core.prompts import ALPHABETS
 
-PATH_PARAMETERS = ("data_dir", "cache_dir", "results_dir", "captions_file")
+PATH_PARAMETERS = (
+    *("data_dir", "cache_dir", "results_dir", "captions_file"),
+    *("images_dir", "normal_dir", "masks_dir", "labels_from", "prompts_file"),
+)
+METHODS = ("clip", "rwda", "winclip", "winclip_plus", "anomalyclip")
+"""What a folder of one's own images can be scored with."""
+THRESHOLDS = ("auto", "references", "folder")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DATASET_ROLES = (
     *("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic"),  # industrial
@@ -43,7 +49,7 @@ _EXAMPLES = {str: '"text"', int: "4", float: "0.001", bool: "true", list: "[1, 2
 
 def parameter(kind: type, meaning: str, **limits: Any) -> Any:
     """A field of `Settings`: its YAML type, its meaning in one line, and any of at_least, above, below,
-    choices, optional (a profile may leave it empty), example (for the error message)."""
+    at_most, choices, optional (a profile may leave it empty), example (for the error message)."""
     return field(metadata={"kind": kind, "meaning": meaning, **limits})
 
 
@@ -125,6 +131,36 @@ class Settings:
         str, "COCO captions JSON (null in a profile: this project's own sentences)", optional=True
     )
     tsne_points: int = parameter(int, "embeddings of each kind in a t-SNE plot", at_least=10)
+    images_dir: str | None = parameter(
+        str, "a folder of your own images (null in a profile: an example from the datasets)", optional=True
+    )
+    normal_dir: str | None = parameter(
+        str, "a folder of a few normal images (null in a profile: none)", optional=True
+    )
+    labels_from: str | None = parameter(
+        str, "labels of your images: folders, or a CSV file (null in a profile: none)", optional=True
+    )
+    masks_dir: str | None = parameter(
+        str, "a folder of masks of your images (null in a profile: none)", optional=True
+    )
+    scored_with: str = parameter(str, "the method for your images", choices=METHODS)
+    object_in_images: str = parameter(str, "what the prompts call the thing in your images")
+    prompts_file: str | None = parameter(
+        str, "learned prompts for AnomalyCLIP on your images (null in a profile: shipped)", optional=True
+    )
+    threshold_from: str = parameter(
+        str, "auto (references if there are any), references or folder", choices=THRESHOLDS
+    )
+    threshold_quantile: float | None = parameter(
+        float,
+        "of the scores there (null in a profile: 1 of references, 0.9 of a folder)",
+        at_least=0,
+        at_most=1,
+        optional=True,
+    )
+    threshold: float | None = parameter(
+        float, "a number that decides (null in a profile: the quantile does)", optional=True
+    )
 
 
 _FIELDS: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(Settings)}
@@ -149,7 +185,7 @@ def read_settings(namespace: Mapping[str, Any]) -> Settings:
     values |= {name: namespace[name] for name in KINDS if namespace.get(name) is not None}
     values["profile"] = profile
     checked = {name: _check(name, value) for name, value in values.items()}
-    checked |= {name: _from_root(checked[name]) for name in PATH_PARAMETERS}
+    checked |= {n: _from_root(checked[n]) for n in PATH_PARAMETERS if checked[n] != "folders"}
     for name in ("weights", "prompt_weights"):
         if (checked[name] or "").endswith(CHECKPOINT_SUFFIXES):
             checked[name] = _from_root(checked[name])
@@ -292,6 +328,7 @@ def _check_number(name: str, value: Any, kind: type) -> int | float:
         ("at_least", lambda limit: value >= limit, "at least"),
         ("above", lambda limit: value > limit, "above"),
         ("below", lambda limit: value < limit, "below"),
+        ("at_most", lambda limit: value <= limit, "at most"),
     )
     for limit, holds, words in limits:
         if limit in metadata and not holds(metadata[limit]):

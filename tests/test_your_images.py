@@ -1,0 +1,472 @@
+"""A folder of anybody's images: none lost, decisions by a rule that is said, the methods' own scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from zsad_core import image_parts, your_images, your_report
+from zsad_core.detectors import MAPS, METHODS, load_scorer, read_prompts
+from zsad_core.encoders import load_encoder
+from zsad_core.prompts import prompt_pair
+from zsad_core.scores import average_views, prompt_score
+from zsad_core.settings import Settings, read_settings
+from zsad_core.views import test_views as views_of
+from zsad_core.winclip import category_texts, image_scores
+from zsad_core.your_images import score_folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    """A CLIP of 3 x 3 patches with random weights."""
+    folder = tmp_path_factory.mktemp("settings")
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 2}}
+    (folder / "tiny.json").write_text(json.dumps(config))
+    few = {"n_pairs": 8, "pool_pairs": 8, "pair_counts": [8], "batch_size": 8, "epochs": 1}
+    few |= {"model": str(folder / "tiny.json"), "weights": "random", "device": "cpu"}
+    return read_settings({**few, "cache_dir": str(folder / "cache")})
+
+
+@pytest.fixture
+def score(settings) -> Callable[..., your_images.Result]:
+    return partial(score_folder, settings=settings, progress=False)
+
+
+def noise(seed: int, size: tuple[int, int] = (30, 30)) -> Image.Image:
+    """Random pixels; (width, height)."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
+
+
+def fill(folder: Path, names: list[str] | int, first: int = 0, size: tuple[int, int] = (30, 30)) -> Path:
+    names = [f"{i:02d}.png" for i in range(names)] if isinstance(names, int) else names
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(first + i, size).save(folder / name)
+    return folder
+
+
+def mixed_folder(folder: Path) -> tuple[Path, set[str]]:
+    """100 files as they come, and the names of those that cannot be scored."""
+    ways = {
+        "photo.jpg": lambda image, path: image.save(path),
+        "scan.tiff": lambda image, path: image.save(path),
+        "drawn.png": lambda image, path: image.save(path),
+        "grey.png": lambda image, path: image.convert("L").save(path),
+        "clear.png": lambda image, path: image.convert("RGBA").save(path),
+        "deep.png": lambda image, path: deep(image).save(path),
+        "turned.jpg": lambda image, path: image.save(path, exif=turned),
+        "small.webp": lambda image, path: image.save(path),
+        "print.jpg": lambda image, path: image.convert("CMYK").save(path),
+        "old.bmp": lambda image, path: image.convert("P").save(path),
+    }  # fmt: skip
+    deep = lambda image: Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)  # noqa: E731
+    turned = Image.Exif()
+    turned[274] = 8
+    for i in range(98):
+        name, save = list(ways.items())[i % len(ways)]
+        path = folder / f"box {i // 10}" / f"ü{i % 10}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(noise(i, (30, 24)), path)
+    whole = (folder / "box 0" / "ü0-photo.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("none of them is broken")
+    return folder, {"truncated.jpg", "notes.txt"}
+
+
+def test_a_folder_of_100_mixed_images(tmp_path, score):
+    folder, bad = mixed_folder(tmp_path / "photos")
+    result = score(folder, out=tmp_path / "out")
+    table = result.table
+    assert len(table) == 100 and table["file"].is_unique and list(table["file"]) == sorted(table["file"])
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(table["file"]) == files, "none lost"
+    assert set(table.loc[table["status"] != "scored", "file"]) == bad
+    unread = table[table["file"].isin(bad)]
+    assert dict(zip(unread["file"], unread["status"])) == {
+        "truncated.jpg": "unreadable",
+        "notes.txt": "no image",
+    }
+    assert unread["score"].isna().all() and (unread["error"] != "").all() and (unread["decision"] == "").all()
+    good = table[~table["file"].isin(bad)]
+    assert good["score"].between(0, 1).all() and (good["error"] == "").all()
+    assert set(good["decision"]) == {"normal", "anomalous"}
+    notes = {name: set(own["notes"]) for name, own in good.groupby(good["file"].str.split("-").str[-1])}
+    assert notes["turned.jpg"] == {"turned as its EXIF data say"} and notes["photo.jpg"] == {""}
+    assert notes["deep.png"] == {"16 bits scaled to 8"}
+    turned = good[good["file"].str.endswith("turned.jpg")]
+    assert set(zip(turned["width"], turned["height"])) == {(24, 30)}
+
+    out = tmp_path / "out"
+    kept = pd.read_csv(out / "scores.csv", keep_default_na=False, na_values={"score": ""})
+    parquet = pd.read_parquet(out / "scores.parquet")
+    assert kept["file"].tolist() == parquet["file"].tolist() == table["file"].tolist()
+    np.testing.assert_array_equal(kept["score"].to_numpy(float), parquet["score"].to_numpy())
+    np.testing.assert_array_equal(parquet["score"].to_numpy(), table["score"].to_numpy())
+    assert len(list((out / "maps").iterdir())) == 98
+    assert all((out / path).is_file() for path in table["heat_map"] if path)
+    shown = (out / "report.html").read_text()
+    assert all(name in shown for name in bad)
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["weights"].startswith("random") and facts["parameters"]["scored_with"] == "winclip"
+    assert {"commit", "versions", "device", "seed", "precision", "started", "seconds"} <= set(facts)
+    assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
+
+
+def test_winclip_score_is_the_core_s_own(tmp_path, score, settings):
+    folder = fill(tmp_path / "photos", 3) and fill(tmp_path / "photos", ["wide.png"], 9, (70, 30))
+    table = score(folder, object_name="metal nut").table.set_index("file")
+    encoder = load_encoder(settings.model, "random", device="cpu")
+    texts = category_texts(encoder, "metal_nut", tmp_path)
+    for name in ("00.png", "wide.png"):
+        image = Image.open(folder / name)
+        views = encoder.embed_images(views_of(image, encoder, whole="tiles"), normalize=False)
+        assert len(views) == (6 if name == "00.png" else 18)  # three tiles
+        expected = image_scores(views[None].numpy(), texts, encoder.temperature)
+        assert table["score"][name] == pytest.approx(float(expected[0]), abs=1e-9)
+
+
+def test_clip_score_is_the_core_s_own_also_squashed(tmp_path, score, settings):
+    folder = fill(tmp_path / "photos", 2, size=(50, 30))
+    table = score(folder, "clip", whole="squash").table
+    encoder = load_encoder(settings.model, "random", device="cpu")
+    texts = encoder.embed_text(prompt_pair())
+    views = encoder.embed_images(views_of(Image.open(folder / "00.png"), encoder, whole="squash"))
+    expected = average_views(prompt_score(views[None], *texts, encoder.temperature))
+    assert table["score"][0] == pytest.approx(float(expected[0]), abs=1e-6)
+
+
+def test_every_method_scores_and_says_what_its_map_is(tmp_path, score):
+    folder, normal = fill(tmp_path / "photos", 3), fill(tmp_path / "good", 2, first=50)
+    for method in METHODS[:4]:
+        result = score(folder, method, normal=normal)
+        assert (result.table["status"] == "scored").all() and result.about_map == MAPS[method]
+        assert result.table["map_maximum"].between(0, 1).all() and result.has_maps
+        assert len(result.references) == 2
+    assert "not" not in MAPS["winclip"] and "no map in" in MAPS["clip"] and "no map in" in MAPS["rwda"]
+
+
+def test_a_resnet_has_no_map_for_clip_and_no_winclip_plus(tmp_path, settings):
+    config = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
+    text = {"width": 32, "heads": 2, "layers": 1}
+    path = tmp_path / "resnet.json"
+    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": config, "text_cfg": text}))
+    own = replace(settings, model=str(path), scales=(1, 2))
+    folder = fill(tmp_path / "photos", 2)
+    result = score_folder(folder, "clip", settings=own, out=tmp_path / "out", progress=False)
+    assert not result.has_maps and "No maps" in (tmp_path / "out" / "report.html").read_text()
+    assert not list((tmp_path / "out" / "maps").iterdir())
+    with pytest.raises(ValueError, match="take winclip"):
+        score_folder(folder, "winclip_plus", settings=own, normal=folder, progress=False)
+
+
+def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tmp_path, score, settings):
+    folder = fill(tmp_path / "photos", 2)
+    own = read_settings({"cache_dir": str(tmp_path / "cache"), "device": "cpu"})
+    result = score_folder(folder, "anomalyclip", settings=own, progress=False)
+    assert result.table["score"].between(0, 1).all() and result.smooth
+    assert result.facts["model"] == "zsad-mini-144px"
+    with pytest.raises(ValueError, match="give prompts_file"):
+        read_prompts(load_encoder(settings.model, "random", device="cpu"))
+    with pytest.raises(FileNotFoundError, match="released prompts"):
+        score_folder(folder, "anomalyclip", settings=own, prompts_file=tmp_path / "no.pth", progress=False)
+    with pytest.raises(ValueError, match="leave it out"):
+        score(folder, "winclip", prompts_file=tmp_path / "no.pth")
+
+
+def test_images_that_trained_the_prompts_are_marked(tmp_path, monkeypatch, score, settings):
+    from zsad_core.cache import sha256_of
+
+    folder = fill(tmp_path / "photos", 2)
+    seen = int.from_bytes(bytes.fromhex(sha256_of(folder / "01.png")[:16]), "big", signed=True)
+    scorer = replace(load_scorer("winclip", settings), trained_on=frozenset([seen]))
+    monkeypatch.setattr(your_images, "load_scorer", lambda *args, **options: scorer)
+    notes = score(folder).table["notes"].tolist()
+    assert notes[0] == "" and "not zero-shot" in notes[1]
+
+
+def test_a_reference_is_scored_against_the_others(tmp_path, score, settings):
+    """Brute force: for each reference a run of its own, with the others as references."""
+    normal, folder = fill(tmp_path / "good", 3, first=50), fill(tmp_path / "photos", 3)
+    result = score(folder, "winclip_plus", normal=normal)
+    expected = []
+    for i in range(3):
+        others = fill(tmp_path / f"without {i}", 0)
+        others.mkdir()
+        for path in normal.iterdir():
+            if path.name != f"{i:02d}.png":
+                (others / path.name).write_bytes(path.read_bytes())
+        (tmp_path / f"only {i}").mkdir()
+        (tmp_path / f"only {i}" / "a.png").write_bytes((normal / f"{i:02d}.png").read_bytes())
+        expected.append(score(tmp_path / f"only {i}", "winclip_plus", normal=others).table["score"][0])
+    np.testing.assert_allclose(result.references, expected, atol=1e-9)
+    assert result.threshold.value == pytest.approx(max(expected))
+    assert "each scored against the others" in result.threshold.rule
+    own = score(normal, "winclip_plus", normal=normal, threshold_from="folder").table
+    assert (own["notes"] == "also a normal reference").all()
+    assert (own["score"] < min(expected) + 1e-9).all(), "against itself it would be perfect"
+
+
+def test_one_reference_of_winclip_plus_falls_back_and_says_so(tmp_path, score):
+    normal, folder = fill(tmp_path / "good", 1, first=50), fill(tmp_path / "photos", 12)
+    result = score(folder, "winclip_plus", normal=normal)
+    assert result.threshold.value == pytest.approx(np.quantile(result.table["score"], 0.9))
+    assert any("one reference only" in message for message in result.messages)
+    assert (result.table["decision"] == "anomalous").sum() == 2  # 12 scores: above the place 9.9
+    same = fill(tmp_path / "copies", 1, first=50)
+    (same / "copy.png").write_bytes((same / "00.png").read_bytes())
+    result = score(folder, "winclip_plus", normal=same)
+    assert any("copy of another one" in message for message in result.messages)
+    zero_shot = score(folder, "winclip", normal=normal)  # its only score can be compared with others
+    assert zero_shot.threshold.rule.startswith("above the highest score of 1 normal reference")
+
+
+def test_references_that_cannot_be_read(tmp_path, score):
+    normal, folder = fill(tmp_path / "good", 2, first=50), fill(tmp_path / "photos", 2)
+    (normal / "broken.png").write_bytes(b"")
+    for method in ("winclip", "winclip_plus"):
+        result = score(folder, method, normal=normal)
+        assert len(result.references) == 2
+        assert any("broken.png (it is empty)" in message for message in result.messages)
+        with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
+            (tmp_path / "bad").mkdir(exist_ok=True)
+            (tmp_path / "bad" / "a.png").write_bytes(b"")
+            score(folder, method, normal=tmp_path / "bad")
+    with pytest.raises(ValueError, match="compares with normal images"):
+        score(folder, "winclip_plus")
+
+
+def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings, monkeypatch):
+    folder, seen = fill(tmp_path / "photos", 40, size=(24, 24)), []
+    see = image_parts.see
+
+    def counting(scorer, images):
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+        seen.extend(images)
+        return see(scorer, images)
+
+    monkeypatch.setattr(image_parts, "see", counting)
+    stop = 32
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, out=tmp_path / "out")
+    assert len(seen) == 32 and not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    stop = math.inf
+    first = score(folder, out=tmp_path / "out").table
+    assert len(seen) == 40, "the first part was not read again"
+    pd.testing.assert_frame_equal(score(folder, out=tmp_path / "out").table, first)
+    assert len(seen) == 40
+    noise(99, (24, 24)).save(folder / "39.png")  # other content: its part is another one
+    assert score(folder).table["score"][39] != first["score"][39]
+    assert len(seen) == 48
+
+
+def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):
+    for name in ("a", "b"):
+        folder = fill(tmp_path / name, [f"{name}1.png"])
+        (folder / f"{name}2.txt").write_text("no image")
+        table = score(folder).table
+        assert table["file"].tolist() == [f"{name}1.png", f"{name}2.txt"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypatch):
+    folder = fill(tmp_path / "photos", 3)
+    digest_of = image_parts.digest_of
+
+    def late(path):
+        found = digest_of(path)
+        return "0" * 64 if path.name == "01.png" else found
+
+    monkeypatch.setattr(image_parts, "digest_of", late)
+    table = score(folder).table
+    assert table["status"].tolist() == ["scored", "unreadable", "scored"]
+    assert table["error"][1] == "it changed while it was read"
+
+
+def test_results_never_overwrite_anything_else(tmp_path, score):
+    folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
+    with pytest.raises(ValueError, match="would replace"):
+        score(folder, out=folder)
+    with pytest.raises(ValueError, match="would replace"):
+        score(folder, out=tmp_path)
+    foreign = fill(tmp_path / "holiday", 1)
+    with pytest.raises(FileExistsError, match="00.png"):
+        score(folder, out=foreign)
+    result = score(folder, out=tmp_path / "out")
+    assert result.table["heat_map"].nunique() == 3, "equal stems"
+    (tmp_path / "out" / "maps" / "mine.txt").write_text("kept")
+    with pytest.raises(FileExistsError, match="maps/mine.txt"):
+        score(folder, out=tmp_path / "out")
+    (tmp_path / "out" / "maps" / "mine.txt").unlink()
+    inside = score(folder, out=folder / "results")
+    again = score(folder, out=folder / "results")  # its own heat maps are not images to score
+    assert len(again.table) == len(inside.table) == 3
+    assert any("results of an earlier run" in message for message in again.messages)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_beside_another_one_is_refused(tmp_path, score):
+    folder = fill(tmp_path / "photos", 1)
+    with your_report._replacing(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run"):
+        score(folder, out=tmp_path / "out")
+
+
+def test_nothing_to_score_is_an_error_that_names_the_files(tmp_path, score):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="there is no file in it"):
+        score(tmp_path / "empty")
+    (tmp_path / "empty" / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"a.txt \(no image in a format"):
+        score(tmp_path / "empty")
+    with pytest.raises(ValueError, match="expected one of clip, rwda"):
+        score(fill(tmp_path / "photos", 1), "patchcore")
+
+
+def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
+    names = [f"{i:02d}.png" for i in range(39)] + ["<script>alert(1)<&>.png"]
+    folder = fill(tmp_path / "photos", names, size=(12, 12))
+    score(folder, out=tmp_path / "out", heat_maps=2)
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = BeautifulSoup(text, "html.parser")
+    assert not page.find_all("script") and "<script>alert(1)<&>.png" in page.get_text()
+    images = page.find_all("img")
+    assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
+    assert not [tag for tag in page.find_all(src=True) if not tag["src"].startswith("data:")]
+    assert not page.find_all("link") and "http" not in text.replace("http-equiv", "")
+    assert len(page.select(".gallery li")) == your_report.TOP + 8  # every second of the others
+    assert "The 24 highest of 40, and below them 8 others" in page.get_text().replace("\n", " ")
+    assert len(list((tmp_path / "out" / "maps").iterdir())) == 2
+    assert "0.9-quantile of the folder's own 40 scores" in page.get_text()
+
+
+def labelled(folder: Path) -> Path:
+    return fill(folder, ["good/0.png", "good/1.png", "good/2.png", "hole/0.png", "hole/1.png"])
+
+
+def values(result: your_images.Result, task: str) -> dict[str, float]:
+    own = result.metrics[result.metrics["task"] == task]
+    return dict(zip(own["metric"], own["value"]))
+
+
+def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score):
+    folder = labelled(tmp_path / "photos")
+    result = score(folder, labels="folders")
+    scores, labels = result.table["score"].to_numpy(), np.array([0, 0, 0, 1, 1])
+    assert result.table["label"].tolist() == labels.tolist()
+    found = values(result, "image")
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert found["ap"] == pytest.approx(average_precision_score(labels, scores))
+    flagged = scores > np.quantile(scores, 0.9)
+    assert found["recall"] == (flagged & (labels == 1)).sum() / 2
+    assert found["precision"] == (flagged & (labels == 1)).sum() / flagged.sum()
+    assert found["false_alarms"] == (flagged & (labels == 0)).sum() / 3
+
+    file = tmp_path / "labels.csv"
+    file.write_text("file,label\ngood/0.png,OK\ngood/1.png,0\n2.png,normal\nhole/0.png,1\nlost.png,bad\n")
+    result = score(folder, labels=file)
+    assert result.table["label"].fillna(-1).tolist() == [0, 0, 0, 1, -1]
+    assert any("1 labels belong to no file" in message for message in result.messages)
+    assert any("1 scored images have no label" in message for message in result.messages)
+    assert values(result, "image")["auroc"] == pytest.approx(roc_auc_score(labels[:4], scores[:4]))
+    for text, message in {
+        "file,label\na.png,2\n": "unknown labels 2",
+        "name,label\na.png,1\n": "expected file and label",
+        "file,label\na.png,1\na.png,0\n": "listed as normal and as anomalous",
+        "": "is not a CSV file",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            score(folder, labels=file)
+
+
+def test_undefined_metrics_are_said_to_be_undefined(tmp_path, score):
+    folder = fill(tmp_path / "photos", ["good/0.png", "good/1.png"])
+    result = score(folder, labels="folders", threshold=1.0, out=tmp_path / "out")
+    assert (
+        result.metrics["value"]
+        .drop(result.metrics.index[result.metrics["metric"] == "false_alarms"])
+        .isna()
+        .all()
+    )
+    assert result.metrics["note"].str.startswith("undefined").sum() == 5
+    assert (tmp_path / "out" / "report.html").read_text().count("undefined: no anomalous image") == 4
+
+
+def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
+    from zsad_core.metrics import aupro, pixel_auroc
+
+    folder = labelled(tmp_path / "photos")
+    masks = tmp_path / "photos" / "truth"  # inside: not to be scored
+    for name, size in (("hole/0_mask.png", 30), ("hole/1.png", 30), ("stray.png", 30)):
+        mask = np.zeros((size, size), np.uint8)
+        mask[5:15, 5:15] = 255
+        (masks / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(masks / name)
+    result = score(folder, masks=masks)
+    assert len(result.table) == 5 and result.table["label"].tolist() == [0, 0, 0, 1, 1]
+    assert any("1 masks belong to no image" in message for message in result.messages)
+    truth, maps = np.zeros((5, 30, 30), bool), []
+    truth[3:, 5:15, 5:15] = True
+    maps = np.stack([result.map(look, (30, 30)) for look in result.looks()])
+    found = values(result, "pixel")
+    assert found["auroc"] == pytest.approx(pixel_auroc(truth, maps), abs=1e-3)
+    assert found["pro"] == pytest.approx(aupro(truth, maps), abs=1e-3)
+
+    Image.new("L", (31, 30)).save(masks / "hole" / "1.png")
+    result = score(folder, masks=masks, labels="folders")
+    assert "1.png is 31 x 30 (W x H), the image 30 x 30" in result.table["error"][4]
+    assert result.table["status"][4] == "scored" and result.table["score"].notna().all()
+    (masks / "hole" / "1.png").unlink()
+    result = score(folder, masks=masks, labels="folders")
+    assert "labelled anomalous and has no mask" in result.table["error"][4]
+    noise(7).save(folder / "hole" / "0.jpg")
+    assert "could belong to" in score(folder, masks=masks).table.set_index("file")["error"]["hole/0.jpg"]
+
+
+def test_a_prepared_folder_is_scored_on_its_test_split_with_its_masks(score, toy_set):
+    dataset = toy_set()
+    table = score(dataset.root).table
+    result = score(dataset.root)
+    part = dataset.select(split="test")
+    assert table["file"].tolist() == sorted(part.meta["image"])
+    assert result.table.set_index("file")["label"].to_dict() == dict(zip(part.meta["image"], part.labels))
+    assert set(result.metrics["task"]) == {"image", "pixel"}
+    assert not result.metrics["value"].isna().all()
+
+
+def test_example_is_a_category_of_the_profile(toy_set, tmp_path, settings):
+    data = toy_set().root.parent
+    own = replace(settings, data_dir=str(data), datasets={"mvtec": "toys"}, scored_with="winclip_plus")
+    result = your_images.score_from(own, progress=False)
+    assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
+    assert any("one reference only" in message for message in result.messages)
+    asked = replace(own, images_dir=str(fill(tmp_path / "photos", 2)), scored_with="clip", threshold=0.5)
+    assert (
+        your_images.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
+    )
+    with pytest.raises(FileNotFoundError, match="give images_dir"):
+        your_images.example(replace(own, data_dir=str(tmp_path / "nowhere")))
+
+
+def test_heat_map_is_marked_where_it_is_above_the_threshold():
+    from zsad_core.heat_maps import decorated, shown_size
+
+    heat = np.zeros((40, 40))
+    heat[10:20, 10:20] = 1
+    drawn = np.asarray(decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0), 0.5))
+    assert (drawn[9, 12] == 255).all() and (drawn[8, 12] == 0).all(), "white, and black beside it"
+    plain = np.asarray(decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0)))
+    assert (plain[0, 0] == plain[9, 12]).all() and plain[15, 15].sum() > plain[0, 0].sum()
+    assert shown_size((4000, 10)) == (640, 2)

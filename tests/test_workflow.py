@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
+
+from data_scripts.prepare import prepared_folder
 
 FOLDERS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
 PARTS = (*FOLDERS, "_config.yml")
@@ -139,3 +142,44 @@ def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout: Path, star
     changed.write_text(changed.read_text().replace("{", "{ ", 1))
     plan = finish(start("--until", "sections", "--dry-run"))
     assert re.findall(r"^Job \d+: (.*)", plan, re.M) == ["Notebook rwda/31_prompt_guided"], plan
+
+
+def test_a_large_dataset_is_cut_and_a_lost_shard_alone_is_computed_again(
+    checkout: Path, start: Callable
+) -> None:
+    """Large is what shards are: here of two images. A category's name holds a space, as one of SDD's does."""
+    for module, name in (("shards", "SHARD"), ("embeddings", "PART"), ("loading", "BATCH")):
+        path = checkout / "zsad_core" / f"{module}.py"
+        text, number = re.subn(rf"^{name} = \d+$", f"{name} = 2", path.read_text(), flags=re.M)
+        assert number == 1
+        path.write_text(text)
+    with prepared_folder(checkout / "data" / "shop") as out:
+        for category, n in (("electrical commutators", 3), ("nut", 2)):
+            for i in range(n):
+                picture = Image.new("RGB", (20, 20), (50 * i, len(category), 0))
+                out.add(picture, category=category, split="test", defect="good", name=f"{i}.png")
+    profile = checkout / "profiles" / "tiny.yaml"
+    values = yaml.safe_load(profile.read_text())
+    places = {**dict.fromkeys(values["datasets"]), "sewerml": "shop"}
+    profile.write_text(yaml.safe_dump({**values, "datasets": places, "limit_images": None}))
+
+    plan = finish(start("--until", "embeddings"))
+    done = re.findall(r"^Job \d+: (Shard.*)", plan, re.M)
+    shards = [
+        *(f"Shard {i} of shop, electrical commutators: views" for i in (0, 1)),
+        "Shard 0 of shop, nut: views",
+    ]
+    assert sorted(done) == sorted(shards), plan
+    stamp = checkout / STAMP.with_name("shop.txt")
+    assert stamp.read_text() == "shop: 5 images\n"
+    (lost,) = (checkout / "cache" / "images").glob("shop-nut-*")
+    kept = {path: path.stat().st_mtime_ns for path in lost.parent.iterdir() if path != lost}
+    content = lost.read_bytes()
+    assert "Nothing to be done" in finish(start("--until", "embeddings"))
+
+    for path in (lost, stamp, stamp.parent / "views" / "shop" / "nut" / "0.txt"):
+        path.unlink()
+    plan = finish(start("--until", "embeddings"))
+    assert re.findall(r"^Job \d+: (Shard.*)", plan, re.M) == shards[2:], plan
+    assert lost.read_bytes() == content
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -97,8 +97,8 @@ def _kept(
     if path.is_file():
         return kind.load(path)
     unfinished = path.with_name(f"{name}.unfinished.safetensors")
-    features = Path(settings.cache_dir) / "dense"
-    found = train(dataset, cache_dir=features, checkpoint=unfinished, split=split, progress=False)
+    folder = settings.cache_dir  # where the features lie that the studies of this dataset read
+    found = train(dataset, cache_dir=folder, checkpoint=unfinished, split=split, progress=False)
     found.save(path)
     unfinished.unlink(missing_ok=True)
     return found

@@ -16,6 +16,7 @@ from zsad_core.dense import Extractor, glocal_extractor
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import PARTS
+from zsad_core.recipes import recipe_of
 from zsad_core.settings import Settings
 from zsad_core.vand import vand_detector, vand_extractor
 from zsad_core.winclip import Detector, Output
@@ -183,14 +184,31 @@ def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
     Three names are no options of its training: `class_name_at_test` puts the name into the full method's
     prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
     """
-    own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
-    options = own[variant] if variant in own else training_options(variant)
-    prompts = ac.learned_prompts(c.settings, c.encoder, _auxiliary(role, variant), **options)
+    auxiliary = _auxiliary(role, variant)
+    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary, **_learning_options(variant))
     if prompts is None:
         return []
     found = prompt_scores(c, prompts, swap=variant == "class_name_at_test")
     coop = variant == "coop"
     return records_of(c, found, "coop" if coop else "anomalyclip", "" if coop else variant)
+
+
+def _learning_options(variant: str) -> dict:
+    own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
+    return own[variant] if variant in own else training_options(variant)
+
+
+def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:
+    """The features that `study` reads of test images in these variants, each once."""
+    found: list[Extractor] = []
+    for variant in variants:
+        if variant == "baselines":
+            found += [clip_features(encoder, attention) for attention in ("qk", "vv")]
+        elif variant.startswith("vand"):
+            found.append(vand_extractor(encoder))
+        else:
+            found.append(ac.extractor_of(encoder, recipe_of(encoder, **_learning_options(variant))))
+    return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 
 def vand(c: Category, role: str, variant: str = "") -> list[dict]:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsad_core.cache import cached_arrays, sha256_of
+from zsad_core.cache import cached_arrays
 from zsad_core.datasets import AnomalyDataset, stretched_mask
-from zsad_core.dense import DensePart, Extractor, dense_parts
+from zsad_core.dense import DensePart, Extractor, compute_parts, dense_parts
 from zsad_core.prompts import object_name
 
 
@@ -111,7 +111,9 @@ def auxiliary_of(
     masks: list[np.ndarray] = []
     labels, owners = [], []
     for number, category in enumerate(chosen.categories):
-        for part in dense_parts(extractor, chosen.select(category=category), cache_dir, whole="squash"):
+        images = chosen.select(category=category)
+        compute_parts(extractor, images, cache_dir, whole="squash")
+        for part in dense_parts(extractor, images, cache_dir, whole="squash"):
             features.append(part.map())
             masks.append(_masks(part, extractor.image_size, Path(cache_dir) / "masks"))
             labels.append(part.dataset.labels)
@@ -123,7 +125,7 @@ def auxiliary_of(
 
 def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
     """(n,) int64: the first eight bytes of each image file's SHA-256."""
-    files = (sha256_of(dataset.root / path) for path in dataset.meta["image"])
+    files = dataset.digests.of(dataset.meta["image"])
     return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
 
 

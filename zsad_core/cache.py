@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +97,54 @@ def cached_arrays(
     >>> cached_arrays(folder, "squares", {"n": 3}, lambda: {"x": np.array([])})["x"]  # read, not computed
     array([0, 1, 4])
     """
-    path = Path(folder) / f"{name}-{content_key(**parts)}.safetensors"
-    written_parts = _canonical_json(parts)
+    path, written_parts = _path(folder, name, parts), _canonical_json(parts)
     if path.exists():
         try:
             return _read(path, written_parts, mapped)
         except (SafetensorError, ValueError, OSError) as error:
             warnings.warn(f"cache file {path} cannot be used ({error}); computing it anew", RuntimeWarning, 2)
+    return _write(path, written_parts, compute(), mapped)
 
-    arrays = {key: np.asarray(value, order="C") for key, value in sorted(compute().items())}
+
+def cached_parts(
+    folder: str | Path,
+    parts: Sequence[tuple[str, dict[str, Any]]],
+    compute: Callable[[list[int]], Iterator[dict[str, np.ndarray]]],
+    *,
+    mapped: bool = False,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`cached_arrays` for several (name, parts) in turn, where those that are not there are computed in one
+    go.
+
+    compute: called once with the places of these, gives their arrays one after the other, each of which is
+    written before the next is asked for; so what a killed run has finished is there for the next one.
+
+    >>> import tempfile
+    >>> folder, both = tempfile.mkdtemp(), [("squares", {"n": 2}), ("squares", {"n": 3})]
+    >>> squares = lambda places: ({"x": np.arange(both[i][1]["n"]) ** 2} for i in places)
+    >>> [part["x"].tolist() for part in cached_parts(folder, both, squares)]
+    [[0, 1], [0, 1, 4]]
+    """
+    absent = [i for i, (name, own) in enumerate(parts) if not _path(folder, name, own).exists()]
+    computed, waiting = iter(compute(absent) if absent else ()), set(absent)
+    for i, (name, own) in enumerate(parts):
+        if i in waiting:  # computed even if another process has written it by now: the others follow in turn
+            yield _write(_path(folder, name, own), _canonical_json(own), next(computed), mapped)
+        else:
+            yield cached_arrays(folder, name, own, lambda i=i: next(iter(compute([i]))), mapped=mapped)
+
+
+def _path(folder: str | Path, name: str, parts: dict[str, Any]) -> Path:
+    return Path(folder) / f"{name}-{content_key(**parts)}.safetensors"
+
+
+def _write(
+    path: Path, written_parts: str, computed: dict[str, np.ndarray], mapped: bool
+) -> dict[str, np.ndarray]:
+    arrays = {key: np.asarray(value, order="C") for key, value in sorted(computed.items())}
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
+            name = path.name.rpartition("-")[0]
             raise TypeError(
                 f"array {key!r} for cache {name!r} is {array.dtype}; only numbers and booleans can be cached"
             )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from zsad_core import prompts
-from zsad_core.cache import sha256_of
+from zsad_core.digests import Digests
 
 COLUMNS = ("category", "split", "label", "defect", "image", "mask")
 """split: train or test; label: 0 normal, 1 anomalous; defect: "good" or the kind of defect; image, mask:
@@ -37,12 +37,17 @@ class AnomalyDataset:
     `meta`.
 
     name: the folder's; `folder/category` where one category stands for a published dataset. So it is no file
-    name: that is `root.name`.
+    name: that is `root.name`. digests: of its files, shared by all parts.
     """
 
     root: Path
     name: str
     meta: pd.DataFrame
+    digests: Digests | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.digests is None:
+            object.__setattr__(self, "digests", Digests(self.root))
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -104,7 +109,12 @@ class AnomalyDataset:
 
     def where(self, keep: np.ndarray) -> AnomalyDataset:
         """The images at which `keep` (n,) bool is True."""
-        return AnomalyDataset(self.root, self.name, self.meta[keep].reset_index(drop=True))
+        return replace(self, meta=self.meta[keep].reset_index(drop=True))
+
+    def cut(self, size: int) -> list[AnomalyDataset]:
+        """The images in order, in parts of this size, the last one smaller; none of no images."""
+        starts = range(0, len(self), size)
+        return [replace(self, meta=self.meta[i : i + size].reset_index(drop=True)) for i in starts]
 
     def image(self, i: int) -> Image.Image:
         """Image i in RGB; errors as in `read_image`."""
@@ -132,12 +142,12 @@ class AnomalyDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the rows and the content of every file they name; computed once, when first asked
-        for."""
+        """sha256 over the rows and the content of every file they name; computed when first asked for, from
+        `digests`, so that the files of a dataset are read once for all its parts."""
         digest = hashlib.sha256(self.meta.to_csv(index=False, lineterminator="\n").encode())
-        for relative in (*self.meta["image"], *self.meta["mask"]):
-            if relative:
-                digest.update(bytes.fromhex(sha256_of(self.root / relative)))
+        files = [path for column in ("image", "mask") for path in self.meta[column] if path]
+        for found in self.digests.of(files):
+            digest.update(bytes.fromhex(found))
         return digest.hexdigest()
 
     def size(self, i: int) -> tuple[int, int]:
@@ -156,8 +166,10 @@ class AnomalyDataset:
             )
 
 
-def load_dataset(root: str | Path) -> AnomalyDataset:
+def load_dataset(root: str | Path, digests: str | Path | None = None) -> AnomalyDataset:
     """Read and check a prepared folder. Its name becomes the dataset's.
+
+    digests: a folder where those of its files are kept between runs (`Digests`); None: nowhere.
 
     Raises FileNotFoundError when the folder, its meta.csv or a file named there is missing, and ValueError
     when meta.csv has other columns or values than COLUMNS says, rows that repeat an image, or paths that
@@ -184,7 +196,8 @@ def load_dataset(root: str | Path) -> AnomalyDataset:
     meta = meta[list(COLUMNS)]
     _check_rows(meta, file)
     _check_files(meta, root)
-    return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)))
+    known = Digests(root, None if digests is None else Path(digests))
+    return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)), known)
 
 
 def how_to_prepare(name: str) -> str:

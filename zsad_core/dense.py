@@ -10,9 +10,10 @@ Images that are not square are cut into square tiles (WinCLIP, supplement A); fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from zsad_core.backbones import Backbone
-from zsad_core.cache import cached_arrays
+from zsad_core.cache import cached_arrays, cached_parts
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dpam import glocal_features
 from zsad_core.encoders import ClipEncoder
+from zsad_core.loading import Batch, Preprocess, batches_of, load_batches
+from zsad_core.shards import of_shard
 from zsad_core.views import Whole, boxes_of
 
 PART = 32
@@ -35,13 +38,15 @@ PART = 32
 @dataclass(frozen=True)
 class Extractor:
     """From tiles to features: `features(pixels (t, 3, H, W))` gives named arrays (t, ...), and `key` names
-    everything that they depend on. dtype: what they are stored in."""
+    everything that they depend on. preprocess: can be pickled. dtype: what features are stored in. device:
+    where pixels are wanted."""
 
     key: Mapping[str, object]
     image_size: tuple[int, int]
     preprocess: Callable[[Image.Image], Tensor] = field(repr=False)
     features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
     dtype: torch.dtype = torch.float16
+    device: torch.device = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def clip_extractor(
 
     key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
     key |= {"sizes": list(sizes), "layers": list(layers)}
-    return Extractor(key, encoder.image_size, encoder.preprocess, features)
+    preprocess = Preprocess.of(encoder).preprocess
+    return Extractor(key, encoder.image_size, preprocess, features, device=encoder.device)
 
 
 def backbone_extractor(backbone: Backbone) -> Extractor:
@@ -115,7 +121,8 @@ def backbone_extractor(backbone: Backbone) -> Extractor:
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
     key |= {"image_size": list(backbone.image_size)}
     features = lambda pixels: {f"layer/{k}": v for k, v in backbone.feature_maps(pixels).items()}  # noqa: E731
-    return Extractor(key, backbone.image_size, backbone.preprocess, features)
+    preprocess = Preprocess.of(backbone).preprocess
+    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
 
 
 def glocal_extractor(
@@ -133,7 +140,8 @@ def glocal_extractor(
 
     key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
     key |= {"layers": list(layers), "attention": attention, "first": first, "final_norm": final_norm}
-    return Extractor({**key, "glocal": 1}, encoder.image_size, encoder.preprocess, features)
+    preprocess = Preprocess.of(encoder).preprocess
+    return Extractor({**key, "glocal": 1}, encoder.image_size, preprocess, features, device=encoder.device)
 
 
 def dense_parts(
@@ -150,23 +158,53 @@ def dense_parts(
         code does, or "center_crop".
     """
     parts = []
-    for start in range(0, len(dataset), PART):
-        rows = np.zeros(len(dataset), bool)
-        rows[start : start + PART] = True
-        part = dataset.where(rows)
-        label = f"{dataset.root.name}-{dataset.meta['category'].iloc[0]}-{start // PART:04d}"
-        arrays = partial(_arrays, extractor, part, Path(cache_dir) / name, label, whole)
+    for number, part in enumerate(dataset.cut(PART)):
+        arrays = partial(_arrays, extractor, part, Path(cache_dir) / name, number, whole)
         parts.append(DensePart(part, partial(_load, part, arrays), partial(arrays, mapped=True)))
     return parts
 
 
-def _arrays(
-    extractor: Extractor, part: AnomalyDataset, folder: Path, label: str, whole: Whole, mapped: bool = False
-) -> dict[str, np.ndarray]:
+def compute_parts(
+    extractor: Extractor,
+    dataset: AnomalyDataset,
+    cache_dir: str | Path,
+    *,
+    whole: Whole = "tiles",
+    name: str = "dense",
+    shard: int | None = None,
+    workers: int | None = None,
+) -> int:
+    """Compute what `dense_parts` will load and nobody has computed yet, in one go; how many images it is of.
+
+    The images come from other processes, ahead of need (`loading.load_batches`, also for workers).
+    shard: only the parts of this one, counted from 0 (`shards.of_shard`).
+    """
+    numbered = list(enumerate(dataset.cut(PART)))
+    numbered = numbered if shard is None else of_shard(numbered, PART, shard)
+    places = [_place(extractor, part, number, whole) for number, part in numbered]
+
+    def compute(absent: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        chosen = [numbered[i][1] for i in absent]
+        yield from _compute(extractor, chosen, whole, workers)
+
+    for _ in cached_parts(Path(cache_dir) / name, places, compute, mapped=True):
+        pass
+    return sum(len(part) for _, part in numbered)
+
+
+def _place(extractor: Extractor, part: AnomalyDataset, number: int, whole: Whole) -> tuple[str, dict]:
+    """The cache file of a part: the name, and what its content depends on."""
     key = {**extractor.key, "images": part.fingerprint, "whole": whole}
     if extractor.dtype != torch.float16:
         key["dtype"] = str(extractor.dtype)
-    return cached_arrays(folder, label, key, lambda: _compute(extractor, part, whole), mapped=mapped)
+    return f"{part.root.name}-{part.meta['category'].iloc[0]}-{number:04d}", key
+
+
+def _arrays(
+    extractor: Extractor, part: AnomalyDataset, folder: Path, number: int, whole: Whole, mapped: bool = False
+) -> dict[str, np.ndarray]:
+    compute = lambda: next(_compute(extractor, [part], whole))  # noqa: E731
+    return cached_arrays(folder, *_place(extractor, part, number, whole), compute, mapped=mapped)
 
 
 def _load(part: AnomalyDataset, arrays: Callable[[], dict[str, np.ndarray]]) -> Dense:
@@ -175,20 +213,40 @@ def _load(part: AnomalyDataset, arrays: Callable[[], dict[str, np.ndarray]]) -> 
     return Dense(part.meta, arrays={n: value.astype(np.float32) for n, value in found.items()}, **numbers)
 
 
-def _compute(extractor: Extractor, part: AnomalyDataset, whole: Whole) -> dict[str, np.ndarray]:
-    pixels, owner, boxes, sizes = [], [], [], []
-    for i in range(len(part)):
-        image = part.image(i)
-        sizes.append((image.height, image.width))
-        for box in boxes_of(image.width, image.height, whole):
-            tile = image.crop(box)
-            if whole == "squash":
-                tile = tile.resize(extractor.image_size[::-1], Image.Resampling.BICUBIC)
-            pixels.append(extractor.preprocess(tile))
-            owner.append(i)
-            boxes.append(box)
-    features = extractor.features(torch.stack(pixels))
-    arrays = {name: value.to(extractor.dtype).numpy() for name, value in features.items()}
+def _compute(
+    extractor: Extractor, parts: Sequence[AnomalyDataset], whole: Whole, workers: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of each part in turn."""
+    cuts = [batches_of(part) for part in parts]
+    prepare = partial(_tiles, whole=whole, size=extractor.image_size, preprocess=extractor.preprocess)
+    batches = [batch for cut in cuts for batch in cut]
+    loaded = load_batches(batches, prepare, device=extractor.device, workers=workers)
+    for part, cut in zip(parts, cuts, strict=True):
+        yield _features(extractor, part, islice(loaded, len(cut)), whole)
+
+
+def _tiles(
+    image: Image.Image, whole: Whole, size: tuple[int, int], preprocess: Callable[[Image.Image], Tensor]
+) -> Tensor:
+    """(k, 3, H, W) of one image."""
+    tiles = [image.crop(box) for box in boxes_of(image.width, image.height, whole)]
+    if whole == "squash":
+        tiles = [tile.resize(size[::-1], Image.Resampling.BICUBIC) for tile in tiles]
+    return torch.stack([preprocess(tile) for tile in tiles])
+
+
+def _features(
+    extractor: Extractor, part: AnomalyDataset, loaded: Iterable[Batch], whole: Whole
+) -> dict[str, np.ndarray]:
+    sizes, owner, boxes, found = [], [], [], []
+    for batch in loaded:
+        for (width, height), count in zip(batch.sizes, batch.counts, strict=True):
+            owner += [len(sizes)] * count
+            boxes += boxes_of(width, height, whole)
+            sizes.append((height, width))
+        features = extractor.features(batch.pixels)
+        found.append({name: value.to(extractor.dtype).cpu().numpy() for name, value in features.items()})
+    arrays = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(

@@ -6,29 +6,35 @@ FNN must not.
 
     python -m zsad_core.embeddings --profile mini --dataset mini_mvtec
     python -m zsad_core.embeddings --profile mini --texts
+    python -m zsad_core.embeddings --profile paper --dataset sewerml --category sewer --shard 3
+    python -m zsad_core.embeddings --profile paper --dataset visa --category pcb1 --shard 0 --features winclip
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from zsad_core import prompts
-from zsad_core.cache import cached_arrays, content_key
+from zsad_core.cache import cached_arrays, cached_parts, content_key
 from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.loading import Batch, Preprocess, batches_of, load_batches
 from zsad_core.settings import Settings, folder_and_category, read_settings
+from zsad_core.shards import KINDS, SHARD, of_shard
 from zsad_core.views import test_views
 
-BATCH = 32  # images at once: six views of 32 images are a batch of 192
+PART = 128
+"""Images of a category in one file of the cache: what a killed run loses at most."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ class Embedded:
         for column, value in (("category", category), ("split", split)):
             if value is not None:
                 keep &= (self.meta[column] == value).to_numpy()
-        return Embedded(
-            self.name, self.meta[keep].reset_index(drop=True), self.vectors[keep], self.fingerprint
-        )
+        if keep.all():  # no second copy of what may be gigabytes
+            return self
+        return replace(self, meta=self.meta[keep].reset_index(drop=True), vectors=self.vectors[keep])
 
     @property
     def labels(self) -> np.ndarray:
@@ -62,49 +68,97 @@ class Embedded:
         return self.meta["category"].unique().tolist()
 
 
-def _embed_category(encoder: ClipEncoder, dataset: AnomalyDataset, **view_options) -> np.ndarray:
-    """(n, v, d) of the images of one category; the number of tiles may differ between images, so tiles are
-    averaged by the views."""
-    parts = []
-    for start in range(0, len(dataset), BATCH):
-        views = [
-            test_views(dataset.image(i), encoder, **view_options)
-            for i in range(start, min(start + BATCH, len(dataset)))
-        ]
-        counts = {len(v) for v in views}
-        if len(counts) > 1:
-            raise ValueError(
-                f"{dataset.name}: images give {sorted(counts)} views; "
-                "expected one number in a category, use whole='squash'"
-            )
-        flat = encoder.embed_images(torch.cat(views), normalize=False)  # (b * v, d)
-        parts.append(flat.reshape(len(views), counts.pop(), -1).cpu().numpy())  # (b, v, d)
-    return np.concatenate(parts)
-
-
 def image_embeddings(
     encoder: ClipEncoder,
     dataset: AnomalyDataset,
     cache_dir: str | Path,
     *,
     progress: bool = True,
+    workers: int | None = None,
     **view_options,
 ) -> Embedded:
     """Every image of a dataset through the encoder, once per set of views. See `views.test_views` for the
-    options. progress: whether a bar counts the categories.
+    options. progress: whether a bar counts the images.
 
-    Cached per category: a killed run goes on with the category it was in.
+    Cached in parts of `PART` images: a killed run goes on with the part it was in. workers: of the processes
+    that read images, `loading.load_batches`.
     """
-    parts = {category: dataset.select(category=category) for category in dataset.categories}
+    parts = parts_of(dataset)
+    found = _embedded_parts(encoder, parts, cache_dir, workers, **view_options)
     vectors = []
-    for category, part in tqdm(parts.items(), desc=dataset.name, leave=False, disable=not progress):
-        key = {**_encoder_key(encoder), "images": part.fingerprint, "views": view_options}
-        compute = lambda part=part: {"vectors": _embed_category(encoder, part, **view_options)}  # noqa: E731
-        file = f"{dataset.root.name}-{category}"  # a part's own name has a slash in it
-        vectors.append(cached_arrays(Path(cache_dir) / "images", file, key, compute)["vectors"])
-    meta = pd.concat([part.meta for part in parts.values()], ignore_index=True)
-    fingerprint = content_key(**{category: part.fingerprint for category, part in parts.items()})
-    return Embedded(dataset.name, meta, np.concatenate(vectors), fingerprint)
+    with tqdm(total=len(dataset), desc=dataset.name, leave=False, disable=not progress) as bar:
+        for part in found:
+            vectors.append(np.asarray(part["vectors"]))  # on the disk, so what follows is the only copy
+            bar.update(len(vectors[-1]))
+    meta = pd.concat([part.meta for part in parts], ignore_index=True)
+    by_category = {category: dataset.select(category).fingerprint for category in dataset.categories}
+    return Embedded(dataset.name, meta, np.concatenate(vectors), content_key(**by_category))
+
+
+def embed_images(
+    encoder: ClipEncoder,
+    dataset: AnomalyDataset,
+    cache_dir: str | Path,
+    *,
+    shard: int | None = None,
+    workers: int | None = None,
+    **view_options,
+) -> int:
+    """Let the cache hold what `image_embeddings` will read of the dataset; how many images it is of.
+
+    No more than a part is in memory. shard: only this one of a category, counted from 0
+    (`shards.of_shard`), of which alone files are read.
+    """
+    parts = parts_of(dataset)
+    parts = parts if shard is None else of_shard(parts, PART, shard)
+    return sum(
+        len(part["vectors"]) for part in _embedded_parts(encoder, parts, cache_dir, workers, **view_options)
+    )
+
+
+def parts_of(dataset: AnomalyDataset) -> list[AnomalyDataset]:
+    """Category by category, `PART` images each, the last of a category fewer."""
+    return [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
+
+
+def _embedded_parts(
+    encoder: ClipEncoder,
+    parts: Sequence[AnomalyDataset],
+    cache_dir: str | Path,
+    workers: int | None = None,
+    **view_options,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`vectors` (n, v, d) of each part, memory-mapped."""
+    prepare = partial(test_views, encoder=Preprocess.of(encoder), **view_options)
+    options = {**_encoder_key(encoder), "views": view_options}
+    # a part's own name has a slash in it where one category stands for a dataset
+    files = [f"{part.root.name}-{part.meta['category'].iloc[0]}" for part in parts]
+    keys = [{**options, "images": part.fingerprint} for part in parts]
+
+    def compute(absent: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        cuts = [batches_of(parts[i]) for i in absent]
+        batches = [batch for cut in cuts for batch in cut]
+        loaded = load_batches(batches, prepare, device=encoder.device, workers=workers)
+        for i, cut in zip(absent, cuts, strict=True):
+            yield {"vectors": _embed(encoder, parts[i], islice(loaded, len(cut)))}
+
+    folder = Path(cache_dir) / "images"
+    return cached_parts(folder, list(zip(files, keys, strict=True)), compute, mapped=True)
+
+
+def _embed(encoder: ClipEncoder, part: AnomalyDataset, loaded: Iterator[Batch]) -> np.ndarray:
+    """(n, v, d) of the images of a part."""
+    vectors = []
+    for batch in loaded:
+        counts = set(batch.counts)
+        if len(counts) > 1:
+            raise ValueError(
+                f"{part.name}: images give {sorted(counts)} views; "
+                "expected one number in a category, use whole='squash'"
+            )
+        flat = encoder.embed_images(batch.pixels, normalize=False)  # (b * v, d)
+        vectors.append(flat.reshape(len(batch.counts), counts.pop(), -1).cpu().numpy())  # (b, v, d)
+    return np.concatenate(vectors)
 
 
 def _encoder_key(encoder: ClipEncoder) -> dict[str, str]:
@@ -199,8 +253,9 @@ def is_prepared(settings: Settings, name: str) -> bool:
 
 
 def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
+    """The prepared dataset `name` or `name/category`, limited as the settings say."""
     folder, category = folder_and_category(name)
-    dataset = load_dataset(Path(settings.data_dir) / folder)
+    dataset = load_dataset(Path(settings.data_dir) / folder, Path(settings.cache_dir) / "digests")
     if category is not None:
         dataset = replace(dataset.select(category=category), name=name)
     return dataset.limit(settings.limit_images) if settings.limit_images else dataset
@@ -225,18 +280,21 @@ def embedded_datasets(settings: Settings, encoder: ClipEncoder, roles: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini")
+    parser.add_argument("--category", help="only this one")
+    parser.add_argument("--shard", type=int, help=f"only this one of the category, {SHARD} images, from 0")
+    parser.add_argument("--features", choices=KINDS, default="views", help="of what (default: %(default)s)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="a prepared dataset in data_dir: name or name/category")
     what.add_argument("--texts", action="store_true", help="the random-word prompts of every word pair")
     arguments = parser.parse_args()
     settings = read_settings({"profile": arguments.profile})
-    encoder = encoder_of(settings)
     if arguments.dataset:
-        dataset = dataset_named(settings, arguments.dataset)
-        embedded = image_embeddings(encoder, dataset, settings.cache_dir)
-        images, views, _ = embedded.vectors.shape
-        print(f"{dataset.name}: {images} images, {views} views each, {encoder.weights_id}")
+        from zsad_core.features import compute  # here: it knows the studies, which know this module
+
+        where = (arguments.dataset, arguments.category, arguments.shard)
+        print(compute(settings, arguments.features, *where))
         return
+    encoder = encoder_of(settings)
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
     # each word once: eight sets of sentences for 16 pairs of words
     pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))

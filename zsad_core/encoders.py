@@ -109,6 +109,7 @@ class ClipEncoder:
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
         model_id, weights_id: names made of content, to key caches with. weights_sha256: of the weights file,
         None for random ones. precision: "fp32" or "bf16". device.
+        transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class ClipEncoder:
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
         preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
-        self._transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+        self.transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
         self._text_tower = causal_text_tower(model, tokenizer)
 
     def __repr__(self) -> str:
@@ -147,7 +148,7 @@ class ClipEncoder:
         Shorter edge resized to `image_size` (bicubic, antialiased), centre crop, mean and standard deviation
         of the weights. See `to_rgb` for images that are not RGB.
         """
-        return self._transform(to_rgb(image))
+        return self.transform(to_rgb(image))
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str], normalize: bool = True) -> Tensor:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from zsad_core.backbones import Backbone
 from zsad_core.baselines import Prediction
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.dense import Dense, Extractor, dense_parts
+from zsad_core.dense import Dense, Extractor, compute_parts, dense_parts
+from zsad_core.loading import Preprocess
 from zsad_core.winclip import Output
 
 LAYERS = ("layer1", "layer2", "layer3")
@@ -127,7 +128,8 @@ def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) 
         used["betas"] = list(used["betas"])
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
     key |= {"image_size": list(backbone.image_size), "rd4ad": 1, **used}
-    return Extractor(key, backbone.image_size, backbone.preprocess, features)
+    preprocess = Preprocess.of(backbone).preprocess
+    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
 
 
 def rd4ad_detector(dense: Dense) -> dict[str, Output]:
@@ -138,7 +140,9 @@ def rd4ad_detector(dense: Dense) -> dict[str, Output]:
 def _pixels(normal: AnomalyDataset, backbone: Backbone, cache_dir: str | Path) -> list[np.ndarray]:
     """Each image (3, H, W) as the teacher sees it, memory-mapped: decoded once, read in every epoch."""
     key = {"pixels": list(backbone.image_size), "transform": repr(backbone.transform)}
-    extractor = Extractor(key, backbone.image_size, backbone.preprocess, lambda pixels: {"pixels": pixels})
+    preprocess = Preprocess.of(backbone).preprocess
+    extractor = Extractor(key, backbone.image_size, preprocess, lambda pixels: {"pixels": pixels})
+    compute_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
     parts = dense_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
     return [image for part in parts for image in part.map()["pixels"]]
 

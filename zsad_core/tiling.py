@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zsad_core.dense import Extractor
 from zsad_core.encoders import ClipEncoder
+from zsad_core.loading import Preprocess
 from zsad_core.windows import window_indices
 
 
@@ -55,7 +56,7 @@ def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
         tiles = {f"tiles/{size}": tile_embeddings(encoder, pixels, size) for size in sizes}
         return {"image": encoder.embed_images(pixels), **tiles}
 
-    return Extractor(key, encoder.image_size, encoder.preprocess, features)
+    return Extractor(key, encoder.image_size, Preprocess.of(encoder).preprocess, features)
 
 
 def tiling_map(

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from zsad_core import winclip
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.dense import Dense, Extractor, clip_extractor, dense_parts
+from zsad_core.dense import Dense, DensePart, Extractor, clip_extractor, compute_parts, dense_parts
 from zsad_core.embeddings import dataset_of, image_embeddings
 from zsad_core.encoders import ClipEncoder
+from zsad_core.loading import Preprocess
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.prompts import PromptKind
 from zsad_core.references import sample_references
@@ -96,12 +97,16 @@ class Category:
     def views(self, whole: Whole = "tiles") -> np.ndarray:
         """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
         squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
-        sizes = [self.test.size(i) for i in range(len(self.test))]
-        shared = whole == "squash" or all(width == height for width, height in sizes)
-        images = self.dataset.select(category=self.name) if shared else self.test
-        options = {} if shared else {"whole": whole}
+        images, options = self.viewed(whole)
         found = image_embeddings(self.encoder, images, self.settings.cache_dir, progress=False, **options)
         return found.select(split="test").vectors
+
+    def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
+        """The images that `views` embeds, and how: options of `views.test_views`."""
+        sizes = (self.test.size(i) for i in range(len(self.test)))
+        if whole == "squash" or all(width == height for width, height in sizes):
+            return self.dataset.select(category=self.name), {}
+        return self.test, {"whole": whole}
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
         """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
@@ -121,8 +126,14 @@ class Category:
         """Features of the images that any draw needs, and the draws as numbers into these."""
         needed = np.unique(np.concatenate(list(draws.values())))
         chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
-        parts = dense_parts(extractor, chosen, self.settings.cache_dir, whole=self.whole)
+        parts = self.computed(extractor, chosen)
         return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
+
+    def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[DensePart]:
+        """The features of images of this category, which are computed now if nobody has yet."""
+        options = {"whole": self.whole}
+        compute_parts(extractor, images, self.settings.cache_dir, **options)
+        return dense_parts(extractor, images, self.settings.cache_dir, **options)
 
     def measured(
         self,
@@ -163,7 +174,7 @@ class Category:
             key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
 
         def run() -> dict[str, np.ndarray]:
-            parts = dense_parts(extractor, self.test, settings.cache_dir, whole=self.whole)
+            parts = self.computed(extractor, self.test)
             return winclip.measure(parts, make_detector(), map_size=map_size, sigma=sigma, each=each)
 
         file = f"{self.dataset.root.name}-{self.name}-{study}"
@@ -247,13 +258,14 @@ def within_images(c: Category) -> pd.DataFrame:
     return pd.DataFrame({"label": c.test.labels, "area": areas, **dict(zip(names, found.T, strict=True))})
 
 
-def generic(c: Category) -> list[dict]:
-    """Maps by MaskCLIP and Trans-MM: Table 4."""
+def generic_extractor(c: Category) -> Extractor:
+    """`maskclip`, `maskclip_full` (t, patches, d), `trans_mm_logit`, `trans_mm_difference` (t, rows,
+    columns), of which the last two depend on the category's texts."""
     texts = c.texts()
     sides = torch.stack(
         [torch.nn.functional.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts]
     )
-    model, grid = c.encoder.model, c.encoder.grid
+    model = c.encoder.model
     key = {**{k: c.clip.key[k] for k in ("model", "weights", "precision")}, "generic": 1, "category": c.name}
     key |= {"sentences": c.sentences_key(), "normalize_sentences": c.normalize_sentences}  # Trans-MM's target
 
@@ -266,6 +278,13 @@ def generic(c: Category) -> list[dict]:
             values[f"trans_mm_{target}"] = trans_mm(model, pixels, sides, target=target)
         return values
 
+    return Extractor(key, c.encoder.image_size, Preprocess.of(c.encoder).preprocess, features)
+
+
+def generic(c: Category) -> list[dict]:
+    """Maps by MaskCLIP and Trans-MM: Table 4."""
+    texts, grid = c.texts(), c.encoder.grid
+
     def detect(dense: Dense) -> dict[str, Output]:
         token = lambda name: Output(maps=winclip.token_map(dense.tensor(name), grid, texts, c.temperature))  # noqa: E731
         return {
@@ -275,8 +294,7 @@ def generic(c: Category) -> list[dict]:
             "trans_mm|target=difference": Output(maps=dense.tensor("trans_mm_difference")),
         }
 
-    extractor = Extractor(key, c.encoder.image_size, c.encoder.preprocess, features)
-    found = c.measured("generic", lambda: detect, extractor)
+    found = c.measured("generic", lambda: detect, generic_extractor(c))
     return [c.record(v, "pixel", *k.removesuffix("/pixel").split("|")) for k, v in found.items()]
 
 

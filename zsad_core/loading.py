@@ -1,0 +1,145 @@
+"""Images on their way to an encoder: decoded, cut and resized in other processes, ahead of need, in order.
+
+While the encoder works on one batch, worker processes prepare the next ones, at most two each, so memory does
+not grow with the number of images. What comes out does not depend on how many workers there are, also none.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zsad_core.datasets import AnomalyDataset, read_image
+from zsad_core.encoders import to_rgb
+
+BATCH = 8
+"""Images at once. Six views of 240 pixels of each take 33 MB."""
+FEW = 200
+"""Images that are prepared before workers would have started, which takes seconds."""
+_SHARED = 2**29  # bytes of shared memory through which workers hand over batches; containers often have 64 MB
+
+
+class Batch(NamedTuple):
+    """pixels: (t, 3, H, W), what was made of b images, in order. counts: (b,) how many of each image.
+    sizes: (b,) width and height of each in pixels."""
+
+    pixels: Tensor
+    counts: list[int]
+    sizes: list[tuple[int, int]]
+
+
+class Preprocessed(Protocol):
+    """A `ClipEncoder` or a `Backbone`."""
+
+    image_size: tuple[int, int]
+    transform: Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a model does to an image, without the model, so that it can be sent to another process."""
+
+    image_size: tuple[int, int]
+    transform: Callable[[Image.Image], Tensor]
+
+    @classmethod
+    def of(cls, model: Preprocessed) -> Preprocess:
+        return cls(model.image_size, model.transform)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32 from a PIL image of any size and mode."""
+        return self.transform(to_rgb(image))
+
+
+def batches_of(dataset: AnomalyDataset) -> list[list[Path]]:
+    """The images of a dataset in order, `BATCH` at a time."""
+    paths = [dataset.root / path for path in dataset.meta["image"]]
+    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+
+
+def load_batches(
+    batches: Sequence[Sequence[Path]],
+    prepare: Callable[[Image.Image], Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Batches of images in order, each image made ready by `prepare`: from RGB to pixels (k, 3, H, W).
+
+    prepare: pickled for the workers, so a function of a module, or a `functools.partial` of one.
+    device: where pixels are brought, for CUDA from pinned memory while the device works.
+    workers: how many processes; 0: none, all is done here; None: as `worker_count` has it.
+    An image that cannot be read raises the error that `read_image` has for it, here, when its turn comes. The
+    workers end then, on Ctrl-C, and when the caller stops asking.
+    """
+    workers = worker_count(sum(map(len, batches))) if workers is None else workers
+    on_gpu = torch.device(device).type == "cuda"
+    options: dict[str, Any] = {}
+    if workers:
+        options = {"multiprocessing_context": _context(), "prefetch_factor": 2, "num_workers": workers}
+    loader = DataLoader(
+        _Batches(batches, prepare),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        pin_memory=on_gpu,
+        generator=torch.Generator(),  # it draws a seed, by default from everybody's random state
+        **options,
+    )
+    for found in loader:
+        if isinstance(found, Exception):
+            raise found
+        yield found._replace(pixels=found.pixels.to(device, non_blocking=True)) if on_gpu else found
+
+
+def worker_count(images: int) -> int:
+    """Half of the cores that this process may use, at most 16; none for few images."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shared = Path("/dev/shm")
+    if images < FEW or (shared.is_dir() and shutil.disk_usage(shared).free < _SHARED):
+        return 0
+    return min(16, max(1, allowed // 2))
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset):
+    batches: Sequence[Sequence[Path]]
+    prepare: Callable[[Image.Image], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch | Exception:
+        pixels, sizes = [], []
+        for path in self.batches[number]:
+            try:
+                image = read_image(path)
+                pixels.append(self.prepare(image))
+            except Exception as error:  # returned: raised here, it would arrive inside a report on the worker
+                if str(path) not in str(error):
+                    error.add_note(f"with the image {path}")
+                return error
+            sizes.append(image.size)
+        return Batch(torch.cat(pixels), [len(part) for part in pixels], sizes)
+
+
+def _as_it_is(batch: Batch | Exception) -> Batch | Exception:
+    return batch
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes that are not forked from this one: it may hold threads and a GPU, which a fork breaks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, not by every worker
+    return context

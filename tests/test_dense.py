@@ -12,10 +12,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from zsad_core import dense
+from zsad_core import dense, shards
 from zsad_core.backbones import Backbone
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.dense import Dense, Extractor, backbone_extractor, clip_extractor, dense_parts
+from zsad_core.dense import (
+    Dense,
+    Extractor,
+    backbone_extractor,
+    clip_extractor,
+    compute_parts,
+    dense_parts,
+)
 from zsad_core.encoders import ClipEncoder
 
 SIDE = 8  # of what the stub of an encoder sees
@@ -70,6 +77,36 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
         np.testing.assert_equal(vars(read) | {"meta": None}, vars(fresh) | {"meta": None})
         pd.testing.assert_frame_equal(read.meta, fresh.meta)
     assert dense_parts(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
+
+
+def test_shards_are_computed_by_other_processes_and_read_as_parts(
+    tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PART", 2)
+    monkeypatch.setattr(shards, "SHARD", 4)
+    dataset, extractor = dataset_with([*reds(6), quadrants(20, 48)]), clip_extractor(tiny_clip, (2,), (1,))
+    alone = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "alone")]
+    done = [
+        compute_parts(extractor, dataset, tmp_path / "cut", shard=shard, workers=1) for shard in (1, 0, 2)
+    ]
+    assert done == [3, 4, 0]
+    monkeypatch.setattr(dense, "load_batches", lambda *_, **__: pytest.fail("computed again"))
+    read = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "cut")]
+    for one, other in zip(alone, read, strict=True):
+        np.testing.assert_equal(vars(other) | {"meta": None}, vars(one) | {"meta": None})
+    compute_parts(extractor, dataset, tmp_path / "cut")  # nothing is left
+
+
+def test_a_truncated_image_in_a_shard_is_named_and_what_came_before_is_kept(
+    tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "PART", 2)
+    dataset, extractor = dataset_with([quadrants(20, 20)] * 4), clip_extractor(tiny_clip, (2,))
+    cut = dataset.root / dataset.meta["image"].iloc[3]
+    cut.write_bytes(cut.read_bytes()[:80])
+    with pytest.raises(ValueError, match=r"03\.png cannot be read"):
+        compute_parts(extractor, load_dataset(dataset.root), tmp_path / "cache", workers=1)
+    assert len(list((tmp_path / "cache" / "dense").iterdir())) == 1
 
 
 def test_failure_in_one_part_keeps_the_others(

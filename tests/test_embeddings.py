@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from data_scripts.mini import write_dataset
-from zsad_core import embeddings
+from zsad_core import digests, embeddings, shards
 from zsad_core.datasets import load_dataset
 from zsad_core.encoders import load_encoder
 from zsad_core.settings import read_settings
@@ -58,6 +59,58 @@ def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, datase
     assert changed.fingerprint != first.fingerprint
     assert (changed.vectors[0] != first.vectors[0]).any()
     np.testing.assert_array_equal(changed.vectors[1], first.vectors[1])
+
+
+def test_shards_in_any_order_are_the_whole_and_read_their_own_files(encoder, dataset, tmp_path, monkeypatch):
+    """A category of six images, two in a file, four in a shard."""
+    monkeypatch.setattr(embeddings, "PART", 2)
+    monkeypatch.setattr(shards, "SHARD", 4)
+    for path in dataset.root.rglob("*.png"):
+        os.utime(path, ns=(0, 10**18))  # not just now, or digests would not be kept
+    category = dataset.categories[1]
+    whole = embeddings.image_embeddings(encoder, load_dataset(dataset.root), tmp_path / "whole")
+    hashed, real = [], digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda path: hashed.append(path) or real(path))
+    for shard, rows in ((1, slice(4, 6)), (0, slice(0, 4)), (2, slice(6, 6))):
+        part = load_dataset(dataset.root, tmp_path / "digests").select(category)
+        done = embeddings.embed_images(encoder, part, tmp_path / "cut", shard=shard)
+        own = part.meta[rows]
+        files = [dataset.root / path for path in (*own["image"], *own["mask"]) if path]
+        assert done == len(own) and sorted(hashed) == sorted(files)
+        hashed.clear()
+
+    monkeypatch.setattr(encoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
+    part = load_dataset(dataset.root, tmp_path / "digests").select(category)
+    together = embeddings.image_embeddings(encoder, part, tmp_path / "cut")
+    assert not hashed
+    assert together.vectors.tobytes() == whole.select(category).vectors.tobytes()
+    assert together.meta.equals(whole.select(category).meta)
+
+
+def test_a_killed_shard_goes_on_and_workers_change_nothing(encoder, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "PART", 2)
+    part, real, calls = dataset.select(dataset.categories[0]), encoder.embed_images, []
+
+    def killed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(encoder, "embed_images", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.embed_images(encoder, part, tmp_path, shard=0, workers=1)
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    again = embeddings.image_embeddings(encoder, part, tmp_path)
+    assert len(calls) == 4  # of three parts, one was left
+    other = embeddings.image_embeddings(encoder, part, tmp_path / "other")
+    assert again.vectors.tobytes() == other.vectors.tobytes()
+
+
+def test_all_rows_are_no_copy(encoder, dataset, tmp_path):
+    embedded = embeddings.image_embeddings(encoder, dataset, tmp_path)
+    test = embedded.select(split="test")
+    assert np.shares_memory(test.select(split="test").vectors, test.vectors)
 
 
 def test_cut_off_cache_file_is_computed_again(encoder, dataset, tmp_path):

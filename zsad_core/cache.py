@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,16 @@ def cached_arrays(
 def cached_parts(
     folder: str | Path,
     parts: Sequence[tuple[str, dict[str, Any]]],
-    compute: Callable[[list[int]], Iterator[dict[str, np.ndarray]]],
+    compute: Callable[[list[int]], Generator[dict[str, np.ndarray], None, None]],
     *,
     mapped: bool = False,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """`cached_arrays` for several (name, parts) in turn, where those that are not there are computed in one
     go.
 
-    compute: called once with the places of these, gives their arrays one after the other, each of which is
-    written before the next is asked for; so what a killed run has finished is there for the next one.
+    compute: a generator function. Called with the places of these, it gives their arrays one after the other,
+    each of which is written before the next is asked for; so what a killed run has finished is there for the
+    next one. Nothing runs before the first is asked for.
 
     >>> import tempfile
     >>> folder, both = tempfile.mkdtemp(), [("squares", {"n": 2}), ("squares", {"n": 3})]
@@ -126,12 +128,13 @@ def cached_parts(
     [[0, 1], [0, 1, 4]]
     """
     absent = [i for i, (name, own) in enumerate(parts) if not _path(folder, name, own).exists()]
-    computed, waiting = iter(compute(absent) if absent else ()), set(absent)
-    for i, (name, own) in enumerate(parts):
-        if i in waiting:  # computed even if another process has written it by now: the others follow in turn
-            yield _write(_path(folder, name, own), _canonical_json(own), next(computed), mapped)
-        else:
-            yield cached_arrays(folder, name, own, lambda i=i: next(iter(compute([i]))), mapped=mapped)
+    waiting = set(absent)
+    with closing(compute(absent)) as computed:
+        for i, (name, own) in enumerate(parts):
+            if i in waiting:  # computed even if another process has written it by now: the others follow
+                yield _write(_path(folder, name, own), _canonical_json(own), next(computed), mapped)
+            else:
+                yield cached_arrays(folder, name, own, lambda i=i: next(compute([i])), mapped=mapped)
 
 
 def _path(folder: str | Path, name: str, parts: dict[str, Any]) -> Path:

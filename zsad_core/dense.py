@@ -10,7 +10,8 @@ Images that are not square are cut into square tiles (WinCLIP, supplement A); fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -183,12 +184,12 @@ def compute_parts(
     numbered = numbered if shard is None else of_shard(numbered, PART, shard)
     places = [_place(extractor, part, number, whole) for number, part in numbered]
 
-    def compute(absent: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        chosen = [numbered[i][1] for i in absent]
-        yield from _compute(extractor, chosen, whole, workers)
+    def compute(absent: list[int]) -> Generator[dict[str, np.ndarray], None, None]:
+        return _compute(extractor, [numbered[i][1] for i in absent], whole, workers)
 
-    for _ in cached_parts(Path(cache_dir) / name, places, compute, mapped=True):
-        pass
+    with closing(cached_parts(Path(cache_dir) / name, places, compute, mapped=True)) as found:
+        for _ in found:
+            pass
     return sum(len(part) for _, part in numbered)
 
 
@@ -215,14 +216,14 @@ def _load(part: AnomalyDataset, arrays: Callable[[], dict[str, np.ndarray]]) -> 
 
 def _compute(
     extractor: Extractor, parts: Sequence[AnomalyDataset], whole: Whole, workers: int | None = None
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """The arrays of each part in turn."""
     cuts = [batches_of(part) for part in parts]
     prepare = partial(_tiles, whole=whole, size=extractor.image_size, preprocess=extractor.preprocess)
     batches = [batch for cut in cuts for batch in cut]
-    loaded = load_batches(batches, prepare, device=extractor.device, workers=workers)
-    for part, cut in zip(parts, cuts, strict=True):
-        yield _features(extractor, part, islice(loaded, len(cut)), whole)
+    with closing(load_batches(batches, prepare, device=extractor.device, workers=workers)) as loaded:
+        for part, cut in zip(parts, cuts, strict=True):
+            yield _features(extractor, part, islice(loaded, len(cut)), whole)
 
 
 def _tiles(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -86,7 +87,8 @@ def image_embeddings(
     parts = parts_of(dataset)
     found = _embedded_parts(encoder, parts, cache_dir, workers, **view_options)
     vectors = []
-    with tqdm(total=len(dataset), desc=dataset.name, leave=False, disable=not progress) as bar:
+    bar = tqdm(total=len(dataset), desc=dataset.name, leave=False, disable=not progress)
+    with bar, closing(found):
         for part in found:
             vectors.append(np.asarray(part["vectors"]))  # on the disk, so what follows is the only copy
             bar.update(len(vectors[-1]))
@@ -111,9 +113,8 @@ def embed_images(
     """
     parts = parts_of(dataset)
     parts = parts if shard is None else of_shard(parts, PART, shard)
-    return sum(
-        len(part["vectors"]) for part in _embedded_parts(encoder, parts, cache_dir, workers, **view_options)
-    )
+    with closing(_embedded_parts(encoder, parts, cache_dir, workers, **view_options)) as found:
+        return sum(len(part["vectors"]) for part in found)
 
 
 def parts_of(dataset: AnomalyDataset) -> list[AnomalyDataset]:
@@ -127,7 +128,7 @@ def _embedded_parts(
     cache_dir: str | Path,
     workers: int | None = None,
     **view_options,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """`vectors` (n, v, d) of each part, memory-mapped."""
     prepare = partial(test_views, encoder=Preprocess.of(encoder), **view_options)
     options = {**_encoder_key(encoder), "views": view_options}
@@ -135,12 +136,12 @@ def _embedded_parts(
     files = [f"{part.root.name}-{part.meta['category'].iloc[0]}" for part in parts]
     keys = [{**options, "images": part.fingerprint} for part in parts]
 
-    def compute(absent: list[int]) -> Iterator[dict[str, np.ndarray]]:
+    def compute(absent: list[int]) -> Generator[dict[str, np.ndarray], None, None]:
         cuts = [batches_of(parts[i]) for i in absent]
         batches = [batch for cut in cuts for batch in cut]
-        loaded = load_batches(batches, prepare, device=encoder.device, workers=workers)
-        for i, cut in zip(absent, cuts, strict=True):
-            yield {"vectors": _embed(encoder, parts[i], islice(loaded, len(cut)))}
+        with closing(load_batches(batches, prepare, device=encoder.device, workers=workers)) as loaded:
+            for i, cut in zip(absent, cuts, strict=True):
+                yield {"vectors": _embed(encoder, parts[i], islice(loaded, len(cut)))}
 
     folder = Path(cache_dir) / "images"
     return cached_parts(folder, list(zip(files, keys, strict=True)), compute, mapped=True)

@@ -80,7 +80,7 @@ def load_batches(
     device: where pixels are brought, for CUDA from pinned memory while the device works.
     workers: how many processes; 0: none, all is done here; None: as `worker_count` has it.
     An image that cannot be read raises the error that `read_image` has for it, here, when its turn comes. The
-    workers end then, on Ctrl-C, and when the caller stops asking.
+    workers end then, and when the iterator is closed (`contextlib.closing`: on Ctrl-C as well).
     """
     workers = worker_count(sum(map(len, batches))) if workers is None else workers
     on_gpu = torch.device(device).type == "cuda"
@@ -95,10 +95,15 @@ def load_batches(
         generator=torch.Generator(),  # it draws a seed, by default from everybody's random state
         **options,
     )
-    for found in loader:
-        if isinstance(found, Exception):
-            raise found
-        yield found._replace(pixels=found.pixels.to(device, non_blocking=True)) if on_gpu else found
+    running = iter(loader)
+    try:
+        for found in running:
+            if isinstance(found, Exception):
+                raise found
+            yield found._replace(pixels=found.pixels.to(device, non_blocking=True)) if on_gpu else found
+    finally:
+        if workers:  # at once: an error's traceback, which a notebook keeps, would hold them
+            running._shutdown_workers()
 
 
 def worker_count(images: int) -> int:

@@ -1,0 +1,129 @@
+"""Images come in order, the same whoever reads them, and what goes wrong is told by the file's name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zsad_core import loading
+from zsad_core.loading import Preprocess, batches_of, load_batches, worker_count
+from zsad_core.views import test_views as views_of
+
+
+def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(n)]
+
+
+@pytest.fixture
+def prepare(tiny_clip) -> Callable:
+    return partial(views_of, encoder=Preprocess.of(tiny_clip))
+
+
+def test_workers_give_what_no_workers_give_in_order(dataset_with, tiny_clip, prepare) -> None:
+    dataset = dataset_with([*noise(10), Image.new("L", (9, 50), 77)])
+    state = torch.random.get_rng_state()
+    here, there = (list(load_batches(batches_of(dataset), prepare, workers=k)) for k in (0, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)  # results must not depend on what was cached
+    assert [batch.counts for batch in there] == [[6] * 8, [6] * 3]
+    assert [size for batch in there for size in batch.sizes] == [*[(30, 40)] * 10, (9, 50)]
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one.pixels, other.pixels, rtol=0, atol=0)
+    third = views_of(dataset.image(2), tiny_clip)
+    torch.testing.assert_close(there[0].pixels[12:18], third, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_with, prepare, workers) -> None:
+    dataset = dataset_with(noise(12))
+    cut = dataset.root / dataset.meta["image"].iloc[9]
+    cut.write_bytes(cut.read_bytes()[:500])
+    found = load_batches(batches_of(dataset), prepare, workers=workers)
+    assert next(found).counts == [6] * 8
+    with pytest.raises(ValueError, match=r"09\.png cannot be read.*fetch or prepare it again") as caught:
+        next(found)
+    assert "worker process" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_that_names_no_file_is_noted_with_it(dataset_with, tiny_clip) -> None:
+    dataset = dataset_with(noise(2))
+    prepare = partial(views_of, encoder=Preprocess.of(tiny_clip), zoom=0.5)
+    with pytest.raises(ValueError, match=r"zoom=0\.5") as caught:
+        next(load_batches(batches_of(dataset), prepare, workers=1))
+    assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
+
+
+def test_workers_end_when_nobody_asks_any_more(dataset_with, prepare) -> None:
+    found = load_batches(batches_of(dataset_with(noise(40, (10, 10)))), prepare, workers=1)
+    next(found)
+    assert len(multiprocessing.active_children()) == 1
+    found.close()
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_ends_the_workers(dataset_with, tmp_path) -> None:
+    """In a process of its own, which is sent the signal together with its children, as a terminal does."""
+    dataset = dataset_with(noise(40, (10, 10)))
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import signal, time
+        from contextlib import closing
+        from multiprocessing import active_children
+        from zsad_core.datasets import load_dataset
+        from zsad_core.loading import batches_of, load_batches
+        from tests.test_loading import slow
+
+        if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            dataset = load_dataset({str(dataset.root)!r})
+            try:
+                with closing(load_batches(batches_of(dataset), slow, workers=2)) as found:
+                    for _ in found:
+                        print(*(child.pid for child in active_children()), flush=True)
+            except KeyboardInterrupt:
+                print("interrupted", len(active_children()), flush=True)
+        """)
+    )
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert len(pids) == 2 and output.endswith("interrupted 0\n"), output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def slow(image: Image.Image) -> torch.Tensor:
+    time.sleep(0.05)
+    return torch.zeros(1, 3, 4, 4)
+
+
+def test_number_of_workers(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert worker_count(loading.FEW - 1) == 0  # they would start longer than it takes
+    assert worker_count(loading.FEW) == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(256)), raising=False)
+    assert worker_count(10**6) == 16
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
+    assert worker_count(10**6) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few

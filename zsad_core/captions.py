@@ -56,8 +56,10 @@ def _read(path: str | Path | None) -> tuple[list[str], str]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         captions = [annotation["caption"] for annotation in content["annotations"]]
+        if not all(isinstance(text, str) for text in [*captions, content.get("match", "word")]):
+            raise TypeError("a caption that is no text")
         return captions, content.get("match", "word")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "
             "'annotations', each with a 'caption'; instances_*.json and person_keypoints_*.json have none"

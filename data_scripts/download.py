@@ -43,7 +43,8 @@ def sorted_out(raw: Path, expected: Sequence[Archive]) -> tuple[list[Path], list
 
 
 def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn"]) -> dict[str, object]:
-    """Name and sum of an archive for the record, after a comparison with what is known of it."""
+    """Name and sum of an archive for the record, after a comparison with what is known of it; "as published"
+    is None where nothing is."""
     known = next((a for a in expected if a.name.casefold() == path.name.casefold()), None)
     wrong = known.check(path) if known else None
     if wrong and mode == "stop":
@@ -53,9 +54,11 @@ def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn
     if wrong:
         print(f"warning: {wrong}", file=sys.stderr)
     digest = sha256_of(path)
-    verified = not wrong and (
-        bool(known and (known.sha256 or known.md5)) or digest in {archive.sha256 for archive in expected}
-    )
+    compared = bool(known and (known.sha256 or known.md5))
+    if wrong or compared:
+        verified = not wrong
+    else:  # under another name, perhaps
+        verified = True if digest in {archive.sha256 for archive in expected} else None
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "as published": verified}
 
 

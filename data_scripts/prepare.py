@@ -75,8 +75,8 @@ class PreparedFolder:
         for part in (category, defect, name):
             if not _NAME.fullmatch(part):
                 raise ValueError(
-                    f"{part!r} cannot be part of a prepared folder (image {str(image)!r}): expected a plain name "
-                    "in UTF-8, not beginning with a dot or blank, without slash, colon or comma; rename it"
+                    f"{part!r} cannot be part of a prepared folder (image {str(image)!r}): expected a plain "
+                    "name in UTF-8, not beginning with a dot or blank, without slash, colon, comma; rename it"
                 )
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r} of {category}/{name}: expected 'train' or 'test'")

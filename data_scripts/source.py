@@ -343,8 +343,8 @@ def _report(record: dict, out: Path) -> None:
     if record["mask above"] is not None:
         print(f"masks: anomalous where the grey value is above {record['mask above']}")
     for archive in record["archives"]:
-        state = "as published" if archive["as published"] else "not compared, or another than published"
-        print(f"{archive['name']}: sha256 {archive['sha256']}, {state}")
+        state = {True: "as published", False: "another than published", None: "no other to compare it with"}
+        print(f"{archive['name']}: sha256 {archive['sha256']}, {state[archive['as published']]}")
     for note in record["notes"]:
         print(f"note: {note}")
     print(f"{out} is complete; the same report is in {out / RECORD}")

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from tqdm import tqdm
+
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DOCUMENTS = ("[Content_Types].xml", "_rels/", "docProps/", "xl/", "mimetype")
 """First entries of office files, which are zip files too."""
@@ -97,7 +99,7 @@ def unpack(
         max_bytes = max(_FREE, _RATIO * path.stat().st_size)
     budget = _Budget(path, max_files, max_bytes)
     try:
-        with _named_damage(path):
+        with _named_damage(path), budget.bar:
             (_unpack_zip if kind == "zip" else _unpack_tar)(path, folder, budget)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,14 +108,16 @@ def unpack(
 
 
 class _Budget:
-    """Counts files and bytes of one archive against its limits."""
+    """Counts files and bytes of one archive against its limits, and shows how far it is."""
 
     def __init__(self, path: Path, max_files: int, max_bytes: float) -> None:
         self.path, self.files, self.bytes = path, max_files, max_bytes
+        self.bar = tqdm(desc=path.name, unit="B", unit_scale=True, disable=None)
 
     def spend(self, *, files: int = 0, n_bytes: int = 0) -> None:
         self.files -= files
         self.bytes -= n_bytes
+        self.bar.update(n_bytes)
         if self.files < 0 or self.bytes < 0:
             what = "files" if self.files < 0 else "bytes"
             raise ValueError(
@@ -134,6 +138,9 @@ def _unpack_zip(path: Path, folder: Path, budget: _Budget) -> None:
             if entry.flag_bits & 1:
                 raise _refused(path, entry.orig_filename, "is encrypted")
             _target(path, folder, entry.orig_filename)
+        needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
+        if budget.bytes >= needed > free:  # known before hours are spent, if the headers do not lie
+            raise OSError(errno.ENOSPC, f"{needed:,} bytes come out of {path}, {free:,} are free")
         for entry in entries:
             target = _target(path, folder, entry.orig_filename)
             if entry.is_dir():

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import trees_industrial as trees
+import yaml
 from PIL import Image
 
 from data_scripts import btad, dagm, dtd_synthetic, mpdd, mvtec, sdd, visa
@@ -109,6 +110,8 @@ def test_all_sources() -> None:
         "brainmri br35h covid19 coco_captions sewerml"
     )
     assert " ".join(source.name for source in sources) == names
+    paper = yaml.safe_load((Path(__file__).parents[1] / "profiles/paper.yaml").read_text())["datasets"]
+    assert {name: name for name in names.split() if name != "coco_captions"} == paper
     for source in sources:
         assert source.title and source.home and source.terms and source.how, source.name
 

@@ -223,8 +223,10 @@ def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> Non
         assert code == 1 and not (tmp_path / "toy").exists()
         assert "expected 0000" in errors and "--checksum warn" in errors
     code, printed, errors = prepare("--checksum", "warn", source=source)
-    assert code == 0 and "warning: " in errors and "not compared, or another than published" in printed
-    assert not record(tmp_path)["archives"][0]["as published"]
+    assert code == 0 and "warning: " in errors and "another than published" in printed
+    assert record(tmp_path)["archives"][0]["as published"] is False
+    assert "no other to compare it with" in prepare()[1]
+    assert record(tmp_path)["archives"][0]["as published"] is None
 
 
 def test_wrong_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:

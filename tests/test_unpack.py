@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import random
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -224,6 +227,15 @@ def test_unpacks_into_an_empty_folder_only(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="out is not empty"):
         unpack(make_zip(tmp_path / "x"), tmp_path / "out")
     assert contents(tmp_path / "out") == {"thesis.txt": b"mine"}
+
+
+def test_too_little_space_is_known_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1502))
+    with pytest.raises(OSError, match="1,503 bytes come out of .*x, 1,502 are free") as error:
+        unpack(make_zip(tmp_path / "x"), tmp_path / "out")
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_full_disk_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,11 @@ column `Defect` of the table is the natural reading: 1 for any defect, 0 for non
 
 Needed are `SewerML_Val.csv`, with or without a byte-order mark, and `valid00.zip`, `valid01.zip` or the
 images that were in them, in any folder: they are found by the name in the column `Filename`. Rows without
-an image and images without a row (those of the other splits, for instance) are counted and reported. With
---quick the 130,000 images are not decoded.
+an image and images without a row (those of the other splits, for instance) are counted and reported.
+
+The archives are unpacked beside --out, so have as much space free there as they take, some 38 GB. The images
+are then links to what was unpacked. With --quick the 130,000 images are not decoded; each is read once all
+the same, to find repeats.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_yes_no, folders_in
+from data_scripts.folders import folders_in
+from data_scripts.layouts import add_yes_no
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Source, run
 

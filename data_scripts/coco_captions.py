@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import get_args
 
 from data_scripts.download import checked, sorted_out, unpacked
-from data_scripts.source import Archive, Source, errors_reported, find_root, require_download
+from data_scripts.folders import find_file
+from data_scripts.prepare import only_one
+from data_scripts.source import Archive, Source, errors_reported, require_download
 from zsad_core.cache import write_atomically
 from zsad_core.captions import Match, load_captions
 
@@ -49,8 +51,8 @@ def write_captions(root: Path, out: Path, *, split: str = "val", match: Match = 
     ValueError when it is no captions file or has no such caption.
     """
     name = f"captions_{split}2017.json"
-    folder = find_root(root, name)
-    found = {word: load_captions(folder / name, word, match) for word in WORDS}
+    file = find_file(root, name)
+    found = {word: load_captions(file, word, match) for word in WORDS}
     content = {
         "info": {"description": f"captions with {' or '.join(WORDS)} of {name}", "home": SOURCE.home},
         "match": match,
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         archives, loose = sorted_out(raw, SOURCE.archives)
         for path in archives:
             checked(path, SOURCE.archives, arguments.checksum)
-        with unpacked(raw, archives, loose, out) as root:
+        with only_one(out), unpacked(raw, archives, loose, out) as root:
             found = write_captions(root, out, split=arguments.split, match=arguments.match)
     for word, n in found.items():
         print(f"{word}: {n} captions of the {arguments.split} split (match: {arguments.match})")

@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_labelled, child, folders_in, images_in
+from data_scripts.folders import child, find_root, folders_in, images_in
+from data_scripts.layouts import add_labelled
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Known, Source, find_root, run
+from data_scripts.source import Known, Source, run
 
 SOURCE = Source(
     name="covid19",
@@ -52,12 +53,13 @@ COVID = ("covid-19", "covid")
 def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
     folder = find_root(root, has_both)
     covid, normal = child(folder, *COVID), child(folder, "normal")
-    found = {}
+    found, flat = {}, True
     for side, defect in ((normal, "good"), (covid, "covid19")):
         images = child(side, "images") or side
+        flat = flat and images == side
         found[defect] = len(images_in(images))
         add_labelled(images, out, category="chest", defect=defect)
-    out.note(f"release: {release(covid.name, found['good'], found['covid19'])}")
+    out.note(f"release: {release(covid.name, found['good'], found['covid19'], flat=flat)}")
     for other in folders_in(folder):
         if other not in (covid, normal):
             out.note(f"{other.name}/ is left out: the paper compares normal with COVID-19 alone")
@@ -68,16 +70,20 @@ def has_both(folder: Path) -> bool:
     return bool(child(folder, *COVID) and child(folder, "normal"))
 
 
-def release(covid: str, n_normal: int, n_covid: int) -> str:
-    """Which release has a folder of this name and these numbers of images."""
+def release(covid: str, n_normal: int, n_covid: int, *, flat: bool) -> str:
+    """Which release has these numbers of images, and a folder of this name.
+
+    flat: whether the images lie in the folders themselves, as in the first release and in re-packed copies of
+    it, whatever those call the folder.
+    """
     known = {
-        ("covid-19", 1341, 219): "the first, as in the paper",
-        ("covid-19", 1341, 1200): "the first update",
-        ("covid", 10192, 3616): "the present one",
+        (True, 1341, 219): "the first, as in the paper",
+        (True, 1341, 1200): "the first update",
+        (False, 10192, 3616): "the present one",
     }
     looks_like = "the first" if covid.lower() == "covid-19" else "the present one"
     return known.get(
-        (covid.lower(), n_normal, n_covid),
+        (flat, n_normal, n_covid),
         f"none that is known; {covid}/ is called so in {looks_like}, with other numbers",
     )
 

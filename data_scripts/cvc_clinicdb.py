@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_pairs, child, folders_with, polyp_set, refuse_reduced
+from data_scripts.folders import child, folders_with
+from data_scripts.layouts import add_pairs, polyp_set, refuse_reduced
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Source, run
 

@@ -14,7 +14,8 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from data_scripts.layouts import by_stem, child, folders_in, images_in, read_mask
+from data_scripts.folders import child, folders_in, images_in
+from data_scripts.layouts import by_stem, read_mask
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Archive, Source, run
 

@@ -15,20 +15,27 @@ from data_scripts.unpack import archive_kind, unpack
 from zsad_core.cache import sha256_of
 
 _OURS = (".part", ".lock")  # what `fetch` leaves when it is interrupted
+_ENDS = (".zip", ".tar", ".xz", ".tgz", ".rar", ".7z")
 
 
 def sorted_out(raw: Path, expected: Sequence[Archive]) -> tuple[list[Path], list[Path]]:
     """The archives to unpack, and whatever else lies in the folder.
 
-    Where some files have the names of `expected`, others are not unpacked.
+    Where some files have the names of `expected`, others are not unpacked. Raises ValueError when a file with
+    such a name is no archive.
     """
     if raw.is_file():
         return [raw], []
     entries = sorted(path for path in raw.iterdir() if not path.name.startswith("."))
+    names = {archive.name.casefold() for archive in expected}
     kinds = {path: archive_kind(path) for path in entries if path.is_file() and path.suffix not in _OURS}
     archives = [path for path, kind in kinds.items() if kind]
+    for path in kinds.keys() - set(archives):
+        if path.name.casefold() in names or (not archives and path.suffix.lower() in _ENDS):
+            raise ValueError(
+                f"{path} is no archive (it may be empty, or a page that asks for a login): fetch it again"
+            )
     loose = [path for path in entries if path not in archives]
-    names = {archive.name.casefold() for archive in expected}
     archives = [path for path in archives if path.name.casefold() in names] or archives
     if any(path.is_dir() for path in loose):  # extracted by hand, as `unpack` asks for
         archives = [path for path in archives if kinds[path] not in ("rar", "7z")]
@@ -36,7 +43,8 @@ def sorted_out(raw: Path, expected: Sequence[Archive]) -> tuple[list[Path], list
 
 
 def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn"]) -> dict[str, object]:
-    """Name and sum of an archive for the record, after a comparison with what is known of it."""
+    """Name and sum of an archive for the record, after a comparison with what is known of it; "as published"
+    is None where nothing is."""
     known = next((a for a in expected if a.name.casefold() == path.name.casefold()), None)
     wrong = known.check(path) if known else None
     if wrong and mode == "stop":
@@ -46,9 +54,11 @@ def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn
     if wrong:
         print(f"warning: {wrong}", file=sys.stderr)
     digest = sha256_of(path)
-    verified = not wrong and (
-        bool(known and (known.sha256 or known.md5)) or digest in {archive.sha256 for archive in expected}
-    )
+    compared = bool(known and (known.sha256 or known.md5))
+    if wrong or compared:
+        verified = not wrong
+    else:  # under another name, perhaps
+        verified = True if digest in {archive.sha256 for archive in expected} else None
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "as published": verified}
 
 
@@ -64,9 +74,10 @@ def unpacked(raw: Path, archives: list[Path], loose: list[Path], out: Path) -> I
         for path in archives:
             print(f"unpacking {path.name}")
             unpack(path, work / path.name.removesuffix(".xz").removesuffix(".gz").rsplit(".", 1)[0])
+        if loose:
+            refuse_links_out(raw, archives)
         for path in loose:
             if path.is_dir() and not path.is_symlink():
-                refuse_links_out(path)
                 shutil.copytree(
                     path,
                     work / path.name,
@@ -84,6 +95,8 @@ def unpacked(raw: Path, archives: list[Path], loose: list[Path], out: Path) -> I
 def _link_or_copy(path: str | Path, target: str | Path) -> None:
     try:
         os.link(Path(path).resolve(), target)
+    except FileExistsError:  # out of an archive, which is checked to be whole
+        pass
     except OSError:
         shutil.copyfile(path, target)
 
@@ -94,14 +107,19 @@ def _linked_folders(folder: str, names: list[str]) -> list[str]:
     return [name for name, path in paths.items() if path.is_symlink() and path.is_dir()]
 
 
-def refuse_links_out(root: Path) -> None:
-    """A link in a download may point at any file of this machine."""
+def refuse_links_out(root: Path, besides: Sequence[Path] = ()) -> None:
+    """A link in a download may point at any file of this machine. `besides`: links that are taken all the
+    same."""
     whole = root.resolve()
     for folder, folders, files in os.walk(root, onerror=_raise):
-        for path in (Path(folder, name) for name in folders + files):
-            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+        for name in folders + files:
+            path = Path(folder, name)
+            if not path.is_symlink() or path in besides:
+                continue
+            target = Path(os.path.realpath(path))  # Path.resolve raises where links go in circles
+            if not target.is_relative_to(whole):
                 raise ValueError(
-                    f"{path} is a link to {path.resolve()}, outside of {root}: give --raw the folder that "
+                    f"{path} is a link to {target}, outside of {root}: give --raw the folder that "
                     "holds the files themselves, or replace the link by a copy"
                 )
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from data_scripts.layouts import add_mvtec_layout, child, folders_in
+from data_scripts.folders import child, find_root, folders_in
+from data_scripts.layouts import add_mvtec_layout
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 CATEGORIES = (
     "Blotchy_099",

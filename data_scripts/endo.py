@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_pairs, child, polyp_set
+from data_scripts.folders import child
+from data_scripts.layouts import add_pairs, polyp_set
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Source, run
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from data_scripts.unpack import archive_kind
+
 _CHUNK = 1 << 20
 _TIMEOUT = 60  # seconds without a byte
 
@@ -84,10 +86,12 @@ def fetch(archive: Archive, folder: str | Path) -> Path:
 
 def _require(archive: Archive, path: Path) -> None:
     wrong = archive.check(path)
+    if not wrong and not archive.sha256 and not archive.md5 and archive_kind(path) is None:
+        wrong = f"{path} is no archive, it may be a page that asks for a login"
     if wrong:
         raise ValueError(
-            f"{wrong}. Nothing was deleted: move {path.name} away and run this again. If the sums still "
-            f"differ, the file at {archive.url} may have been replaced: ask its owners"
+            f"{wrong}. Nothing was deleted: move {path.name} away and run this again. If it comes out the "
+            f"same, the file at {archive.url} may have been replaced: ask its owners"
         )
 
 

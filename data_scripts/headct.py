@@ -13,12 +13,12 @@ with a blank in front. The images lie in `head_ct/head_ct/`. The layout of Anoma
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
-from data_scripts.layouts import add_labelled, child, images_in
+from data_scripts.folders import child, find_file, find_root, images_in, read_table
+from data_scripts.layouts import add_labelled
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Source, find_root, run
+from data_scripts.source import Source, run
 
 SOURCE = Source(
     name="headct",
@@ -31,7 +31,7 @@ SOURCE = Source(
 
 def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
     try:
-        folder = find_root(root, "labels.csv")
+        table = find_file(root, "labels.csv")
     except FileNotFoundError as error:
         try:
             test = child(find_root(root, "test/defect"), "test")
@@ -40,8 +40,9 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
         add_labelled(child(test, "good") or test / "good", out, category="brain", defect="good")
         add_labelled(child(test, "defect"), out, category="brain", defect="hemorrhage")
         return
-    labels = read_labels(folder / "labels.csv")
-    images = {int(path.stem): path for path in images_in(find_root(folder, "*.png")) if path.stem.isdigit()}
+    labels = read_labels(table)
+    pictures = images_in(find_root(table.parent, "*.png"))
+    images = {int(path.stem): path for path in pictures if path.stem.isdecimal()}
     if images.keys() != labels.keys():
         without = sorted(labels.keys() - images.keys()), sorted(images.keys() - labels.keys())
         raise ValueError(
@@ -55,8 +56,7 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
 
 def read_labels(path: Path) -> dict[int, int]:
     """0 normal or 1 haemorrhage of each image's number. Raises ValueError when the table is another one."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, skipinitialspace=True)
+    with read_table(path) as rows:
         try:
             labels = {int(row["id"]): int(row["hemorrhage"]) for row in rows}
         except (KeyError, TypeError, ValueError):

@@ -16,9 +16,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from data_scripts.layouts import add_pairs, images_in
+from data_scripts.folders import find_root, images_in
+from data_scripts.layouts import add_pairs
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 IMAGES, MASKS = "ISBI2016_ISIC_Part1_Test_Data", "ISBI2016_ISIC_Part1_Test_GroundTruth"
 DEPTH = 6

@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_pairs, child, polyp_set, refuse_reduced
+from data_scripts.folders import child
+from data_scripts.layouts import add_pairs, polyp_set, refuse_reduced
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Archive, Source, run
 
@@ -25,11 +26,12 @@ SOURCE = Source(
     title="Kvasir-SEG",
     home="https://datasets.simula.no/kvasir-seg/",
     terms="Research and education only; commercial use needs a written permission; cite the paper. No form.",
-    how="kvasir-seg.zip, about 46 MB, from the page above; or Polyp_DataSet.zip from "
+    how="kvasir-seg.zip, about 46 MB, from the page above, or --fetch; or Polyp_DataSet.zip from "
     "https://figshare.com/articles/figure/Polyp_DataSet_zip/21221579 .",
     archives=(
         Archive(
             "kvasir-seg.zip",
+            url="https://datasets.simula.no/downloads/kvasir-seg.zip",
             sha256="03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Readers that several datasets share: lists of files, pairs of image and mask, the threshold of masks."""
+"""Readers that several datasets share: pairs of image and mask, the threshold of masks, common trees."""
 
 from __future__ import annotations
 
@@ -7,43 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data_scripts.prepare import PreparedFolder, natural
+from data_scripts.folders import by_name, child, folded, folders_in, folders_with, images_in
+from data_scripts.prepare import PreparedFolder
+from zsad_core.datasets import stored_image
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NORMAL = ("good", "ok")
 """Folder names of normal images; every other folder beside them is a kind of defect."""
 
 _SHOWN = 5  # names that an error lists
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, not of folders below, in natural order. Hidden files are left out."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    return sorted(
-        (p for p in files if not p.name.startswith(".") and p.is_file()), key=lambda path: natural(path.name)
-    )
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """Folders of a folder in natural order; no symbolic links, no hidden ones, no leftovers of macOS."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    return sorted(
-        (p for p in folders if not p.name.startswith(".") and p.name != "__MACOSX"),
-        key=lambda path: natural(path.name),
-    )
-
-
-def child(folder: Path, *names: str) -> Path | None:
-    """The folder's first subfolder with one of these names, compared without regard to case."""
-    wanted = [name.casefold() for name in names]
-    found = [path for path in folders_in(folder) if path.name.casefold() in wanted]
-    return min(found, key=lambda path: wanted.index(path.name.casefold()), default=None)
-
-
 def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str, Path]:
-    """Files by name without extension and without `suffix`, in lower case, so that pairs meet whatever case.
+    """Files by name without extension and without `suffix`, so that pairs meet whatever their case and
+    whether an accent is a character of its own.
 
     suffix: the end that a mask's name has and its image's has not; of several the first that fits is taken
     off. Raises ValueError when two files share a name.
@@ -51,30 +28,16 @@ def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str
     suffixes = (suffix,) if isinstance(suffix, str) else suffix
     found: dict[str, Path] = {}
     for path in paths:
-        stem = path.stem.casefold()
+        stem = folded(path.stem)
         end = next((s.casefold() for s in suffixes if s and stem.endswith(s.casefold())), "")
         stem = stem.removesuffix(end)
         if stem in found:
             raise ValueError(
-                f"{path} and {found[stem].name} differ in their ends only: expected one file of each name"
+                f"{path} and {found[stem].name} have one name, but for case and ends: expected one file of "
+                "each name"
             )
         found[stem] = path
     return found
-
-
-def whole_image(path: Path) -> Image.Image:
-    """A decoded image as it is stored, whatever its extension says. Raises ValueError when it is cut off or
-    none."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"image {path} cannot be read ({error}): expected a whole image; extract or fetch it again"
-        ) from error
 
 
 def read_mask(path: Path, above: int = 0) -> np.ndarray:
@@ -84,7 +47,7 @@ def read_mask(path: Path, above: int = 0) -> np.ndarray:
     and white becomes 0 and 255; colour becomes grey, without alpha. above: 0 is AnomalyCLIP's rule, 127 asks
     for half of white.
     """
-    mask = whole_image(path)
+    mask = stored_image(path)
     if mask.mode == "1":
         mask = mask.convert("L")
     elif len(mask.getbands()) > 1:
@@ -118,8 +81,7 @@ def add_mvtec_layout(
         if normal:
             split = "train" if folder is train else "test"
             add_labelled(normal, out, category=category, defect="good", split=split)
-    kinds = {path.name.casefold(): path for path in (folders_in(test) if test else [])}
-    masks = {path.name.casefold(): path for path in (folders_in(truth) if truth else [])}
+    kinds, masks = (by_name(folders_in(folder) if folder else ()) for folder in (test, truth))
     for name in sorted((kinds.keys() | masks.keys()) - set(NORMAL)):
         images = kinds.get(name) or root / "test" / masks[name].name
         if truth is None:
@@ -182,16 +144,6 @@ def add_labelled(
 
 def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
-
-
-def folders_with(root: Path, *names: str, depth: int = 4) -> list[Path]:
-    """Every folder, `root` or at most `depth` levels below, that has subfolders of all these names, whatever
-    their case; the highest first."""
-    found, level = [], [root]
-    for _ in range(depth + 1):
-        found += [folder for folder in level if all(child(folder, name) for name in names)]
-        level = [below for folder in level for below in folders_in(folder)]
-    return found
 
 
 def add_yes_no(root: Path, out: PreparedFolder, *, category: str, defect: str) -> list[Path]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from data_scripts.folders import find_root
 from data_scripts.layouts import add_mvtec_layout
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 SOURCE = Source(
     name="mvtec",

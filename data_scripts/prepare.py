@@ -23,6 +23,7 @@ from zsad_core.datasets import COLUMNS, read_image
 RECORD = "prepared.json"
 """Beside meta.csv: where the images come from and what was checked. Nothing reads it but people."""
 
+_NAME = re.compile(r"[^\s/\\:,.\ud800-\udfff][^/\\:,\n\ud800-\udfff]*")  # surrogates: bytes that are no UTF-8
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -36,8 +37,9 @@ class PreparedFolder:
     """Collects the images of one dataset; `prepared_folder` makes one and completes it.
 
     rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. empty_masks:
-    those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. record: what
-    RECORD will hold; without any, the file is not written. added: called after each image, for a bar.
+    those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. reason: why
+    counts may differ from the published ones although nothing is missing. record: what RECORD will hold;
+    without any, the file is not written. added: called after each image, for a bar.
     """
 
     def __init__(self, root: Path, *, link: bool = False, check: bool = True) -> None:
@@ -47,6 +49,7 @@ class PreparedFolder:
         self.digests: list[str] = []
         self.empty_masks: list[str] = []
         self.notes: list[str] = []
+        self.reason: str | None = None
         self.record: dict[str, Any] = {}
         self.added: Callable[[], object] = lambda: None
 
@@ -70,8 +73,11 @@ class PreparedFolder:
         Raises ValueError for names that cannot be used, a file that does not decode, a mask of another size.
         """
         for part in (category, defect, name):
-            if not re.fullmatch(r"[^\s/\\:,.][^/\\:,\n]*", part):
-                raise ValueError(f"{part!r} cannot be part of a prepared folder: expected a plain name")
+            if not _NAME.fullmatch(part):
+                raise ValueError(
+                    f"{part!r} cannot be part of a prepared folder (image {str(image)!r}): expected a plain "
+                    "name in UTF-8, not beginning with a dot or blank, without slash, colon, comma; rename it"
+                )
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r} of {category}/{name}: expected 'train' or 'test'")
         relative = f"{category}/{split}/{defect}/{name}"
@@ -149,7 +155,7 @@ def prepared_folder(out: Path, *, link: bool = False, check: bool = True) -> Ite
     """
     out = Path(out)
     partial, old = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.old")
-    with _only_one(out):
+    with only_one(out):
         if old.exists() and not out.exists():  # killed between the two renames below
             old.rename(out)
         _check_replaceable(out)
@@ -185,9 +191,9 @@ def _write_tables(folder: PreparedFolder) -> None:
 
 
 @contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Two writers would take each other's `.partial` away. The lock ends with its process, even when that is
-    killed."""
+def only_one(out: Path) -> Iterator[None]:
+    """Raises BlockingIOError while another process prepares `out`: two would take each other's files away.
+    The lock ends with its process, even when that is killed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{out}.lock")
     try:

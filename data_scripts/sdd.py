@@ -18,17 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.layouts import (
-    add_mvtec_layout,
-    by_stem,
-    folders_in,
-    images_in,
-    read_mask,
-    require_pairs,
-    whole_image,
-)
+from data_scripts.folders import find_root, folders_in, images_in
+from data_scripts.layouts import add_mvtec_layout, by_stem, read_mask, require_pairs
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
+from zsad_core.datasets import stored_image
 
 CATEGORY = "electrical commutators"
 HALVES, ANOMALOUS, NORMAL = 798, 74, 724  # of 399 images
@@ -75,7 +69,7 @@ def add_halves(root: Path, out: PreparedFolder, *, above: int, seed: int) -> Non
     n_test = len(normal) // 4
     chosen = {normal[i] for i in np.random.default_rng(seed).permutation(len(normal))[:n_test]}
     for path, label in labels.items():
-        picture, mask = whole_image(path), read_mask(label, above)
+        picture, mask = stored_image(path), read_mask(label, above)
         if picture.size != mask.shape[::-1]:
             raise ValueError(
                 f"mask of {path} has shape {mask.shape}: expected {picture.size[::-1]}, as its image"
@@ -96,6 +90,11 @@ def add_halves(root: Path, out: PreparedFolder, *, above: int, seed: int) -> Non
         f"{len(halves)} halves, {len(halves) - len(normal)} with label pixels, {len(normal)} without; "
         f"{HALVES}, {ANOMALOUS} and {NORMAL} are expected of the whole set"
     )
+    if len(halves) == HALVES:
+        out.reason = (
+            "all images are there, but the paper says neither where it cuts them nor which labels count, so "
+            "that other halves than its 74 may be anomalous"
+        )
     out.note(
         f"{n_test} of the {len(normal)} normal halves, drawn with seed {seed}, are for the test. The paper's "
         "set cannot be made again: its 181 is a quarter of 724, but which quarter is not published"

@@ -8,20 +8,23 @@ column `Defect` of the table is the natural reading: 1 for any defect, 0 for non
 
 Needed are `SewerML_Val.csv`, with or without a byte-order mark, and `valid00.zip`, `valid01.zip` or the
 images that were in them, in any folder: they are found by the name in the column `Filename`. Rows without
-an image and images without a row (those of the other splits, for instance) are counted and reported. With
---quick the 130,000 images are not decoded.
+an image and images without a row (those of the other splits, for instance) are counted and reported.
+
+The archives are unpacked beside --out, so have as much space free there as they take, some 38 GB. The images
+are then links to what was unpacked. With --quick the 130,000 images are not decoded; each is read once all
+the same, to find repeats.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_scripts.folders import find_file, read_table
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 SOURCE = Source(
     name="sewerml",
@@ -36,7 +39,7 @@ SOURCE = Source(
 
 
 def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
-    table = find_root(root, "SewerML_Val.csv") / "SewerML_Val.csv"
+    table = find_file(root, "SewerML_Val.csv")
     folders = folders_by_name(root)
     missing: list[str] = []
     for name, defect in rows(table):
@@ -60,7 +63,8 @@ def folders_by_name(root: Path) -> dict[str, str]:
                 continue
             if name in found:
                 raise ValueError(
-                    f"{name} is there twice, in {found[name]} and {folder}: keep one of the two folders"
+                    f"{name} is there twice, in {found[name]} and {folder}: keep one of the two, and an "
+                    "archive or what was extracted from it, not both"
                 )
             found[name] = folder
     return found
@@ -70,8 +74,7 @@ def rows(table: Path) -> Iterator[tuple[str, bool]]:
     """File name and whether there is a defect, row by row. Raises ValueError for another table, or a name
     twice."""
     seen: set[str] = set()
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with read_table(table) as reader:
         if not {"Filename", "Defect"} <= set(reader.fieldnames or ()):
             raise ValueError(
                 f"{table} has no columns Filename and Defect: expected SewerML_Val.csv (the test split's "

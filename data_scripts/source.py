@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 
@@ -23,12 +23,10 @@ from tqdm import tqdm
 import zsad_core
 from data_scripts.download import checked, refuse_links_out, sorted_out, unpacked
 from data_scripts.fetch import Archive, fetch
-from data_scripts.layouts import folders_in
 from data_scripts.prepare import RECORD, PreparedFolder, prepared_folder
 
-__all__ = ["Archive", "Known", "Source", "all_sources", "find_root", "run"]
+__all__ = ["Archive", "Known", "Source", "all_sources", "run"]
 PUBLISHED = Path(zsad_core.__file__).parent / "published" / "datasets.csv"
-_SHOWN = 8  # names that a message lists
 
 Write = Callable[[Path, PreparedFolder, argparse.Namespace], None]
 
@@ -129,12 +127,16 @@ def run(
 
 @contextmanager
 def errors_reported(out: Path) -> Iterator[None]:
-    """Prints what a user can mend as one message, without a traceback, and exits with 1."""
+    """Prints what a user can mend as one message, without a traceback, and exits with 1; after Ctrl-C with
+    130."""
     try:
         yield
     except (ValueError, OSError) as error:
         print(f"error: {_message(error, out)}", file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        print(f"interrupted: an older {out.name} is as it was; run this again", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def require_download(source: Source, raw: Path | None, *, fetch: bool) -> None:
@@ -147,34 +149,6 @@ def require_download(source: Source, raw: Path | None, *, fetch: bool) -> None:
         print(source.instructions())
         print(f"error: {lacks}", file=sys.stderr)
         raise SystemExit(2)
-
-
-def find_root(folder: Path, marker: str | Callable[[Path], bool], depth: int = 4) -> Path:
-    """The folder that the marker fits: `folder` or one at most `depth` levels below, the highest first.
-
-    marker: a relative glob pattern such as `*/test/good`, compared without regard to case, or a function.
-    Symbolic links to folders are not followed. Raises FileNotFoundError when there is none.
-    """
-    level = [folder]
-    for _ in range(depth + 1):
-        for candidate in level:
-            if marker(candidate) if callable(marker) else _holds(candidate, marker.split("/")):
-                return candidate
-        level = [below for candidate in level for below in folders_in(candidate)]
-    wanted = f"`{marker}`" if isinstance(marker, str) else (marker.__doc__ or "what is expected").strip()
-    held = sorted(path.name for path in folder.iterdir())
-    raise FileNotFoundError(
-        f"nothing like {wanted} in {folder} or {depth} levels below, which holds "
-        f"{_listed(held) or 'nothing'}. Is it the right download, and extracted completely?"
-    )
-
-
-def _holds(folder: Path, pattern: list[str]) -> bool:
-    first, *rest = pattern
-    found = [path for path in folder.iterdir() if fnmatchcase(path.name.casefold(), first.casefold())]
-    if not rest:
-        return bool(found)
-    return any(_holds(path, rest) for path in found if path.is_dir() and not path.is_symlink())
 
 
 def _parser(
@@ -203,7 +177,7 @@ def _parser(
     if source.has_masks:
         add(
             "--mask-above",
-            type=int,
+            type=_grey,
             default=0,
             metavar="N",
             help="masks are anomalous above this grey value (%(default)s, as in AnomalyCLIP's code)",
@@ -211,6 +185,12 @@ def _parser(
     if options:
         options(parser)
     return parser
+
+
+def _grey(text: str) -> int:
+    if text.isdecimal() and int(text) < 255:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text}: expected a grey value from 0 to 254")
 
 
 def _fetch_all(source: Source, raw: Path) -> None:
@@ -234,7 +214,7 @@ def _lacks_download(raw: Path | None) -> str | None:
 def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> None:
     raw, out = arguments.raw, arguments.out
     archives, loose = sorted_out(raw, source.archives)
-    _check_apart(raw, out)
+    _check_apart(source, raw, out)
     link = bool(archives) or not arguments.copy  # what is unpacked here need not be there twice
     with prepared_folder(out, link=link, check=not arguments.quick) as folder:
         sums = [checked(path, source.archives, arguments.checksum) for path in archives]
@@ -277,24 +257,28 @@ def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> Non
                 "known reason of the difference": reason,
                 "differences": faults,
                 "categories (train normal, test normal, test anomalous)": found,
-                "repeated images": len(folder.repeats),
+                "repeated images, and as which": folder.repeats,
                 "mask above": getattr(arguments, "mask_above", None),
                 "notes": folder.notes,
             }
     _report(folder.record, out)
 
 
-def _check_apart(raw: Path, out: Path) -> None:
-    """The download stays as it is: `out` gets replaced, and could be the download itself."""
+def _check_apart(source: Source, raw: Path, out: Path) -> None:
+    """`out` gets replaced: it could be the download itself, another dataset, or somebody's own work."""
     a, b = raw.resolve(), out.resolve()
+    if out.name in ("", ".."):
+        raise FileExistsError(f"--out {out}: give the prepared folder a name, such as {source.name}")
     if a == b or a in b.parents or b in a.parents:
         raise FileExistsError(f"--out {out} and --raw {raw} lie in each other: give --out a folder elsewhere")
-    if (
-        out.is_dir()
-        and any(out.iterdir())
-        and not any((out / n).exists() for n in ("meta.csv", "prepared.json"))
-    ):
-        raise FileExistsError(f"{out} is no prepared folder, it has no meta.csv: give --out a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            made_by = json.loads((out / RECORD).read_text(encoding="utf-8"))["source"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            made_by = None
+        if made_by != source.name:
+            what = f"was made of {made_by}" if made_by else f"has no {RECORD} of this script"
+            raise FileExistsError(f"{out} {what}: give --out a new folder, or remove this one")
 
 
 def _counts(folder: PreparedFolder) -> dict[str, list[int]]:
@@ -316,6 +300,8 @@ def _compare(
     bare = sum(row["split"] == "test" and row["label"] == 1 and not row["mask"] for row in folder.rows)
     faults = [f"{bare} anomalous test images have no mask"] if bare and source.has_masks else []
     totals = _totals(found)
+    if folder.reason and totals != source.published:
+        return faults, folder.reason
     for known in source.known:
         if totals == (known.normal, known.anomalous) != source.published:
             return faults, known.reason
@@ -352,13 +338,13 @@ def _report(record: dict, out: Path) -> None:
         print(f"The difference is known: {record['known reason of the difference']}")
     for fault in record["differences"]:
         print(f"warning: {fault}", file=sys.stderr)
-    if not record["repeated images"]:
+    if not record["repeated images, and as which"]:
         print("byte-identical images: none")
     if record["mask above"] is not None:
         print(f"masks: anomalous where the grey value is above {record['mask above']}")
     for archive in record["archives"]:
-        state = "as published" if archive["as published"] else "not compared, or another than published"
-        print(f"{archive['name']}: sha256 {archive['sha256']}, {state}")
+        state = {True: "as published", False: "another than published", None: "no other to compare it with"}
+        print(f"{archive['name']}: sha256 {archive['sha256']}, {state[archive['as published']]}")
     for note in record["notes"]:
         print(f"note: {note}")
     print(f"{out} is complete; the same report is in {out / RECORD}")
@@ -367,13 +353,10 @@ def _report(record: dict, out: Path) -> None:
 def _message(error: Exception, out: Path) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"the disk of {out} is full ({error}). Nothing half-made was kept, an older {out.name} is as it "
-            "was: free some space and run this again"
+            f"a disk is full ({error}). Nothing half-made was kept but an unfinished download, an older "
+            f"{out.name} is as it was: free some space beside {out}, or where --fetch downloads to, and run "
+            "this again"
         )
     if isinstance(error, PermissionError):
         return f"{error}: let this user read the download and write beside {out}, and run this again"
     return str(error)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -19,9 +19,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_scripts.layouts import add_pairs, child
+from data_scripts.folders import child, find_root
+from data_scripts.layouts import add_pairs
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 SOURCE = Source(
     name="tn3k",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import re
@@ -17,12 +18,22 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from tqdm import tqdm
+
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DOCUMENTS = ("[Content_Types].xml", "_rels/", "docProps/", "xl/", "mimetype")
 """First entries of office files, which are zip files too."""
 
 _CHUNK = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError)
+_LARGEST_READ = 16 << 20
+"""Contents come in chunks: more is asked only for a header that is made to fill the memory."""
+
+_RATIO, _FREE = 100, 1e9
+"""What may come out of an archive: so many times its size, which no dataset here comes near, or 1 GB."""
+
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, UnicodeError,
+)  # fmt: skip
 
 
 def archive_kind(path: str | Path) -> Literal["zip", "tar", "rar", "7z"] | None:
@@ -57,13 +68,13 @@ def archive_kind(path: str | Path) -> Literal["zip", "tar", "rar", "7z"] | None:
 
 
 def unpack(
-    path: str | Path, folder: str | Path, *, max_files: int = 2_000_000, max_bytes: float = 500e9
+    path: str | Path, folder: str | Path, *, max_files: int = 2_000_000, max_bytes: float | None = None
 ) -> None:
     """Unpack a zip or tar file into `folder`, which must be new or empty.
 
     Nothing is executed, and neither links, owners nor file modes are taken over. max_files, max_bytes: limits
-    for what comes out; bytes are counted as they come, because headers may lie. After any error `folder` is
-    empty.
+    for what comes out, files together with folders; None: 100 times the archive's size, or 1 GB. Bytes are
+    counted as they come, because headers may lie. After any error `folder` is empty.
 
     Raises ValueError, naming the archive and the entry, for paths that are absolute or hold `..`, a backslash
     or a drive letter; links and devices; encrypted entries; two entries with one name; more than the limits;
@@ -84,9 +95,11 @@ def unpack(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: expected a new folder to unpack {path.name} into")
+    if max_bytes is None:
+        max_bytes = max(_FREE, _RATIO * path.stat().st_size)
     budget = _Budget(path, max_files, max_bytes)
     try:
-        with _named_damage(path):
+        with _named_damage(path), budget.bar:
             (_unpack_zip if kind == "zip" else _unpack_tar)(path, folder, budget)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,14 +108,16 @@ def unpack(
 
 
 class _Budget:
-    """Counts files and bytes of one archive against its limits."""
+    """Counts files and bytes of one archive against its limits, and shows how far it is."""
 
     def __init__(self, path: Path, max_files: int, max_bytes: float) -> None:
         self.path, self.files, self.bytes = path, max_files, max_bytes
+        self.bar = tqdm(desc=path.name, unit="B", unit_scale=True, disable=None)
 
     def spend(self, *, files: int = 0, n_bytes: int = 0) -> None:
         self.files -= files
         self.bytes -= n_bytes
+        self.bar.update(n_bytes)
         if self.files < 0 or self.bytes < 0:
             what = "files" if self.files < 0 else "bytes"
             raise ValueError(
@@ -114,6 +129,8 @@ class _Budget:
 def _unpack_zip(path: Path, folder: Path, budget: _Budget) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        if len(entries) > budget.files:
+            budget.spend(files=len(entries))
         for entry in entries:  # all are looked at before the first is written
             mode = entry.external_attr >> 16
             if stat.S_ISLNK(mode):
@@ -121,9 +138,13 @@ def _unpack_zip(path: Path, folder: Path, budget: _Budget) -> None:
             if entry.flag_bits & 1:
                 raise _refused(path, entry.orig_filename, "is encrypted")
             _target(path, folder, entry.orig_filename)
+        needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
+        if budget.bytes >= needed > free:  # known before hours are spent, if the headers do not lie
+            raise OSError(errno.ENOSPC, f"{needed:,} bytes come out of {path}, {free:,} are free")
         for entry in entries:
             target = _target(path, folder, entry.orig_filename)
             if entry.is_dir():
+                budget.spend(files=1)
                 _make_folder(path, target, entry.filename)
                 continue
             with archive.open(entry) as source:
@@ -142,6 +163,7 @@ def _unpack_tar(path: Path, folder: Path, budget: _Budget) -> None:
             if entry.issym() or entry.islnk():
                 raise _refused(path, entry.name, "is a link")
             if entry.isdir():
+                budget.spend(files=1)
                 _make_folder(path, target, entry.name)
             elif entry.isreg():
                 with archive.extractfile(entry) as source:
@@ -163,6 +185,8 @@ class _Blocks:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_READ:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
         self.last = self.stream.read(size)
         return self.last
 
@@ -210,9 +234,8 @@ def _named_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGED, NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of a decoder
-            raise
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the disk, not of a decoder; EINVAL: a seek to where no file begins
         raise ValueError(
-            f"{path} is cut off or damaged ({error}): fetch it again; with --fetch an unfinished download "
-            "goes on where it ended"
+            f"{path} is cut off or damaged ({error}): move it away and fetch it again"
         ) from error

@@ -11,16 +11,18 @@ ground_truth/bad}, whose masks are 0 and 255.
 
 from __future__ import annotations
 
-import csv
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
+from data_scripts.folders import find_file, find_root, read_table
 from data_scripts.layouts import add_mvtec_layout, read_mask
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Source, find_root, run
+from data_scripts.source import Archive, Source, run
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ["object", "split", "label", "image", "mask"]
+KINDS = (("normal", False), ("anomaly", True))
+"""label, and whether there is a mask."""
 
 SOURCE = Source(
     name="visa",
@@ -57,7 +59,7 @@ SOURCE = Source(
 def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
     """Adds what the split file lists, or every category of the layout with folders instead of a list."""
     try:
-        add_listed(find_root(root, SPLIT), out, arguments.mask_above)
+        folder = find_root(root, SPLIT)
     except FileNotFoundError as error:
         if _found(root, "*/ground_truth/bad"):
             add_mvtec_layout(find_root(root, "*/ground_truth/bad"), out, above=arguments.mask_above)
@@ -69,6 +71,8 @@ def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
             ) from None
         else:
             raise
+    else:
+        add_listed(folder, out, arguments.mask_above)
 
 
 def add_listed(root: Path, out: PreparedFolder, above: int) -> None:
@@ -78,29 +82,33 @@ def add_listed(root: Path, out: PreparedFolder, above: int) -> None:
             f"--mask-above {above}: the masks of this layout hold kinds of defects from 1 to 9, not greys. "
             "Leave it out"
         )
-    with (root / SPLIT).open(
-        encoding="utf-8-sig", newline=""
-    ) as file:  # csv takes CRLF off, a split does not
-        reader = csv.DictReader(file)
+    table = find_file(root, SPLIT)
+    with read_table(table) as reader:
         if reader.fieldnames != COLUMNS:
-            raise ValueError(f"{root / SPLIT} has the columns {reader.fieldnames}: expected {COLUMNS}")
+            raise ValueError(f"{table} has the columns {reader.fieldnames}: expected {COLUMNS}")
         rows = list(reader)
+    for row in rows:
+        if None in row.values() or (row["label"], bool(row["mask"])) not in KINDS:
+            shown = ",".join(map(str, row.values()))
+            raise ValueError(
+                f"{table}: the row {shown} is not as expected: normal without mask, or anomaly with one. "
+                "Is the file whole?"
+            )
     paths = [row[column] for row in rows for column in ("image", "mask") if row[column]]
     outside = [path for path in paths if ".." in path or PurePosixPath(path).is_absolute()]
     if outside:
-        raise ValueError(f"{root / SPLIT} names {outside[0]!r}: expected paths inside of {root}")
+        raise ValueError(f"{table} names {outside[0]!r}: expected paths inside of {root}")
     missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         shown = ", ".join(missing[:5])
-        raise FileNotFoundError(f"{root / SPLIT} lists {len(missing)} files that are not there: {shown}")
+        raise FileNotFoundError(f"{table} lists {len(missing)} files that are not there: {shown}")
     for row in rows:
         image = root / row["image"]
         names = {"category": row["object"], "split": row["split"], "name": image.name}
         if row["label"] == "normal":
             out.add(image, defect="good", **names)
         else:
-            mask = read_mask(root / row["mask"]) if row["mask"] else None
-            out.add(image, defect="bad", mask=mask, **names)
+            out.add(image, defect="bad", mask=read_mask(root / row["mask"]), **names)
 
 
 def _found(root: Path, marker: str) -> bool:

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import trees_industrial as trees
+import yaml
 from PIL import Image
 
 from data_scripts import btad, dagm, dtd_synthetic, mpdd, mvtec, sdd, visa
@@ -109,6 +110,8 @@ def test_all_sources() -> None:
         "brainmri br35h covid19 coco_captions sewerml"
     )
     assert " ".join(source.name for source in sources) == names
+    paper = yaml.safe_load((Path(__file__).parents[1] / "profiles/paper.yaml").read_text())["datasets"]
+    assert {name: name for name in names.split() if name != "coco_captions"} == paper
     for source in sources:
         assert source.title and source.home and source.terms and source.how, source.name
 
@@ -177,12 +180,21 @@ def test_visa_bad_input(tmp_path: Path, refused: Callable) -> None:
     listed = split.read_bytes()
     split.write_bytes(listed.replace(b"candle/Data/Images/Normal/0001.JPG", b"../../etc/passwd"))
     assert "names '../../etc/passwd'" in refused(visa)
+    for faulty in (
+        listed.replace(b",normal,", b",Normal,"),
+        listed.replace(b"candle/Data/Masks/Anomaly/000.png", b""),
+        listed[:150],
+    ):
+        split.write_bytes(faulty)
+        assert "is not as expected: normal without mask, or anomaly with one" in refused(visa)
     split.write_bytes(listed.replace(b"label", b"class"))
     assert "has the columns" in refused(visa)
     split.write_bytes(listed)
     (raw / "candle/Data/Masks/Anomaly/001.png").unlink()
     assert "lists 1 files that are not there: candle/Data/Masks/Anomaly/001.png" in refused(visa)
-    split.unlink()
+    split.rename(split.with_name("1CLS.CSV"))
+    assert "lists 1 files that are not there" in refused(visa), "found whatever its case"
+    split.with_name("1CLS.CSV").unlink()
     assert "split_csv/1cls.csv, which says what is for the test, has to lie beside" in refused(visa)
 
 
@@ -220,7 +232,7 @@ def test_btad_converted_to_png(tmp_path: Path, prepare: Callable, refused: Calla
     raw = trees.btad(tmp_path / "raw")
     for path in list(raw.rglob("*.bmp")):
         Image.open(path).save(path.with_suffix(".png"))
-    assert "differ in their ends only" in refused(btad), "both would count"
+    assert "have one name, but for case and ends" in refused(btad), "both would count"
     for path in list(raw.rglob("*.bmp")):
         path.unlink()
     assert len(prepare(btad)) == 12
@@ -248,6 +260,21 @@ def test_sdd(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -
     tested = names(dataset.select(split="test"))
     assert names(prepare(sdd).select(split="test")) == tested
     assert names(prepare(sdd, "--seed", "1").select(split="test")) != tested
+
+
+def test_sdd_that_is_whole_may_have_other_halves(
+    tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the papers cut is not known, so other counts stop the script only when images are missing."""
+    raw = trees.sdd(tmp_path / "raw")
+    monkeypatch.setattr(sdd, "HALVES", 30)
+    prepare(sdd, counts="stop")
+    assert "The difference is known: all images are there" in capsys.readouterr().out
+    for name in ("Part1.jpg", "Part1_label.bmp"):
+        (raw / "kos01" / name).unlink()
+    with pytest.raises(SystemExit):
+        prepare(sdd, counts="stop")
+    assert "found 6 and 3, published 181 and 74" in capsys.readouterr().err
 
 
 def test_sdd_without_the_sample_that_its_authors_skip(

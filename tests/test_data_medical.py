@@ -29,6 +29,7 @@ from data_scripts import (
     sewerml,
     tn3k,
 )
+from data_scripts.prepare import only_one
 from zsad_core.captions import load_captions
 from zsad_core.datasets import AnomalyDataset, load_dataset
 
@@ -209,6 +210,9 @@ def test_headct_table_and_images_must_agree(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "raw/head_ct/head_ct/001.png").rename(tmp_path / "raw/head_ct/head_ct/003.png")
     error = error_of(headct, tmp_path / "raw", tmp_path / "out", capsys)
     assert "1 row(s) without image [1], 1 image(s) without row [3]" in error
+    (tmp_path / "raw/labels.csv").rename(tmp_path / "raw/Labels.CSV")
+    assert "1 row(s) without image" in error_of(headct, tmp_path / "raw", tmp_path / "out", capsys)
+    (tmp_path / "raw/Labels.CSV").rename(tmp_path / "raw/labels.csv")
     (tmp_path / "raw/labels.csv").write_text("id,label\n0,1\n")
     assert "expected the columns id and hemorrhage" in error_of(
         headct, tmp_path / "raw", tmp_path / "out", capsys
@@ -230,6 +234,17 @@ def test_brainmri_says_which_tree_is_left_out(tmp_path: Path, capsys: pytest.Cap
     assert "yes" in error and "no" in error
 
 
+def test_covid19_as_re_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As AnomalyCLIP's script wants it: the present root's name, NORMAL in capitals, one other folder."""
+    expected = trees.covid_first(tmp_path / "tree")
+    (tmp_path / "raw").mkdir()
+    folder = tmp_path / "raw/COVID-19_Radiography_Dataset"
+    (tmp_path / "tree/COVID-19 Radiography Database").rename(folder)
+    (folder / "COVID-19").rename(folder / "COVID")
+    shutil.rmtree(folder / "Viral Pneumonia")
+    check(prepared(covid19, tmp_path / "raw", tmp_path / "out"), "chest", expected)
+
+
 def test_br35h_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trees.br35h(tmp_path / "raw")
     prepared(br35h, tmp_path / "raw", tmp_path / "out")
@@ -238,13 +253,14 @@ def test_br35h_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_covid19_names_the_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for covid, normal, n_covid, said in (
-        ("COVID-19", 1341, 219, "the first, as in the paper"),
-        ("COVID-19", 1341, 1200, "the first update"),
-        ("COVID", 10192, 3616, "the present one"),
-        ("COVID", 1341, 219, "none that is known"),
+    for covid, normal, n_covid, flat, said in (
+        ("COVID-19", 1341, 219, True, "the first, as in the paper"),
+        ("covid", 1341, 219, True, "the first, as in the paper"),  # re-packed, under another name
+        ("COVID-19", 1341, 1200, True, "the first update"),
+        ("COVID", 10192, 3616, False, "the present one"),
+        ("COVID", 1341, 219, False, "none that is known"),  # chosen by hand: which ones is not marked
     ):
-        assert covid19.release(covid, normal, n_covid).startswith(said)
+        assert covid19.release(covid, normal, n_covid, flat=flat).startswith(said)
     trees.covid_present(tmp_path / "raw")
     prepared(covid19, tmp_path / "raw", tmp_path / "out")
     said = capsys.readouterr().out
@@ -293,6 +309,8 @@ def test_sewerml_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ):
         (raw / "SewerML_Val.csv").write_text(table)
         assert message in error_of(sewerml, raw, out, capsys)
+    (raw / "SewerML_Val.csv").write_bytes(b"\xff\xfeF")
+    assert "SewerML_Val.csv is no table" in error_of(sewerml, raw, out, capsys)
     (raw / "SewerML_Val.csv").unlink()
     assert "SewerML_Val.csv" in error_of(sewerml, raw, out, capsys)
 
@@ -328,6 +346,15 @@ def test_coco_captions_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[s
         coco_captions.main(options)
     assert "no COCO captions file" in capsys.readouterr().err
     assert not (tmp_path / "captions.json").exists()
+
+
+def test_coco_captions_two_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trees.coco(tmp_path / "raw")
+    options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "captions.json")]
+    with only_one(tmp_path / "captions.json"), pytest.raises(SystemExit) as stopped:
+        coco_captions.main(options)
+    assert stopped.value.code == 1 and "captions.json is running" in capsys.readouterr().err
+    coco_captions.main(options)
 
 
 def test_coco_captions_from_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

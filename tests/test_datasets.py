@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,22 @@ def test_truncated_empty_and_foreign_images_are_named(tmp_path: Path, suffix: st
     path.unlink()
     with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
         dataset.image(0)
+
+
+def test_nothing_is_started_and_no_memory_filled(tmp_path: Path) -> None:
+    """PIL hands an EPS file to Ghostscript whatever its name, and makes room for what a header promises."""
+    huge = tmp_path / "huge.png"
+    Image.new("1", (1, 1)).save(huge)
+    content = bytearray(huge.read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    huge.write_bytes(content)
+    with pytest.raises(ValueError, match="huge.png cannot be read .*3600000000 pixels"):
+        read_image(huge)
+    drawing = tmp_path / "drawing.png"
+    Image.new("L", (1, 1)).save(drawing, "EPS")
+    with pytest.raises(ValueError, match=r"drawing.png cannot be read \(cannot identify"):
+        read_image(drawing)
 
 
 def test_mask_of_another_size(root: Path) -> None:

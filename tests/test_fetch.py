@@ -106,9 +106,15 @@ def test_another_file_has_the_name(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "set.zip").read_bytes() == b"mine"
 
 
-def test_without_checksum_whatever_comes_is_taken(server: Server, tmp_path: Path) -> None:
-    fetch(Archive("set.zip", server.archive.url), tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+def test_without_checksum_any_archive_is_taken(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive("set.zip", server.archive.url)
+    with pytest.raises(ValueError, match="set.zip.part is no archive, it may be a page that asks"):
+        fetch(archive, tmp_path)
+    (tmp_path / "set.zip.part").unlink()
+    monkeypatch.setitem(globals(), "CONTENT", b"PK\x05\x06" + bytes(18))
+    assert fetch(archive, tmp_path).read_bytes() == CONTENT
 
 
 def test_server_cannot_be_reached(server: Server, tmp_path: Path) -> None:

@@ -1,32 +1,25 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem, folders_in, images_in, read_mask
+from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem, read_mask
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import load_dataset
-
-
-def test_lists(tmp_path: Path) -> None:
-    for name in ("10.png", "2.JPG", "1.Tiff", "No3.jpeg", "no2.bmp", "Thumbs.db", ".5.png", "x.txt"):
-        (tmp_path / name).touch()
-    for name in ("Class10", "Class9", ".git", "__MACOSX", "7.png"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "Class1").symlink_to(tmp_path)
-    assert [path.name for path in images_in(tmp_path)] == ["1.Tiff", "2.JPG", "10.png", "no2.bmp", "No3.jpeg"]
-    assert [path.name for path in folders_in(tmp_path)] == ["7.png", "Class9", "Class10"]
 
 
 def test_by_stem() -> None:
     paths = [Path("a/0020.bmp"), Path("a/Kos_Label.BMP")]
     assert by_stem(paths, "_label") == {"0020": paths[0], "kos": paths[1]}
     assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
-    with pytest.raises(ValueError, match="a/0.png and 0.BMP"):
-        by_stem([Path("a/0.BMP"), Path("a/0.png")])
+    assert by_stem([Path("Cafe\u0301.png")]).keys() == by_stem([Path("caf\u00e9.jpg")]).keys()
+    for twice in ("a/0.png", "a/0.bmp"):
+        with pytest.raises(ValueError, match=f"{twice} and 0.BMP have one name, but for case and ends"):
+            by_stem([Path("a/0.BMP"), Path(twice)])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +86,24 @@ def test_images_and_masks_without_partner(tmp_path: Path) -> None:
     (tmp_path / "c/test/bad").rename(tmp_path / "c/test/worse")
     (tmp_path / "c/ground_truth/bad").mkdir()
     refused("test/bad does not exist, but .*ground_truth/bad does")
+
+
+def test_folders_that_differ_in_case_only(tmp_path: Path) -> None:
+    """None is left out silently."""
+    for name in ("train/good", "test/good", "test/bad", "test/Bad"):
+        picture(tmp_path / f"c/{name}/1.png")
+    with (
+        pytest.raises(ValueError, match="have one name, but for case"),
+        prepared_folder(tmp_path / "o") as out,
+    ):
+        add_mvtec_layout(tmp_path, out)
+    shutil.rmtree(tmp_path / "c/test/Bad")
+    picture(tmp_path / "c/Test/good/2.png")
+    with (
+        pytest.raises(ValueError, match="have one name, but for case"),
+        prepared_folder(tmp_path / "o") as out,
+    ):
+        add_mvtec_layout(tmp_path, out)
 
 
 def test_pairs_in_two_folders(tmp_path: Path) -> None:

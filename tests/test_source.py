@@ -9,9 +9,12 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +23,13 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from data_scripts.folders import find_root
 from data_scripts.layouts import add_mvtec_layout
 from data_scripts.prepare import PreparedFolder
-from data_scripts.source import Archive, Known, Source, find_root, run
+from data_scripts.source import Archive, Known, Source, run
 from zsad_core.datasets import load_dataset
 
+ROOT = Path(__file__).parents[1]
 TOY = Source(
     name="toy",
     title="Toy parts",
@@ -203,6 +208,12 @@ def test_repeated_images_and_the_masks_threshold(raw: Path, prepare: Callable, t
     assert "byte-identical images: 1, the first is screw/test/good/1.png, as screw/test/good/0.png" in printed
     dataset = load_dataset(tmp_path / "toy")
     assert not any(dataset.mask(i).any() for i in range(len(dataset)))
+    assert record(tmp_path)["repeated images, and as which"] == [
+        ["screw/test/good/1.png", "screw/test/good/0.png"]
+    ]
+    for wrong in ("-1", "255", "half"):
+        code, _, errors = prepare("--mask-above", wrong)
+        assert code == 2 and f"{wrong}: expected a grey value from 0 to 254" in errors
 
 
 def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> None:
@@ -212,8 +223,10 @@ def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> Non
         assert code == 1 and not (tmp_path / "toy").exists()
         assert "expected 0000" in errors and "--checksum warn" in errors
     code, printed, errors = prepare("--checksum", "warn", source=source)
-    assert code == 0 and "warning: " in errors and "not compared, or another than published" in printed
-    assert not record(tmp_path)["archives"][0]["as published"]
+    assert code == 0 and "warning: " in errors and "another than published" in printed
+    assert record(tmp_path)["archives"][0]["as published"] is False
+    assert "no other to compare it with" in prepare()[1]
+    assert record(tmp_path)["archives"][0]["as published"] is None
 
 
 def test_wrong_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:
@@ -221,6 +234,24 @@ def test_wrong_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None
     code, _, errors = prepare()
     assert code == 1 and not (tmp_path / "toy").exists()
     assert "nothing like `screw/test/good`" in errors and "toys.zip of Toy parts" in errors
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>please log in</html>"])
+@pytest.mark.parametrize("name", ["toys.zip", "TOYS.ZIP", "another.tar"])
+def test_no_archive_but_called_so(archive: Path, prepare: Callable, name: str, content: bytes) -> None:
+    archive.unlink()
+    archive.with_name(name).write_bytes(content)
+    code, _, errors = prepare()
+    assert code == 1 and f"{name} is no archive" in errors
+
+
+def test_archive_beside_what_was_extracted_from_it(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    """The archive is checked to be whole, the folder is not."""
+    broken = archive.parent / "toys/screw/test/good/0.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"half")
+    assert prepare("--quick")[0] == 0
+    assert (tmp_path / "toy/screw/test/good/0.png").read_bytes() != b"half"
 
 
 def test_archive_that_is_cut_off(archive: Path, prepare: Callable) -> None:
@@ -234,6 +265,22 @@ def test_image_that_is_cut_off(raw: Path, prepare: Callable, tmp_path: Path) -> 
     image.write_bytes(image.read_bytes()[:50])  # in the pixels
     code, _, errors = prepare()
     assert code == 1 and f"{image} cannot be read" in errors and not (tmp_path / "toy").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a,b.png", b"a:b.png"])
+def test_names_that_cannot_be_used(raw: Path, prepare: Callable, name: bytes) -> None:
+    folder = raw / "screw/test/good"
+    (folder / "0.png").rename(folder / os.fsdecode(name))
+    code, _, errors = prepare()
+    assert code == 1 and f"(image '{folder}/" in errors and "expected a plain name in UTF-8" in errors
+
+
+def test_name_that_is_too_long_for_a_mask(raw: Path, prepare: Callable) -> None:
+    name = 251 * "x"
+    (raw / "screw/test/dent/0.png").rename(raw / f"screw/test/dent/{name}.png")
+    (raw / "screw/ground_truth/dent/0_mask.png").rename(raw / f"screw/ground_truth/dent/{name}.png")
+    code, _, errors = prepare()
+    assert code == 1 and "File name too long" in errors
 
 
 def test_mask_of_another_size(raw: Path, prepare: Callable) -> None:
@@ -254,6 +301,21 @@ def test_links_out_of_the_download(raw: Path, prepare: Callable, tmp_path: Path)
     (raw / "screw/test/good/1.png").symlink_to(__file__)
     code, _, errors = prepare()
     assert code == 1 and f"1.png is a link to {Path(__file__).resolve()}" in errors
+    (raw / "screw/test/good/1.png").unlink()
+    for name, target in (("a", "b"), ("b", "a"), ("up", "..")):  # in circles
+        (raw / f"screw/{name}").symlink_to(target)
+    assert prepare("--counts", "warn")[0] == 0
+
+
+def test_links_beside_an_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+    """That the archive itself lies elsewhere is the user's own doing."""
+    elsewhere = tmp_path / "raw/.elsewhere.zip"
+    archive.rename(elsewhere)
+    archive.symlink_to(elsewhere)
+    assert prepare()[0] == 0
+    (archive.parent / "list.csv").symlink_to(__file__)
+    code, _, errors = prepare()
+    assert code == 1 and "list.csv is a link to" in errors
 
 
 @pytest.fixture
@@ -310,6 +372,43 @@ def test_full_disk(archive: Path, prepare: Callable, tmp_path: Path, monkeypatch
     assert tree(tmp_path / "toy") == before
 
 
+def test_interrupted_by_the_user(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+    assert prepare()[0] == 0
+    before = tree(tmp_path / "toy")
+
+    def interrupt(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> None:
+        write(root, out, arguments)
+        raise KeyboardInterrupt
+
+    code, _, errors = prepare(write=interrupt)
+    assert code == 130 and errors == "interrupted: an older toy is as it was; run this again\n"
+    assert tree(tmp_path / "toy") == before
+
+
+def test_killed_in_the_middle(raw: Path, tmp_path: Path) -> None:
+    """By the system, so that nothing can be cleared away; the same command then finishes."""
+    options = ["--raw", str(raw), "--out", str(tmp_path / "mvtec"), "--counts", "warn"]
+    kill = (
+        "import os, sys; from data_scripts import mvtec, prepare; "
+        "prepare.sha256_of = lambda path: path.name != '1.png' or os.kill(os.getpid(), 9); "
+        "mvtec.main(sys.argv[1:])"
+    )
+    python = partial(
+        subprocess.run, cwd=ROOT, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert python([sys.executable, "-c", kill, *options]).returncode == -9
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "mvtec.partial", "mvtec.lock"}
+    assert python([sys.executable, "-m", "data_scripts.mvtec", *options]).returncode == 0
+    assert len(load_dataset(tmp_path / "mvtec")) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "mvtec"}
+
+
+def test_needs_no_torch() -> None:
+    """It would take ten times as long to start, for `--help` as well."""
+    code = "import sys, data_scripts.source; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_what_a_kill_leaves_is_cleared_away(raw: Path, prepare: Callable, tmp_path: Path) -> None:
     for leftover in ("toy.partial/screw/test/good/9.png", "toy.unpacked/toys/9.png", "toy.lock"):
         path = tmp_path / leftover
@@ -346,24 +445,25 @@ def test_download_and_prepared_folder_lie_apart(
         (raw, "lie in each other"),
         (raw / "toy", "lie in each other"),
         (tmp_path, "lie in each other"),
-        (tmp_path / "other", "other is no prepared folder"),
+        (tmp_path / "other", "other has no prepared.json of this script"),
+        (Path(".."), "give the prepared folder a name"),
     ):
         before = tree(tmp_path)
         with pytest.raises(SystemExit):
             run(TOY, write, ["--raw", str(raw), "--out", str(out)], doc="")
         assert message in capsys.readouterr().err
         assert tree(tmp_path) == before
-
-
-def test_find_root(tmp_path: Path) -> None:
-    (tmp_path / "b/c/Split_CSV").mkdir(parents=True)
-    (tmp_path / "b/c/Split_CSV/1CLS.csv").touch()
-    (tmp_path / "a/__MACOSX/split_csv").mkdir(parents=True)
-    assert find_root(tmp_path, "split_csv/1cls.csv") == tmp_path / "b/c"
-    (tmp_path / "z/split_csv").mkdir(parents=True)
-    (tmp_path / "z/split_csv/1cls.csv").touch()
-    assert find_root(tmp_path, "split_csv/*.csv") == tmp_path / "z", "the highest first"
-    (tmp_path / "a/loop").symlink_to(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nothing like `loop/a`.*which holds a, b, z"):
-        find_root(tmp_path / "a/..", "loop/a")
-    assert find_root(tmp_path, lambda folder: folder.name == "c") == tmp_path / "b/c"
+    run(TOY, write, ["--raw", str(raw), "--out", str(tmp_path / "toy")], doc="")
+    before = tree(tmp_path)
+    for source, made_by in (
+        (replace(TOY, name="nuts"), "made of toy"),
+        (TOY, "no prepared.json of this script"),
+    ):
+        with pytest.raises(SystemExit):
+            run(
+                source, write, ["--raw", str(raw), "--out", str(tmp_path / "toy"), "--counts", "warn"], doc=""
+            )
+        assert f"toy {'was ' if source is not TOY else 'has '}{made_by}" in capsys.readouterr().err
+        assert tree(tmp_path) == before
+        (tmp_path / "toy/prepared.json").unlink(missing_ok=True)  # as in a folder made by hand
+        before.pop("toy/prepared.json", None)

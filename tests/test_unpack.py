@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import random
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,6 +134,29 @@ def test_limits(tmp_path: Path, make: Callable) -> None:
     unpack(path, tmp_path / "out", max_files=3, max_bytes=4e6)
 
 
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_folders_count_as_files(tmp_path: Path, make: Callable) -> None:
+    names = {f"{i}/": b"" for i in range(30)}
+    path = make(tmp_path / "bomb", files=names, **({} if make is make_zip else {"type": tarfile.DIRTYPE}))
+    refused(path, tmp_path / "out", "more files than", max_files=29)
+    unpack(path, tmp_path / "out", max_files=30)
+
+
+def test_limit_by_the_archives_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_scripts.unpack._FREE", 1e5)
+    path = make_zip(tmp_path / "bomb", {"1": bytes(3_000_000)})
+    refused(path, tmp_path / "out", "more bytes than")
+    unpack(make_zip(path, {"1": bytes(90_000)}), tmp_path / "out")
+
+
+def test_header_that_fills_the_memory(tmp_path: Path) -> None:
+    with lzma.open(tmp_path / "bomb", "wb") as file:
+        header = tarfile.TarInfo("x")
+        header.type, header.size = tarfile.XHDTYPE, 17 << 20
+        file.write(header.tobuf(tarfile.USTAR_FORMAT) + bytes(header.size) + bytes(1024))
+    refused(tmp_path / "bomb", tmp_path / "out", r"a header of 17,825,792 bytes")
+
+
 def test_headers_that_lie_about_the_size(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "bomb", {"1": bytes(3_000_000)}).read_bytes())
     at = data.index(b"PK\x01\x02")
@@ -171,6 +197,19 @@ def test_damaged_content(tmp_path: Path) -> None:
     refused(tmp_path / "z", tmp_path / "out", "z is cut off or damaged")
 
 
+def test_damaged_directory_of_a_zip(tmp_path: Path) -> None:
+    """What zipfile raises for it says neither which file it was nor that it is damaged."""
+    whole = make_zip(tmp_path / "z", {"\u00e9": b"1", "b": b"2"}).read_bytes()
+    name = whole.rindex("\u00e9".encode())
+    end = whole.rindex(b"PK\x05\x06")
+    for faulty in (
+        whole[:name] + b"\xff" + whole[name + 1 :],
+        whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :],
+    ):
+        (tmp_path / "z").write_bytes(faulty)
+        refused(tmp_path / "z", tmp_path / "out", "z is cut off or damaged")
+
+
 def test_what_is_not_unpacked_here(tmp_path: Path) -> None:
     file = tmp_path / "x"
     for content, message in (
@@ -188,6 +227,15 @@ def test_unpacks_into_an_empty_folder_only(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="out is not empty"):
         unpack(make_zip(tmp_path / "x"), tmp_path / "out")
     assert contents(tmp_path / "out") == {"thesis.txt": b"mine"}
+
+
+def test_too_little_space_is_known_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1502))
+    with pytest.raises(OSError, match="1,503 bytes come out of .*x, 1,502 are free") as error:
+        unpack(make_zip(tmp_path / "x"), tmp_path / "out")
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_full_disk_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,14 +50,16 @@ def _read(path: str | Path | None) -> tuple[list[str], str]:
     file = resources.files("zsad_core") / "natural_sentences.json" if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"captions file {file} does not exist: unpack annotations_trainval2017.zip of cocodataset.org, "
-            "give its captions_val2017.json, or no file for the sentences of this project"
+            f"captions file {file} does not exist: `python -m data_scripts.coco_captions --help` tells how to "
+            "make it of annotations_trainval2017.zip; or give no file, for the sentences of this project"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         captions = [annotation["caption"] for annotation in content["annotations"]]
+        if not all(isinstance(text, str) for text in [*captions, content.get("match", "word")]):
+            raise TypeError("a caption that is no text")
         return captions, content.get("match", "word")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "
             "'annotations', each with a 'caption'; instances_*.json and person_keypoints_*.json have none"

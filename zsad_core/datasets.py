@@ -28,6 +28,10 @@ COLUMNS = ("category", "split", "label", "defect", "image", "mask")
 """split: train or test; label: 0 normal, 1 anomalous; defect: "good" or the kind of defect; image, mask:
 paths relative to the root with forward slashes, mask empty when there is none."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
+"""What is decoded, by content. PIL knows more, and starts Ghostscript for an EPS file under any name."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
 _SHOWN = 5  # faulty rows that an error lists
 
 
@@ -131,7 +135,7 @@ class AnomalyDataset:
         relative = self.meta["mask"].iloc[i]
         if not relative:
             return np.zeros((height, width), bool)
-        mask = _decode(self.root / relative)
+        mask = stored_image(self.root / relative)
         if mask.size != (width, height):
             raise ValueError(
                 f"mask {self.root / relative} is {mask.width} x {mask.height} (W x H), its image "
@@ -154,9 +158,9 @@ class AnomalyDataset:
         """(W, H) of image i, from its header alone."""
         path = self.root / self.meta["image"].iloc[i]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 return image.size
-        except (OSError, SyntaxError, ValueError) as error:
+        except _BROKEN as error:
             raise _unreadable(path, error) from error
 
     def _check_category(self, category: str) -> None:
@@ -219,7 +223,7 @@ def read_image(path: str | Path) -> Image.Image:
     Raises FileNotFoundError, or ValueError naming the file when it is empty, cut off, no image at all, or has
     more than 8 bits a channel, which a conversion to RGB would clip silently.
     """
-    image = _decode(Path(path))
+    image = stored_image(Path(path))
     if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"image {path} has mode {image.mode}: expected 8 bits a channel; scale it to 0…255 and save again"
@@ -237,16 +241,20 @@ def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
 
 
-def _decode(path: Path) -> Image.Image:
+def stored_image(path: Path) -> Image.Image:
+    """A decoded image as it is stored, in its own mode, whatever its extension says; errors as in
+    `read_image`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()  # PIL is lazy: without it a file that is cut off fails later, far from its name
             return image
     except FileNotFoundError:
         raise FileNotFoundError(
             f"image {path} does not exist; prepare the dataset again, or correct the path"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise for broken files
+    except PermissionError:  # the file may be whole
+        raise
+    except _BROKEN as error:
         raise _unreadable(path, error) from error
 
 

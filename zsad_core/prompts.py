@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Literal, get_args
 
 import numpy as np
-import open_clip
 
 ALPHABETS = {
     "letters_digits36": string.ascii_lowercase + string.digits,
@@ -134,6 +133,8 @@ def zero_shot_prompts(
     if kind == "two_class":
         return [f"normal {object_name}"], [f"anomalous {object_name}"]
     if kind == "imagenet":
+        import open_clip  # takes seconds, with torch; to prepare a dataset needs neither
+
         templates = open_clip.OPENAI_IMAGENET_TEMPLATES
         return tuple([t(f"{word} {object_name}") for t in templates] for word in ("normal", "anomalous"))
     if kind == "state_ens":

@@ -89,8 +89,9 @@ def training_options(variant: str) -> dict:
     >>> training_options("E=8"), training_options("N=2")
     ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
     """
-    if variant in VARIANTS:
-        return VARIANTS[variant]
+    known = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}, **VARIANTS}
+    if variant in known:
+        return known[variant]
     if variant.startswith("code:"):
         return SWITCHES[variant.removeprefix("code:")]
     letter, _, number = variant.partition("=")
@@ -183,9 +184,8 @@ def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
     Three names are no options of its training: `class_name_at_test` puts the name into the full method's
     prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
     """
-    own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
-    options = own[variant] if variant in own else training_options(variant)
-    prompts = ac.learned_prompts(c.settings, c.encoder, _auxiliary(role, variant), **options)
+    options = training_options(variant)
+    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary_of_variant(role, variant), **options)
     if prompts is None:
         return []
     found = prompt_scores(c, prompts, swap=variant == "class_name_at_test")
@@ -195,7 +195,7 @@ def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
 
 def vand(c: Category, role: str, variant: str = "") -> list[dict]:
     """Records of VAND; variant: empty, or `tuned=medical` (Table 3)."""
-    adapters = ac.learned_adapters(c.settings, c.encoder, _auxiliary(role, variant))
+    adapters = ac.learned_adapters(c.settings, c.encoder, auxiliary_of_variant(role, variant))
     if adapters is None:
         return []
     adapters.refuse_training_images(c.test)
@@ -208,7 +208,8 @@ def vand(c: Category, role: str, variant: str = "") -> list[dict]:
     return records_of(c, found, "vand", variant)
 
 
-def _auxiliary(role: str, variant: str) -> str:
+def auxiliary_of_variant(role: str, variant: str) -> str:
+    """The role of the dataset that a variant is learned on, when tested on the one in `role`."""
     return ac.MEDICAL if variant == "tuned=medical" else ac.auxiliary_role(role)
 
 

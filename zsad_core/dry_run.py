@@ -57,7 +57,7 @@ def sampled(settings: Settings) -> tuple[list[Estimate], dict[str, str]]:
     beside = next(folder for folder in cache.parents if folder.is_dir())
 
     def told(what: str) -> None:
-        print(f"sampling: {what}", file=sys.stderr, flush=True)
+        print(f"sample of {what}", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(dir=beside, prefix=".dry_run-") as folder:
         return estimate_run(settings, Path(folder), told)

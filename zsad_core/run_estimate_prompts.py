@@ -16,7 +16,7 @@ from zsad_core.embeddings import dataset_of
 from zsad_core.encoders import ClipEncoder
 from zsad_core.rd4ad import LAYERS, train_rd4ad
 from zsad_core.recipes import recipe_of
-from zsad_core.run_samples import FIRST, SECOND, Run, Terms, split
+from zsad_core.run_samples import FIRST, SECOND, Run, Sample, Terms, split
 from zsad_core.settings import Settings
 from zsad_core.winclip_few_shot import backbone_of
 
@@ -29,17 +29,27 @@ def anomalyclip_stages(run: Run, windows: ClipEncoder, datasets: Mapping[str, An
     names = {role: run.settings.datasets[role] for role in anomalyclip_tables.ROLES if role in datasets}
     others = anomalyclip_tables.first_roles({r: n for r, n in names.items() if r not in (FIRST, SECOND)})
     learned: set[str] = set()  # in the whole run
+    known: list[Sample] = []  # of trainings
     for target, roles in ((FIRST, [FIRST]), (SECOND, [SECOND]), ("others", list(others.values()))):
         job = f"anomalyclip {target}"
         for auxiliary, options in _trainings(run.settings, encoder, roles, learned).items():
             if auxiliary in datasets:
-                _learn(
-                    run, encoder, f"{target}, on {auxiliary}", job, auxiliary, options, datasets[auxiliary]
-                )
-        for role in roles:
-            _measure_prompts(run, encoder, windows, role, job, datasets[role])
-            if role in (FIRST, SECOND):
-                _rd4ad(run, role, job, datasets[role])
+                what = f"prompts learned for {target} on {auxiliary}"
+                key = what, job, "image of an epoch"
+                known = _learn(run, encoder, key, auxiliary, options, datasets[auxiliary], known)
+        for alike in _kinds(roles, datasets).values():
+            _measure_prompts(run, encoder, windows, alike, job, datasets)
+        if target != "others":
+            _rd4ad(run, target, job, datasets[target])
+
+
+def _kinds(roles: list[str], datasets: Mapping[str, AnomalyDataset]) -> dict[tuple[bool, bool], list[str]]:
+    """Roles whose datasets are measured alike: with masks or not, with normal test images or not."""
+    found: dict[tuple[bool, bool], list[str]] = {}
+    for role in roles:
+        test = datasets[role].select(split="test")
+        found.setdefault((ac.has_masks(test), len(set(test.labels.tolist())) == 2), []).append(role)
+    return found
 
 
 def _trainings(
@@ -87,24 +97,31 @@ def _training_terms(
 def _learn(
     run: Run,
     encoder: ClipEncoder,
-    what: str,
-    job: str,
+    key: tuple[str, str, str],
     auxiliary: str,
     options: list[dict | None],
     dataset: AnomalyDataset,
-) -> None:
-    test, train = split(dataset)
-    n = test + train if auxiliary == ac.MEDICAL else test
-    whole = _training_terms(run.settings, encoder, auxiliary, options, n)
-    for size, epochs in (("small", 1), ("large", 1), ("large", 3)):
+    known: list[Sample],
+) -> list[Sample]:
+    """Trainings on two sizes of an auxiliary set. known: samples of others, whose steps cost the same; without
+    them the larger one is learned from a second time, for three epochs. Gives all samples."""
+    whole = _training_terms(run.settings, encoder, auxiliary, options, _learned_from(auxiliary, dataset))
+    for size, epochs in (("small", 1), ("large", 1)) + ((("large", 3),) if not known else ()):
         s = run.at(size, datasets={auxiliary: f"{auxiliary}-auxiliary"}, prompt_epochs=epochs)
-        test, train = split(dataset_of(s, auxiliary))
-        n = test + train if auxiliary == ac.MEDICAL else test
+        n = _learned_from(auxiliary, dataset_of(s, auxiliary))
         terms = _training_terms(s, encoder, auxiliary, options, n)
         if epochs > 1:  # the features are there
             terms = {**terms, "image for features": 0}
         learn = partial(_learn_all, s, encoder, auxiliary, options)
-        run.time((what, job, "image of an epoch"), learn, terms, whole, size)
+        run.time(key, learn, terms, whole, size)
+    if key in run.samples:
+        run.samples[key] = [*known, *run.samples[key]]
+    return run.samples.get(key, known)
+
+
+def _learned_from(auxiliary: str, dataset: AnomalyDataset) -> int:
+    """Of the medical set all images, of others the test split."""
+    return len(dataset) if auxiliary == ac.MEDICAL else split(dataset)[0]
 
 
 def _learn_all(settings: Settings, encoder: ClipEncoder, auxiliary: str, options: list[dict | None]) -> None:
@@ -116,21 +133,29 @@ def _learn_all(settings: Settings, encoder: ClipEncoder, auxiliary: str, options
 
 
 def _measure_prompts(
-    run: Run, encoder: ClipEncoder, windows: ClipEncoder, role: str, job: str, dataset: AnomalyDataset
+    run: Run,
+    encoder: ClipEncoder,
+    windows: ClipEncoder,
+    roles: list[str],
+    job: str,
+    datasets: Mapping[str, AnomalyDataset],
 ) -> None:
-    """What `anomalyclip_tables.measure_everything` does with learned prompts on a dataset."""
+    """What `anomalyclip_tables.measure_everything` does with learned prompts on datasets that are alike; the
+    first of them is sampled."""
+    role = roles[0]
     variants = anomalyclip_tables.variants_of(run.settings, role)
-    unit = "test image" if role in (FIRST, SECOND) else "image"
+    unit = "test image" if role in (FIRST, SECOND) else "image"  # of those two, views are there
     count = lambda d: split(d)[0] if unit == "test image" else len(d)  # noqa: E731
-    whole = {"category": len(dataset.categories), unit: count(dataset)}
+    whole = {"category": sum(len(datasets[r].categories) for r in roles)}
+    whole[unit] = sum(count(datasets[r]) for r in roles)
+    others = f" and {len(roles) - 1} like it" if len(roles) > 1 else ""
+    learned_on = {anomalyclip_studies.auxiliary_of_variant(role, v.removeprefix("vand;")) for v in variants}
     for size in ("small", "large"):
-        learned_on = {anomalyclip_studies.auxiliary_of_variant(role, v) for v in variants} - {role}
-        learned_on |= {ac.MEDICAL} & {r for r in run.settings.datasets if r != role}
         there = {r for r in learned_on if (run.folder / size / "data" / f"{r}-auxiliary").is_dir()}
         s = run.at(size, datasets={r: f"{r}-auxiliary" for r in there}, prompt_epochs=1)
         own = {"category": 1, unit: count(dataset_of(s, role))}
         measure = partial(_measure_all, s, encoder, windows, role, variants)
-        run.time((f"AnomalyCLIP and baselines, {role}", job, unit), measure, own, whole, size)
+        run.time((f"AnomalyCLIP and baselines, {role}{others}", job, unit), measure, own, whole, size)
 
 
 def _measure_all(

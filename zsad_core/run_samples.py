@@ -140,7 +140,7 @@ class Run:
     """What is estimated, where samples lie, and what has been found so far.
 
     samples: by stage, with its job and its main unit; whole: the whole run's counts of its terms; failed: why
-    a stage has none. told: is called with what is sampled next.
+    a stage has none. told: is called with what was sampled.
     """
 
     settings: Settings
@@ -157,10 +157,11 @@ class Run:
         stage = key[0]
         if stage in self.failed:
             return
-        self.told(f"{stage}, {size}")
         self.whole[stage] = whole
         try:
-            self.samples.setdefault(key, []).append(timed(run, terms, Path(self.at(size).cache_dir)))
+            sample = timed(run, terms, Path(self.at(size).cache_dir))
+            self.samples.setdefault(key, []).append(sample)
+            self.told(f"{stage}: {sample.seconds:.1f} s")
         except (*FAILURES, subprocess.SubprocessError) as error:
             self.failed[stage] = f"{type(error).__name__}: {error}"
             self.samples.pop(key, None)

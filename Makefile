@@ -1,4 +1,5 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
+# make dry-run   is everything there for `make book`, how long will it take, how much disk?
 # make test      every test
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv
@@ -7,7 +8,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book test lab clean lock
+.PHONY: env book dry-run test lab clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
@@ -27,6 +28,9 @@ $(STAMP): pyproject.toml
 book: $(STAMP)
 	$(BIN)/python workflow/run.py --profile $(PROFILE) --cores $(CORES)
 	@echo "The book is at book/_build/html/index.html"
+
+dry-run: $(STAMP)
+	TQDM_DISABLE=1 $(BIN)/python -m zsad_core.dry_run --profile $(PROFILE) $(OPTIONS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup

@@ -59,11 +59,11 @@ def estimate_run(
         datasets = {role: dataset_of(settings, role) for role, name in settings.datasets.items() if name}
         datasets = {role: dataset for role, dataset in datasets.items() if dataset is not None}
         for size in TEST:
-            _make_samples(run, datasets, size)
+            make_samples(run, datasets, size)
         encoder = encoder_of(settings)
         encoder.embed_text(["warm"])
         with threads(2):
-            _views(run, encoder)
+            views_stage(run, encoder)
             _texts(run, encoder)
         with threads(1):
             for role in (FIRST, SECOND):
@@ -72,7 +72,7 @@ def estimate_run(
             anomalyclip_stages(run, encoder, datasets)
             _fnns(run, encoder)
             if FIRST in datasets:
-                _backbones(run, encoder, datasets[FIRST])
+                _others(run, encoder, datasets[FIRST])
         _processes(run)
     for role, name in settings.datasets.items():
         if name and role not in datasets:
@@ -81,7 +81,7 @@ def estimate_run(
     return run.estimates(), run.failed
 
 
-def _make_samples(run: Run, datasets: Mapping[str, AnomalyDataset], size: str) -> None:
+def make_samples(run: Run, datasets: Mapping[str, AnomalyDataset], size: str) -> None:
     """For a role that WinCLIP tests on, as many training images as its draws of references touch; for others,
     as large a share as in the whole. The sample `few` has a third of them."""
     settings, data = run.settings, run.folder / size / "data"
@@ -100,7 +100,7 @@ def _make_samples(run: Run, datasets: Mapping[str, AnomalyDataset], size: str) -
             sample_dataset(dataset, data / f"{role}-auxiliary", category, several, several)
 
 
-def _views(run: Run, encoder: ClipEncoder) -> None:
+def views_stage(run: Run, encoder: ClipEncoder) -> None:
     """Six views of each image of the datasets that RWDA tests on."""
     folders = {
         folder_and_category(name)[0]: role
@@ -141,12 +141,13 @@ def _winclip(run: Run, encoder: ClipEncoder, role: str, dataset: AnomalyDataset)
     whole = {"category": len(counts), "test image": sum(test for test, _ in counts)}
     for size in ("small", "large"):
         own = {"category": 1, "test image": split(dataset_of(run.at(size), role))[0]}
-        measure = partial(_winclip_stage, run.at(size), encoder, role)
+        measure = partial(winclip_stage, run.at(size), encoder, role)
         key = (f"WinCLIP and baselines, {role}", f"winclip {role}", "test image")
         run.time(key, measure, own, whole, size)
 
 
-def _winclip_stage(settings: Settings, encoder: ClipEncoder, role: str) -> None:
+def winclip_stage(settings: Settings, encoder: ClipEncoder, role: str) -> None:
+    """What the workflow's rule `winclip` does."""
     records = winclip_tables.measured_studies(settings, encoder, role)
     if role == FIRST:
         winclip_tables.patchcore_rows(settings, encoder, records, role)
@@ -167,27 +168,32 @@ def _fnns(run: Run, encoder: ClipEncoder) -> None:
         run.time(("FNNs of RWDA", "notebooks", "pair"), train, {"pair": n * settings.seeds}, whole, size)
 
 
-def _backbones(run: Run, encoder: ClipEncoder, dataset: AnomalyDataset) -> None:
-    """Table S9, in a notebook: other CLIPs, one view and windows."""
+def _others(run: Run, encoder: ClipEncoder, dataset: AnomalyDataset) -> None:
+    """The CLIPs of Table S9."""
+    options = {"device": run.settings.device, "precision": run.settings.precision}
     for name, text in run.settings.clip_backbones.items():
         if name == winclip_tables.published_name(encoder):
             continue
-        model, weights = text.split()
-        options = {"device": run.settings.device, "precision": run.settings.precision}
         try:
-            other = load_encoder(model, weights, **options)
+            other = load_encoder(*text.split(), **options)
         except (ValueError, OSError) as error:
             run.failed[f"CLIP {name}"] = str(error)
             continue
-        test, train = split(dataset)
-        whole = {"category": len(dataset.categories), "test image": test, "training image": train}
-        for size in TEST:
-            own = dict(zip(whole, (1, *split(dataset_of(run.at(size), FIRST))), strict=True))
-            measure = partial(_language_and_maps, run.at(size), other)
-            run.time((f"CLIP {name}", "notebooks", "test image"), measure, own, whole, size)
+        backbone_stage(run, name, other, dataset)
 
 
-def _language_and_maps(settings: Settings, encoder: ClipEncoder) -> None:
+def backbone_stage(run: Run, name: str, encoder: ClipEncoder, dataset: AnomalyDataset) -> None:
+    """What the page on backbones does with a CLIP: image scores, and maps of windows."""
+    test, train = split(dataset)
+    whole = {"category": len(dataset.categories), "test image": test, "training image": train}
+    for size in TEST:
+        own = dict(zip(whole, (1, *split(dataset_of(run.at(size), FIRST))), strict=True))
+        measure = partial(language_and_maps, run.at(size), encoder)
+        run.time((f"CLIP {name}", "notebooks", "test image"), measure, own, whole, size)
+
+
+def language_and_maps(settings: Settings, encoder: ClipEncoder) -> None:
+    """The studies of Table S9 on one CLIP."""
     for what in (language, zero_shot):
         study(settings, encoder, FIRST, what)
 

@@ -103,8 +103,8 @@ def _learn(
     dataset: AnomalyDataset,
     known: list[Sample],
 ) -> list[Sample]:
-    """Trainings on two sizes of an auxiliary set. known: samples of others, whose steps cost the same; without
-    them the larger one is learned from a second time, for three epochs. Gives all samples."""
+    """Trainings on two sizes of an auxiliary set. known: samples of others, whose steps cost the same;
+    without them the larger one is learned from a second time, for three epochs. Gives all samples."""
     whole = _training_terms(run.settings, encoder, auxiliary, options, _learned_from(auxiliary, dataset))
     for size, epochs in (("small", 1), ("large", 1)) + ((("large", 3),) if not known else ()):
         s = run.at(size, datasets={auxiliary: f"{auxiliary}-auxiliary"}, prompt_epochs=epochs)

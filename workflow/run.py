@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +32,31 @@ def run(command: list[str]) -> int:
             continue
 
 
+def check(profile: str) -> int:
+    """The dry run's checks, which take seconds, once for each content of the profile: 0 when nothing stands
+    in the way. Afterwards Snakemake alone decides what there is to do."""
+    known = [path for path in (ROOT / "profiles" / f"{profile}.yaml", Path(profile)) if path.is_file()]
+    content = known[0].read_bytes() if known else b""
+    passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"
+    if passed.exists():
+        return 0
+    command = [sys.executable, "-m", "zsad_core.dry_run", "--profile", profile, "--no-sample", "--quiet"]
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."}).returncode
+    if code == 0:
+        passed.touch()
+    else:
+        print("Nothing was started. `make dry-run` shows every check; run.py --no-check goes on without.",
+              file=sys.stderr)  # fmt: skip
+    return code
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
     parser.add_argument("--cores", default="2", help="of this machine, or `all`")
     parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
     parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
+    parser.add_argument("--no-check", action="store_true", help="start without the dry run's checks")
     arguments, others = parser.parse_known_args()
     if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
         parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")
@@ -49,6 +70,9 @@ def main() -> int:
         except BlockingIOError:
             print("Another `make book` is running in this folder: wait for it, or stop it.", file=sys.stderr)
             return 1
+        only_planned = {"--dry-run", "--dryrun", "-n"} & set(others)
+        if not (arguments.no_check or only_planned) and (code := check(arguments.profile)):
+            return code
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
         snakemake += ["--config", f"profile={arguments.profile}"]
         # The weights as well are compared by content, not by time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_url
 from safetensors import SafetensorError
@@ -21,6 +23,7 @@ from zsad_core.cache import sha256_of
 from zsad_core.torchscript_weights import is_torchscript, read_torchscript
 
 SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of zsad-mini
+CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 _RELEASE = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/"
 _OPENAI = "https://openaipublic.azureedge.net/clip/models/"
 
@@ -93,23 +96,57 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
             )
         return WeightsSource(path, "file", sha256_of(path))
 
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if str(weights) not in tags:
+    tag_config = _config_of_tag(model, str(weights), quick_gelu)
+    return _tag_weights(model, str(weights), tag_config)
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where a file of weights comes from, where it is kept (None: the hub decides), and what its SHA-256
+    begins with (empty: unknown)."""
+
+    url: str
+    path: Path | None
+    sha256: str
+
+
+def download_of(model: str, tag: str, quick_gelu: bool) -> Download:
+    """The file that loading a tag of open_clip reads, or fetches when it is not there. Nothing is fetched.
+
+    Raises ValueError as `locate_weights` does, for an unknown tag or one of the other activation.
+    """
+    config = _config_of_tag(model, tag, quick_gelu)
+    url, expected = PINNED.get((model, tag), (config.get("url", ""), ""))
+    if config.get("hf_hub") and not expected:
+        repository, name = os.path.split(config["hf_hub"])
+        name = name or "open_clip_pytorch_model.bin"
+        candidates = ("open_clip_model.safetensors", name)  # the order in which open_clip looks
+        cached = [try_to_load_from_cache(repository, candidate) for candidate in candidates]
+        there = [Path(path) for path in cached if isinstance(path, str)]
+        url = f"https://huggingface.co/{repository}/resolve/main/{name}"
+        return Download(url, there[0] if there else None, "")
+    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
+
+
+def _config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
+    """open_clip's entry of a pretrained tag, if it is one of this model and of its activation."""
+    path, tags = Path(weights), open_clip.list_pretrained_tags_by_model(model)
+    if weights not in tags:
         if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or len(path.parts) > 1:
             raise FileNotFoundError(f"weights file {path} does not exist")
         raise ValueError(
-            f"weights={str(weights)!r} is neither an existing file nor a pretrained tag of {model}; "
+            f"weights={weights!r} is neither an existing file nor a pretrained tag of {model}; "
             f"its tags: {', '.join(tags) or 'none'}. 'random' gives seeded random weights"
         )
-    tag_config = open_clip.get_pretrained_cfg(model, str(weights))
+    tag_config = open_clip.get_pretrained_cfg(model, weights)
     if tag_config.get("quick_gelu", False) != quick_gelu:
         trained, other = ("plain GELU", "QuickGELU") if quick_gelu else ("QuickGELU", "plain GELU")
         variant = model.removesuffix("-quickgelu") if quick_gelu else f"{model}-quickgelu"
         raise ValueError(
-            f"weights {str(weights)!r} were trained with {trained}, but {model} has {other}: it would load "
+            f"weights {weights!r} were trained with {trained}, but {model} has {other}: it would load "
             f"them without a word and give other embeddings; use model={variant!r}"
         )
-    return _tag_weights(model, str(weights), tag_config)
+    return tag_config
 
 
 def _shipped_weights(model: str) -> WeightsSource:

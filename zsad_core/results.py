@@ -202,8 +202,8 @@ def rows(
     Parameters
     ----------
     values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
-        if it is a percentage; and columns `category` (without it: one number for the whole dataset) and `seed` (without
-        it: a single run).
+        if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
+        `seed` (without it: a single run).
     artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
     keep : which rows to return.
     ddof : 1 is the sample standard deviation, since ten seeds are a sample of all seeds. The papers do not

@@ -150,17 +150,17 @@ def comparison_table(
 ) -> Table:
     """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`.
 
-    Cells hold 'mean ± std', or in words 'not yet run', 'dataset missing', 'undefined', 'no published number'. Lines are grouped
-    by `index`, and lines and groups keep the order in which their names first appear. A dataset that another
-    one stands in for is labelled with both names.
+    Cells hold 'mean ± std', or in words 'not yet run', 'dataset missing', 'undefined', 'no published number'.
+    Lines are grouped by `index`, and lines and groups keep the order in which their names first appear. A
+    dataset that another one stands in for is labelled with both names.
 
     index, columns : column names of the comparison; together they must tell its rows apart.
     show : some of "published", "measured", "difference".
-    absent : by method, what stands in the place of 'not yet run' or 'dataset missing': 'quoted, not run here',
-        say.
+    absent : by method, what stands in the place of 'not yet run' and 'dataset missing': 'quoted, not run
+        here', say.
     labels : readable names by column, added to `LABELS`.
     """
-    status = with_status(comparison)
+    status = with_status(comparison).reset_index(drop=True)
     texts = pd.DataFrame(
         {
             "published": _texts(status, "published", "no published number", digits),
@@ -169,9 +169,9 @@ def comparison_table(
         }
     )
     texts.loc[(status["status"] == "undefined").to_numpy(), "measured"] = "undefined"
-    lacking = status["status"].isin(["not yet run", "dataset missing"]).to_numpy()
-    texts.loc[lacking, "measured"] = [
-        (absent or {}).get(method, words) for method, words in status.loc[lacking, ["method", "status"]].to_numpy()
+    lacking = status[status["status"].isin(["not yet run", "dataset missing"])]
+    texts.loc[lacking.index, "measured"] = [
+        (absent or {}).get(row.method, row.status) for row in lacking.itertuples()
     ]
     for column in (*index, *columns):
         names = {**LABELS.get(column, {}), **dict((labels or {}).get(column, {}))}

@@ -7,7 +7,7 @@ probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.dense import Dense, Extractor, glocal_extractor
-from zsad_core.embeddings import dataset_of, text_embeddings
+from zsad_core.embeddings import dataset_of, missing, text_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.prompt_learning import LearnedPrompts, train_prompts
 from zsad_core.prompts import object_name
@@ -51,6 +51,21 @@ def prompt_encoder(settings: Settings) -> ClipEncoder:
 def auxiliary_role(role: str) -> str:
     """The dataset that prompts for this one are learned on: VisA for MVTec AD, MVTec AD for all others."""
     return "visa" if role == "mvtec" else "mvtec"
+
+
+def missing_for(settings: Settings, roles: Sequence[str]) -> list[str]:
+    """For a page's reader: the lines of `embeddings.missing`, and for which of the datasets that are there
+    nothing can be learned, since the one to learn on is not."""
+    lines = missing(settings, roles)
+    there = [role for role in roles if not missing(settings, [role])]
+    for auxiliary in ("mvtec", "visa"):
+        targets = [role for role in there if auxiliary_role(role) == auxiliary]
+        if targets and missing(settings, [auxiliary]):
+            lines.append(
+                f"Nothing is learned for {', '.join(targets)}, as the dataset in the place of {auxiliary} is "
+                "missing: AnomalyCLIP, CoOp and VAND are not run there."
+            )
+    return lines
 
 
 def smoothing(image_size: tuple[int, int]) -> float:

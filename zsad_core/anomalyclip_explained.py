@@ -17,7 +17,7 @@ from zsad_core.dpam import KINDS, attention_weights
 from zsad_core.encoders import ClipEncoder
 from zsad_core.glocal_loss import image_loss, local_loss
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
-from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure
+from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure, or_words
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.recipes import recipe_of
 from zsad_core.results import COLUMNS, rows
@@ -107,6 +107,7 @@ def self_attention_rows(records: pd.DataFrame, dataset: str, first: int) -> pd.D
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
+@or_words
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
     """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
     would be if every token took the same from all."""

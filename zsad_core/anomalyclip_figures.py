@@ -21,7 +21,7 @@ from zsad_core.anomalyclip_studies import clip_features, clip_scores, measured, 
 from zsad_core.dense import PART, Dense, Extractor, dense_parts
 from zsad_core.embeddings import missing
 from zsad_core.encoders import ClipEncoder
-from zsad_core.plots import PALETTE, STYLE, new_figure
+from zsad_core.plots import PALETTE, STYLE, Words, new_figure, or_words
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
 from zsad_core.settings import Settings
@@ -208,15 +208,6 @@ def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float 
         return figure
 
 
-def words_alone(text: str) -> Figure:
-    """A figure that says why it shows nothing."""
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(width=6.4, height=0.8)
-        axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", wrap=True)
-        axes[0, 0].set_axis_off()
-        return figure
-
-
 SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     "F14": ("hazelnut", "MVTec-AD", (("mvtec", "hazelnut"), ("mvtec", "bottle_top"))),
     "F15": ("pill", "MVTec-AD", (("mvtec", "pill"), ("mvtec", "capsule"))),
@@ -277,17 +268,15 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
 
 def shown_maps(
     settings: Settings, encoder: ClipEncoder, artifact: str, number: int = 5
-) -> tuple[Figure, Category | None]:
+) -> tuple[Figure | Words, Category | None]:
     """One of Figures 14 to 37, and the category in it; words where there is no data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
-        return words_alone(
-            f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
-        ), None
+        return Words(f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."), None
     role, c = found
     asks = asked(settings, encoder, role)
     if not asks:
-        return words_alone("No auxiliary set to learn prompts on is among this run's data."), None
+        return Words("No auxiliary set to learn prompts on is among this run's data."), None
     return strip(map_examples(c, asks, spread_out(c, number))), c
 
 
@@ -296,6 +285,7 @@ def image_scores(c: Category, prompts: LearnedPrompts | None) -> np.ndarray:
     return (clip_scores(c) if prompts is None else prompt_scores(c, prompts))["/scores"]
 
 
+@or_words
 def score_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
 ) -> Figure:

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure
+from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure, or_words
 
 SWEPT = {"E": "learned words E", "M": "text blocks M", "L": "tokens in each L", "N": "image layers N"}
 MEASURES = {("pixel", "pro"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
 """What Figure 8 shows of each setting."""
 
 
+@or_words
 def dots(
     frame: pd.DataFrame,
     *,
@@ -60,6 +61,7 @@ def dots(
         return figure
 
 
+@or_words
 def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     """Figure 8: a row of panels for each hyperparameter, pixel PRO on the left and image AP on the right.
 

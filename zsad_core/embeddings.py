@@ -262,20 +262,20 @@ def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
     return dataset.limit(settings.limit_images) if settings.limit_images else dataset
 
 
-def embedded_datasets(settings: Settings, encoder: ClipEncoder, roles: Sequence[str]) -> dict[str, Embedded]:
+def embedded_datasets(
+    settings: Settings, encoder: ClipEncoder, roles: Sequence[str], *, first: bool = False
+) -> dict[str, Embedded]:
     """Embeddings of the datasets of these roles, six views each; the single-view results use view 0.
 
-    A role without a dataset is left out, but for the first, without which a page has nothing to show.
-    Raises FileNotFoundError when that is missing.
+    A role without a prepared dataset is left out. first: only the first that has one, for a page that shows
+    one example.
     """
-    datasets = {role: dataset_of(settings, role) for role in roles}
-    if datasets[roles[0]] is None:
-        raise FileNotFoundError(f"{missing(settings, roles[:1])[0]} data_dir is {settings.data_dir}")
-    return {
-        role: image_embeddings(encoder, d, settings.cache_dir)
-        for role, d in datasets.items()
-        if d is not None
-    }
+    found: dict[str, Embedded] = {}
+    for role in roles:
+        dataset = None if first and found else dataset_of(settings, role)
+        if dataset is not None:
+            found[role] = image_embeddings(encoder, dataset, settings.cache_dir)
+    return found
 
 
 def main() -> None:

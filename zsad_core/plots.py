@@ -1,4 +1,5 @@
-"""The figures' building blocks. Every function returns a matplotlib figure with an opaque background.
+"""The figures' building blocks. Every function returns a matplotlib figure with an opaque background, or a
+sentence where there is nothing to draw.
 
 Colours come from Okabe and Ito's palette, which colour-blind readers can tell apart; marker, line style or
 text says the same again.
@@ -6,7 +7,9 @@ text says the same again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from io import BytesIO
 
 import matplotlib as mpl
@@ -38,6 +41,26 @@ class _Drawing(Figure):
         buffer = BytesIO()
         self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], facecolor="white")
         return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a notebook shows in the place of a figure."""
+
+    text: str = "No dataset for it in this run, so nothing is drawn here."
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+def or_words(draw: Callable[..., Figure]) -> Callable[..., Figure | Words]:
+    """The function, which now says so in `Words` where its first argument is empty."""
+
+    @wraps(draw)
+    def drawn(content: pd.DataFrame | Mapping | Sequence, *arguments, **options) -> Figure | Words:
+        return draw(content, *arguments, **options) if len(content) else Words()
+
+    return drawn
 
 
 def new_figure(
@@ -95,6 +118,7 @@ def scatter(
         return figure
 
 
+@or_words
 def lines(
     frame: pd.DataFrame,
     x: str,
@@ -144,8 +168,13 @@ def lines(
         return figure
 
 
-def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Sequence[float] = 40) -> Figure:
-    """Overlaid outlines of distributions, told by line style and colour."""
+def histograms(
+    groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Sequence[float] = 40
+) -> Figure | Words:
+    """Overlaid outlines of distributions, told by line style and colour; an empty group is left out."""
+    groups = {name: values for name, values in groups.items() if np.size(values)}
+    if not groups:
+        return Words()
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(height=3.2)
         edges = np.histogram_bin_edges(np.concatenate([np.ravel(g) for g in groups.values()]), bins)
@@ -164,6 +193,7 @@ def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Seq
         return figure
 
 
+@or_words
 def bars(
     frame: pd.DataFrame,
     *,
@@ -202,6 +232,7 @@ def bars(
         return figure
 
 
+@or_words
 def grid_of_values(
     table: pd.DataFrame, *, colour_label: str, digits: int = 1, annotations: pd.DataFrame | None = None
 ) -> Figure:
@@ -226,6 +257,7 @@ def grid_of_values(
         return figure
 
 
+@or_words
 def gallery(
     images: Sequence[Sequence[np.ndarray]],
     *,

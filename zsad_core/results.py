@@ -201,9 +201,9 @@ def rows(
 
     Parameters
     ----------
-    values : one row for each category and seed, with a column for each metric, in fractions if it is a
-        percentage; and columns `category` (without it: one number for the whole dataset) and `seed` (without
-        it: a single run).
+    values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
+        if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
+        `seed` (without it: a single run).
     artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
     keep : which rows to return.
     ddof : 1 is the sample standard deviation, since ten seeds are a sample of all seeds. The papers do not
@@ -222,6 +222,8 @@ def rows(
         values["category"] = "mean"
     if "seed" not in values:
         values["seed"] = 0
+    if values.empty:
+        return joined([])
     metrics = [column for column in values if column not in ("category", "seed")]
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
@@ -257,6 +259,16 @@ def _spread(values: pd.Series, ddof: int) -> float:
     return values.std(ddof=ddof, skipna=False) if len(values) > ddof and len(values) > 1 else math.nan
 
 
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several frames; without any, as where no dataset is prepared, a frame of no rows.
+
+    >>> len(joined([])), joined([]).columns.tolist() == COLUMNS
+    (0, True)
+    """
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else validate(pd.DataFrame(columns=COLUMNS))
+
+
 def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
     """The frame with measured dataset names replaced by the published names that they stand for.
 
@@ -288,17 +300,18 @@ def compare(
     """Published beside measured, matched on keys, in the order of the published rows.
 
     Further columns: published, published_std, measured, measured_std; difference (measured minus published,
-    NaN where one is missing); measured_on (the measured dataset's own name).
+    NaN where one is missing); measured_on (the measured dataset's own name); no_dataset (whether nothing
+    stands in the dataset's place, so that there was nothing to measure).
 
     keys : the columns to match on; fewer of them, to compare across tables or papers.
-    roles : as in `as_roles`.
+    roles : as in `as_roles`, those that are there; None where it is not known which.
     keep : "both" adds the measured rows that no published number stands beside (other categories, say).
     """
     if keep not in ("published", "both"):
         raise ValueError(f"keep is {keep!r}; expected 'published' or 'both'")
-    keys, roles = list(keys), {name: other for name, other in (roles or {}).items() if other}
-    measured = as_roles(measured, roles)
-    measured = measured.assign(measured_on=measured["dataset"].map(lambda name: roles.get(name, name)))
+    keys, there = list(keys), {name: other for name, other in (roles or {}).items() if other}
+    measured = as_roles(measured, there)
+    measured = measured.assign(measured_on=measured["dataset"].map(lambda name: there.get(name, name)))
     sides = {}
     for side, frame, extra in (("published", published, []), ("measured", measured, ["measured_on"])):
         repeated = frame.duplicated(keys)
@@ -314,13 +327,16 @@ def compare(
         table = pd.concat([table, alone[table.columns]], ignore_index=True)  # published rows keep their order
     table["measured_on"] = table["measured_on"].fillna("").astype("str")
     table.insert(len(table.columns) - 1, "difference", table["measured"] - table["published"])
+    known = roles is not None and "dataset" in keys
+    table["no_dataset"] = ~table["dataset"].isin(["", *there]) if known else False
     return table
 
 
 def with_status(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Adds `status`: 'measured', 'not yet run', 'undefined' or 'no published number'."""
+    """Adds `status`: 'measured', 'not yet run', 'dataset missing', 'undefined' or 'no published number'."""
     status = pd.Series("measured", index=comparison.index, dtype="str")
     status[comparison["published"].isna()] = "no published number"
     status[comparison["measured"].isna()] = "not yet run"
+    status[comparison["measured"].isna() & comparison["no_dataset"]] = "dataset missing"
     status[comparison["measured"].isna() & (comparison["measured_on"] != "")] = "undefined"
     return comparison.assign(status=status)

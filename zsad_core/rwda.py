@@ -34,6 +34,9 @@ CLASSWISE = {
 }
 """The appendix's class-wise tables, by role and metric."""
 
+NO_IMAGES = Embedded("", pd.DataFrame(columns=["category", "split", "label", "defect"]), np.empty((0, 1, 1)))
+"""In the place of a dataset that is not prepared: every function here finds no rows in it."""
+
 Runs = Mapping[int, np.ndarray]
 """Scores (n,) of the test images by seed; one entry for a score that no seed touches."""
 
@@ -127,6 +130,8 @@ def prompt_scores(
 ) -> np.ndarray:
     """s_pr of each image (n,), the mean over its views (Sec. 3.1). known: the category's name takes the place
     of "object"."""
+    if not images.categories:
+        return np.empty(0)
     names = [object_name(c) if known else "object" for c in images.categories]
     sentences = [s for name in names for s in prompt_pair(name, normal, anomaly)]
     texts = text_embeddings(encoder, sentences, cache_dir).reshape(len(names), 2, -1)  # (categories, 2, d)
@@ -140,6 +145,8 @@ def prompt_scores(
 
 def fnn_scores(images: Embedded, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
     """s_FNN of each image (n,), the mean over its views (Sec. 3.3)."""
+    if not images.categories:
+        return np.empty(0)
     return average_views(fnn.score(images.vectors if multi_crop else images.vectors[:, :1]))
 
 
@@ -163,7 +170,7 @@ def measure(images: Embedded, runs: Runs, metrics: Mapping[str, Callable] = METR
             own = (images.meta["category"] == category).to_numpy()
             values = {name: metric(images.labels[own], scores[own]) for name, metric in metrics.items()}
             table.append({"category": category, "seed": seed, **values})
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["category", "seed", *metrics])
 
 
 def added(*parts: np.ndarray | Runs) -> Runs:

@@ -10,7 +10,7 @@ import hashlib
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -119,6 +119,24 @@ def mean_std(mean: float, std: float = math.nan, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
 
+def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
+    """A number for a sentence, or that there is none.
+
+    >>> in_words(92.18, "+.1f", " points"), in_words(float("nan"), unit=" %")
+    ('+92.2 points', 'not measured')
+    """
+    return "not measured" if pd.isna(value) else f"{value:{form}}{unit}"
+
+
+def listed(parts: Iterable[str], between: str = ", ") -> str:
+    """Parts of a sentence; without any, as where no dataset is prepared, that there are none.
+
+    >>> listed(["+1.0 on cups", "-0.5 on nuts"]), listed([])
+    ('+1.0 on cups, -0.5 on nuts', 'not measured')
+    """
+    return between.join(parts) or "not measured"
+
+
 def comparison_table(
     comparison: pd.DataFrame,
     *,
@@ -132,16 +150,17 @@ def comparison_table(
 ) -> Table:
     """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`.
 
-    Cells hold 'mean ± std', or in words 'not yet run', 'undefined', 'no published number'. Lines are grouped
-    by `index`, and lines and groups keep the order in which their names first appear. A dataset that another
-    one stands in for is labelled with both names.
+    Cells hold 'mean ± std', or in words 'not yet run', 'dataset missing', 'undefined', 'no published number'.
+    Lines are grouped by `index`, and lines and groups keep the order in which their names first appear. A
+    dataset that another one stands in for is labelled with both names.
 
     index, columns : column names of the comparison; together they must tell its rows apart.
     show : some of "published", "measured", "difference".
-    absent : by method, what stands in the place of 'not yet run': 'quoted, not run here', say.
+    absent : by method, what stands in the place of 'not yet run' and 'dataset missing': 'quoted, not run
+        here', say.
     labels : readable names by column, added to `LABELS`.
     """
-    status = with_status(comparison)
+    status = with_status(comparison).reset_index(drop=True)
     texts = pd.DataFrame(
         {
             "published": _texts(status, "published", "no published number", digits),
@@ -150,9 +169,9 @@ def comparison_table(
         }
     )
     texts.loc[(status["status"] == "undefined").to_numpy(), "measured"] = "undefined"
-    lacking = (status["status"] == "not yet run").to_numpy()
-    texts.loc[lacking, "measured"] = [
-        (absent or {}).get(method, "not yet run") for method in status["method"][lacking]
+    lacking = status[status["status"].isin(["not yet run", "dataset missing"])]
+    texts.loc[lacking.index, "measured"] = [
+        (absent or {}).get(row.method, row.status) for row in lacking.itertuples()
     ]
     for column in (*index, *columns):
         names = {**LABELS.get(column, {}), **dict((labels or {}).get(column, {}))}
@@ -190,14 +209,17 @@ def as_table(
     frame: pd.DataFrame, caption: str, *, digits: int = 2, links: Mapping[str, str] | None = None
 ) -> Table:
     """Any frame as a captioned, accessible table; its index makes row headers, plain numbering is hidden.
+    One without cells says so: nothing was measured.
 
     links : texts that become links wherever a cell holds exactly one of them, and where they lead.
     """
+    if frame.empty:
+        frame = pd.DataFrame({"result": ["nothing measured in this run"]})
     identity = hashlib.sha256((caption + frame.to_csv()).encode()).hexdigest()[:8]  # same table, same bytes
     styler = Styler(frame, uuid=identity, cell_ids=False, caption=html.escape(caption))
     styler = styler.format(escape="html", precision=digits, na_rep="-")
     styler = styler.format_index(escape="html", axis="columns").format_index(escape="html", axis="index")
-    plain = isinstance(frame.index, pd.RangeIndex)
+    plain = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     if plain:
         styler = styler.hide(axis="index")
     body = re.sub(r"<th ([^>]*)>(?:&nbsp;)?</th>", r"<td \1></td>", styler.to_html())  # empty: no header

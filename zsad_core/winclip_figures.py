@@ -13,7 +13,7 @@ from PIL import Image
 
 from zsad_core.backbones import Backbone
 from zsad_core.dense import PART, Dense, Extractor, dense_parts
-from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure
+from zsad_core.plots import MARKERS, PALETTE, STYLE, new_figure, or_words
 from zsad_core.prompts import object_name
 from zsad_core.tables import mean_std
 from zsad_core.winclip import Detector, image_maps, zero_shot_outputs
@@ -130,6 +130,7 @@ def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[
     }
 
 
+@or_words
 def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
     """Rows of examples: the image with its mask outlined, then each method's map, one colour scale a method.
 
@@ -178,6 +179,7 @@ def labelled(found: Example, text: str) -> Example:
     return replace(found, label=f"{text}\n{found.label}")
 
 
+@or_words
 def slopes(
     frame: pd.DataFrame,
     methods: tuple[str, str] = ("winclip", "winclip_plus"),
@@ -216,6 +218,7 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
     return moved
 
 
+@or_words
 def size_against_quality(images: pd.DataFrame) -> Figure:
     """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
     images: as in `winclip_tables.small_defects`."""
@@ -265,6 +268,7 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
     return table.replace({"method": {"winclip": "WinCLIP", "winclip_plus": "WinCLIP+, 1-shot"}})
 
 
+@or_words
 def effect_bars(frame: pd.DataFrame) -> Figure:
     """Changes from the default by option, a panel a dataset and metric; marker and colour tell the method."""
     datasets = list(dict.fromkeys(frame["dataset"]))

@@ -83,10 +83,10 @@ class Result:
     def scale(self) -> tuple[float, float]:
         """Of the colours of all heat maps: from the middle of a typical map to nearly the highest place of
         all, with the threshold well inside."""
-        high = float(self.table["map_maximum"].quantile(0.98))
-        limit = self.threshold.map_value
-        inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else high
-        return self.map_low, max(high, inside, self.map_low + 1e-9)
+        maxima, limit = self.table["map_maximum"].dropna(), self.threshold.map_value
+        inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else self.map_low
+        high = max(maxima.quantile(0.98), min(inside, maxima.max()))
+        return self.map_low, max(float(high), self.map_low + 1e-9)
 
     def looks(self, wanted: Collection[int] | None = None) -> Iterator[Look]:
         """The scored images at these places of the table, or all, part by part."""

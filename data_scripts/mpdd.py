@@ -9,12 +9,7 @@ but good counts as one.
 
 from __future__ import annotations
 
-from argparse import Namespace
-from pathlib import Path
-
-from data_scripts.folders import find_root
-from data_scripts.layouts import add_mvtec_layout
-from data_scripts.prepare import PreparedFolder
+from data_scripts.mvtec import write
 from data_scripts.source import Archive, Source, run
 
 SOURCE = Source(
@@ -35,11 +30,6 @@ SOURCE = Source(
         "tubes": (122, 32, 69),
     },
 )
-
-
-def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
-    """Adds every category below `root`."""
-    add_mvtec_layout(find_root(root, "*/test/good"), out, above=arguments.mask_above)
 
 
 def main(argv: list[str] | None = None) -> None:

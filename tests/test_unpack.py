@@ -99,7 +99,8 @@ def test_names_that_lead_out(tmp_path: Path, name: str, make: Callable) -> None:
 )
 def test_tar_links_and_devices(tmp_path: Path, kind: bytes, target: str) -> None:
     path = make_tar(tmp_path / "evil", files={"a": b""}, type=kind, linkname=target)
-    refused(path, tmp_path / "out", "is a link|neither a file nor a folder")
+    fault = "is neither a file nor a folder" if kind == tarfile.FIFOTYPE else "is a link"
+    refused(path, tmp_path / "out", f"'a' {fault}")
 
 
 def test_zip_links_and_encryption(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_damaged_directory_of_a_zip(tmp_path: Path) -> None:
     end = whole.rindex(b"PK\x05\x06")
     for faulty in (
         whole[:name] + b"\xff" + whole[name + 1 :],
-        whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :],
+        whole[: end + 16] + b"\xff\xff\x00\x00" + whole[end + 20 :],  # so that files begin before 0
     ):
         (tmp_path / "z").write_bytes(faulty)
         refused(tmp_path / "z", tmp_path / "out", "z is cut off or damaged")

@@ -50,8 +50,8 @@ def _read(path: str | Path | None) -> tuple[list[str], str]:
     file = resources.files("zsad_core") / "natural_sentences.json" if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"captions file {file} does not exist: `python -m data_scripts.coco_captions --help` tells how to "
-            "make it of annotations_trainval2017.zip; or give no file, for the sentences of this project"
+            f"captions file {file} does not exist: `python -m data_scripts.coco_captions --help` tells how "
+            "to make it of annotations_trainval2017.zip; or give no file, for the sentences of this project"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

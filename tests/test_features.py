@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from data_scripts.prepare import prepared_folder
 from zsad_core import anomalyclip, anomalyclip_studies, dense, embeddings, features, winclip_tables
+from zsad_core.settings import read_settings
 from zsad_core.shards import KINDS
 
-PLACES = {"mvtec": "mini_mvtec/bottle_top", "visa": "mini_visa/fuse"}  # the latter's images are not square
+PLACES = {"mvtec": "toys/metal_nut", "visa": "toys/electrical commutators"}
 
 
 @pytest.fixture(scope="module")
-def settings(settings_of):
-    few = {"shots": [1], "ablation_shots": [2], "reference_seeds": 1, "prompt_epochs": 1}
-    return settings_of(datasets=PLACES, **few)
+def settings(tmp_path_factory):
+    """Two categories of 2 images to train and 4 to test, of which those of the second are not square."""
+    folder, rng = tmp_path_factory.mktemp("toys"), np.random.default_rng(0)
+    with prepared_folder(folder / "toys") as out:
+        for place, (height, width) in zip(PLACES.values(), ((36, 36), (36, 60)), strict=True):
+            for i, (split, defect) in enumerate(
+                [("train", "good")] * 2 + [("test", "good"), ("test", "hole")] * 2
+            ):
+                pixels, mask = rng.integers(0, 256, (height, width, 3), np.uint8), None
+                if defect == "hole":
+                    mask = np.zeros((height, width), np.uint8)
+                    mask[4:20, 6:30] = 1
+                    pixels[mask > 0] //= 4
+                where = {"category": place.split("/")[1], "split": split, "defect": defect, "mask": mask}
+                out.add(Image.fromarray(pixels), name=f"{i}.png", **where)
+    few = {"shots": [1], "ablation_shots": [2], "reference_seeds": 1, "prompt_epochs": 1, "device": "cpu"}
+    folders = {"data_dir": str(folder), "cache_dir": str(folder / "cache")}
+    return read_settings({"datasets": PLACES, **folders, **few})
 
 
 def test_studies_find_all_features(settings, encoder, monkeypatch):
     for kind in KINDS:
-        lines = [features.compute(settings, kind, *place.split("/"), shard=0) for place in PLACES.values()]
-        assert lines[0] == f"mini_mvtec: {11 if kind == 'views' else 8} images"  # 3 to train, 8 to test
+        lines = {features.compute(settings, kind, *place.split("/"), shard=0) for place in PLACES.values()}
+        images = {"views": 6, "backbone": 0}.get(kind, 4)  # the backbone is the CLIP here
+        assert lines == {f"toys: {images} images"}
     for module in (dense, embeddings):
         monkeypatch.setattr(module, "load_batches", lambda *_, **__: pytest.fail("an image was read again"))
-    for role, place in PLACES.items():
-        records = winclip_tables.measured_studies(settings, encoder, role)
-        assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["method"])
-        assert len(winclip_tables.left_open_rows(settings, encoder, role, place))
-    winclip_tables.patchcore_rows(settings, encoder, records, place)
+    records = {role: winclip_tables.measured_studies(settings, encoder, role) for role in PLACES}
+    assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
+    assert len(winclip_tables.left_open_rows(settings, encoder, "visa", PLACES["visa"]))
+    assert len(winclip_tables.patchcore_rows(settings, encoder, records["mvtec"], PLACES["mvtec"]))
     large = anomalyclip.prompt_encoder(settings)
     variants = ["baselines", "", "attention=qq+kk+vv", "N=3", "coop", "vand"]
     found = anomalyclip_studies.study(settings, large, "mvtec", variants)
@@ -35,8 +54,8 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
 
 def test_what_is_asked_for_must_exist(settings):
     with pytest.raises(ValueError, match="'maps', shard None: expected one of views, winclip"):
-        features.compute(settings, "maps", "mini_visa")
+        features.compute(settings, "maps", "toys")
     with pytest.raises(ValueError, match="shard -1: expected"):
-        features.compute(settings, "views", "mini_visa", "fuse", -1)
+        features.compute(settings, "views", "toys", "metal_nut", -1)
     with pytest.raises(ValueError, match="no category 'rake'"):
-        features.compute(settings, "views", "mini_visa", "rake", 0)
+        features.compute(settings, "views", "toys", "rake", 0)

@@ -51,17 +51,17 @@ def compute(
         roles = _roles(settings, encoder, dataset, own)
         if kind == "views":
             images += embed_images(encoder, part, settings.cache_dir, shard=shard)
+        counts = [0]
         for role, c in roles.items():
             if kind == "views":
                 _views(c, role, shard)
             elif kind == "anomalyclip":
-                _local_features(c, role, shard)
+                counts.append(_local_features(c, role, shard))
             elif kind == "winclip":
-                _windows(c, role, shard, backbone)
+                counts.append(_windows(c, role, shard, backbone))
             elif backbone is not None and role in COMPARED:
-                _baselines(c, shard, backbone)
-        if kind != "views" and roles:
-            images += len(part.select(split="test"))
+                counts.append(_baselines(c, shard, backbone))
+        images += max(counts)  # one category may stand in several places
     return f"{dataset.name}: {images} images"
 
 
@@ -86,14 +86,14 @@ def _views(c: Category, role: str, shard: int | None) -> None:
                 embed_images(c.encoder, images, c.settings.cache_dir, shard=shard, **options)
 
 
-def _windows(c: Category, role: str, shard: int | None, backbone: Backbone | None) -> None:
+def _windows(c: Category, role: str, shard: int | None, backbone: Backbone | None) -> int:
     """For `zero_shot`, `generic`, `tiling`, `few_shot` and `left_open`; with the first shard also of the
-    references that are drawn from the training images."""
-    settings = c.settings
+    references that are drawn from the training images. How many test images it is of, as below."""
+    settings, count = c.settings, 0
     if role in COMPARED or ac.has_masks(c.test):
-        _compute(c, c.clip, c.test, shard)
+        count = _compute(c, c.clip, c.test, shard)
     if role not in COMPARED:
-        return
+        return count
     squashed = replace(c, whole="squash")
     _compute(squashed, c.clip, c.test, shard)
     _compute(c, generic_extractor(c), c.test, shard)
@@ -107,25 +107,29 @@ def _windows(c: Category, role: str, shard: int | None, backbone: Backbone | Non
             other.references(other.draws([1]), c.clip)
         if role == "mvtec" or backbone is None:
             c.references(c.draws(settings.shots), c.clip)
+    return count
 
 
-def _baselines(c: Category, shard: int | None, backbone: Backbone | None) -> None:
+def _baselines(c: Category, shard: int | None, backbone: Backbone | None) -> int:
     """For `few_shot_baselines` and `full_shot`, which takes all training images as references."""
     extractor = baseline_extractor(c, backbone)
-    _compute(c, extractor, c.test, shard)
     _compute(c, extractor, c.train, shard)
     if not shard and backbone is not None:
         c.references(c.draws(c.settings.shots), extractor)
+    return _compute(c, extractor, c.test, shard)
 
 
-def _local_features(c: Category, role: str, shard: int | None) -> None:
-    """For `anomalyclip_studies.study`, and what prompts are learned from."""
-    c = replace(c, whole="squash")
-    for extractor in extractors_of(c.encoder, variants_of(c.settings, role)):
-        _compute(c, extractor, c.test, shard)
+def _local_features(c: Category, role: str, shard: int | None) -> int:
+    """For `anomalyclip_studies.study`, and for learning prompts for other datasets from these images."""
+    c, settings = replace(c, whole="squash"), c.settings
+    learners = [r for r in ROLES if settings.datasets.get(r) and ac.auxiliary_role(r) == role]
+    variants = [name for r in (role, *learners) for name in variants_of(settings, r)]
+    extractors = extractors_of(c.encoder, variants)
+    count = max(_compute(c, extractor, c.test, shard) for extractor in extractors)
     if role == ac.MEDICAL:  # of which prompts are learned on all images
         for extractor in extractors_of(c.encoder, ["tuned=medical", "vand"]):
             _compute(c, extractor, c.dataset.select(c.name), shard)
+    return count
 
 
 def _compute(c: Category, extractor: Extractor, images: AnomalyDataset, shard: int | None) -> int:

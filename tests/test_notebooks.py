@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from conftest import NOTEBOOKS, ROOT
 
 from zsad_core.results import read_results
@@ -104,34 +105,80 @@ def test_bad_parameter_stops_before_anything_is_computed(papermill, tmp_path, pa
     assert sum(cell.execution_count is not None for cell in code) <= 3  # parameters, injected ones, the check
 
 
-def test_missing_dataset_folder_is_named(papermill, small_run, tmp_path):
-    parameters = small_run | {"data_dir": str(tmp_path / "nowhere")}
-    done = papermill("rwda/31_prompt_guided", tmp_path / "out.ipynb", parameters)
-    assert done.returncode != 0
-    assert "mini_mvtec in the place of mvtec is not prepared" in done.stderr
-    assert str(tmp_path / "nowhere") in done.stderr
+def shown(path: Path) -> str:
+    """The Markdown that an executed notebook shows; it must be whole, and its glued texts must be words."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    prefix = "application/papermill.record/text/plain"
+    glued = [output["data"][prefix] for output in outputs if prefix in output.get("data", {})]
+    assert not [text for text in glued if re.search(r"\bnan\b|\binf\b|^''$", text)]
+    return "\n".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
 
 
-WITHOUT = (
-    "winclip/left_open",
-    "winclip/sb_backbones",
-    "winclip/sc_examples_and_failures",
-    "winclip/sd_class_by_class",
-    "anomalyclip/d_sweeps",
-    "anomalyclip/e_maps",
-)
+NEED_NONE = ("contradictions", "coverage", "speed", "rwda/45_feature_embeddings")
+NEEDS = {"rwda/46_potential_application": "textile", "anomalyclip/42_medical": "mini_medical"}
 
 
-@pytest.mark.parametrize("notebook", WITHOUT)
-def test_a_page_without_datasets_says_what_is_missing(papermill, small_run, tmp_path, notebook):
-    """One dataset is named and not prepared, the other one is not named."""
-    parameters = small_run | {"data_dir": str(tmp_path / "nowhere"), "datasets": {"mvtec": "mini_mvtec"}}
-    parameters["results_dir"] = str(tmp_path / "results")
-    done = papermill(notebook, tmp_path / "out.ipynb", parameters)
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in NEED_NONE])
+def test_a_page_without_datasets_says_how_to_get_them(papermill, small_run, tmp_path, notebook):
+    folders = {"data_dir": str(tmp_path / "nowhere"), "results_dir": str(tmp_path / "results")}
+    done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
     assert done.returncode == 0, done.stderr
-    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
-    told = "".join(o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", []))
-    assert "mini_mvtec in the place of mvtec is not prepared: `python -m data_scripts.mini --help`" in told
-    assert (
-        notebook == "winclip/sb_backbones" or "No dataset in the place of visa: name" in told
-    )  # it needs one only
+    lacking = NEEDS.get(notebook, "mini_mvtec")
+    line = (
+        rf"The dataset {lacking}\S* in the place of \w+ is not prepared: `python -m data_scripts\.\w+ --help`"
+    )
+    assert re.search(line, shown(tmp_path / "out.ipynb"))
+
+
+PARTIAL = [  # what is there, a page, and what it says of the other
+    ("mini_visa", "rwda/31_prompt_guided", "mini_visa (in the place of visa)"),
+    ("mini_visa", "winclip/54_ablations", "mini_mvtec in the place of mvtec is not prepared"),
+    ("mini_visa", "anomalyclip/d_sweeps", "Nothing is learned for visa"),
+    ("mini_mvtec", "rwda/33_training_and_inference", "mini_visa in the place of visa is not prepared"),
+    ("mini_mvtec", "anomalyclip/43_ablations", "Nothing is learned for mvtec"),
+]
+
+
+@pytest.mark.parametrize(("there", "notebook", "told"), PARTIAL, ids=[f"{n}-{t}" for t, n, _ in PARTIAL])
+def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_path, there, notebook, told):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / there).symlink_to(small_data / there)
+    folders = {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
+    done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
+    assert done.returncode == 0, done.stderr
+    assert told in shown(tmp_path / "out.ipynb")
+    assert set(pd.concat(map(pd.read_csv, (tmp_path / "results").glob("*.csv")))["dataset"].dropna()) == {
+        there
+    }
+
+
+def test_a_dataset_that_lost_an_image_is_an_error(papermill, small_data, small_run, tmp_path):
+    shutil.copytree(small_data / "mini_mvtec", tmp_path / "mini_mvtec")
+    gone = sorted((tmp_path / "mini_mvtec").rglob("test/**/*.png"))[0]
+    gone.unlink()
+    done = papermill("rwda/31_prompt_guided", tmp_path / "out.ipynb", small_run | {"data_dir": str(tmp_path)})
+    assert done.returncode != 0 and gone.name in done.stderr
+
+
+OURS = {"model": "zsad-mini", "weights": "shipped", "prompt_model": "zsad-mini", "prompt_weights": "shipped"}
+
+
+@pytest.mark.parametrize("notebook", ["rwda/31_prompt_guided", "anomalyclip/f_class_by_class"])
+def test_the_paper_profile_is_accepted_whole(papermill, small_data, small_run, tmp_path, notebook):
+    """As `-f profiles/paper.yaml`, made small by a second file. MVTec AD's place is taken, the others not."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mvtec").symlink_to(small_data / "mini_mvtec")
+    few = {name: value for name, value in small_run.items() if name != "profile"}
+    few |= OURS | {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
+    few |= {"backbone": "clip", "prompt_image_size": 96, "limit_images": 1}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
+    files = ("-f", "profiles/paper.yaml", "-f", str(tmp_path / "few.yaml"))
+    done = papermill(notebook, tmp_path / "out.ipynb", {}, *files)
+    assert done.returncode == 0, done.stderr
+    told = shown(tmp_path / "out.ipynb")
+    assert "profile **paper** with" in told
+    missing = "The dataset visa in the place of visa is not prepared: `python -m data_scripts.visa --help`"
+    assert notebook.startswith("rwda") or missing in told

@@ -45,6 +45,17 @@ def load_captions(path: str | Path | None, word: str, match: Match | None = None
     return found
 
 
+def missing_captions(path: str | Path | None) -> list[str]:
+    """For a page's reader: that the captions file is not there and how to get it, as
+    `embeddings.missing`."""
+    if path is None or Path(path).is_file():
+        return []
+    return [
+        f"The captions file {Path(path).name} is not there, so this project's own sentences stand in its place: "
+        "`python -m data_scripts.coco_captions --help` tells how to get it."
+    ]
+
+
 def _read(path: str | Path | None) -> tuple[list[str], str]:
     """Every caption, and the matching rule that the file notes."""
     file = resources.files("zsad_core") / "natural_sentences.json" if path is None else Path(path)

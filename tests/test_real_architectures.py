@@ -1,0 +1,72 @@
+"""The published architectures with random weights, on two images, through each paper's own path.
+
+Weights cannot be fetched in a test. Shapes, grids and counts do not depend on them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zsad_core import anomalyclip as ac
+from zsad_core import rwda
+from zsad_core.dense import clip_extractor, dense_parts
+from zsad_core.embeddings import image_embeddings, random_word_embeddings
+from zsad_core.encoders import load_encoder
+from zsad_core.prompt_learning import train_prompts
+from zsad_core.recipes import recipe_of
+from zsad_core.winclip import category_texts, zero_shot_outputs
+
+
+@pytest.fixture
+def pair(toy_set):
+    """A normal and an anomalous image of wood, the latter with its mask."""
+    return toy_set(normal=1, anomalous=1).select(category="wood", split="test")
+
+
+def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
+    encoder = load_encoder("ViT-L-14-336-quickgelu", "random", device="cpu", image_size=518)
+    assert (encoder.grid, encoder.dim, encoder.model.visual.conv1.out_channels) == ((37, 37), 768, 1024)
+    recipe = recipe_of(encoder)
+    assert (recipe.first, recipe.layers, recipe.design.depth) == (6, (24,), 9)
+
+    options = {"cache_dir": tmp_path / "dense", "progress": False}
+    drawn, learned = (train_prompts(encoder, pair, epochs=n, **options) for n in (0, 1))  # features made once
+    assert sum(p.numel() for p in learned.parameters.values()) == 43_008
+    assert len(learned.losses) == 1 and np.isfinite(learned.losses).all()
+    for name, value in learned.parameters.items():
+        assert value.isfinite().all() and not torch.equal(value, drawn.parameters[name]), name
+
+    extractor = ac.extractor_of(encoder, recipe)
+    (part,) = dense_parts(extractor, pair, tmp_path / "dense", whole="squash")
+    dense = part.load()
+    assert dense.tensor("global").shape == (2, 768)
+    assert dense.tensor("local/24").shape == (2, 1369, 768)
+    detect = ac.detector(learned.texts(encoder)[0], encoder.grid, recipe.temperature)
+    found = detect(dense)[""]
+    assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
+    for values in (found.scores, found.maps):
+        assert ((values > 0) & (values < 1)).all() and values.unique().numel() > 1
+
+
+def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
+    encoder = load_encoder("ViT-B-16-plus-240", "random", device="cpu")
+    assert (encoder.grid, encoder.dim, encoder.model.visual.conv1.out_channels) == ((15, 15), 640, 896)
+
+    (part,) = dense_parts(clip_extractor(encoder, (2, 3), layers=(12,)), pair, tmp_path)
+    dense = part.load()
+    shapes = {size: tuple(windows.shape) for size, windows in dense.windows().items()}
+    assert shapes == {2: (2, 196, 640), 3: (2, 169, 640)}
+    assert dense.tensor("layer/12").shape == (2, 225, 896)
+    texts = category_texts(encoder, "wood", tmp_path, "two_class")
+    maps = zero_shot_outputs(dense, texts, encoder.grid)[""].maps
+    assert maps.shape == (2, 15, 15) and maps.isfinite().all() and maps.unique().numel() > 2
+
+    images = image_embeddings(encoder, pair, tmp_path, progress=False)
+    assert images.vectors.shape == (2, 6, 640)
+    words = random_word_embeddings(encoder, tmp_path, 4)
+    (fnn,) = rwda.train_runs(words, [0], 4, tmp_path, n_jobs=1, epochs=1, batch_size=4).values()
+    assert sum(p.numel() for p in fnn.parameters()) == 297_473
+    scores = rwda.fnn_scores(images, fnn)
+    assert scores.shape == (2,) and ((scores > 0) & (scores < 1)).all()

@@ -25,7 +25,8 @@ from zsad_core.anomalyclip_studies import (
     study,
     training_options,
 )
-from zsad_core.datasets import stretched_mask
+from zsad_core.backbones import Backbone
+from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
 from zsad_core.embeddings import dataset_of
 from zsad_core.encoders import ClipEncoder
 from zsad_core.metrics import aupr, auroc, pixel_auroc
@@ -208,3 +209,24 @@ def test_a_missing_dataset_gives_no_rows(settings: Settings, large: ClipEncoder)
     assert study(none, large, "mvtec", ["", "baselines"]).empty
     assert tables.main_rows(studies.study(none, large, "mvtec", [""]), "x", "T1").empty
     assert tables.present_roles(none) == {}
+
+
+def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypatch) -> None:
+    """Though the backbone of the other baselines is read at a fourth."""
+    seen = []
+
+    def extractor(normal, backbone: Backbone) -> None:
+        seen.append(backbone.layers)
+        raise StopIteration
+
+    monkeypatch.setattr(tables, "rd4ad_extractor", extractor)
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    backbone = Backbone(
+        "b", "w", layers, (8, 8), torch.nn.Identity(), torch.device("cpu"), lambda image: image
+    )
+    with pytest.raises(StopIteration):
+        tables.rd4ad(
+            Category(None, None, AnomalyDataset(Path(), "x", pd.DataFrame(columns=list(COLUMNS))), "c"),
+            backbone,
+        )
+    assert seen == [("layer1", "layer2", "layer3")]

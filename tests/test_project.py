@@ -50,10 +50,12 @@ def test_binder_reads_the_same_environment(root):
 
 def test_commands_that_are_promised_exist(root):
     """`make ...` in the README, the book and the workflow file; .ci/run calls the README's test command."""
-    targets = set(re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.M))
     pages = [root / "README.md", *(root / "book").glob("*.md"), root / ".github" / "workflows" / "book.yml"]
     promised = {
-        name for page in pages for name in re.findall(r"^(?:\s*- run: )?make (\w+)", page.read_text(), re.M)
+        name
+        for page in pages
+        for name in re.findall(r"^(?:\s*- run: )?make ([\w-]+)", page.read_text(), re.M)
     }
     assert {"book", "test"} <= promised <= targets
     commands = [line for line in (root / ".ci" / "run").read_text().splitlines() if line.startswith("make")]

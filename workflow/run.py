@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,7 @@ def check(profile: str) -> int:
     if passed.exists():
         return 0
     command = [sys.executable, "-m", "zsad_core.dry_run", "--profile", profile, "--no-sample", "--quiet"]
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."}).returncode
+    code = run(command)
     if code == 0:
         passed.touch()
     else:

@@ -19,7 +19,7 @@ from zsad_core.backbones import Backbone
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.embeddings import dataset_of, encoder_of
 from zsad_core.encoders import ClipEncoder
-from zsad_core.rd4ad import rd4ad_detector, rd4ad_extractor
+from zsad_core.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor
 from zsad_core.results import COLUMNS, FULL_SHOT, rows
 from zsad_core.settings import Settings, read_settings
 from zsad_core.winclip_few_shot import backbone_of, full_shot
@@ -140,7 +140,8 @@ def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd
 
 def rd4ad(c: Category, backbone: Backbone) -> list[dict]:
     """RD4AD trained on the category's normal images."""
-    c, extractor = replace(c, whole="squash"), rd4ad_extractor(c.train, backbone)
+    # the few-shot baselines read one layer more
+    c, extractor = replace(c, whole="squash"), rd4ad_extractor(c.train, replace(backbone, layers=LAYERS))
     found = c.measured("rd4ad", lambda: rd4ad_detector, extractor, kinds=())
     image = c.record(found["/scores"], "image", "rd4ad", shots=FULL_SHOT)
     return [image, c.record(found["/pixel"], "pixel", "rd4ad", shots=FULL_SHOT)]

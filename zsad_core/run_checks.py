@@ -256,7 +256,7 @@ def check_folders(settings: Settings, needed: Mapping[str, float], download: int
     """Whether the folders can be written, and what is free there against bytes needed by parameter (those of
     one file system together). download: bytes of weights."""
     places = {name: Path(getattr(settings, name)) for name in ("cache_dir", "results_dir", "data_dir")}
-    places |= {"weights": CLIP_CACHE}
+    places |= {"weights": CLIP_CACHE} if download else {}
     checks, sums, names = [], {}, {}
     for name, path in places.items():
         folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
@@ -264,9 +264,8 @@ def check_folders(settings: Settings, needed: Mapping[str, float], download: int
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            unwritable = name not in ("data_dir", "weights") or (name == "weights" and download)
             note = f"{folder} cannot be written ({error}): give another folder, or the right to write there"
-            checks.append(Check(name, "error" if unwritable else "warning", note))
+            checks.append(Check(name, "warning" if name == "data_dir" else "error", note))
             continue
         device = folder.stat().st_dev
         sums[device] = sums.get(device, 0) + (download if name == "weights" else needed.get(name, 0))

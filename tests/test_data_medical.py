@@ -234,6 +234,20 @@ def test_brainmri_says_which_tree_is_left_out(tmp_path: Path, capsys: pytest.Cap
     assert "yes" in error and "no" in error
 
 
+@pytest.mark.parametrize(("build", "flat"), [(trees.covid_first, True), (trees.covid_present, False)])
+def test_covid19_sees_whether_images_have_folders_of_their_own(
+    build: Build,
+    flat: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(covid19, "release", lambda *_, flat: f"flat {flat}")
+    build(tmp_path / "raw")
+    prepared(covid19, tmp_path / "raw", tmp_path / "out")
+    assert f"release: flat {flat}" in capsys.readouterr().out
+
+
 def test_covid19_as_re_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As AnomalyCLIP's script wants it: the present root's name, NORMAL in capitals, one other folder."""
     expected = trees.covid_first(tmp_path / "tree")

@@ -51,8 +51,8 @@ def missing_captions(path: str | Path | None) -> list[str]:
     if path is None or Path(path).is_file():
         return []
     return [
-        f"The captions file {Path(path).name} is not there, so this project's own sentences stand in its place: "
-        "`python -m data_scripts.coco_captions --help` tells how to get it."
+        f"The captions file {Path(path).name} is not there, so this project's own sentences stand in its "
+        "place: `python -m data_scripts.coco_captions --help` tells how to get it."
     ]
 
 

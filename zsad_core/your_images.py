@@ -23,6 +23,7 @@ from zsad_core.anomalyclip import smoothing
 from zsad_core.cache import content_key
 from zsad_core.dense import Dense
 from zsad_core.detectors import Detect, Scorer, cut, load_scorer, see
+from zsad_core.embeddings import missing
 from zsad_core.image_files import (
     MADE_BY,
     MAX_PIXELS,
@@ -32,7 +33,7 @@ from zsad_core.image_files import (
     digest_of,
     find_files,
 )
-from zsad_core.image_parts import Part, Reader, named, score_parts, table_of
+from zsad_core.image_parts import COLUMNS, Part, Reader, named, score_parts, table_of
 from zsad_core.provenance import provenance
 from zsad_core.settings import Settings, folder_and_category, read_settings
 from zsad_core.thresholds import Sample, Threshold, check_options, choose_threshold
@@ -221,9 +222,12 @@ def score_folder(
 
 
 def score_from(settings: Settings, out: str | Path | None = None, **options) -> Result:
-    """`score_folder` as the settings have it; without `images_dir`, the example's folders."""
+    """`score_folder` as the settings have it; without `images_dir`, the example's folders, and where there is
+    no example either, a result without files that says so."""
     if settings.images_dir is None:
         folders = example(settings)
+        if folders is None:
+            return _nothing(settings)
     else:
         folders = {"folder": settings.images_dir, "normal": settings.normal_dir}
         folders |= {"labels": settings.labels_from, "masks": settings.masks_dir}
@@ -233,12 +237,13 @@ def score_from(settings: Settings, out: str | Path | None = None, **options) -> 
     return score_folder(**{**folders, **own, "out": out, **options})
 
 
-def example(settings: Settings) -> dict[str, str]:
-    """Folders of the first category of the dataset in the place of MVTec-AD, as if they were a user's."""
+def example(settings: Settings) -> dict[str, str] | None:
+    """Folders of the first category of the dataset in the place of MVTec-AD, as if they were a user's; None
+    where it is not prepared."""
     root, category = folder_and_category(settings.datasets.get("mvtec") or "")
     table = Path(settings.data_dir) / root / "meta.csv"
     if not root or not table.is_file():
-        raise FileNotFoundError("no images: give images_dir, or prepare the dataset in the place of mvtec")
+        return None
     place = table.parent / (category or str(pd.read_csv(table, dtype=str)["category"].iloc[0]))
     return {
         "folder": str(place / "test"),
@@ -246,6 +251,14 @@ def example(settings: Settings) -> dict[str, str]:
         "labels": "folders",
         "masks": str(place / "ground_truth"),
     }
+
+
+def _nothing(settings: Settings) -> Result:
+    table = pd.DataFrame(columns=[*COLUMNS, "map_maximum"])
+    threshold = Threshold(np.nan, np.nan, "above a threshold that nothing has set")
+    messages = ("There are no images: give a folder in images_dir.", *missing(settings, ["mvtec"]))
+    about = "Without images there are no heat maps."
+    return Result(table, threshold, messages, provenance(settings), about, 0.0, np.empty(0))
 
 
 def _origin(settings: Settings, scorer: Scorer, used: Mapping[str, Collection[str]]) -> dict:

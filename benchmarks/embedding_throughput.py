@@ -178,7 +178,7 @@ def main() -> None:
         torch.set_num_threads(THREADS)
         load = os.getloadavg()[0]  # above 0: others had a share of the processors as well
         encoder = load_encoder(MODEL, "random", device="cpu")
-        rows = [throughput(encoder, views, n, arguments.repeats) for views, n in ((1, 12), (6, 4))]
+        rows = [throughput(encoder, views, n, arguments.repeats) for views, n in ((1, 8), (6, 2))]
         for row in rows:
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         facts = machine_facts(packages, THREADS) | {"model": MODEL, "load_before": round(load, 2)}

@@ -38,7 +38,19 @@ from zsad_core.run_samples import FIRST, SECOND, Estimate, Run, Sample, threads,
 from zsad_core.settings import Settings, read_settings
 
 SETS = {FIRST: "mini_mvtec", SECOND: "mini_visa"}
-TRAIN = 12
+TRAIN = 12  # images of a category
+SHORT = {
+    "shots": [1],
+    "ablation_shots": [1, 2],
+    "reference_seeds": 2,
+    "context_lengths": [4],
+    "prompt_depths": [1],
+    "token_lengths": [1],
+    "seeds": 2,
+    "n_pairs": 400,
+    "pair_counts": [400],
+}
+"""Parameters that shorten the run and its estimate alike."""
 
 
 def reduced(source: Path, folder: Path, categories: int, images: int, train: int = TRAIN) -> None:
@@ -116,9 +128,9 @@ def main() -> None:
             source, out = arguments.data / name, folder / "data" / name
             reduced(source, out, arguments.categories, arguments.images, train)
         places = {"data_dir": str(folder / "data"), "cache_dir": str(folder / "cache"), "device": "cpu"}
-        values = {"datasets": SETS, "prompt_epochs": arguments.epochs, "pool_pairs": 20000}
+        values = {**SHORT, "datasets": SETS, "prompt_epochs": arguments.epochs}
         values |= {"model": model, "weights": "random", "datasets": {FIRST: SETS[FIRST]}} if model else {}
-        values |= {"shots": [1], "ablation_shots": [1], "reference_seeds": 4} if model else {}
+        values |= {"ablation_shots": [1]} if model else {}
         settings = read_settings({**places, **values})
         (folder / "cache").mkdir()
         estimate = estimate_of_windows if model else estimate_run

@@ -19,6 +19,7 @@ from zsad_core.run_checks import answer, check_datasets, check_device, check_fol
 from zsad_core.run_samples import Estimate, Run, Sample, extrapolate, sample_dataset
 from zsad_core.settings import Settings, read_settings
 
+FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
 Usage = namedtuple("Usage", "total used free")
 NONE = dict.fromkeys(("mvtec", "visa", "sewerml"), None)
 
@@ -26,7 +27,7 @@ NONE = dict.fromkeys(("mvtec", "visa", "sewerml"), None)
 @pytest.fixture
 def settings(small_data: Path, tmp_path: Path) -> Settings:
     folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path / "cache")}
-    return read_settings({**folders, "results_dir": str(tmp_path / "results"), "device": "cpu"})
+    return read_settings({**folders, **FEW, "results_dir": str(tmp_path / "results"), "device": "cpu"})
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
     values = yaml.safe_load(Path("profiles/mini.yaml").read_text())
     folders = {"data_dir": settings.data_dir, "cache_dir": settings.cache_dir}
     folders["results_dir"] = settings.results_dir
-    profile.write_text(yaml.safe_dump({**values, **folders}))
+    profile.write_text(yaml.safe_dump({**values, **folders, **FEW}))
     out = tmp_path / "out.json"
     call: Callable[..., int] = lambda *more: command.main(["--profile", str(profile), *more])  # noqa: E731
     assert call("--json", str(out), "--workers", "4") == 0

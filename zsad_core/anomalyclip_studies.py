@@ -90,8 +90,9 @@ def training_options(variant: str) -> dict:
     >>> training_options("E=8"), training_options("N=2")
     ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
     """
-    if variant in VARIANTS:
-        return VARIANTS[variant]
+    known = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}, **VARIANTS}
+    if variant in known:
+        return known[variant]
     if variant.startswith("code:"):
         return SWITCHES[variant.removeprefix("code:")]
     letter, _, number = variant.partition("=")
@@ -184,18 +185,13 @@ def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
     Three names are no options of its training: `class_name_at_test` puts the name into the full method's
     prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
     """
-    auxiliary = _auxiliary(role, variant)
-    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary, **_learning_options(variant))
+    options = training_options(variant)
+    prompts = ac.learned_prompts(c.settings, c.encoder, auxiliary_of_variant(role, variant), **options)
     if prompts is None:
         return []
     found = prompt_scores(c, prompts, swap=variant == "class_name_at_test")
     coop = variant == "coop"
     return records_of(c, found, "coop" if coop else "anomalyclip", "" if coop else variant)
-
-
-def _learning_options(variant: str) -> dict:
-    own = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}}
-    return own[variant] if variant in own else training_options(variant)
 
 
 def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:
@@ -207,13 +203,13 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
         elif variant.startswith("vand"):
             found.append(vand_extractor(encoder))
         else:
-            found.append(ac.extractor_of(encoder, recipe_of(encoder, **_learning_options(variant))))
+            found.append(ac.extractor_of(encoder, recipe_of(encoder, **training_options(variant))))
     return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 
 def vand(c: Category, role: str, variant: str = "") -> list[dict]:
     """Records of VAND; variant: empty, or `tuned=medical` (Table 3)."""
-    adapters = ac.learned_adapters(c.settings, c.encoder, _auxiliary(role, variant))
+    adapters = ac.learned_adapters(c.settings, c.encoder, auxiliary_of_variant(role, variant))
     if adapters is None:
         return []
     adapters.refuse_training_images(c.test)
@@ -226,7 +222,8 @@ def vand(c: Category, role: str, variant: str = "") -> list[dict]:
     return records_of(c, found, "vand", variant)
 
 
-def _auxiliary(role: str, variant: str) -> str:
+def auxiliary_of_variant(role: str, variant: str) -> str:
+    """The role of the dataset that a variant is learned on, when tested on the one in `role`."""
     return ac.MEDICAL if variant == "tuned=medical" else ac.auxiliary_role(role)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_scripts.prepare import prepared_folder
-from zsad_core.datasets import COLUMNS, AnomalyDataset, load_dataset, read_image
+from zsad_core.datasets import COLUMNS, AnomalyDataset, fingerprints, load_dataset, read_image
 
 SIZE = (9, 7)  # (W, H)
 
@@ -215,3 +216,12 @@ def test_unknown_category_and_split(root: Path) -> None:
         dataset.select(split="val")
     with pytest.raises(ValueError, match="no images with"):
         dataset.select(split="train").select(split="test")
+
+
+def test_digests_of_all_parts_are_kept_in_one_go(root: Path, tmp_path: Path) -> None:
+    for path in root.rglob("*.png"):
+        os.utime(path, ns=(0, 10**9))
+    dataset = load_dataset(root, tmp_path / "digests")
+    found = fingerprints(dataset.cut(1))
+    assert found == [part.fingerprint for part in load_dataset(root).cut(1)] and len(found) == len(dataset)
+    assert len(list((tmp_path / "digests").iterdir())) == 1

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -144,13 +144,17 @@ class AnomalyDataset:
         grey = mask if len(mask.getbands()) == 1 else mask.convert("RGB").convert("L")  # alpha is no anomaly
         return np.asarray(grey) > 0  # (H, W)
 
+    @property
+    def files(self) -> list[str]:
+        """Paths of all images, then of all masks."""
+        return [path for column in ("image", "mask") for path in self.meta[column] if path]
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the rows and the content of every file they name; computed when first asked for, from
         `digests`, so that the files of a dataset are read once for all its parts."""
         digest = hashlib.sha256(self.meta.to_csv(index=False, lineterminator="\n").encode())
-        files = [path for column in ("image", "mask") for path in self.meta[column] if path]
-        for found in self.digests.of(files):
+        for found in self.digests.of(self.files):
             digest.update(bytes.fromhex(found))
         return digest.hexdigest()
 
@@ -202,6 +206,13 @@ def load_dataset(root: str | Path, digests: str | Path | None = None) -> Anomaly
     _check_files(meta, root)
     known = Digests(root, None if digests is None else Path(digests))
     return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)), known)
+
+
+def fingerprints(parts: Sequence[AnomalyDataset]) -> list[str]:
+    """Those of parts of one dataset; the digests of all their files are found, and kept, in one go."""
+    if parts:
+        parts[0].digests.of(path for part in parts for path in part.files)
+    return [part.fingerprint for part in parts]
 
 
 def how_to_prepare(name: str) -> str:

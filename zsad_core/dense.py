@@ -25,7 +25,7 @@ from torch import Tensor
 
 from zsad_core.backbones import Backbone
 from zsad_core.cache import cached_arrays, cached_parts
-from zsad_core.datasets import AnomalyDataset
+from zsad_core.datasets import AnomalyDataset, fingerprints
 from zsad_core.dpam import glocal_features
 from zsad_core.encoders import ClipEncoder
 from zsad_core.loading import Batch, Preprocess, batches_of, load_batches
@@ -182,6 +182,7 @@ def compute_parts(
     """
     numbered = list(enumerate(dataset.cut(PART)))
     numbered = numbered if shard is None else of_shard(numbered, PART, shard)
+    fingerprints([part for _, part in numbered])  # each part remembers its own
     places = [_place(extractor, part, number, whole) for number, part in numbered]
 
     def compute(absent: list[int]) -> Generator[dict[str, np.ndarray], None, None]:

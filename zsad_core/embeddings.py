@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from zsad_core import prompts
 from zsad_core.cache import cached_arrays, cached_parts, content_key
-from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
+from zsad_core.datasets import AnomalyDataset, fingerprints, how_to_prepare, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.loading import Batch, Preprocess, batches_of, load_batches
 from zsad_core.settings import Settings, folder_and_category, read_settings
@@ -134,7 +134,7 @@ def _embedded_parts(
     options = {**_encoder_key(encoder), "views": view_options}
     # a part's own name has a slash in it where one category stands for a dataset
     files = [f"{part.root.name}-{part.meta['category'].iloc[0]}" for part in parts]
-    keys = [{**options, "images": part.fingerprint} for part in parts]
+    keys = [{**options, "images": fingerprint} for fingerprint in fingerprints(parts)]
 
     def compute(absent: list[int]) -> Generator[dict[str, np.ndarray], None, None]:
         cuts = [batches_of(parts[i]) for i in absent]

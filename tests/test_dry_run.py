@@ -258,5 +258,5 @@ def test_the_estimate_of_one_dataset(settings, tmp_path):
     assert views.units == images and views.seconds > 0
     # six views of 192 float32 each, and a header a file
     assert images * 6 * 192 * 4 <= views.bytes < 2 * images * 6 * 192 * 4
-    assert stages["random-word prompts"].units == 16 * 8
+    assert stages["random-word prompts"].units == 8 * 8  # eight words
     assert "AnomalyCLIP" in failed

@@ -212,6 +212,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
         return [estimate], {"book": "not sampled"}
 
     monkeypatch.setattr(command, "estimate_run", estimate_run)
+    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
     profile = tmp_path / "mine.yaml"
     values = yaml.safe_load(Path("profiles/mini.yaml").read_text())
     folders = {"data_dir": settings.data_dir, "cache_dir": settings.cache_dir}
@@ -224,6 +225,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
     assert content["seconds"] == 3600 and content["bytes"] == 1e9
     assert content["stages"][0]["seconds_per_unit"] == 360
     text = capsys.readouterr().out
+    assert "without other work" in text  # 1 s of 3600
     assert "not estimated: book" in text and "60 min" in text and "4 workers" in text
     assert not seen[0].exists() and seen[0].parent == tmp_path
     assert not Path(settings.cache_dir).exists() and not list(tmp_path.glob(".dry_run-*"))
@@ -258,5 +260,5 @@ def test_the_estimate_of_one_dataset(settings, tmp_path):
     assert views.units == images and views.seconds > 0
     # six views of 192 float32 each, and a header a file
     assert images * 6 * 192 * 4 <= views.bytes < 2 * images * 6 * 192 * 4
-    assert stages["random-word prompts"].units == 16 * 8
+    assert stages["random-word prompts"].units == 8 * 8  # eight words
     assert "AnomalyCLIP" in failed

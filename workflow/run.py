@@ -69,8 +69,8 @@ def main() -> int:
         except BlockingIOError:
             print("Another `make book` is running in this folder: wait for it, or stop it.", file=sys.stderr)
             return 1
-        only_planned = {"--dry-run", "--dryrun", "-n"} & set(others)
-        if not (arguments.no_check or only_planned) and (code := check(arguments.profile)):
+        nothing_runs = {"--dry-run", "--dryrun", "-n", "--touch"} & set(others)
+        if not (arguments.no_check or nothing_runs) and (code := check(arguments.profile)):
             return code
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
         snakemake += ["--config", f"profile={arguments.profile}"]

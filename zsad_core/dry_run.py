@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from zsad_core.run_checks import (
@@ -100,6 +101,10 @@ def table(estimates: Sequence[Estimate], workers: int) -> str:
     spread = max(total / workers, longest_chain(estimates))
     lines.append(f"{'in all, one thing after the other':86}{duration(total):>10}"
                  f"{gigabytes(sum(e.bytes for e in estimates)):>10}")  # fmt: skip
+    computing = sum(e.processor for e in estimates)
+    if not torch.cuda.is_available() and computing < total / 2:
+        what = "the same on a processor without other work, as far as can be told"
+        lines.append(f"{what:86}{duration(computing):>10}")
     if workers > 1:
         lines.append(f"{f'in all, {workers} workers of this kind':86}{duration(spread):>10}")
     return "\n".join(lines)

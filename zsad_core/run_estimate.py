@@ -39,7 +39,7 @@ from zsad_core.settings import Settings, folder_and_category, repository_root
 from zsad_core.winclip_few_shot import backbone_of, full_shot
 from zsad_core.winclip_studies import language, study, zero_shot
 
-TEST = {"small": 1, "large": 2, "few": 1}  # test images of each label in a sample
+TEST = {"small": 1, "large": 4, "few": 1}  # test images of each label: what a category costs, and an image
 AUXILIARY = {"small": 4, "large": 8}  # images of each label that prompts are learned from: whole batches
 SENTENCES = {"small": 64, "large": 256}  # prompt pairs
 FNN_PAIRS = {"small": 200, "large": 600}

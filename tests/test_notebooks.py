@@ -137,6 +137,7 @@ PARTIAL = [  # what is there, a page, and what it says of the other
     ("mini_visa", "anomalyclip/d_sweeps", "Nothing is learned for visa"),
     ("mini_mvtec", "rwda/33_training_and_inference", "mini_visa in the place of visa is not prepared"),
     ("mini_mvtec", "anomalyclip/43_ablations", "Nothing is learned for mvtec"),
+    ("mini_medical_pixel", "anomalyclip/42_medical", "Nothing is learned for isic"),
 ]
 
 
@@ -149,7 +150,7 @@ def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_p
     assert done.returncode == 0, done.stderr
     assert told in shown(tmp_path / "out.ipynb")
     (written,) = (tmp_path / "results").glob("*.csv")
-    assert set(read_results(written)["dataset"]) - {""} == {there}
+    assert {name.split("/")[0] for name in read_results(written)["dataset"] if name} == {there}
 
 
 def test_a_dataset_that_lost_an_image_is_an_error(papermill, small_data, small_run, tmp_path):

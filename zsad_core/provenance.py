@@ -71,7 +71,7 @@ def run_line(
     parts += [_seeds(settings, paper), f"commit {commit()}"]
     line = "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
     facts = provenance(settings, encoder, _fingerprints(settings, names)) | run_facts()
-    return f"{line}\n\n{_folded(facts)}"
+    return f"{line}\n\n{folded(facts)}"
 
 
 def provenance(
@@ -117,7 +117,7 @@ def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
     return {name: dataset_named(settings, name).fingerprint for name in names if is_prepared(settings, name)}
 
 
-def _folded(facts: Mapping[str, Any]) -> str:
+def folded(facts: Mapping[str, Any]) -> str:
     """A table that opens with a click. What the line above it says already is left out."""
     shown = {name: value for name, value in facts.items() if name not in ("profile", "parameters")}
     rows = "".join(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_scripts.mini import write_dataset
+from data_scripts.prepare import prepared_folder
 from zsad_core import digests, embeddings, shards
 from zsad_core.datasets import load_dataset
 from zsad_core.encoders import load_encoder
@@ -197,3 +198,20 @@ def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
     unknown = replace(settings, datasets=places | {"isic": f"{dataset.root.name}/rake"})
     with pytest.raises(ValueError, match=f"{dataset.root.name} has no category 'rake': expected one of"):
         embeddings.dataset_of(unknown, "isic")
+
+
+def test_images_of_any_proportions_are_tiled_and_keep_their_means(encoder, tmp_path):
+    """One, two and three tiles in one category, as scans have; parts of the cache that differ as well."""
+    rng, sizes = np.random.default_rng(0), [(40, 40), (60, 40), (90, 40), (40, 40)]
+    with prepared_folder(tmp_path / "scans") as out:
+        for i, (width, height) in enumerate(sizes):
+            picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+            out.add(picture, category="head", split="test", defect="good", name=f"{i}.png")
+    scans, tiles = load_dataset(tmp_path / "scans"), {"whole": "tiles", "multi_crop": False}
+    found = embeddings.image_embeddings(encoder, scans, tmp_path / "cache", **tiles)
+    own = [
+        encoder.embed_images(views_of(scans.image(i), encoder, **tiles), normalize=False) for i in range(4)
+    ]
+    assert {len(views) for views in own} == {1, 2, 3} and found.vectors.shape[1] == 6
+    means = torch.stack([views.mean(0) for views in own])
+    torch.testing.assert_close(torch.from_numpy(found.vectors).mean(1), means, rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ FNN must not.
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -94,7 +95,7 @@ def image_embeddings(
             bar.update(len(vectors[-1]))
     meta = pd.concat([part.meta for part in parts], ignore_index=True)
     by_category = {category: dataset.select(category).fingerprint for category in dataset.categories}
-    return Embedded(dataset.name, meta, np.concatenate(vectors), content_key(**by_category))
+    return Embedded(dataset.name, meta, _joined(vectors), content_key(**by_category))
 
 
 def embed_images(
@@ -151,15 +152,18 @@ def _embed(encoder: ClipEncoder, part: AnomalyDataset, loaded: Iterator[Batch]) 
     """(n, v, d) of the images of a part."""
     vectors = []
     for batch in loaded:
-        counts = set(batch.counts)
-        if len(counts) > 1:
-            raise ValueError(
-                f"{part.name}: images give {sorted(counts)} views; "
-                "expected one number in a category, use whole='squash'"
-            )
-        flat = encoder.embed_images(batch.pixels, normalize=False)  # (b * v, d)
-        vectors.append(flat.reshape(len(batch.counts), counts.pop(), -1).cpu().numpy())  # (b, v, d)
-    return np.concatenate(vectors)
+        flat = encoder.embed_images(batch.pixels, normalize=False).cpu().numpy()  # (sum of counts, d)
+        own = np.split(flat, np.cumsum(batch.counts)[:-1])
+        vectors.append(_joined([views[None] for views in own]))  # (b, v, d)
+    return _joined(vectors)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, v, d) of parts (n_i, v_i, d). Images of other proportions have other numbers of tiles, so of views:
+    theirs are repeated, all equally often, up to the least common multiple. No mean over views changes."""
+    views = math.lcm(*(part.shape[1] for part in parts))
+    even = [p if p.shape[1] == views else np.tile(p, (1, views // p.shape[1], 1)) for p in parts]
+    return np.concatenate(even)
 
 
 def _encoder_key(encoder: ClipEncoder) -> dict[str, str]:

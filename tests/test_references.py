@@ -102,7 +102,8 @@ def test_more_references_bring_no_patch_further_away() -> None:
         )
         for k in (1, 4)
     )
-    assert all((four[name] <= one[name]).all() and (four[name] < one[name]).any() for name in one)
+    # products of another size may round the last digit another way
+    assert all((four[n] <= one[n] + 1e-6).all() and (four[n] < one[n] - 1e-3).any() for n in one)
 
 
 def test_parts_of_winclip_plus() -> None:

@@ -236,9 +236,9 @@ def test_slopes_of_many_good_categories_do_not_overlap_or_leave_the_axis() -> No
 
 
 def test_slopes_without_a_dataset() -> None:
-    figure = slopes(pd.DataFrame(columns=["dataset", "category", "method", "shots", "mean"]))
-    FigureCanvasAgg(figure).draw()
-    assert [axis.get_title() for axis in figure.axes] == ["no dataset"] and not figure.axes[0].lines
+    assert (
+        "No dataset" in slopes(pd.DataFrame(columns=["dataset", "category", "method", "shots", "mean"])).text
+    )
 
 
 def test_size_against_quality() -> None:

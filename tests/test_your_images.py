@@ -456,8 +456,8 @@ def test_example_is_a_category_of_the_profile(toy_set, tmp_path, settings):
     assert (
         your_images.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
     )
-    with pytest.raises(FileNotFoundError, match="give images_dir"):
-        your_images.example(replace(own, data_dir=str(tmp_path / "nowhere")))
+    nothing = your_images.score_from(replace(own, data_dir=str(tmp_path / "nowhere")), progress=False)
+    assert nothing.table.empty and not nothing.has_maps and "images_dir" in nothing.messages[0]
 
 
 def test_heat_map_is_marked_where_it_is_above_the_threshold():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_core.captions import load_captions
+from zsad_core.captions import load_captions, missing_captions
 
 CAPTIONS = [
     "A normal street. ",
@@ -68,3 +68,9 @@ def test_errors(coco: Path, tmp_path: Path) -> None:
         instances.write_text(content)
         with pytest.raises(ValueError, match="instances_val2017.json is no COCO captions file"):
             load_captions(instances, "normal")
+
+
+def test_a_captions_file_that_is_not_there_is_told(coco: Path) -> None:
+    assert missing_captions(None) == missing_captions(coco) == []
+    (line,) = missing_captions(coco.with_name("gone.json"))
+    assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line

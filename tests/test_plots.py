@@ -85,3 +85,15 @@ def test_diagram_has_every_box_and_arrow():
 def test_every_figure_is_opaque():
     figure = plots.histograms({"normal": np.arange(9.0), "anomalous": np.arange(5.0)}, xlabel="score")
     assert figure.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_without_anything_to_draw_a_sentence_says_so():
+    nothing = pd.DataFrame(columns=["label", "value", "group"])
+    for words in (
+        plots.bars(nothing, label="label", value="value", group="group", xlabel=""),
+        plots.histograms({"normal": np.empty(0), "anomalous": np.empty(0)}, xlabel=""),
+        plots.gallery([], row_labels=[]),
+    ):
+        assert "nothing is drawn" in words._repr_markdown_()
+    drawn = plots.histograms({"texts": np.arange(3.0), "pictures": np.empty(0)}, xlabel="")
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["texts"]

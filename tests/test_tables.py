@@ -98,3 +98,16 @@ def test_a_plain_frame_hides_its_numbering_and_escapes_its_text():
     assert "a &lt; b" in table.html and "row_heading" not in table.html
     assert table.text.split() == ["Claims", "claim", "value", "a", "<", "b", "1.50"]
     assert table._repr_html_() == table.html and repr(table) == table.text
+
+
+def test_a_place_without_a_dataset_is_told_from_what_was_not_run():
+    published = load_published("rwda").query("artifact == 'T1' and shots == 0 and metric == 'auroc'")
+    measured = published[published["method"] == "clip"].query("dataset == 'mvtec'")
+    beside = compare(published, measured.assign(dataset="mini_mvtec"), roles={"mvtec": "mini_mvtec"})
+    text = comparison_table(beside[beside["method"] != "winclip"], caption="T", columns=("dataset",)).text
+    assert text.count("not yet run") == 3  # of 5 lines CLIP has 2
+    assert text.count("dataset missing") == 5
+
+
+def test_a_table_without_cells_says_so():
+    assert "nothing measured" in as_table(pd.DataFrame(columns=["a"]), "T").html

@@ -118,13 +118,14 @@ def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
 
 
 def folded(facts: Mapping[str, Any]) -> str:
-    """A table that opens with a click. What the line above it says already is left out."""
+    """A table that opens with a click and scrolls in its place; what the line above it says is left out."""
     shown = {name: value for name, value in facts.items() if name not in ("profile", "parameters")}
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(name.replace('_', ' '))}</th><td>{_cell(value)}</td></tr>"
         for name, value in shown.items()
     )
-    return f"<details><summary>Provenance</summary><table>{rows}</table></details>"
+    region = '<div role="region" aria-label="Provenance" tabindex="0" style="overflow-x: auto">'
+    return f"<details><summary>Provenance</summary>{region}<table>{rows}</table></div></details>"
 
 
 def _cell(value: Any) -> str:

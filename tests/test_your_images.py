@@ -19,6 +19,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from zsad_core import image_parts, your_images, your_report
 from zsad_core.detectors import MAPS, METHODS, load_scorer, read_prompts
 from zsad_core.encoders import load_encoder
+from zsad_core.image_files import Entry, FileChanged, digest_of, find_files
+from zsad_core.image_reader import Reader
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_core.settings import Settings, read_settings
@@ -271,6 +273,25 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
     noise(99, (24, 24)).save(folder / "39.png")  # other content: its part is another one
     assert score(folder).table["score"][39] != first["score"][39]
     assert len(seen) == 48
+
+
+def test_workers_read_what_is_read_without_them_and_every_image_is_told(tmp_path, settings):
+    folder, _ = mixed_folder(tmp_path / "photos")
+    entries = [*find_files(folder).entries[:9], Entry("notes", folder / "notes.txt")]
+    digests = [digest_of(entry.path) for entry in entries]
+    scorer, told = load_scorer("winclip", settings), []
+    reader = Reader("tiles", 16, 10**8)
+    here, there = (
+        image_parts.look(entries, digests, scorer, scorer.detect, reader, workers=workers, told=told.append)
+        for workers in (0, 1)
+    )
+    assert here.keys() == there.keys() and sum(told) == 2 * 9
+    for name, values in here.items():
+        np.testing.assert_array_equal(there[name], values)
+    with pytest.raises(FileChanged, match=r"notes\.txt"):
+        image_parts.look(
+            entries, [*digests[:-1], "0" * 64], scorer, scorer.detect, reader, workers=1, told=told.append
+        )
 
 
 def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):

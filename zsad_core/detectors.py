@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from zsad_core import anomalyclip
@@ -24,6 +22,7 @@ from zsad_core.dense import Dense, clip_extractor
 from zsad_core.dpam import quarter_blocks
 from zsad_core.embeddings import encoder_of, random_word_embeddings, text_embeddings
 from zsad_core.encoders import ClipEncoder
+from zsad_core.image_reader import Cut
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
 from zsad_core.references import reference_maps, winclip_plus
@@ -32,7 +31,6 @@ from zsad_core.rwda import train_runs
 from zsad_core.rwda_studies import fnn_options
 from zsad_core.scores import average_views, prompt_score
 from zsad_core.settings import METHODS, Settings
-from zsad_core.views import Whole, boxes_of, test_views
 from zsad_core.winclip import Output, category_texts, memory_of, token_map
 from zsad_core.windows import zero_shot_map
 
@@ -100,28 +98,6 @@ def load_scorer(
     if method in ("winclip", "winclip_plus"):
         return _winclip(method, settings, encoder, object_name)
     return _clip(settings, encoder, object_name) if method == "clip" else _rwda(settings, encoder)
-
-
-class Cut(NamedTuple):
-    """An image as square tiles: pixels (t, 3, H, W), views (t v, 3, H, W) or None, boxes in it, (height,
-    width)."""
-
-    tiles: Tensor
-    views: Tensor | None
-    boxes: list[tuple[int, int, int, int]]
-    size: tuple[int, int]
-
-
-def cut(scorer: Scorer, image: Image.Image, whole: Whole = "tiles") -> Cut:
-    """What a method needs of an RGB image; `whole` as in `dense.dense_parts`."""
-    boxes, tiles = boxes_of(image.width, image.height, whole), []
-    for box in boxes:
-        tile = image.crop(box)
-        if whole == "squash":
-            tile = tile.resize(scorer.encoder.image_size[::-1], Image.Resampling.BICUBIC)
-        tiles.append(scorer.encoder.preprocess(tile))
-    views = None if scorer.crops is None else test_views(image, scorer.encoder, scorer.crops, whole=whole)
-    return Cut(torch.stack(tiles), views, boxes, (image.height, image.width))
 
 
 def see(scorer: Scorer, images: Sequence[Cut]) -> Dense:

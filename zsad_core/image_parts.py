@@ -1,4 +1,4 @@
-"""Files as parts: read one at a time, scored some tiles at a time, cached under their content.
+"""Files as parts: read ahead by worker processes, scored some tiles at a time, cached under their content.
 
 A part is `dense.PART` files. What is kept of it are scores and maps of patches, no features and no pixels, so
 that a killed run goes on with the part it was in and the memory does not grow with the folder.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,29 +19,14 @@ from tqdm import tqdm
 
 from zsad_core.cache import cached_arrays
 from zsad_core.dense import PART, Dense
-from zsad_core.detectors import Cut, Detect, Scorer, cut, see
-from zsad_core.image_files import BadImage, Entry, FileChanged, Photo, digest_of, read_photo
-from zsad_core.views import Whole
+from zsad_core.detectors import Detect, Scorer, see
+from zsad_core.image_files import BadImage, Entry, FileChanged, digest_of
+from zsad_core.image_reader import Cut, Reader, opened
+from zsad_core.loading import Preprocess, made_ahead, worker_count
 
 TILES = 32
 """Square tiles that are encoded at once; bounds the memory, not the result."""
 COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", "error", "width", "height")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How files are opened and cut; the options are those of `image_files.read_photo` and of `views`."""
-
-    whole: Whole
-    bits: int
-    max_pixels: int
-
-    def photo(self, path: Path, digest: str | None = None) -> Photo:
-        return read_photo(path, digest=digest, bits=self.bits, max_pixels=self.max_pixels)
-
-    @property
-    def key(self) -> dict[str, object]:
-        return {"reader": 1, "whole": self.whole, "bits": self.bits, "max_pixels": self.max_pixels}
 
 
 @dataclass(frozen=True)
@@ -80,14 +66,16 @@ def score_parts(
     failed: dict[str, BadImage] = {}
     parts: list[Part] = []
     candidates = [entry for entry in entries if not entry.status]
+    workers = worker_count(len(candidates))
     key = {**scorer.key, **reader.key, **(key or {})}
     with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
         for start in range(0, len(candidates), PART):
             waiting = candidates[start : start + PART]
-            bar_step = len(waiting)
+            end = start + len(waiting)
             while waiting:
                 waiting, digests = _openable(waiting, failed)
-                compute = partial(look, waiting, digests, scorer, detect, reader)
+                options = {"workers": workers, "told": bar.update}
+                compute = partial(look, waiting, digests, scorer, detect, reader, **options)
                 folder, own = Path(cache_dir) / "your_images", {**key, "files": digests}
                 part = Part(waiting, digests, partial(cached_arrays, folder, scorer.method, own, compute))
                 try:
@@ -99,15 +87,25 @@ def score_parts(
                     moved = [entry for entry in waiting if str(entry.path) == str(changed)]
                     failed |= {e.name: BadImage("unreadable", "it changed while it was read") for e in moved}
                     waiting = [entry for entry in waiting if entry not in moved]
-            bar.update(bar_step)
+            bar.update(end - bar.n)  # what was cached, could not be opened, or was looked at twice
     return parts, failed
 
 
 def look(
-    entries: Sequence[Entry], digests: Sequence[str], scorer: Scorer, detect: Detect, reader: Reader
+    entries: Sequence[Entry],
+    digests: Sequence[str],
+    scorer: Scorer,
+    detect: Detect,
+    reader: Reader,
+    *,
+    workers: int = 0,
+    told: Callable[[int], object] = lambda number: None,
 ) -> dict[str, np.ndarray]:
     """Scores (n,), NaN for a file that is no whole image, sizes (n, 2), the tiles' owner, boxes and maps, and
-    records as JSON. No name is kept: equal files are equal, whatever they are called."""
+    records as JSON. No name is kept: equal files are equal, whatever they are called.
+
+    workers: processes that read files ahead. told: is called with how many more images have been scored.
+    """
     scores, sizes, records = np.full(len(entries), np.nan), np.zeros((len(entries), 2), int), []
     found: dict[str, list[np.ndarray]] = {"owner": [], "boxes": [], "maps": []}
     pending: list[tuple[int, Cut]] = []
@@ -120,19 +118,20 @@ def look(
         maps = np.zeros((len(dense.owner), 0, 0)) if output.maps is None else np.asarray(output.maps)
         for name, values in (("owner", numbers[dense.owner]), ("boxes", dense.boxes), ("maps", maps)):
             found[name].append(values)
+        told(len(pending))
         pending.clear()
 
-    for number, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
-        try:
-            photo = reader.photo(entry.path, digest)
-        except BadImage as error:
-            records.append({"status": error.status, "error": str(error), "notes": []})
-            continue
-        records.append({"status": "scored", "error": "", "notes": list(photo.notes)})
-        pending.append((number, cut(scorer, photo.image, reader.whole)))
-        sizes[number] = pending[-1][1].size
-        if sum(len(image.tiles) for _, image in pending) >= TILES:
-            flush()
+    files = [(entry.path, digest) for entry, digest in zip(entries, digests, strict=True)]
+    own = {"reader": reader, "encoder": Preprocess.of(scorer.encoder), "crops": scorer.crops}
+    with closing(made_ahead(files, partial(opened, **own), workers=workers)) as images:
+        for number, (image, record) in enumerate(images):
+            records.append(record)
+            if image is None:
+                continue
+            pending.append((number, image))
+            sizes[number] = image.size
+            if sum(len(image.tiles) for _, image in pending) >= TILES:
+                flush()
     if pending:
         flush()
     if not np.isfinite(scores[[record["status"] == "scored" for record in records]]).all():

@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -21,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from zsad_core.datasets import AnomalyDataset, read_image
 from zsad_core.encoders import to_rgb
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
 
 BATCH = 8
 """Images at once. Six views of 240 pixels of each take 33 MB."""
@@ -84,14 +88,28 @@ def load_batches(
     """
     workers = worker_count(sum(map(len, batches))) if workers is None else workers
     on_gpu = torch.device(device).type == "cuda"
+    make = partial(_batch, prepare=prepare)
+    with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as made:
+        for batch in made:
+            yield batch._replace(pixels=batch.pixels.to(device, non_blocking=True)) if on_gpu else batch
+
+
+def made_ahead(
+    items: Sequence[Item], make: Callable[[Item], Made], *, workers: int, pin_memory: bool = False
+) -> Iterator[Made]:
+    """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
+
+    items, make: pickled for the workers. An error in `make` is raised here, when its turn comes. The workers
+    end then, and when the iterator is closed (`contextlib.closing`: on Ctrl-C as well).
+    """
     options: dict[str, Any] = {}
     if workers:
         options = {"multiprocessing_context": _context(), "prefetch_factor": 2, "num_workers": workers}
     loader = DataLoader(
-        _Batches(batches, prepare),
+        _Items(items, make),
         batch_size=None,
         collate_fn=_as_it_is,
-        pin_memory=on_gpu,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # it draws a seed, by default from everybody's random state
         **options,
     )
@@ -100,7 +118,7 @@ def load_batches(
         for found in running:
             if isinstance(found, Exception):
                 raise found
-            yield found._replace(pixels=found.pixels.to(device, non_blocking=True)) if on_gpu else found
+            yield found
     finally:
         if workers:  # at once: an error's traceback, which a notebook keeps, would hold them
             running._shutdown_workers()
@@ -116,29 +134,36 @@ def worker_count(images: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset):
-    batches: Sequence[Sequence[Path]]
-    prepare: Callable[[Image.Image], Tensor]
+class _Items(Dataset):
+    items: Sequence
+    make: Callable
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.items)
 
-    def __getitem__(self, number: int) -> Batch | Exception:
-        pixels, sizes = [], []
-        for path in self.batches[number]:
-            try:
-                image = read_image(path)
-                pixels.append(self.prepare(image))
-            except Exception as error:  # returned: raised here, it would arrive inside a report on the worker
-                if str(path) not in str(error):
-                    error.add_note(f"with the image {path}")
-                return error
-            sizes.append(image.size)
-        return Batch(torch.cat(pixels), [len(part) for part in pixels], sizes)
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.make(self.items[number])
+        except Exception as error:  # returned: raised here, it would arrive inside a report on the worker
+            return error
 
 
-def _as_it_is(batch: Batch | Exception) -> Batch | Exception:
-    return batch
+def _batch(paths: Sequence[Path], prepare: Callable[[Image.Image], Tensor]) -> Batch:
+    pixels, sizes = [], []
+    for path in paths:
+        try:
+            image = read_image(path)
+            pixels.append(prepare(image))
+        except Exception as error:
+            if str(path) not in str(error):
+                error.add_note(f"with the image {path}")
+            raise
+        sizes.append(image.size)
+    return Batch(torch.cat(pixels), [len(part) for part in pixels], sizes)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
 
 
 def _context() -> multiprocessing.context.BaseContext:

@@ -22,7 +22,7 @@ from zsad_core import your_labels, your_report
 from zsad_core.anomalyclip import smoothing
 from zsad_core.cache import content_key
 from zsad_core.dense import Dense
-from zsad_core.detectors import Detect, Scorer, cut, load_scorer, see
+from zsad_core.detectors import Detect, Scorer, load_scorer, see
 from zsad_core.embeddings import missing
 from zsad_core.image_files import (
     MADE_BY,
@@ -33,7 +33,8 @@ from zsad_core.image_files import (
     digest_of,
     find_files,
 )
-from zsad_core.image_parts import COLUMNS, Part, Reader, named, score_parts, table_of
+from zsad_core.image_parts import COLUMNS, Part, named, score_parts, table_of
+from zsad_core.image_reader import Reader
 from zsad_core.provenance import provenance
 from zsad_core.settings import Settings, folder_and_category, read_settings
 from zsad_core.thresholds import Sample, Threshold, check_options, choose_threshold
@@ -309,7 +310,7 @@ def _remembered(entries: Sequence[Entry], scorer: Scorer, reader: Reader) -> _Se
                 messages.append(f"The first {MAX_REFERENCES} references are compared with, not the others.")
                 break
             photo = reader.photo(entry.path, digest)
-            seen[digest] = see(scorer, [cut(scorer, photo.image, reader.whole)])
+            seen[digest] = see(scorer, [reader.cut(photo.image, scorer.encoder, scorer.crops)])
         except BadImage as error:
             failed[entry.name] = error
     table, _ = table_of([entry for entry in entries if entry.name in failed], [], failed)

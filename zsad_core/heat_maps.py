@@ -21,6 +21,8 @@ from zsad_core.plots import PALETTE, STYLE, new_figure
 COLOURS = "inferno"
 SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288
 """Longer edge in pixels of a heat map, and of a picture in the report."""
+ABREAST = 3
+"""Pictures beside each other in a figure, so that titles can be read on a phone."""
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -71,15 +73,18 @@ def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
 def pairs_figure(
     pairs: Sequence[tuple[Image.Image, Image.Image]], titles: Sequence[str], scale: tuple[float, float]
 ) -> Figure:
-    """Images above their heat maps, side by side, with one colour bar."""
+    """Images above their heat maps, three beside each other, with one colour bar."""
+    columns = min(len(pairs), ABREAST)
+    rows = -(-len(pairs) // ABREAST)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(2, len(pairs), 1.6 * len(pairs) + 1, 3.9)
-        for column, (pair, title) in enumerate(zip(pairs, titles, strict=True)):
-            for axis, picture in zip(axes[:, column], pair, strict=True):
+        figure, axes = new_figure(2 * rows, columns, 1.9 * columns + 1, 4.2 * rows)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for number, (pair, title) in enumerate(zip(pairs, titles, strict=True)):
+            row, column = divmod(number, ABREAST)
+            for axis, picture in zip(axes[2 * row : 2 * row + 2, column], pair, strict=True):
                 axis.imshow(picture)
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-            axes[0, column].set_title(title, fontsize=8)
+            axes[2 * row, column].set_title(title, fontsize=9)
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(*scale), COLOURS)
         label = "map (mixed with the grey image)"
         figure.colorbar(colours, ax=axes, label=label, extend="both", shrink=0.8)

@@ -1,12 +1,14 @@
 """Tables that are made when the book is built, so that none can go stale.
 
 `{parameters-table}` shows every notebook parameter with its value in each profile, `{run-times}` what
-papermill stamped on the executed notebooks, `{sources-table}` what the dataset scripts say of their sources,
-`{jobs-table}` what the workflow's jobs ask for.
+papermill stamped on the executed notebooks, `{published-datasets}` how large the papers' datasets are,
+`{sources-table}` what the dataset scripts say of their sources, `{jobs-table}` what the workflow's jobs ask
+for.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -65,6 +67,24 @@ class RunTimes(SphinxDirective):
         return _table(self, ("page", "seconds", "of which the slowest cell"), rows)
 
 
+class PublishedDatasets(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        path = ROOT / "zsad_core" / "published" / "datasets.csv"
+        self.env.note_dependency(str(path))
+        word = {"1": "yes", "0": "no"}
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                (
+                    *(row[name] for name in ("dataset", "domain", "modality")),
+                    *(row[name] for name in ("n_categories", "n_normal", "n_anomalous")),
+                    *(word[row[name]] for name in ("has_pixel_masks", "has_image_labels")),
+                )
+                for row in csv.DictReader(file)
+            ]
+        header = ("dataset", "domain", "modality", "categories", "normal", "anomalous", "masks", "labels")
+        return _table(self, header, rows)
+
+
 class SourcesTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         rows = []
@@ -73,7 +93,7 @@ class SourcesTable(SphinxDirective):
             fetch = "yes" if any(archive.url for archive in source.archives) else ""
             is_address = source.home.startswith("https://")
             link = f"[{source.title}]({source.home})" if is_address else f"{source.title}: {source.home}"
-            rows.append((f"`{source.name}`", link, source.terms, source.how, fetch))
+            rows.append((f"`{source.name}`", link, source.terms, _marked(source.how), fetch))
         return _table(self, ("script", "dataset", "terms", "how to get it", "`--fetch`"), rows)
 
 
@@ -110,6 +130,13 @@ def _table(
     return container.children
 
 
+def _marked(text: str) -> str:
+    """Addresses as links; files, checksums and options as code, else two dashes would become a long one."""
+    address = r"(https?://[^\s,;)]*[^\s,;).])"
+    code = r"--[a-z][a-z-]*|\b[0-9a-f]{64}\b|\b\w+\.(?:zip|tar|tar\.xz|csv|md)\b"
+    return re.sub(f"{address}|{code}", lambda found: f"<{found[0]}>" if found[1] else f"`{found[0]}`", text)
+
+
 def _value(value: Any) -> str:
     if value is None:
         return ""
@@ -121,6 +148,7 @@ def _value(value: Any) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("parameters-table", ParametersTable)
     app.add_directive("run-times", RunTimes)
+    app.add_directive("published-datasets", PublishedDatasets)
     app.add_directive("sources-table", SourcesTable)
     app.add_directive("jobs-table", JobsTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

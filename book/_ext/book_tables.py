@@ -133,7 +133,7 @@ def _table(
 def _marked(text: str) -> str:
     """Addresses as links; files, checksums and options as code, else two dashes would become a long one."""
     address = r"(https?://[^\s,;)]*[^\s,;).])"
-    code = r"--[a-z][a-z-]*|\b[0-9a-f]{64}\b|\b\w+\.(?:zip|tar|tar\.xz|csv|md)\b"
+    code = r"--[a-z][a-z-]*|\b[0-9a-f]{64}\b|\b[\w-]+\.(?:zip|tar|tar\.xz|csv|md)\b"
     return re.sub(f"{address}|{code}", lambda found: f"<{found[0]}>" if found[1] else f"`{found[0]}`", text)
 
 

@@ -66,6 +66,20 @@ def test_other_metrics_are_compared_by_their_size(run, relative, code):
     assert verify.main([str(a), str(b), "--relative", str(relative)]) == code
 
 
+@pytest.mark.parametrize(("spread", "code"), [(0.3, 0), (0.2, 1)])
+def test_means_of_seeds_may_differ_by_a_share_of_their_spread(run, capsys, spread, code):
+    """1 point at a standard deviation of 4."""
+    frames = [
+        some_rows((mean, 0.8)).assign(std=lambda rows: np.where(rows["category"] == "b", 0.0, 4.0))
+        for mean in (0.90, 0.91)
+    ]
+    a, b = (run(name, frame[frame["metric"] == "auroc"]) for name, frame in zip("ab", frames))
+    assert verify.main([str(a), str(b), "--spread", str(spread)]) == code
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line[1:4] == (["3", "3", "2"] if code == 0 else ["3", "2", "1"]), "the mean moves by half a point"
+    assert verify.main([str(a), str(b), "--exact"]) == 1
+
+
 def test_a_tiny_spread_may_double():
     pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
     assert verify.compare_rows(*pair)["problem"].tolist() == [""]

@@ -29,6 +29,10 @@ POINTS = 0.1
 other last digits ends a little elsewhere."""
 RELATIVE = 0.01
 """All other numbers by this share of the larger one."""
+SPREAD = 0.5
+"""Or half of the standard deviation over seeds, if that is more: means of ten other seeds differ as much. A
+network that takes many steps ends elsewhere when the last digits differ. With another instruction set, means
+of ten networks of 20,000 pairs moved by 0.8 points at a deviation of 3.8, and all others by at most 0.1."""
 
 SAME = ("model", "weights", "weights_sha256", "datasets", "parameters", "precision", "seed")
 """Facts in which two runs of one experiment agree."""
@@ -39,13 +43,17 @@ _SHOWN = 5  # rows that a report lists
 
 
 def compare_rows(
-    a: pd.DataFrame, b: pd.DataFrame, points: float = POINTS, relative: float = RELATIVE
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    points: float = POINTS,
+    relative: float = RELATIVE,
+    spread: float = SPREAD,
 ) -> pd.DataFrame:
     """Rows of two result frames side by side, matched on `results.KEYS`, in the order of these.
 
     Further columns: mean_a, std_a, mean_b, std_b; difference, the larger one of means and standard
-    deviations, in points for percentages and else relative; problem: "" where the two agree, else "only in
-    A", "only in B", "undefined in one" or "differs".
+    deviations, in points for percentages and else relative; by_spread: whether they agree only because seeds
+    spread; problem: "" where the two agree, else "only in A", "only in B", "undefined in one" or "differs".
     """
     table = a.merge(b, on=KEYS, how="outer", suffixes=("_a", "_b"), indicator=True).sort_values(KEYS)
     percent = table["metric"].isin(PERCENT)
@@ -56,10 +64,13 @@ def compare_rows(
     table["difference"] = np.maximum(*((x - y).abs().fillna(0) / scale for x, y in columns.values()))
     undefined = np.logical_or(*(x.isna() != y.isna() for x, y in columns.values()))
     problem = pd.Series("", index=table.index, dtype="str")
-    problem[table["difference"] > np.where(percent, points, relative)] = "differs"
+    limit = np.where(percent, points, relative)
+    wide = spread * np.fmax(*columns["std"]).fillna(0) / scale
+    problem[table["difference"] > np.maximum(limit, wide)] = "differs"
     problem[undefined] = "undefined in one"
     problem[table["_merge"] == "left_only"] = "only in A"
     problem[table["_merge"] == "right_only"] = "only in B"
+    table["by_spread"] = (problem == "") & (table["difference"] > limit)
     return table.drop(columns="_merge").assign(problem=problem).reset_index(drop=True)
 
 
@@ -86,7 +97,7 @@ def _facts(name: str, a: Any, b: Any) -> Iterable[str]:
 
 
 def compare_runs(
-    a: Path, b: Path, points: float = POINTS, relative: float = RELATIVE
+    a: Path, b: Path, points: float = POINTS, relative: float = RELATIVE, spread: float = SPREAD
 ) -> tuple[dict[str, pd.DataFrame], list[str], list[str]]:
     """(rows by file as in `compare_rows`, faults, remarks) of two results folders or files.
 
@@ -102,7 +113,7 @@ def compare_runs(
             faults.append(f"{name} is only in {'A' if name in files[0] else 'B'}")
             continue
         left, right = files[0][name], files[1][name]
-        rows[name] = compare_rows(read_results(left), read_results(right), points, relative)
+        rows[name] = compare_rows(read_results(left), read_results(right), points, relative, spread)
         wrong, told = compare_facts(_read_facts(left), _read_facts(right))
         faults += [f"{name}: {fact}" for fact in wrong]
         remarks += told
@@ -137,10 +148,11 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 def report(rows: Mapping[str, pd.DataFrame], faults: list[str], remarks: list[str]) -> str:
     """What a reviewer reads: a line a file, then what is wrong, then what differs without fault."""
-    lines = [f"{'file':<34}{'rows':>7}{'agree':>7}  largest difference"]
+    lines = [f"{'file':<34}{'rows':>7}{'agree':>7}{'by spread':>11}  largest difference"]
     for name, table in rows.items():
         both = table[~table["problem"].str.startswith("only")]
-        lines.append(f"{name:<34}{len(table):>7}{int((table['problem'] == '').sum()):>7}  {_largest(both)}")
+        counts = f"{len(table):>7}{int((table['problem'] == '').sum()):>7}{int(table['by_spread'].sum()):>11}"
+        lines.append(f"{name:<34}{counts}  {_largest(both)}")
     for name, table in rows.items():
         bad = table[table["problem"] != ""]
         for row in bad.head(_SHOWN).to_dict("records"):
@@ -179,11 +191,14 @@ def main(argv: list[str] | None = None) -> int:
     add("b", type=Path, help="the other one")
     add("--points", type=float, default=POINTS, help="tolerance for percentages, in points (%(default)s)")
     add("--relative", type=float, default=RELATIVE, help="tolerance for all else, a share (%(default)s)")
+    add("--spread", type=float, default=SPREAD, help="or this share of the standard deviation over seeds, if "
+        "that is more (%(default)s)")  # fmt: skip
     add("--exact", action="store_true", help="no tolerance: each number as it is in the file")
     arguments = parser.parse_args(argv)
-    if not (arguments.points >= 0 and arguments.relative >= 0):
+    tolerance = (arguments.points, arguments.relative, arguments.spread)
+    if not all(number >= 0 for number in tolerance):
         parser.error("tolerances are numbers from 0 on")
-    tolerance = (0.0, 0.0) if arguments.exact else (arguments.points, arguments.relative)
+    tolerance = (0.0, 0.0, 0.0) if arguments.exact else tolerance
     try:
         rows, faults, remarks = compare_runs(arguments.a, arguments.b, *tolerance)
     except (OSError, ValueError) as error:
@@ -196,9 +211,10 @@ def main(argv: list[str] | None = None) -> int:
         print("nothing in common", file=sys.stderr)
         return 2
     agree = not differing and not faults
-    within = (
-        "exactly" if arguments.exact else f"within {tolerance[0]:g} points, others within {tolerance[1]:.1%}"
+    words = (
+        f"within {tolerance[0]:g} points, others within {tolerance[1]:.1%}, or {tolerance[2]:.2g} of a spread"
     )
+    within = "exactly" if arguments.exact else words
     print(f"{'AGREE' if agree else 'DIFFER'} ({within}): {n - differing} of {n} rows, {len(faults)} faults")
     return 0 if agree else 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from PIL import Image
@@ -13,9 +14,11 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from zsad_core import backbones
+from zsad_core import backbones, weights_io
 from zsad_core.backbones import layer_names, load_backbone
 from zsad_core.baselines import padim, padim_memory, patchcore, patchcore_memory, spade, spade_memory
+from zsad_core.cache import sha256_of
+from zsad_core.settings import read_settings
 
 LAYERS = ("layer1", "layer2", "layer3")
 PIXELS = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -84,6 +87,28 @@ def test_weights_of_a_tag(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -
     from_file = load_backbone("resnet18", weights_file)
     assert backbone.weights_id == from_file.weights_id.replace("file", "tv_in1k")
     assert_close(backbone.feature_maps(PIXELS), from_file.feature_maps(PIXELS))
+
+
+def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's own record names the same file; another file under its name is refused."""
+    profile = read_settings({"profile": "paper"})
+    name = f"{profile.backbone}.{profile.backbone_weights}"
+    url, digits = weights_io.PINNED_BACKBONES[name]
+    assert url == timm.get_pretrained_cfg(name).url and digits in url
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"another network")
+    asked = []
+    monkeypatch.setattr(
+        weights_io, "download_pretrained_from_url", lambda url: asked.append(url) or str(other)
+    )
+    with pytest.raises(ValueError, match=f"expected {digits}"):
+        load_backbone(profile.backbone, profile.backbone_weights)
+    content = load_backbone(profile.backbone, "random").model.state_dict()
+    torch.save(content, other)  # as torchvision ships it
+    monkeypatch.setitem(weights_io.PINNED_BACKBONES, name, (url, sha256_of(other)[:8]))
+    found = load_backbone(profile.backbone, profile.backbone_weights)
+    assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and asked == [url, url]
+    assert_close(found.model.state_dict(), content)
 
 
 def test_a_tag_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from zsad_core.cache import sha256_of
 from zsad_core.encoders import _choose_device, to_rgb
-from zsad_core.weights_io import load_weights
+from zsad_core.weights_io import PINNED_BACKBONES, fetch, fetch_pinned_backbone, load_weights
 
 # Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
 _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
@@ -88,8 +89,8 @@ def load_backbone(
     Args:
         name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
         weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
-            methods' papers and PatchCore's official code use; downloaded once), the path of a .safetensors
-            file, or "random". No pickled code is executed.
+            methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
+            .safetensors file, or "random". No pickled code is executed.
         layers: names out of `layer_names`. SPADE scores whole images by "layer4".
         device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
         seed: of random weights. The global random state is left as it was.
@@ -165,14 +166,11 @@ def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
 
 
 def _fetch(full_name: str, repository: str | None) -> Path:
-    """model.safetensors of a tag, from the Hugging Face hub or its cache."""
+    """The file of a tag: the pinned one, else model.safetensors of the Hugging Face hub or its cache."""
+    if full_name in PINNED_BACKBONES:
+        return fetch_pinned_backbone(full_name)
     if not repository:
         raise ValueError(f"weights of {full_name} are not on the Hugging Face hub, so not as safetensors")
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except OSError as error:
-        raise OSError(
-            f"weights of {full_name} could not be fetched ({error}). Without a network, fetch "
-            f"https://huggingface.co/{repository}/resolve/main/model.safetensors on another machine and pass "
-            "the file's path as weights; 'random' needs none"
-        ) from error
+    address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
+    download = partial(hf_hub_download, repository, "model.safetensors")
+    return fetch(f"weights of {full_name}", address, "", download)[0]

@@ -27,7 +27,7 @@ from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.embeddings import missing
 from zsad_core.encoders import _choose_device
 from zsad_core.settings import Settings, folder_and_category
-from zsad_core.weights_io import CLIP_CACHE, Download, download_of, locate_weights
+from zsad_core.weights_io import CLIP_CACHE, PINNED_BACKBONES, Download, download_of, locate_weights
 
 TIMEOUT = 5.0  # seconds that an address has to answer in
 LEAST_FREE = 10**9  # bytes that any run leaves free
@@ -111,11 +111,7 @@ def check_weights(settings: Settings, timeout: float = TIMEOUT) -> dict[tuple[st
             if download is None:
                 source = locate_weights(model, weights, config.get("quick_gelu", False), settings.seed)
                 found[model, weights] = _there(model, source.weights_id)
-            elif (
-                download.path
-                and download.path.is_file()
-                and sha256_of(download.path).startswith(download.sha256)
-            ):
+            elif _is_whole(download):
                 found[model, weights] = _there(model, f"{weights} at {download.path}")
             else:
                 wanted[model, weights] = download
@@ -151,6 +147,10 @@ def _backbone(name: str, weights: str) -> Weights | Download:
     """Those of a timm network; errors as `backbones.load_backbone` gives them."""
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return _there(name, weights)
+    if f"{name}.{weights}" in PINNED_BACKBONES:
+        url, expected = PINNED_BACKBONES[f"{name}.{weights}"]
+        download = Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
+        return _there(name, f"{weights} at {download.path}") if _is_whole(download) else download
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         note = f"no weights {weights!r} on the hub and no such .safetensors file: correct backbone_weights"

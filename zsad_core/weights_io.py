@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -58,6 +60,15 @@ PINNED: dict[tuple[str, str], tuple[str, str]] = {
             "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
         }.items()
     },
+}
+
+
+# The same of a timm network by its full name. timm's file on the hub has no published checksum.
+PINNED_BACKBONES: dict[str, tuple[str, str]] = {
+    "wide_resnet50_2.tv_in1k": (
+        "https://download.pytorch.org/models/wide_resnet50_2-95faca4d.pth",
+        "95faca4d",
+    ),
 }
 
 
@@ -173,19 +184,11 @@ def _shipped_weights(model: str) -> WeightsSource:
 
 def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSource:
     url, expected = PINNED.get((model, tag), ("", ""))
-    try:
-        path = Path(download_pretrained_from_url(url) if expected else download_pretrained(tag_config))
-    except (OSError, RuntimeError) as error:
-        address = url or tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
-        raise OSError(
-            f"weights {tag!r} of {model} could not be fetched ({error}). Without a network, fetch {address} "
-            "on another machine and pass the file's path as weights"
-        ) from error
-    actual = sha256_of(path)
-    if not actual.startswith(expected):
-        raise ValueError(
-            f"{path} has SHA-256 {actual}, expected {expected}...; delete it and load the tag again"
-        )
+    address = url or tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
+    download = (
+        partial(download_pretrained_from_url, url) if expected else partial(download_pretrained, tag_config)
+    )
+    path, actual = fetch(f"weights {tag!r} of {model}", address, expected, download)
     if not expected:
         warnings.warn(
             f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
@@ -193,6 +196,32 @@ def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSou
             stacklevel=4,
         )
     return WeightsSource(path, tag, actual, tag_config)
+
+
+def fetch_pinned_backbone(full_name: str) -> Path:
+    """The file of a timm network in `PINNED_BACKBONES`, checked; errors as of `fetch`."""
+    url, expected = PINNED_BACKBONES[full_name]
+    return fetch(f"weights of {full_name}", url, expected, partial(download_pretrained_from_url, url))[0]
+
+
+def fetch(what: str, address: str, expected: str, download: Callable[[], str]) -> tuple[Path, str]:
+    """The path that `download` gives, and its SHA-256, which begins with `expected`.
+
+    Raises OSError without a network, with what to do; ValueError for another file.
+    """
+    try:
+        path = Path(download())
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"{what} could not be fetched ({error}). Without a network, fetch {address} on another machine "
+            "and pass the file's path as weights; 'random' needs none"
+        ) from error
+    actual = sha256_of(path)
+    if not actual.startswith(expected):
+        raise ValueError(
+            f"{path} has SHA-256 {actual}, expected {expected}...; delete it and load the tag again"
+        )
+    return path, actual
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

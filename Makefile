@@ -31,7 +31,7 @@ book: $(STAMP)
 	@echo "The book is at book/_build/html/index.html"
 
 dry-run: $(STAMP)
-	TQDM_DISABLE=1 $(BIN)/python -m zsad_core.dry_run --profile $(PROFILE) $(OPTIONS)
+	TQDM_DISABLE=1 $(BIN)/python -m workflow.dry_run --profile $(PROFILE) $(OPTIONS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup

@@ -22,11 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.windows import machine_facts, write_results
-from zsad_core.anomalyclip_tables import measure_everything
-from zsad_core.datasets import load_dataset
-from zsad_core.embeddings import dataset_of, encoder_of, image_embeddings
-from zsad_core.encoders import ClipEncoder
-from zsad_core.run_estimate import (
+from workflow.run_estimate import (
     backbone_stage,
     estimate_run,
     language_and_maps,
@@ -34,8 +30,13 @@ from zsad_core.run_estimate import (
     views_stage,
     winclip_stage,
 )
-from zsad_core.run_samples import FIRST, SECOND, Estimate, Run, Sample, threads, timed
-from zsad_core.settings import Settings, read_settings
+from workflow.run_samples import FIRST, SECOND, Estimate, Run, Sample, threads, timed
+from zsad_core.datasets import load_dataset
+from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import image_embeddings
+from zsad_papers.anomalyclip.tables import measure_everything
+from zsad_papers.common.data import dataset_of, encoder_of
+from zsad_papers.common.settings import Settings, read_settings
 
 SETS = {FIRST: "mini_mvtec", SECOND: "mini_visa"}
 TRAIN = 12  # images of a category

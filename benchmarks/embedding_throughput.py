@@ -38,8 +38,8 @@ from PIL import Image, ImageDraw
 from benchmarks.windows import machine_facts, write_results
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.embeddings import embed_images
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.image_features import embed_images
 from zsad_core.loading import Batch, Preprocess, load_batches, worker_count
 from zsad_core.shards import SHARD
 from zsad_core.views import test_views

@@ -33,13 +33,13 @@ from benchmarks.windows import machine_facts, seconds_in_turn, timed, write_resu
 from data_scripts.prepare import prepared_folder
 from zsad_core.auxiliary import Auxiliary, auxiliary_of
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.dense import glocal_extractor
 from zsad_core.dpam import dual_path
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.glocal_loss import EPSILON
+from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
+from zsad_core.losses import EPSILON
+from zsad_core.prompt_config import Recipe, recipe_of
 from zsad_core.prompt_learning import learn
-from zsad_core.recipes import Recipe, recipe_of
 
 MODEL, SIZE, THREADS = "ViT-L-14-336-quickgelu", 518, 2
 TOLERANCE = 1e-3

@@ -28,9 +28,10 @@ from PIL import Image
 
 from benchmarks.windows import machine_facts, write_results
 from zsad_core.datasets import COLUMNS, load_dataset
-from zsad_core.dense import Dense, clip_extractor, dense_parts
 from zsad_core.encoders import load_encoder
-from zsad_core.winclip import Output, category_texts, measure, zero_shot_outputs
+from zsad_core.image_features import Dense, clip_extractor, dense_parts
+from zsad_core.methods import Output, category_texts, zero_shot_outputs
+from zsad_papers.common.experiment import measure
 
 MODEL, THREADS, CATEGORY = "zsad-mini", 1, "noise"
 

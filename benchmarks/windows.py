@@ -32,9 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.provenance import commit
 from zsad_core.scores import prompt_score
 from zsad_core.windows import upsample, window_indices, zero_shot_map
+from zsad_papers.common.provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, SIZES, THREADS, TEMPERATURE = "ViT-B-16-plus-240", (2, 3), 2, 0.07
@@ -64,7 +64,7 @@ def operations(visual: nn.Module, sizes: Sequence[int], *, shared: bool) -> int:
     """Floating point operations of one image's matrix products: whole image and windows, two a multiply-add.
 
     Counted is what is really computed, not what the method could be thought to need. shared: as in
-    `zsad_core.tower`, the first block's q, k, v once per patch for all scales, and in the last block only the
+    `zsad_core.vit_windows`, the first block's q, k, v once per patch for all scales, and in the last block only the
     class token's query, output projection and MLP. False: every token of every window through everything, as
     open_clip's blocks do it. Norms, activations, softmax and scores are left out, less than a hundredth.
     """

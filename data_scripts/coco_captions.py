@@ -23,7 +23,7 @@ from data_scripts.folders import find_file
 from data_scripts.prepare import only_one
 from data_scripts.source import Archive, Source, errors_reported, require_download
 from zsad_core.cache import write_atomically
-from zsad_core.captions import Match, load_captions
+from zsad_papers.rwda.analysis import Match, load_captions
 
 WORDS = ("normal", "damage")
 

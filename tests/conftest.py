@@ -19,8 +19,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from zsad_core.datasets import AnomalyDataset
     from zsad_core.encoders import ClipEncoder
-    from zsad_core.settings import Settings
-    from zsad_core.winclip_studies import Category
+    from zsad_papers.common.experiment import Category
+    from zsad_papers.common.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(
@@ -116,7 +116,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
 @pytest.fixture(scope="module")
 def settings_of(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """settings_of(**parameters): the mini profile on few images, with a cache of the test file's own."""
-    from zsad_core.settings import read_settings
+    from zsad_papers.common.settings import read_settings
 
     folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
     return lambda **parameters: read_settings({**folders, "device": "cpu", **parameters})
@@ -137,14 +137,14 @@ def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
 @pytest.fixture(scope="module")
 def large(settings: Settings) -> ClipEncoder:
     """The mini model at AnomalyCLIP's input size; `settings` are the test file's."""
-    from zsad_core.anomalyclip import prompt_encoder
+    from zsad_papers.common.data import prompt_encoder
 
     return prompt_encoder(settings)
 
 
 def _category(settings: Settings, encoder: ClipEncoder, dataset: str, name: str) -> Category:
     from zsad_core.datasets import load_dataset
-    from zsad_core.winclip_studies import Category
+    from zsad_papers.common.experiment import Category
 
     return Category(settings, encoder, load_dataset(Path(settings.data_dir) / dataset), name)
 

@@ -13,10 +13,15 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import anomalyclip as ac
-from zsad_core import anomalyclip_studies as studies
-from zsad_core import anomalyclip_tables as tables
-from zsad_core.anomalyclip_studies import (
+from zsad_core import methods, prompt_learning
+from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
+from zsad_core.encoders import ClipEncoder
+from zsad_core.metrics import aupr, auroc, pixel_auroc
+from zsad_core.prompt_config import recipe_of
+from zsad_core.prompts import object_name
+from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
+from zsad_papers.anomalyclip import tables as anomalyclip_tables
+from zsad_papers.anomalyclip.experiments import (
     SWITCHES,
     VARIANTS,
     clip_scores,
@@ -25,16 +30,12 @@ from zsad_core.anomalyclip_studies import (
     study,
     training_options,
 )
-from zsad_core.backbones import Backbone
-from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
-from zsad_core.embeddings import dataset_of
-from zsad_core.encoders import ClipEncoder
-from zsad_core.metrics import aupr, auroc, pixel_auroc
-from zsad_core.prompts import object_name
-from zsad_core.recipes import recipe_of
-from zsad_core.results import load_published
-from zsad_core.settings import Settings
-from zsad_core.winclip_studies import Category, categories
+from zsad_papers.baselines import rd4ad
+from zsad_papers.baselines.backbones import Backbone
+from zsad_papers.common.data import dataset_of
+from zsad_papers.common.experiment import Category, categories
+from zsad_papers.common.results import load_published
+from zsad_papers.common.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +48,21 @@ def category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 
 
 
 def test_auxiliary_sets_are_the_papers() -> None:
-    assert {role: ac.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")} == {
+    assert {
+        role: anomalyclip_experiments.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")
+    } == {
         "mvtec": "visa",
         "visa": "mvtec",
         "isic": "mvtec",
         "dagm": "mvtec",
     }
-    assert ac.smoothing((518, 518)) == 4.0 and ac.smoothing((259, 259)) == 2.0
+    assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
 
 def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
     c = category(settings, large, "mvtec")
-    prompts = ac.learned_prompts(settings, large, "visa")
+    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     found = prompt_scores(c, prompts)
 
     texts = prompts.texts(large)[0].double()  # (2, d)
@@ -79,7 +82,7 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
 
 def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:
     c = category(settings, large, "visa")
-    prompts = ac.learned_prompts(settings, large, "visa")
+    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
         prompt_scores(c, prompts)
     assert len(prompt_scores(c, prompts, allow_training_images=True)["/scores"]) == 4
@@ -88,16 +91,16 @@ def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
     settings: Settings, large: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ac.learned_prompts(settings, large, "visa")
+    first = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with monkeypatch.context() as patch:
-        patch.setattr(ac, "train_prompts", lambda *_, **__: pytest.fail("learned again"))
-        again = ac.learned_prompts(settings, large, "visa")
+        patch.setattr(prompt_learning, "train_prompts", lambda *_, **__: pytest.fail("learned again"))
+        again = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
-    other = ac.learned_prompts(settings, large, "visa", seed=5)
+    other = anomalyclip_experiments.learned_prompts(settings, large, "visa", seed=5)
     assert not torch.equal(first.parameters["context/normal"], other.parameters["context/normal"])
     assert not list((Path(settings.cache_dir) / "prompts").glob("*unfinished*"))
     nothing = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert ac.learned_prompts(nothing, large, "visa") is None
+    assert anomalyclip_experiments.learned_prompts(nothing, large, "visa") is None
 
 
 def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
@@ -109,7 +112,7 @@ def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
     )
     expected = (large.embed_images(pixels) @ pair.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(clip_scores(c)["/scores"], expected, rtol=2e-3)
-    ensemble = ac.clip_texts(large, c.name, settings.cache_dir, ensemble=True)
+    ensemble = anomalyclip_experiments.clip_texts(large, c.name, settings.cache_dir, ensemble=True)
     torch.testing.assert_close(ensemble.norm(dim=-1), torch.ones(2))
     assert (ensemble - pair).abs().max() > 0.01
 
@@ -147,7 +150,7 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
     c = category(settings, large, "mvtec")
-    scores = prompt_scores(c, ac.learned_prompts(settings, large, "visa"))["/scores"]
+    scores = prompt_scores(c, anomalyclip_experiments.learned_prompts(settings, large, "visa"))["/scores"]
     (record,) = (
         study(settings, large, "mvtec", [""])
         .query("task == 'image' and category == @c.name")
@@ -157,17 +160,19 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
 
 
 def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, large: ClipEncoder) -> None:
-    prompts = ac.learned_prompts(settings, large, ac.MEDICAL)
-    assert len(prompts.trained_on) == len(dataset_of(settings, ac.MEDICAL)) > 2
+    prompts = anomalyclip_experiments.learned_prompts(settings, large, anomalyclip_experiments.MEDICAL)
+    assert len(prompts.trained_on) == len(dataset_of(settings, anomalyclip_experiments.MEDICAL)) > 2
     assert set(study(settings, large, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
-    assert "tuned=medical" not in tables.variants_of(settings, ac.MEDICAL)  # it trained them
+    assert "tuned=medical" not in anomalyclip_tables.variants_of(
+        settings, anomalyclip_experiments.MEDICAL
+    )  # it trained them
 
 
 def test_vand_beside_it(settings: Settings, large: ClipEncoder) -> None:
     frame = study(settings, large, "mvtec", ["vand"])
     assert set(frame["method"]) == {"vand"} and set(frame["task"]) == {"image", "pixel"}
     assert set(study(settings, large, "headct", ["vand"])["task"]) == {"image"}
-    adapters = ac.learned_adapters(settings, large, "visa")
+    adapters = anomalyclip_experiments.learned_adapters(settings, large, "visa")
     with pytest.raises(ValueError, match="trained these adapters"):
         adapters.refuse_training_images(category(settings, large, "visa").test)
 
@@ -186,12 +191,12 @@ def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> N
     keys = ["artifact", "task", "method", "variant", "metric", "shots"]
     published = set(map(tuple, load_published("anomalyclip").query("dataset == 'mvtec'")[keys].to_numpy()))
     main, modules = (
-        tables.main_rows(records, "mini_mvtec", "T1"),
-        tables.ablation_rows(records, "mini_mvtec", "T4"),
+        anomalyclip_tables.main_rows(records, "mini_mvtec", "T1"),
+        anomalyclip_tables.ablation_rows(records, "mini_mvtec", "T4"),
     )
     for frame, size in ((main, 3 * 4), (modules, 5 * 4)):
         assert len(frame) == size and set(map(tuple, frame[keys].to_numpy())) <= published
-    by_class = tables.classwise_rows(records, "mvtec", "mini_mvtec")
+    by_class = anomalyclip_tables.classwise_rows(records, "mvtec", "mini_mvtec")
     assert set(by_class["artifact"]) == {"T15", "T16", "T17", "T18"}
     mean = by_class.query("category == 'mean' and artifact == 'T17' and method == 'clip'")["mean"].item()
     clip = records.query("method == 'clip' and variant == '' and task == 'image'")
@@ -199,7 +204,7 @@ def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> N
 
 
 def test_counts_of_the_datasets(settings: Settings) -> None:
-    counts = tables.count_rows(settings).pivot(index="dataset", columns="metric", values="mean")
+    counts = anomalyclip_tables.count_rows(settings).pivot(index="dataset", columns="metric", values="mean")
     assert counts.loc["mini_mvtec"].to_dict() == {"n_anomalous": 24, "n_categories": 12, "n_normal": 24}
     assert counts.loc["mini_medical_pixel/skin", "n_normal"] == 0
 
@@ -207,8 +212,10 @@ def test_counts_of_the_datasets(settings: Settings) -> None:
 def test_a_missing_dataset_gives_no_rows(settings: Settings, large: ClipEncoder) -> None:
     none = replace(settings, datasets=dict.fromkeys(settings.datasets))
     assert study(none, large, "mvtec", ["", "baselines"]).empty
-    assert tables.main_rows(studies.study(none, large, "mvtec", [""]), "x", "T1").empty
-    assert tables.present_roles(none) == {}
+    assert anomalyclip_tables.main_rows(
+        anomalyclip_experiments.study(none, large, "mvtec", [""]), "x", "T1"
+    ).empty
+    assert anomalyclip_tables.present_roles(none) == {}
 
 
 def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypatch) -> None:
@@ -219,13 +226,13 @@ def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypat
         seen.append(backbone.layers)
         raise StopIteration
 
-    monkeypatch.setattr(tables, "rd4ad_extractor", extractor)
+    monkeypatch.setattr(rd4ad, "rd4ad_extractor", extractor)
     layers = ("layer1", "layer2", "layer3", "layer4")
     backbone = Backbone(
         "b", "w", layers, (8, 8), torch.nn.Identity(), torch.device("cpu"), lambda image: image
     )
     with pytest.raises(StopIteration):
-        tables.rd4ad(
+        anomalyclip_tables.rd4ad(
             Category(None, None, AnomalyDataset(Path(), "x", pd.DataFrame(columns=list(COLUMNS))), "c"),
             backbone,
         )

@@ -14,14 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import anomalyclip_figures as figures
-from zsad_core.anomalyclip_studies import prompt_scores
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.settings import Settings
-from zsad_core.winclip_figures import Example, example
-from zsad_core.winclip_studies import Category
 from zsad_core.windows import upsample
+from zsad_papers.anomalyclip import figures as anomalyclip_figures
+from zsad_papers.anomalyclip.experiments import prompt_scores
+from zsad_papers.common.experiment import Category
+from zsad_papers.common.galleries import Example
+from zsad_papers.common.settings import Settings
+from zsad_papers.winclip.figures import example
 
 NAN = float("nan")
 
@@ -33,19 +34,19 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="module")
 def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
-    return figures.asked(settings, large, "mvtec")["AnomalyCLIP"]
+    return anomalyclip_figures.asked(settings, large, "mvtec")["AnomalyCLIP"]
 
 
 @pytest.fixture(scope="module")
 def nut(settings: Settings, large: ClipEncoder) -> Category:
-    return next(c for c in figures.squashed(settings, large, "mvtec") if c.name == "hex_nut")
+    return next(c for c in anomalyclip_figures.squashed(settings, large, "mvtec") if c.name == "hex_nut")
 
 
 # maps
 
 
 def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: LearnedPrompts) -> None:
-    (found,) = figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
+    (found,) = anomalyclip_figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
     image = nut.test.image(3)
     recipe = prompts.recipe
     _, local = (
@@ -63,37 +64,41 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
 def test_each_method_has_its_own_map(
     nut: Category, settings: Settings, large: ClipEncoder, encoder: ClipEncoder
 ) -> None:
-    asks = figures.asked(settings, large, "mvtec", figures.METHODS, encoder)
-    assert list(asks) == list(figures.METHODS)
-    (found,) = figures.map_examples(nut, asks, [2])
-    assert list(found.maps) == list(figures.METHODS)
+    asks = anomalyclip_figures.asked(settings, large, "mvtec", anomalyclip_figures.METHODS, encoder)
+    assert list(asks) == list(anomalyclip_figures.METHODS)
+    (found,) = anomalyclip_figures.map_examples(nut, asks, [2])
+    assert list(found.maps) == list(anomalyclip_figures.METHODS)
     assert all(m.shape == found.image.shape[:2] and np.isfinite(m).all() for m in found.maps.values())
-    assert len({m.tobytes() for m in found.maps.values()}) == len(figures.METHODS)
+    assert len({m.tobytes() for m in found.maps.values()}) == len(anomalyclip_figures.METHODS)
     own = example(replace(nut, encoder=encoder, whole="tiles"), 2).maps["WinCLIP"]
     np.testing.assert_array_equal(found.maps["WinCLIP"], own)
 
 
 def test_training_images_are_refused(settings: Settings, large: ClipEncoder, prompts: LearnedPrompts) -> None:
-    trained = figures.squashed(settings, large, "visa")[0]
+    trained = anomalyclip_figures.squashed(settings, large, "visa")[0]
     with pytest.raises(ValueError, match="not zero-shot"):
-        figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
-    figures.mapper(trained, prompts, look_at_training=True)
+        anomalyclip_figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
+    anomalyclip_figures.mapper(trained, prompts, look_at_training=True)
 
 
 def test_unknown_methods_and_winclip_without_its_encoder(settings: Settings, large: ClipEncoder) -> None:
     for methods in (["WinClip"], ["WinCLIP"]):
         with pytest.raises(ValueError, match="encoder_of"):
-            figures.asked(settings, large, "mvtec", methods)
+            anomalyclip_figures.asked(settings, large, "mvtec", methods)
 
 
 def test_without_datasets_there_is_nothing_and_no_warning(
     settings_of: Callable[..., Settings], large: ClipEncoder, recwarn: pytest.WarningsRecorder
 ) -> None:
     none = settings_of(datasets={"mvtec": "elsewhere"})
-    assert figures.squashed(none, large, "mvtec") == [] == figures.squashed(none, large, "visa")
-    assert figures.asked(none, large, "mvtec", ["CLIP", "CoOp", "VAND"]) == {"CLIP": None}
-    assert set(figures.shown_table(none, large)["here"]) == {"nothing: no such data"}
-    words, c = figures.shown_maps(none, large, "F14")
+    assert (
+        anomalyclip_figures.squashed(none, large, "mvtec")
+        == []
+        == anomalyclip_figures.squashed(none, large, "visa")
+    )
+    assert anomalyclip_figures.asked(none, large, "mvtec", ["CLIP", "CoOp", "VAND"]) == {"CLIP": None}
+    assert set(anomalyclip_figures.shown_table(none, large)["here"]) == {"nothing: no such data"}
+    words, c = anomalyclip_figures.shown_maps(none, large, "F14")
     assert c is None and "hazelnut" in words.text
     assert not len(recwarn)
 
@@ -103,8 +108,8 @@ def test_without_datasets_there_is_nothing_and_no_warning(
 
 def test_anomalous_images_are_evenly_spaced() -> None:
     c = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
-    assert figures.spread_out(c, 3) == [1, 3, 6]
-    assert figures.spread_out(c, 9) == [1, 2, 3, 5, 6]
+    assert anomalyclip_figures.spread_out(c, 3) == [1, 3, 6]
+    assert anomalyclip_figures.spread_out(c, 9) == [1, 2, 3, 5, 6]
 
 
 def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,20 +118,22 @@ def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None
         "b": [(0, NAN, 0.9), (1, 0.95, 0.5), (1, 0.3, 1.0)],
     }
     names = ["label", "auroc", "maximum"]
-    monkeypatch.setattr(figures, "within_images", lambda c, _: pd.DataFrame(frames[c.name], columns=names))
+    monkeypatch.setattr(
+        anomalyclip_figures, "within_images", lambda c, _: pd.DataFrame(frames[c.name], columns=names)
+    )
     monkeypatch.setattr(figures.ac, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
-    found = figures.successes_and_failures(made, 2)
+    found = anomalyclip_figures.successes_and_failures(made, 2)
     assert {group: [(c.name, i) for c, i in own] for group, own in found.items()} == {
         "success": [("b", 1), ("a", 1)],
         "failure": [("a", 2), ("b", 2)],
         "false alarm": [("b", 0), ("a", 3)],
     }
-    assert figures.successes_and_failures(made[2:]) == {}
+    assert anomalyclip_figures.successes_and_failures(made[2:]) == {}
 
 
 def test_within_images(nut: Category, prompts: LearnedPrompts) -> None:
-    found = figures.within_images(nut, prompts)
+    found = anomalyclip_figures.within_images(nut, prompts)
     assert (
         found["label"].tolist() == [0, 0, 1, 1] and found["auroc"].isna().tolist() == [True] * 2 + [False] * 2
     )
@@ -134,12 +141,12 @@ def test_within_images(nut: Category, prompts: LearnedPrompts) -> None:
 
 
 def test_what_figures_14_to_37_show(settings: Settings, large: ClipEncoder) -> None:
-    assert list(figures.SHOWN) == [f"F{n}" for n in range(14, 38)]
-    role, c = figures.shown_category(settings, large, "F16")
+    assert list(anomalyclip_figures.SHOWN) == [f"F{n}" for n in range(14, 38)]
+    role, c = anomalyclip_figures.shown_category(settings, large, "F16")
     assert (role, c.name, c.whole) == ("mvtec", "hex_nut", "squash")
-    role, c = figures.shown_category(settings, large, "F25")  # no MPDD on the mini profile
+    role, c = anomalyclip_figures.shown_category(settings, large, "F25")  # no MPDD on the mini profile
     assert (role, c.name) == ("visa", "gear")
-    table = figures.shown_table(settings, large).set_index("figure")
+    table = anomalyclip_figures.shown_table(settings, large).set_index("figure")
     assert table.loc["25"].tolist() == ["bracket, MPDD", "gear, mini_visa", "yes", "mini_mvtec"]
     assert table.loc["18", "prompts learned on"] == "mini_visa"
 
@@ -157,7 +164,7 @@ def made_example(seed: int, masked: bool = True) -> Example:
 
 def test_a_strip_of_maps() -> None:
     examples = [made_example(0), made_example(1, masked=False)]
-    figure = figures.strip(examples)
+    figure = anomalyclip_figures.strip(examples)
     FigureCanvasAgg(figure).draw()
     axes = np.array(figure.axes[:6]).reshape(3, 2)
     assert [axis.get_title() for axis in axes[0]] == ["bent 0", "bent 1"]
@@ -174,13 +181,17 @@ def test_a_strip_of_maps() -> None:
 
 def test_histograms_hold_shares(nut: Category, prompts: LearnedPrompts) -> None:
     scores = {"nut": (np.array([0.1, 0.1, 0.2, 0.9]), np.array([0, 0, 0, 1])), "b": (np.ones(1), np.ones(1))}
-    figure = figures.score_histograms(scores, bins=10)
+    figure = anomalyclip_figures.score_histograms(scores, bins=10)
     FigureCanvasAgg(figure).draw()
     assert [axis.get_title() for axis in figure.axes[:2]] == ["nut", "b"] and not figure.axes[2].axison
     normal, anomalous = figure.axes[0].patches
     assert normal.get_xy()[:, 1].max() == pytest.approx(2 / 3) and anomalous.get_xy()[:, 1].max() == 1
     assert normal.get_linestyle() != anomalous.get_linestyle() and anomalous.get_hatch()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["normal", "anomalous"]
-    assert "No dataset" in figures.score_histograms({}).text
-    np.testing.assert_array_equal(figures.image_scores(nut, prompts), prompt_scores(nut, prompts)["/scores"])
-    assert not np.allclose(figures.image_scores(nut, None), figures.image_scores(nut, prompts))
+    assert "No dataset" in anomalyclip_figures.score_histograms({}).text
+    np.testing.assert_array_equal(
+        anomalyclip_figures.image_scores(nut, prompts), prompt_scores(nut, prompts)["/scores"]
+    )
+    assert not np.allclose(
+        anomalyclip_figures.image_scores(nut, None), anomalyclip_figures.image_scores(nut, prompts)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from zsad_core import anomalyclip_plots
+from zsad_papers.anomalyclip import figures as anomalyclip_figures
 
 
 def test_dots_keep_labels_apart_and_missing_ones_missing():
@@ -18,7 +18,7 @@ def test_dots_keep_labels_apart_and_missing_ones_missing():
         }
     )
     options = {"label": "what", "value": "value", "group": "who", "panel": "where", "xlabel": "points"}
-    figure = anomalyclip_plots.dots(frame, **options, reference=0)
+    figure = anomalyclip_figures.dots(frame, **options, reference=0)
     left, right = figure.axes
     p, q = left.lines[:2]
     np.testing.assert_allclose(p.get_xdata(), [1, 2])
@@ -35,7 +35,7 @@ def test_sweeps_sort_by_number_and_mark_the_default():
         pd.DataFrame({"variant": variants, "task": task, "metric": metric, "mean": [first, 50, 60, 0, 1, 2]})
         for task, metric, first in (("pixel", "pro", 70), ("image", "ap", 40), ("image", "auroc", 0))
     ]
-    figure = anomalyclip_plots.sweeps(pd.concat(frames), {"E": 12})
+    figure = anomalyclip_figures.sweeps(pd.concat(frames), {"E": 12})
     pro, ap, layers, _ = figure.axes
     np.testing.assert_allclose(pro.lines[0].get_xdata(), [4, 8, 12])
     np.testing.assert_allclose(pro.lines[0].get_ydata(), [50, 60, 70])

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zsad_core import anomalyclip_times
-from zsad_core.results import load_published
-from zsad_core.settings import read_settings
+from zsad_core import encoders
+from zsad_papers.anomalyclip import costs as anomalyclip_costs
+from zsad_papers.common.results import load_published
+from zsad_papers.common.settings import read_settings
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_clip):
     settings = read_settings({"profile": "mini"})
-    return anomalyclip_times.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 20, repeats=1)
+    return anomalyclip_costs.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 20, repeats=1)
 
 
 def test_rows_stand_beside_published_ones(measured):
@@ -26,17 +27,17 @@ def test_rows_stand_beside_published_ones(measured):
 
 
 def test_an_epoch_has_a_step_for_the_last_few_images():
-    assert anomalyclip_times.minutes(600, 17) == pytest.approx(0.03)
+    assert anomalyclip_costs.minutes(600, 17) == pytest.approx(0.03)
 
 
 def test_a_step_without_the_tower_sees_no_pixels(tiny_clip, monkeypatch):
-    cached = anomalyclip_times._step(tiny_clip, {}, tower=False)
-    with_tower = anomalyclip_times._step(tiny_clip, {})
+    cached = anomalyclip_costs._step(tiny_clip, {}, tower=False)
+    with_tower = anomalyclip_costs._step(tiny_clip, {})
 
     def refuse(*arguments):
         raise AssertionError("the image tower ran")
 
-    monkeypatch.setattr(anomalyclip_times, "glocal_features", refuse)
+    monkeypatch.setattr(encoders, "glocal_features", refuse)
     cached()
     with pytest.raises(AssertionError, match="tower ran"):
         with_tower()
@@ -44,7 +45,7 @@ def test_a_step_without_the_tower_sees_no_pixels(tiny_clip, monkeypatch):
 
 def test_a_step_leaves_the_model_frozen(tiny_clip):
     before = {name: value.clone() for name, value in tiny_clip.model.named_parameters()}
-    anomalyclip_times._step(tiny_clip, {"preset": "coop"})()
+    anomalyclip_costs._step(tiny_clip, {"preset": "coop"})()
     for name, value in tiny_clip.model.named_parameters():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
         assert value.grad is None

@@ -11,13 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from zsad_core import auxiliary, dense
+from zsad_core import auxiliary, image_features
 from zsad_core.auxiliary import auxiliary_of, image_hashes
 from zsad_core.cache import sha256_of
 from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
-from zsad_core.dense import Extractor, glocal_extractor
-from zsad_core.dpam import glocal_features
-from zsad_core.encoders import ClipEncoder
+from zsad_core.encoders import ClipEncoder, glocal_features
+from zsad_core.image_features import Extractor, glocal_extractor
 
 LAYERS = (2, 4)
 
@@ -48,7 +47,7 @@ def test_batches_hold_what_belongs_together(
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 3)  # 5 images of a category, so parts of 3 and 2
+    monkeypatch.setattr(image_features, "PART", 3)  # 5 images of a category, so parts of 3 and 2
     dataset = toy_set(normal=2, anomalous=3)
     material = auxiliary_of(dataset, replace(extractor, dtype=dtype), tmp_path / "cache")
     assert len(material) == 10 and [len(part) for part in material.masks] == [3, 2, 3, 2]
@@ -92,7 +91,7 @@ def test_features_are_computed_once_and_train_images_on_demand(
 def test_masks_of_any_size_become_bits_and_back(
     extractor: Extractor, toy_set: Callable[..., AnomalyDataset], tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    part = dense.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
+    part = image_features.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
     bits = auxiliary._masks(part, size, tmp_path / "masks")
     height, width = size
     assert bits.shape == (4, -(-height * width // 8))  # the last byte may not be full
@@ -111,7 +110,7 @@ def test_small_defects_can_vanish_and_are_told(
     assert not stretched_mask(mask, (10, 10)).any() and stretched_mask(mask, (100, 100)).sum() == 1
     mask[40:60, 40:60] = True
     assert stretched_mask(mask, (10, 10)).sum() == 4
-    part = dense.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
+    part = image_features.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
     with pytest.warns(
         UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels; their pixels count as normal"
     ):

@@ -14,11 +14,19 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from zsad_core import backbones, weights_io
-from zsad_core.backbones import layer_names, load_backbone
-from zsad_core.baselines import padim, padim_memory, patchcore, patchcore_memory, spade, spade_memory
+from zsad_core import checkpoints
 from zsad_core.cache import sha256_of
-from zsad_core.settings import read_settings
+from zsad_papers.baselines import backbones
+from zsad_papers.baselines.backbones import layer_names, load_backbone
+from zsad_papers.baselines.few_shot import (
+    padim,
+    padim_memory,
+    patchcore,
+    patchcore_memory,
+    spade,
+    spade_memory,
+)
+from zsad_papers.common.settings import read_settings
 
 LAYERS = ("layer1", "layer2", "layer3")
 PIXELS = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -93,7 +101,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     """timm's own record names the same file; another file under its name is refused."""
     profile = read_settings({"profile": "paper"})
     name = f"{profile.backbone}.{profile.backbone_weights}"
-    url, digits = weights_io.PINNED_BACKBONES[name]
+    url, digits = checkpoints.PINNED_BACKBONES[name]
     assert url == timm.get_pretrained_cfg(name).url and digits in url
     other = tmp_path / "other.pth"
     other.write_bytes(b"another network")
@@ -105,7 +113,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
         load_backbone(profile.backbone, profile.backbone_weights)
     content = load_backbone(profile.backbone, "random").model.state_dict()
     torch.save(content, other)  # as torchvision ships it
-    monkeypatch.setitem(weights_io.PINNED_BACKBONES, name, (url, sha256_of(other)[:8]))
+    monkeypatch.setitem(checkpoints.PINNED_BACKBONES, name, (url, sha256_of(other)[:8]))
     found = load_backbone(profile.backbone, profile.backbone_weights)
     assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and asked == [url, url]
     assert_close(found.model.state_dict(), content)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsad_core import background
-from zsad_core.background import Shares, background_rows, shares_above
+from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
+from zsad_papers.anomalyclip.analysis import Shares, background_rows, shares_above
 
 
 def plate(hole: int = 200) -> np.ndarray:
@@ -21,7 +21,7 @@ def plate(hole: int = 200) -> np.ndarray:
 
 
 def test_the_background_is_what_is_joined_to_the_border() -> None:
-    found, uniform = background.background(plate())
+    found, uniform = anomalyclip_analysis.background(plate())
     expected = np.ones((50, 60), bool)
     expected[10:40, 15:45] = False
     np.testing.assert_array_equal(found, expected)  # the spot inside does not belong to it
@@ -31,21 +31,24 @@ def test_the_background_is_what_is_joined_to_the_border() -> None:
 def test_a_cluttered_border_is_not_uniform() -> None:
     image = plate()
     image[:, :20] = 0
-    _, uniform = background.background(image)
-    assert 0.5 < uniform < background.UNIFORM
+    _, uniform = anomalyclip_analysis.background(image)
+    assert 0.5 < uniform < anomalyclip_analysis.UNIFORM
     near = plate()
-    near[:5] = 200 + background.TOLERANCE
-    assert background.background(near)[0][:5].all()
+    near[:5] = 200 + anomalyclip_analysis.TOLERANCE
+    assert anomalyclip_analysis.background(near)[0][:5].all()
     near[:5] += 1
-    assert not background.background(near)[0][:5].any()
+    assert not anomalyclip_analysis.background(near)[0][:5].any()
 
 
 def test_what_counts() -> None:
     assert Shares(0.95, 0.5, 0.1).counts
     for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
         assert not Shares(uniform, share, piece).counts
-    found, _ = background.background(plate())
-    assert background._largest(~found) == 30 * 30 / 3000 and background._largest(found & False) == 0
+    found, _ = anomalyclip_analysis.background(plate())
+    assert (
+        anomalyclip_analysis._largest(~found) == 30 * 30 / 3000
+        and anomalyclip_analysis._largest(found & False) == 0
+    )
 
 
 def test_shares_at_the_best_threshold() -> None:
@@ -62,7 +65,7 @@ def test_rows_of_the_categories_that_count(monkeypatch: pytest.MonkeyPatch) -> N
         "tile": Shares(1, 1.0, 0),
         "bolt": Shares(1, 0.5, 0.5, 0.1, 0.3),
     }
-    monkeypatch.setattr(background, "background_shares", lambda c, prompts: found[c.name])
+    monkeypatch.setattr(anomalyclip_analysis, "background_shares", lambda c, prompts: found[c.name])
     frame = background_rows([SimpleNamespace(name=name) for name in found], None, "toys")
     wide = frame.pivot(index="category", columns="metric", values="mean")
     expected = {"bolt": (0.1, 0.3), "mean": (0.4, 0.4), "nut": (0.7, 0.5)}

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 from torch.testing import assert_close
 
-from zsad_core.baselines import (
+from zsad_papers.baselines.few_shot import (
     Prediction,
     default_sigma,
     k_center_greedy,

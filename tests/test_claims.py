@@ -1,4 +1,4 @@
-"""zsad_core.claims: verdicts on published numbers worked out by hand; predicates turn with the numbers."""
+"""zsad_papers.common.claims: verdicts on published numbers worked out by hand; predicates turn with the numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from zsad_core.claims import Verdict, evaluate, ledger, load_claims, predicates
-from zsad_core.claims.rwda import WORD_PAIR_VARIANTS
-from zsad_core.results import COLUMNS, KEYS, as_roles, load_published, validate
+from zsad_papers.common.claims import Verdict, evaluate, ledger, load_claims, predicates
+from zsad_papers.common.results import COLUMNS, KEYS, as_roles, load_published, validate
+from zsad_papers.rwda.claims import WORD_PAIR_VARIANTS
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 

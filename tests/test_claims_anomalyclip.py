@@ -1,4 +1,4 @@
-"""zsad_core.claims.anomalyclip: verdicts on the published numbers, worked out by hand, turn with the numbers.
+"""zsad_papers.anomalyclip.claims: verdicts on the published numbers, worked out by hand, turn with the numbers.
 
 `evidence` is the published frame with the rows that no table prints and with four numbers changed, so that
 every claim holds; each claim is then made to fail, most by a tie or by the first number beyond a limit.
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsad_core.claims import Verdict, evaluate, load_claims, predicates
-from zsad_core.results import COLUMNS, FULL_SHOT, as_roles, load_published, validate
+from zsad_papers.common.claims import Verdict, evaluate, load_claims, predicates
+from zsad_papers.common.results import COLUMNS, FULL_SHOT, as_roles, load_published, validate
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")

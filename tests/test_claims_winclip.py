@@ -1,4 +1,4 @@
-"""zsad_core.claims.winclip: verdicts on the published numbers, worked out by hand, turn with the numbers."""
+"""zsad_papers.winclip.claims: verdicts on the published numbers, worked out by hand, turn with the numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core.claims import Verdict, evaluate, load_claims, predicates
-from zsad_core.results import COLUMNS, FULL_SHOT, as_roles, load_published, validate
+from zsad_papers.common.claims import Verdict, evaluate, load_claims, predicates
+from zsad_papers.common.results import COLUMNS, FULL_SHOT, as_roles, load_published, validate
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 

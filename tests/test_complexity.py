@@ -1,4 +1,4 @@
-"""zsad_core.complexity against the paper's Table 3, open_clip's module and torch's operation counter."""
+"""zsad_papers.common.costs against the paper's Table 3, open_clip's module and torch's operation counter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from zsad_core.complexity import (
+from zsad_papers.common.costs import (
     VisionTower,
     complexity_table,
     fnn_multiply_accumulates,
@@ -17,7 +17,7 @@ from zsad_core.complexity import (
     vision_tower,
     window_sequences,
 )
-from zsad_core.results import load_published
+from zsad_papers.common.results import load_published
 
 
 def test_counts_of_the_papers_backbone():

@@ -1,11 +1,14 @@
-"""zsad_core.contradictions: what is found in the published numbers, and that planted errors are found."""
+"""zsad_papers.rwda.contradictions: what is found in the published numbers, and that planted errors are found."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
-from zsad_core.contradictions import (
+from zsad_papers.anomalyclip.contradictions import same_models, settings_stated_twice
+from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
+from zsad_papers.common.results import load_published
+from zsad_papers.rwda.contradictions import (
     all_checks,
     class_means,
     contradictions,
@@ -14,9 +17,6 @@ from zsad_core.contradictions import (
     statements,
     versions,
 )
-from zsad_core.contradictions_anomalyclip import same_models, settings_stated_twice
-from zsad_core.contradictions_anomalyclip import statements as anomalyclip_statements
-from zsad_core.results import load_published
 
 
 @pytest.fixture(scope="module")

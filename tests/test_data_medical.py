@@ -30,8 +30,8 @@ from data_scripts import (
     tn3k,
 )
 from data_scripts.prepare import only_one
-from zsad_core.captions import load_captions
 from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_papers.rwda.analysis import load_captions
 
 Build = Callable[[Path], trees.Expected]
 

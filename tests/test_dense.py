@@ -12,18 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from zsad_core import dense, shards
-from zsad_core.backbones import Backbone
+from zsad_core import image_features, loading, shards
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.dense import (
-    Dense,
-    Extractor,
-    backbone_extractor,
-    clip_extractor,
-    compute_parts,
-    dense_parts,
-)
 from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import Dense, Extractor, clip_extractor, compute_parts, dense_parts
+from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 
 SIDE = 8  # of what the stub of an encoder sees
 
@@ -59,7 +52,7 @@ def quadrants(width: int, height: int) -> Image.Image:
 def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
     dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 3)
+    monkeypatch.setattr(image_features, "PART", 3)
     dataset, first = dataset_with(reds(8)), Counting()
     parts = dense_parts(first.extractor, dataset, tmp_path / "cache")
     assert [len(part.dataset) for part in parts] == [3, 3, 2] and first.calls == []
@@ -82,7 +75,7 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
 def test_shards_are_computed_by_other_processes_and_read_as_parts(
     tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 2)
+    monkeypatch.setattr(image_features, "PART", 2)
     monkeypatch.setattr(shards, "SHARD", 4)
     dataset, extractor = dataset_with([*reds(6), quadrants(20, 48)]), clip_extractor(tiny_clip, (2,), (1,))
     alone = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "alone")]
@@ -90,7 +83,7 @@ def test_shards_are_computed_by_other_processes_and_read_as_parts(
         compute_parts(extractor, dataset, tmp_path / "cut", shard=shard, workers=1) for shard in (1, 0, 2)
     ]
     assert done == [3, 4, 0]
-    monkeypatch.setattr(dense, "load_batches", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(loading, "load_batches", lambda *_, **__: pytest.fail("computed again"))
     read = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "cut")]
     for one, other in zip(alone, read, strict=True):
         np.testing.assert_equal(vars(other) | {"meta": None}, vars(one) | {"meta": None})
@@ -100,7 +93,7 @@ def test_shards_are_computed_by_other_processes_and_read_as_parts(
 def test_a_truncated_image_in_a_shard_is_named_and_what_came_before_is_kept(
     tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 2)
+    monkeypatch.setattr(image_features, "PART", 2)
     dataset, extractor = dataset_with([quadrants(20, 20)] * 4), clip_extractor(tiny_clip, (2,))
     cut = dataset.root / dataset.meta["image"].iloc[3]
     cut.write_bytes(cut.read_bytes()[:80])
@@ -112,7 +105,7 @@ def test_a_truncated_image_in_a_shard_is_named_and_what_came_before_is_kept(
 def test_failure_in_one_part_keeps_the_others(
     dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 2)
+    monkeypatch.setattr(image_features, "PART", 2)
     dataset, stub = dataset_with(reds(4)), Counting()
     (dataset.root / dataset.meta["image"].iloc[3]).write_bytes(b"no image")
     one, two = dense_parts(stub.extractor, load_dataset(dataset.root), tmp_path / "cache")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zsad_core import digests
-from zsad_core.digests import Digests
+from zsad_core import cache
+from zsad_core.datasets import Digests
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    real = digests.sha256_of
-    monkeypatch.setattr(digests, "sha256_of", lambda path: names.append(Path(path).name) or real(path))
+    real = cache.sha256_of
+    monkeypatch.setattr(cache, "sha256_of", lambda path: names.append(Path(path).name) or real(path))
     return names
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from zsad_core import dpam
-from zsad_core.dpam import attention_kinds, attention_weights, dual_path, glocal_features, self_attention
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.dpam import attention_kinds, attention_weights, dual_path
+from zsad_core.encoders import ClipEncoder, glocal_features, load_encoder
+from zsad_papers.anomalyclip.analysis import self_attention
 
 LAYERS = (6, 12, 18, 24)
 VISION = {"image_size": 28, "patch_size": 14, "width": 64, "layers": 24, "head_width": 16, "mlp_ratio": 2.0}

@@ -12,12 +12,12 @@ from urllib.error import URLError
 import pytest
 import yaml
 
-from zsad_core import dry_run as command
-from zsad_core import run_checks, weights_io
+from workflow import dry_run, preflight, run_estimate
+from workflow.preflight import answer, check_datasets, check_device, check_folders, check_weights
+from workflow.run_samples import Estimate, Run, Sample, extrapolate, sample_dataset
+from zsad_core import checkpoints
 from zsad_core.datasets import load_dataset
-from zsad_core.run_checks import answer, check_datasets, check_device, check_folders, check_weights
-from zsad_core.run_samples import Estimate, Run, Sample, extrapolate, sample_dataset
-from zsad_core.settings import Settings, read_settings
+from zsad_papers.common.settings import Settings, read_settings
 
 FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
 Usage = namedtuple("Usage", "total used free")
@@ -66,29 +66,29 @@ def test_unknown_device(settings):
 def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
     settings, offline, monkeypatch
 ):
-    monkeypatch.setattr(weights_io, "CLIP_CACHE", Path("nowhere"))
+    monkeypatch.setattr(checkpoints, "CLIP_CACHE", Path("nowhere"))
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = check_weights(paper)["ViT-B-16-plus-240", "laion400m_e32"].check
-    url = weights_io.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
+    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
     assert check.state == "error" and url in check.note and "nowhere/vit_b" in check.note
     assert offline == [url]
 
 
 def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
-    monkeypatch.setattr(run_checks, "answer", lambda url, timeout: 834_000_000)
+    monkeypatch.setattr(preflight, "answer", lambda url, timeout: 834_000_000)
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     found = check_weights(paper)["ViT-B-16-plus-240", "laion400m_e32"]
     assert (found.check.state, found.present, found.bytes) == ("ok", False, 834_000_000)
     assert "834 MB" in found.check.note
     assert (
-        command.with_weights_at_hand(paper, {("ViT-B-16-plus-240", "laion400m_e32"): found}).weights
+        dry_run.with_weights_at_hand(paper, {("ViT-B-16-plus-240", "laion400m_e32"): found}).weights
         == "random"
     )
 
 
 def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypatch, tmp_path):
-    monkeypatch.setattr(weights_io, "CLIP_CACHE", tmp_path)
-    url = weights_io.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
+    monkeypatch.setattr(checkpoints, "CLIP_CACHE", tmp_path)
+    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
     (tmp_path / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = check_weights(paper)["ViT-B-16-plus-240", "laion400m_e32"].check
@@ -211,7 +211,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
         seen.append(folder)
         return [estimate], {"book": "not sampled"}
 
-    monkeypatch.setattr(command, "estimate_run", estimate_run)
+    monkeypatch.setattr(run_estimate, "estimate_run", estimate_run)
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
     profile = tmp_path / "mine.yaml"
     values = yaml.safe_load(Path("profiles/mini.yaml").read_text())
@@ -219,7 +219,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
     folders["results_dir"] = settings.results_dir
     profile.write_text(yaml.safe_dump({**values, **folders, **FEW}))
     out = tmp_path / "out.json"
-    call: Callable[..., int] = lambda *more: command.main(["--profile", str(profile), *more])  # noqa: E731
+    call: Callable[..., int] = lambda *more: dry_run.main(["--profile", str(profile), *more])  # noqa: E731
     assert call("--json", str(out), "--workers", "4") == 0
     content = json.loads(out.read_text())
     assert content["seconds"] == 3600 and content["bytes"] == 1e9
@@ -249,7 +249,7 @@ def test_address(monkeypatch):
 
 def test_the_estimate_of_one_dataset(settings, tmp_path):
     """The real stages, where only a dataset for RWDA is there: views, prompts, networks; no others."""
-    from zsad_core.run_estimate import estimate_run
+    from workflow.run_estimate import estimate_run
 
     few = changed(settings, datasets={**NONE, "sewerml": "textile"}, seeds=2, pool_pairs=8)
     estimates, failed = estimate_run(few, tmp_path / "sample")

@@ -7,9 +7,14 @@ import pytest
 from PIL import Image
 
 from data_scripts.prepare import prepared_folder
-from zsad_core import anomalyclip, anomalyclip_studies, dense, embeddings, features, winclip_tables
-from zsad_core.settings import read_settings
+from zsad_core import image_features as dense
+from zsad_core import image_features as embeddings
 from zsad_core.shards import KINDS
+from zsad_papers import precompute
+from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
+from zsad_papers.common import data
+from zsad_papers.common.settings import read_settings
+from zsad_papers.winclip import tables as winclip_tables
 
 PLACES = {"mvtec": "toys/metal_nut", "visa": "toys/electrical commutators"}
 
@@ -37,7 +42,7 @@ def settings(tmp_path_factory):
 
 def test_studies_find_all_features(settings, encoder, monkeypatch):
     for kind in KINDS:
-        lines = {features.compute(settings, kind, *place.split("/"), shard=0) for place in PLACES.values()}
+        lines = {precompute.compute(settings, kind, *place.split("/"), shard=0) for place in PLACES.values()}
         images = {"views": 6, "backbone": 0}.get(kind, 4)  # the backbone is the CLIP here
         assert lines == {f"toys: {images} images"}
     for module in (dense, embeddings):
@@ -46,16 +51,16 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.left_open_rows(settings, encoder, "visa", PLACES["visa"]))
     assert len(winclip_tables.patchcore_rows(settings, encoder, records["mvtec"], PLACES["mvtec"]))
-    large = anomalyclip.prompt_encoder(settings)
+    large = data.prompt_encoder(settings)
     variants = ["baselines", "", "attention=qq+kk+vv", "N=3", "coop", "vand"]
-    found = anomalyclip_studies.study(settings, large, "mvtec", variants)
+    found = anomalyclip_experiments.study(settings, large, "mvtec", variants)
     assert {"clip", "clip_ac", "coop", "anomalyclip", "vand"} == set(found["method"])
 
 
 def test_what_is_asked_for_must_exist(settings):
     with pytest.raises(ValueError, match="'maps', shard None: expected one of views, winclip"):
-        features.compute(settings, "maps", "toys")
+        precompute.compute(settings, "maps", "toys")
     with pytest.raises(ValueError, match="shard -1: expected"):
-        features.compute(settings, "views", "toys", "metal_nut", -1)
+        precompute.compute(settings, "views", "toys", "metal_nut", -1)
     with pytest.raises(ValueError, match="no category 'rake'"):
-        features.compute(settings, "views", "toys", "rake", 0)
+        precompute.compute(settings, "views", "toys", "rake", 0)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core import glocal_loss
-from zsad_core.glocal_loss import PARTS, image_loss, interpolation, local_loss
+from zsad_core import losses
+from zsad_core.losses import PARTS, image_loss, interpolation, local_loss
 
 
 def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) -> Tensor:
@@ -48,10 +48,10 @@ def test_value_and_gradient_in_chunks(
     parts: tuple[str, ...], images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probabilities, masks = example()
-    chunks, at_pixels = [], glocal_loss._at_pixels
-    monkeypatch.setattr(glocal_loss, "_NUMBERS", images * 33 * 50 + 7)
+    chunks, at_pixels = [], losses._at_pixels
+    monkeypatch.setattr(losses, "_NUMBERS", images * 33 * 50 + 7)
     monkeypatch.setattr(
-        glocal_loss, "_at_pixels", lambda p, *rest: [chunks.append(len(p)), at_pixels(p, *rest)][1]
+        losses, "_at_pixels", lambda p, *rest: [chunks.append(len(p)), at_pixels(p, *rest)][1]
     )
     found = slope_of(local_loss, probabilities, masks, parts)
     if parts:
@@ -121,10 +121,10 @@ def test_what_is_kept_for_the_backward_pass_has_the_size_of_the_patches(
     b: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is made on the way does not grow with the batch."""
-    largest, at_pixels = [0], glocal_loss._at_pixels
-    monkeypatch.setattr(glocal_loss, "_NUMBERS", 4 * 33 * 50)
+    largest, at_pixels = [0], losses._at_pixels
+    monkeypatch.setattr(losses, "_NUMBERS", 4 * 33 * 50)
     monkeypatch.setattr(
-        glocal_loss,
+        losses,
         "_at_pixels",
         lambda p, *rest: [largest.append(p.numel()), at_pixels(p, *rest)][1],
     )

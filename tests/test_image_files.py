@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsad_core import image_files
 from zsad_core.cache import sha256_of
-from zsad_core.image_files import BadImage, FileChanged, find_files, read_mask, read_photo
+from zsad_predict import files
+from zsad_predict.files import BadImage, FileChanged, find_files, read_mask, read_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -138,7 +138,7 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", forbidden)
     assert "cannot be opened: Permission denied" in str(refused(path))
     with pytest.raises(BadImage, match="Permission denied"):
-        image_files.digest_of(path)
+        files.digest_of(path)
 
 
 def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):
@@ -149,7 +149,7 @@ def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):
         (folder / name).write_bytes(b"x")
     for name in (".hidden.png", ".git/1.png", "old/run.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text('{"made_by": "zsad_core.score"}')
+        (folder / name).write_text('{"made_by": "zsad_predict"}')
     os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
     found = find_files(folder, other=[folder / "good"])
     assert [entry.name for entry in found.entries] == sorted([*names[:-1], "pipe.png"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zsad_core import settings
+from zsad_papers.common import settings
 
 
 def test_the_labs_solutions_run_in_their_order(root, small_run, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.mosaics import mosaics_of
+from zsad_papers.baselines.vand import mosaics_of
 
 
 def test_a_mosaic_has_four_images_of_its_category(dataset_with: Callable, tmp_path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import NOTEBOOKS, ROOT
 
-from zsad_core.results import read_results
+from zsad_papers.common.results import read_results
 
 ARCHITECTURE = {"model": "ViT-B-16-plus-240", "weights": "random"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from zsad_core import plots
+from zsad_papers.common import plots
 
 
 def drawn(figure) -> bytes:

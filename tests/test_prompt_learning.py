@@ -21,12 +21,12 @@ from torch import Tensor
 from zsad_core import prompt_learning
 from zsad_core.auxiliary import Auxiliary, auxiliary_of
 from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
-from zsad_core.dense import glocal_extractor
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import encode, freeze, initial_parameters
+from zsad_core.prompt_config import Recipe, recipe_of
 from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, train_prompts
-from zsad_core.recipes import Recipe, recipe_of
 
 SHORT = {"epochs": 3, "batch_size": 3, "progress": False}
 

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from zsad_core import provenance
-from zsad_core.settings import read_settings
+from zsad_papers.common import provenance
+from zsad_papers.common import settings as settings_module
+from zsad_papers.common.settings import read_settings
 
 
 def encoder_called(model_id: str, weights_id: str = "x") -> SimpleNamespace:
@@ -101,7 +102,7 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
-    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(settings_module, "repository_root", lambda: tmp_path)
     assert provenance.commit() == "unknown"
     git("init")
     (tmp_path / "a").write_text("1")
@@ -111,6 +112,6 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
     assert len(clean) == 12
     (tmp_path / "a").write_text("2")
     assert provenance.commit() == clean + "+changes"
-    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path / "inner")
+    monkeypatch.setattr(settings_module, "repository_root", lambda: tmp_path / "inner")
     (tmp_path / "inner").mkdir()
     assert provenance.commit() == "unknown"  # another project's repository around this copy

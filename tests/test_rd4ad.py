@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
-from zsad_core import rd4ad, winclip
-from zsad_core.backbones import Backbone, load_backbone
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.dense import dense_parts
-from zsad_core.rd4ad import LAYERS, Rd4ad, rd4ad_detector, rd4ad_extractor, train_rd4ad
+from zsad_core.image_features import dense_parts
+from zsad_papers.baselines import rd4ad
+from zsad_papers.baselines.backbones import Backbone, load_backbone
+from zsad_papers.baselines.rd4ad import LAYERS, Rd4ad, rd4ad_detector, rd4ad_extractor, train_rd4ad
+from zsad_papers.common import experiment
 
 OPTIONS = {"batch_size": 3, "progress": False}
 
@@ -125,11 +126,11 @@ def test_measured_like_any_detector(
         return train_rd4ad(*arguments, **options)
 
     monkeypatch.setattr(rd4ad, "train_rd4ad", train)
-    monkeypatch.setattr("zsad_core.dense.PART", 2)
+    monkeypatch.setattr("zsad_core.image_features.PART", 2)
     for _ in range(2):
         extractor = rd4ad_extractor(normal, backbone, **options)
         parts = dense_parts(extractor, test, tmp_path, whole="squash")
-        found = winclip.measure(parts, rd4ad_detector)
+        found = experiment.measure(parts, rd4ad_detector)
     assert len(trainings) == 1
     expected = model.predict(pixels_of(test, backbone))
     np.testing.assert_allclose(found["/scores"], expected.image_scores.numpy(), rtol=1e-3)

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from zsad_core import anomalyclip as ac
-from zsad_core import rwda
-from zsad_core.dense import clip_extractor, dense_parts
-from zsad_core.embeddings import image_embeddings, random_word_embeddings
+from zsad_core import methods
 from zsad_core.encoders import load_encoder
+from zsad_core.image_features import clip_extractor, dense_parts, image_embeddings, random_word_embeddings
+from zsad_core.methods import category_texts, zero_shot_outputs
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import train_prompts
-from zsad_core.recipes import recipe_of
-from zsad_core.winclip import category_texts, zero_shot_outputs
+from zsad_papers.rwda import experiments as rwda_experiments
 
 
 @pytest.fixture
@@ -38,12 +37,12 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     for name, value in learned.parameters.items():
         assert value.isfinite().all() and not torch.equal(value, drawn.parameters[name]), name
 
-    extractor = ac.extractor_of(encoder, recipe)
+    extractor = methods.extractor_of(encoder, recipe)
     (part,) = dense_parts(extractor, pair, tmp_path / "dense", whole="squash")
     dense = part.load()
     assert dense.tensor("global").shape == (2, 768)
     assert dense.tensor("local/24").shape == (2, 1369, 768)
-    detect = ac.detector(learned.texts(encoder)[0], encoder.grid, recipe.temperature)
+    detect = methods.detector(learned.texts(encoder)[0], encoder.grid, recipe.temperature)
     found = detect(dense)[""]
     assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
     for values in (found.scores, found.maps):
@@ -66,7 +65,7 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     images = image_embeddings(encoder, pair, tmp_path, progress=False)
     assert images.vectors.shape == (2, 6, 640)
     words = random_word_embeddings(encoder, tmp_path, 4)
-    (fnn,) = rwda.train_runs(words, [0], 4, tmp_path, n_jobs=1, epochs=1, batch_size=4).values()
+    (fnn,) = rwda_experiments.train_runs(words, [0], 4, tmp_path, n_jobs=1, epochs=1, batch_size=4).values()
     assert sum(p.numel() for p in fnn.parameters()) == 297_473
-    scores = rwda.fnn_scores(images, fnn)
+    scores = rwda_experiments.fnn_scores(images, fnn)
     assert scores.shape == (2,) and ((scores > 0) & (scores < 1)).all()

@@ -9,7 +9,7 @@ import pytest
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.learnable_prompts import PromptDesign
-from zsad_core.recipes import PRESETS, Recipe, recipe_of
+from zsad_core.prompt_config import PRESETS, Recipe, recipe_of
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple]:

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsad_core.complexity import parameters
-from zsad_core.costs import cost_rows, latencies, tower_of
-from zsad_core.embeddings import Embedded
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
-from zsad_core.records import read_records, write_record, write_times
-from zsad_core.results import rows
-from zsad_core.settings import read_settings
+from zsad_core.image_features import Embedded
+from zsad_papers.common.costs import latencies, parameters, tower_of
+from zsad_papers.common.provenance import read_records, write_record, write_times
+from zsad_papers.common.results import rows
+from zsad_papers.common.settings import read_settings
+from zsad_papers.rwda.costs import cost_rows
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.learnable_prompts import encode, freeze
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.recipes import recipe_of
 from zsad_core.released_prompts import read_released
 
 WIDTH = 64

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from zsad_core.relevance import _class_row, encode_with_attention, maskclip_tokens, trans_mm
+from zsad_papers.baselines.relevance import _class_row, encode_with_attention, maskclip_tokens, trans_mm
 
 VISION = {"image_size": [24, 32], "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50}

@@ -1,4 +1,4 @@
-"""zsad_core.results: the schema, files, aggregation over seeds, published beside measured."""
+"""zsad_papers.common.results: the schema, files, aggregation over seeds, published beside measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core.results import (
+from zsad_papers.common.results import (
     COLUMNS,
     FULL_SHOT,
     KEYS,

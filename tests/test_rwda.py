@@ -11,8 +11,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_distances
 
-from zsad_core import rwda, rwda_studies
-from zsad_core.embeddings import Embedded
+from zsad_core.image_features import Embedded
+from zsad_papers.rwda import analysis as rwda_analysis
+from zsad_papers.rwda import experiments as rwda_experiments
+from zsad_papers.rwda import tables as rwda_tables
 
 DIM = 16
 DAMAGE = np.eye(DIM)[0]
@@ -61,12 +63,14 @@ def fnns(tmp_path_factory):
         rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1)
     )
     texts = (normal.astype(np.float32), anomalous.astype(np.float32))
-    return rwda.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), n_jobs=1, epochs=4)
+    return rwda_experiments.train_runs(
+        texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), n_jobs=1, epochs=4
+    )
 
 
 def test_prompt_scores_by_hand(images, tmp_path):
     test = images.select(split="test")
-    scores = rwda.prompt_scores(test, Texts(), tmp_path)
+    scores = rwda_experiments.prompt_scores(test, Texts(), tmp_path)
     normal, anomalous = (
         Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
     )
@@ -76,15 +80,15 @@ def test_prompt_scores_by_hand(images, tmp_path):
     )  # (n, 6, 2)
     expected = (np.exp(cosines) / np.exp(cosines).sum(-1, keepdims=True))[..., 1].mean(1)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
-    single = rwda.prompt_scores(test, Texts(), tmp_path, multi_crop=False)
+    single = rwda_experiments.prompt_scores(test, Texts(), tmp_path, multi_crop=False)
     np.testing.assert_allclose(single[3], np.exp(cosines[3, 0, 1]) / np.exp(cosines[3, 0]).sum(), rtol=1e-4)
-    assert (rwda.prompt_scores(test, Texts(), tmp_path, known=True) != scores).any()
+    assert (rwda_experiments.prompt_scores(test, Texts(), tmp_path, known=True) != scores).any()
 
 
 def test_measure_is_scikit_learn_category_by_category(images, fnns):
     test = images.select(split="test")
-    scores = rwda.fnn_scores(test, fnns[0])
-    table = rwda.measure(test, {7: scores}).set_index("category")
+    scores = rwda_experiments.fnn_scores(test, fnns[0])
+    table = rwda_experiments.measure(test, {7: scores}).set_index("category")
     for category in ("nut", "bolt"):
         own = (test.meta["category"] == category).to_numpy()
         assert table.loc[category, "auroc"] == pytest.approx(roc_auc_score(test.labels[own], scores[own]))
@@ -94,60 +98,60 @@ def test_measure_is_scikit_learn_category_by_category(images, fnns):
 def test_runs_are_kept_and_differ_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 100, DIM)).astype(np.float32) + np.array([[[-1]], [[1]]], np.float32))
-    first = rwda.train_runs(texts, [0, 1], 50, tmp_path, n_jobs=1)
+    first = rwda_experiments.train_runs(texts, [0, 1], 50, tmp_path, n_jobs=1)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()}
-    again = rwda.train_runs(texts, [0, 1], 50, tmp_path)
+    again = rwda_experiments.train_runs(texts, [0, 1], 50, tmp_path)
     assert (
         files == {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()} and len(files) == 1
     )
     for seed in (0, 1):
         torch.testing.assert_close(first[seed].state_dict(), again[seed].state_dict(), rtol=0, atol=0)
     assert (first[0].score(texts[0]) != first[1].score(texts[0])).any()
-    rwda.train_runs(texts, [0], 50, tmp_path, n_jobs=1, same_pair=False)
+    rwda_experiments.train_runs(texts, [0], 50, tmp_path, n_jobs=1, same_pair=False)
     assert len(list((tmp_path / "fnn").iterdir())) == 2  # another option, another network
 
 
 def test_processes_do_not_change_the_networks(tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 40, DIM)).astype(np.float32))
-    one, two = (rwda.train_runs(texts, [0, 1], 20, tmp_path / str(n), n_jobs=n) for n in (1, 2))
+    one, two = (rwda_experiments.train_runs(texts, [0, 1], 20, tmp_path / str(n), n_jobs=n) for n in (1, 2))
     for seed in (0, 1):
         torch.testing.assert_close(one[seed].state_dict(), two[seed].state_dict(), rtol=0, atol=0)
 
 
 def test_draw_pairs_without_replacement():
-    drawn = rwda.draw_pairs(50, 20, 3)
+    drawn = rwda_experiments.draw_pairs(50, 20, 3)
     assert len(set(drawn.tolist())) == 20 and drawn.max() < 50
-    assert sorted(rwda.draw_pairs(50, 50, 3)) == list(range(50))
+    assert sorted(rwda_experiments.draw_pairs(50, 50, 3)) == list(range(50))
     with pytest.raises(ValueError, match="n_pairs=51"):
-        rwda.draw_pairs(50, 51, 0)
+        rwda_experiments.draw_pairs(50, 51, 0)
 
 
 def test_similarity_to_references_of_the_own_category(images):
     test, train = images.select(split="test"), images.select(split="train")
     itself = Embedded("toys", train.meta, train.vectors)
-    same = rwda.similarity_scores(itself, train, shots=6, seed=0)
+    same = rwda_experiments.similarity_scores(itself, train, shots=6, seed=0)
     np.testing.assert_allclose(same, 0, atol=1e-6)  # every image is among its own references
-    fewer, more = (rwda.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))
+    fewer, more = (rwda_experiments.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))
     assert (more <= fewer + 1e-7).all()  # nested references: more can only come nearer
 
 
 def test_zero_and_few_shot_rows(images, fnns, tmp_path):
-    zero = rwda.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
+    zero = rwda_experiments.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
     assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
     alone = zero.query("artifact == 'T1' and method == 'rwda' and metric == 'auroc'").set_index("variant")[
         "mean"
     ]
     assert alone["object_known"] == alone["object_unknown"]  # the network never sees the name
-    few = rwda.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
+    few = rwda_experiments.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
-    single = rwda.single_view_rows(images, Texts(), tmp_path, fnns)
+    single = rwda_experiments.single_view_rows(images, Texts(), tmp_path, fnns)
     assert set(single["variant"]) == {"object_known;multi_crop=0"} and len(single) == 9
 
 
 def test_added_sums_run_by_run():
     guided, runs = np.array([0.1, 0.2]), {0: np.array([1.0, 2.0]), 1: np.array([3.0, 4.0])}
-    total = rwda.added(guided, runs)
+    total = rwda_experiments.added(guided, runs)
     np.testing.assert_allclose(total[1], [3.1, 4.2])
     assert sorted(total) == [0, 1]
 
@@ -155,19 +159,19 @@ def test_added_sums_run_by_run():
 def test_cosine_distance_is_the_mean_over_pairs():
     vectors = np.random.default_rng(0).normal(size=(30, 5))
     pairs = cosine_distances(vectors)[np.triu_indices(30, 1)]
-    assert rwda_studies.cosine_distance(vectors) == pytest.approx(pairs.mean())
-    assert rwda_studies.cosine_distance(np.ones((4, 3))) == 0
+    assert rwda_analysis.cosine_distance(vectors) == pytest.approx(pairs.mean())
+    assert rwda_analysis.cosine_distance(np.ones((4, 3))) == 0
 
 
 def test_linear_accuracy_and_silhouettes_of_known_groups():
     rng = np.random.default_rng(0)
     apart = tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))
     assert (
-        rwda_studies.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
+        rwda_analysis.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
         == 1
     )
     mixed = tuple(rng.normal(size=(2, 200, 4)))
-    assert 0.35 < rwda_studies.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
+    assert 0.35 < rwda_analysis.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
     axes = 5 * np.eye(4)
     groups = {
         name: rng.normal(size=(40, 4)) * 0.1 + axes[i]
@@ -175,13 +179,13 @@ def test_linear_accuracy_and_silhouettes_of_known_groups():
     }
     states = {"rn": "normal", "ra": "anomalous", "nn": "normal", "na": "anomalous"}
     domains = {"rn": "random", "ra": "random", "nn": "natural", "na": "natural"}
-    rows = rwda_studies.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
+    rows = rwda_analysis.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
     assert rows["silhouette_state"] > 0.9 > 0.2 > rows["silhouette_domain"]
 
 
 def test_layer_features_start_with_the_embeddings(fnns):
     group = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
-    panels = rwda_studies.layer_features(fnns[0], {"some": group})
+    panels = rwda_analysis.layer_features(fnns[0], {"some": group})
     assert list(panels) == ["clip", "1", "2", "3"]
     np.testing.assert_array_equal(panels["clip"]["some"], group)
     assert panels["3"]["some"].shape == (5, 256) and (panels["3"]["some"] >= 0).all()
@@ -192,7 +196,7 @@ def test_profile_options_reach_the_training():
         epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3
     )
     assert (
-        rwda_studies.fnn_options(settings)["hidden"] == (8,)
-        and rwda_studies.fnn_options(settings)["lr"] == 0.01
+        rwda_tables.fnn_options(settings)["hidden"] == (8,)
+        and rwda_tables.fnn_options(settings)["lr"] == 0.01
     )
-    assert rwda_studies.run_seeds(settings) == [5, 6, 7]
+    assert rwda_tables.run_seeds(settings) == [5, 6, 7]

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zsad_core import score, your_images
+from zsad_predict import __main__
+from zsad_predict import run as run_module
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def run(tiny, tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         try:
-            code = score.main([*tiny, *map(str, arguments)])
+            code = __main__.main([*tiny, *map(str, arguments)])
         except SystemExit as exited:
             code = exited.code
         captured = capsys.readouterr()
@@ -103,7 +104,7 @@ def test_exit_2_for_a_wrong_command_line(run, tmp_path):
 
 def test_help_tells_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as exited:
-        score.main(["--help"])
+        __main__.main(["--help"])
     told = capsys.readouterr().out
     assert exited.value.code == 0
     assert all(f"  {code} " in told for code in (0, 1, 2, 3, 130))
@@ -116,19 +117,19 @@ def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path)
         seen[method] = settings
         raise ValueError("seen")
 
-    monkeypatch.setattr(your_images, "score_folder", noted)
+    monkeypatch.setattr(run_module, "score_folder", noted)
     own = ["--model", "ViT-L-14-336-quickgelu", "--weights", "openai"]
-    assert score.main([str(tmp_path), *own, "--method", "anomalyclip", "--image-size", "518"]) == 1
+    assert __main__.main([str(tmp_path), *own, "--method", "anomalyclip", "--image-size", "518"]) == 1
     settings = seen["anomalyclip"]
     found = (settings.prompt_model, settings.prompt_weights, settings.prompt_image_size)
     assert found == ("ViT-L-14-336-quickgelu", "openai", 518) and settings.model == "zsad-mini"
-    assert score.main([str(tmp_path), *own]) == 1
+    assert __main__.main([str(tmp_path), *own]) == 1
     assert seen["winclip"].model == "ViT-L-14-336-quickgelu"
 
 
 def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):
     folder, cache = fill(tmp_path / "photos", 130), tmp_path / "cache"
-    command = [sys.executable, "-m", "zsad_core.score", str(folder), "--out", str(tmp_path / "out"), *tiny]
+    command = [sys.executable, "-m", "zsad_predict", str(folder), "--out", str(tmp_path / "out"), *tiny]
     command += ["--cache", str(cache)]  # the last one counts
     options = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
     options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from zsad_core.results import PAPERS, load_published
-from zsad_core.settings import (
+from zsad_papers.common.results import PAPERS, load_published
+from zsad_papers.common.settings import (
     DATASET_ROLES,
     KINDS,
     MEANINGS,

@@ -1,4 +1,4 @@
-"""zsad_core.tables: what a reader, or a screen reader, finds in a table."""
+"""zsad_papers.common.tables: what a reader, or a screen reader, finds in a table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 import pandas as pd
 import pytest
 
-from zsad_core.results import compare, load_published
-from zsad_core.tables import as_table, comparison_table, mean_std
+from zsad_papers.common.results import compare, load_published
+from zsad_papers.common.tables import as_table, comparison_table, mean_std
 
 ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from zsad_core.thresholds import Sample, choose_threshold
+from zsad_predict.thresholds import Sample, choose_threshold
 
 FOLDER = Sample(np.arange(11) / 10, np.arange(11) / 20)  # 0, 0.1, ..., 1
 REFERENCES = Sample(np.array([0.2, 0.5, 0.3, 0.4]), np.array([0.6, 0.7, 0.9, 0.8]))

@@ -13,8 +13,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.tiling import tile_embeddings, tile_numbers, tiling_extractor, tiling_map
 from zsad_core.windows import window_indices
+from zsad_papers.baselines.tiling import tile_embeddings, tile_numbers, tiling_extractor, tiling_map
 
 
 @pytest.fixture(scope="module")

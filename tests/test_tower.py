@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zsad_core import encoders
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.tower import Scales, embed_scales, prepare
+from zsad_core.vit_windows import Scales, embed_scales, prepare
 from zsad_core.windows import window_indices
 
 VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}

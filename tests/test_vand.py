@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
-from zsad_core import vand, winclip
+from zsad_core import losses
 from zsad_core.auxiliary import Auxiliary
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.dense import Dense, dense_parts
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.image_features import Dense, dense_parts
 from zsad_core.prompts import compositional_ensemble
-from zsad_core.vand import (
+from zsad_papers.baselines.vand import (
     STATES,
     TEMPLATES,
     Adapters,
@@ -30,6 +30,7 @@ from zsad_core.vand import (
     vand_maps,
     vand_texts,
 )
+from zsad_papers.common import experiment
 
 LAYERS = (1, 2, 3, 4)
 
@@ -229,7 +230,7 @@ def test_a_stopped_training_goes_on(
     encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
 ) -> None:
     options = {"batch_size": 4, "checkpoint": tmp_path / "checkpoint", "progress": False}
-    steps, loss = [], vand.logit_loss
+    steps, loss = [], losses.logit_loss
 
     def stop(*arguments) -> Tensor:
         steps.append(1)
@@ -237,7 +238,7 @@ def test_a_stopped_training_goes_on(
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(vand, "logit_loss", stop)
+    monkeypatch.setattr(losses, "logit_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         train_adapters(encoder, dataset, epochs=3, **options)
     monkeypatch.undo()
@@ -277,8 +278,8 @@ def test_detector_on_a_category(
     expected = (learned.scale * F.normalize(dense.tensor("image"), dim=-1) @ texts.T).softmax(-1)[:, 1]
     assert_close(output.scores.float(), expected)
     untrained = train_adapters(encoder, dataset, epochs=0, progress=False)
-    before = winclip.measure(parts, vand_detector(encoder, untrained, "metal_nut"))
-    after = winclip.measure(parts, detect)  # has seen these images
+    before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut"))
+    after = experiment.measure(parts, detect)  # has seen these images
     np.testing.assert_array_equal(after["/scores"], before["/scores"])  # nothing learned is in them
     assert after["/scores"].shape == (6,) and after["/pixel"][0] > max(0.75, before["/pixel"][0])
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zsad_core import verify
-from zsad_core.results import COLUMNS, rows, write_results
+from zsad_papers.common import verify
+from zsad_papers.common.results import COLUMNS, rows, write_results
 
 FACTS = {
     "model": "zsad-mini",

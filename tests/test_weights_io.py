@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zsad_core import weights_io
+from zsad_core import checkpoints
 from zsad_core.cache import sha256_of
-from zsad_core.weights_io import PINNED, load_weights, locate_weights, read_state_dict
+from zsad_core.checkpoints import PINNED, load_weights, locate_weights, read_state_dict
 
 TINY = {
     "embed_dim": 16,
@@ -142,7 +142,7 @@ def test_a_file_without_tensors(tmp_path: Path) -> None:
 def test_shipped_weights_are_those_that_the_checksum_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_io, "SHIPPED", tmp_path)
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
     weights, checksum = tmp_path / "zsad-mini.safetensors", tmp_path / "zsad-mini.sha256"
     with pytest.raises(FileNotFoundError, match="zsad-mini.safetensors is missing"):
         locate_weights("zsad-mini", None, False, 0)
@@ -224,6 +224,6 @@ def test_a_tag_without_a_pinned_checksum_says_so(tmp_path: Path, monkeypatch: py
 
 
 def test_config_of_zsad_mini_is_what_the_text_says() -> None:
-    config = json.loads((weights_io.SHIPPED / "zsad-mini.json").read_text())
+    config = json.loads((checkpoints.SHIPPED / "zsad-mini.json").read_text())
     model = open_clip.CLIP(**config)
     assert sum(parameter.numel() for parameter in model.parameters()) == 9_756_161

@@ -12,29 +12,29 @@ from PIL import Image
 from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
 
-from zsad_core import dense
-from zsad_core.dense import Dense, DensePart, Extractor, clip_extractor, dense_parts
+from zsad_core import image_features
 from zsad_core.encoders import ClipEncoder
-from zsad_core.metrics import aupro, f1_max, pixel_auroc
-from zsad_core.references import build_memory, reference_maps, winclip_plus
-from zsad_core.scores import prompt_score
-from zsad_core.views import tile_boxes
-from zsad_core.winclip import (
+from zsad_core.image_features import Dense, DensePart, Extractor, clip_extractor, dense_parts
+from zsad_core.maps import image_maps, scaled_size
+from zsad_core.methods import (
     MAPS,
     Output,
     category_texts,
     few_shot_outputs,
-    image_maps,
     image_scores,
-    measure,
     memory_of,
     one_class_scores,
     patch_token_map,
-    scaled_size,
     token_map,
+    winclip_map,
     zero_shot_outputs,
 )
-from zsad_core.windows import winclip_map, zero_shot_map
+from zsad_core.metrics import aupro, f1_max, pixel_auroc
+from zsad_core.references import build_memory, reference_maps, winclip_plus
+from zsad_core.scores import prompt_score
+from zsad_core.views import tile_boxes
+from zsad_core.windows import zero_shot_map
+from zsad_papers.common.experiment import measure
 
 GRID = (3, 3)
 
@@ -142,7 +142,7 @@ def test_tiles_cover_the_map_at_any_size(map_size: int) -> None:
 def test_metrics_are_those_of_all_maps_at_once(
     parts_of: Callable, monkeypatch: pytest.MonkeyPatch, map_size: int | None
 ) -> None:
-    monkeypatch.setattr(dense, "PART", 3)  # two parts
+    monkeypatch.setattr(image_features, "PART", 3)  # two parts
     normal = [spot(30, 24, 4, 4)[0], spot(24, 24, 9, 9)[0]]
     parts = parts_of([*normal, *(spot(*where) for where in SPOTS)], brightness())
     found = measure(parts, detect_light, map_size=map_size, each=("light",))

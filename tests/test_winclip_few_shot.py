@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from zsad_core import baselines
-from zsad_core.backbones import Backbone, load_backbone
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.dense import backbone_extractor, dense_parts
+from zsad_core.image_features import dense_parts
 from zsad_core.metrics import auroc
-from zsad_core.results import FULL_SHOT
-from zsad_core.settings import Settings
-from zsad_core.winclip_few_shot import (
-    backbone_of,
+from zsad_core.windows import zero_shot_map
+from zsad_papers.baselines import few_shot as few_shot_module
+from zsad_papers.baselines.backbones import Backbone, backbone_extractor, backbone_of, load_backbone
+from zsad_papers.common.experiment import Category
+from zsad_papers.common.results import FULL_SHOT
+from zsad_papers.common.settings import Settings
+from zsad_papers.winclip.experiments import (
     baseline_detector,
     few_shot,
     few_shot_arrays,
@@ -32,10 +33,10 @@ from zsad_core.winclip_few_shot import (
     few_shot_detector,
     few_shot_scores,
     full_shot,
+    language,
     left_open,
+    zero_shot,
 )
-from zsad_core.winclip_studies import Category, language, zero_shot
-from zsad_core.windows import zero_shot_map
 
 ALL = ("P", "P+Wm", "P+Wm+Ws")
 
@@ -245,7 +246,7 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # fewer channels than there are, so that PaDiM's draw matters
-    monkeypatch.setattr(baselines, "padim_memory", partial(baselines.padim_memory, dimensions=50))
+    monkeypatch.setattr(few_shot_module, "padim_memory", partial(few_shot_module.padim_memory, dimensions=50))
     methods = ("spade", "padim", "patchcore", "patchcore_last")
     detect = baseline_detector(square, [1, 2], None, methods)
     (dense,) = [part.load() for part in dense_parts(square.clip, square.test, square.settings.cache_dir)]
@@ -255,14 +256,16 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     hidden = ["3", "4"]
     for (k, seed), images in square.draws([1, 2]).items():
         own = only(train, images)
-        spade = baselines.spade_memory(own, layers=hidden, global_layer="6")
-        padim = baselines.padim_memory(own, layers=hidden, seed=seed)
-        patchcore = [baselines.patchcore_memory(own, layers=names, seed=seed) for names in (hidden, ["6"])]
+        spade = few_shot_module.spade_memory(own, layers=hidden, global_layer="6")
+        padim = few_shot_module.padim_memory(own, layers=hidden, seed=seed)
+        patchcore = [
+            few_shot_module.patchcore_memory(own, layers=names, seed=seed) for names in (hidden, ["6"])
+        ]
         expected = {
-            "spade": baselines.spade(query, spade, size),
-            "padim": baselines.padim(query, padim, size),
-            "patchcore": baselines.patchcore(query, patchcore[0], size),
-            "patchcore_last": baselines.patchcore(query, patchcore[1], size),
+            "spade": few_shot_module.spade(query, spade, size),
+            "padim": few_shot_module.padim(query, padim, size),
+            "patchcore": few_shot_module.patchcore(query, patchcore[0], size),
+            "patchcore_last": few_shot_module.patchcore(query, patchcore[1], size),
         }
         for method, (scores, maps) in expected.items():
             output = found[f"{method}|{k}|{seed}"]
@@ -294,8 +297,10 @@ def test_baselines_on_tiles(oblong: Category, kept: None) -> None:
     draw = oblong.draws([2])[2, 0]
     train = maps_of(oblong, oblong.train)
     chosen = only(train, np.concatenate([2 * draw, 2 * draw + 1]))
-    memory = baselines.patchcore_memory(chosen, layers=["3", "4"], seed=0)
-    tiles = baselines.patchcore(maps_of(oblong, oblong.test), memory, oblong.encoder.image_size).image_scores
+    memory = few_shot_module.patchcore_memory(chosen, layers=["3", "4"], seed=0)
+    tiles = few_shot_module.patchcore(
+        maps_of(oblong, oblong.test), memory, oblong.encoder.image_size
+    ).image_scores
     np.testing.assert_allclose(scores, tiles.reshape(-1, 2).mean(1), rtol=1e-4)
 
 
@@ -303,9 +308,9 @@ def test_patchcore_with_all_normal_images(square: Category, monkeypatch: pytest.
     records = full_shot(square)
     names = [(r["method"], r["shots"], r["seed"], r["task"]) for r in records]
     assert names == [("patchcore", FULL_SHOT, 0, "image"), ("patchcore", FULL_SHOT, 0, "pixel")]
-    memory = baselines.patchcore_memory(maps_of(square, square.train), layers=["3", "4"], seed=0)
+    memory = few_shot_module.patchcore_memory(maps_of(square, square.train), layers=["3", "4"], seed=0)
     query = maps_of(square, square.test)
-    scores = baselines.patchcore(query, memory, square.encoder.image_size).image_scores
+    scores = few_shot_module.patchcore(query, memory, square.encoder.image_size).image_scores
     assert records[0]["auroc"] == auroc(square.test.labels, scores)
     assert len(memory.entries) == 3 * 64 // 10
 
@@ -320,11 +325,13 @@ def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone
     own, size = only(train, square.draws([2])[2, 1]), (64, 64)
     spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
     expected = {
-        "spade": baselines.spade(
-            query, baselines.spade_memory(own, layers=spread, global_layer="layer4"), size
+        "spade": few_shot_module.spade(
+            query, few_shot_module.spade_memory(own, layers=spread, global_layer="layer4"), size
         ),
-        "padim": baselines.padim(query, baselines.padim_memory(own, layers=spread, seed=1), size),
-        "patchcore": baselines.patchcore(query, baselines.patchcore_memory(own, layers=deep, seed=1), size),
+        "padim": few_shot_module.padim(query, few_shot_module.padim_memory(own, layers=spread, seed=1), size),
+        "patchcore": few_shot_module.patchcore(
+            query, few_shot_module.patchcore_memory(own, layers=deep, seed=1), size
+        ),
     }
     for method, (scores, maps) in expected.items():
         assert_close(found[f"{method}|2|1"].scores, scores, rtol=1e-3, atol=1e-3)

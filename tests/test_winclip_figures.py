@@ -12,25 +12,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
-from zsad_core import dense, winclip_figures
+from zsad_core import image_features
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import zero_shot_prompts
-from zsad_core.settings import Settings
-from zsad_core.winclip_figures import (
-    Example,
-    effect_bars,
-    effects,
-    example,
-    failures,
-    labelled,
-    map_gallery,
-    size_against_quality,
-    slopes,
-    typical,
-)
-from zsad_core.winclip_studies import Category
 from zsad_core.windows import upsample, zero_shot_map
+from zsad_papers.common.experiment import Category
+from zsad_papers.common.galleries import Example, labelled, map_gallery
+from zsad_papers.common.settings import Settings
+from zsad_papers.winclip import experiments as winclip_experiments
+from zsad_papers.winclip.analysis import failures, typical
+from zsad_papers.winclip.figures import effect_bars, effects, example, size_against_quality, slopes
 
 NAN = float("nan")
 
@@ -49,7 +41,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, **frames: pd.DataFrame) -> list:
         name: frame.assign(label=(frame["kind"] != "good").astype(int)).drop(columns="kind")
         for name, frame in frames.items()
     }
-    monkeypatch.setattr(winclip_figures, "within_images", lambda c: own[c.name])
+    monkeypatch.setattr(winclip_experiments, "within_images", lambda c: own[c.name])
     tests = {name: pd.DataFrame({"defect": frame["kind"]}) for name, frame in frames.items()}
     return [SimpleNamespace(name=name, test=SimpleNamespace(meta=meta)) for name, meta in tests.items()]
 
@@ -146,8 +138,8 @@ def test_the_map_of_an_example_is_winclips(square: Category, encoder: ClipEncode
 
 def test_an_example_of_a_later_part(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [example(square, i, [1]).maps for i in (2, 7)]
-    monkeypatch.setattr(dense, "PART", 3)
-    monkeypatch.setattr(winclip_figures, "PART", 3)
+    monkeypatch.setattr(image_features, "PART", 3)
+    monkeypatch.setattr(image_features, "PART", 3)
     for i, maps in zip((2, 7), whole, strict=True):
         for name, values in example(square, i, [1]).maps.items():
             np.testing.assert_allclose(values, maps[name], rtol=1e-3, atol=1e-5)

@@ -15,30 +15,30 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from zsad_core import prompts, rwda, winclip_studies
+from zsad_core import prompts, references
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.embeddings import Embedded, image_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.image_features import Embedded, image_embeddings
+from zsad_core.methods import token_map
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
-from zsad_core.relevance import maskclip_tokens, trans_mm
-from zsad_core.settings import Settings
-from zsad_core.tiling import tile_embeddings, tiling_map
 from zsad_core.views import boxes_of, test_views
-from zsad_core.winclip import token_map
-from zsad_core.winclip_few_shot import few_shot, few_shot_baselines
-from zsad_core.winclip_studies import (
-    Category,
-    categories,
+from zsad_core.windows import upsample, zero_shot_map
+from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
+from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
+from zsad_papers.common import experiment
+from zsad_papers.common.experiment import Category, categories, hidden_layers, study
+from zsad_papers.common.settings import Settings
+from zsad_papers.rwda import experiments as rwda_experiments
+from zsad_papers.winclip.experiments import (
+    few_shot,
+    few_shot_baselines,
     generic,
-    hidden_layers,
     language,
-    study,
     tiling,
     within_images,
     zero_shot,
 )
-from zsad_core.windows import upsample, zero_shot_map
 
 test_views.__test__ = False  # a function of the library whose name looks like a test's
 
@@ -200,7 +200,7 @@ def test_flipped_images_have_a_record_of_their_own(square: Category, kept: Calla
 def test_the_record_of_flipped_images_counts_no_other_defect(square: Category) -> None:
     flip = renamed(square, "spot", "flip")
     scores = np.where(flip.test.meta["defect"] == "flip", 3.0, np.where(flip.test.labels == 1, 0.0, 1.0))
-    (record,) = winclip_studies.flipped(flip, scores, "winclip_plus", shots=2, seed=5)
+    (record,) = experiment.flipped(flip, scores, "winclip_plus", shots=2, seed=5)
     names = {"category": "bottle_top", "method": "winclip_plus", "variant": "defect=flip"}
     names |= {"shots": 2, "seed": 5, "task": "image"}
     assert record == {**names, "auroc": 1.0, "aupr": 1.0, "f1max": 1.0}
@@ -406,14 +406,14 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
         drawn.append((n, shots, seed))
         return np.arange(shots)
 
-    monkeypatch.setattr(rwda, "sample_references", spy)
-    monkeypatch.setattr(winclip_studies, "sample_references", spy)
+    monkeypatch.setattr(references, "sample_references", spy)
+    monkeypatch.setattr(references, "sample_references", spy)
     meta = many.dataset.meta
     test = pd.concat(
         [meta[meta["split"] == "test"].assign(category=name) for name in many.dataset.categories]
     )
     embed = lambda part: Embedded("many", part, np.ones((len(part), 6, 4), np.float32))  # noqa: E731
-    rwda.similarity_scores(embed(test), embed(meta[meta["split"] == "train"]), 2, seed=3)
+    rwda_experiments.similarity_scores(embed(test), embed(meta[meta["split"] == "train"]), 2, seed=3)
     theirs = [*drawn]
     drawn.clear()
     for name in many.dataset.categories:

@@ -15,14 +15,21 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from zsad_core import rwda, winclip_tables
-from zsad_core.embeddings import image_embeddings
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
-from zsad_core.settings import Settings, read_settings
-from zsad_core.winclip_few_shot import few_shot_scores
-from zsad_core.winclip_studies import Category, categories, language, study, zero_shot
-from zsad_core.windows import winclip_map
+from zsad_core.image_features import image_embeddings
+from zsad_core.methods import winclip_map
+from zsad_papers.common import costs, data, results
+from zsad_papers.common import tables as tables_module
+from zsad_papers.common.experiment import Category, categories, study
+from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
+from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.rwda import experiments as rwda_experiments
+from zsad_papers.rwda import tables as rwda_tables
+from zsad_papers.winclip import analysis as winclip_analysis
+from zsad_papers.winclip import costs as winclip_costs
+from zsad_papers.winclip import experiments as winclip_experiments
+from zsad_papers.winclip import tables as winclip_tables
+from zsad_papers.winclip.experiments import few_shot_scores, language, zero_shot
 
 ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 CHOSEN = {"mini_mvtec": ("capsule", "screw"), "mini_visa": ("cashew", "fuse")}
@@ -88,7 +95,7 @@ def made() -> pd.DataFrame:
 
 
 def test_tidy_selects_names_and_takes_percentages(made: pd.DataFrame) -> None:
-    found = winclip_tables.tidy(made, "toys", "T5", method="winclip_plus", shots=[2], task="image")
+    found = results.tidy(made, "toys", "T5", method="winclip_plus", shots=[2], task="image")
     assert list(found.columns) == COLUMNS and set(found["metric"]) == {"auroc", "aupr"}
     row = found[found["metric"] == "auroc"].iloc[0]
     assert row[["paper", "artifact", "dataset", "category"]].tolist() == ["winclip", "T5", "toys", "mean"]
@@ -97,20 +104,20 @@ def test_tidy_selects_names_and_takes_percentages(made: pd.DataFrame) -> None:
 
 
 def test_tidy_leaves_out_what_was_not_measured(made: pd.DataFrame) -> None:
-    pixel = winclip_tables.tidy(made, "toys", "T4", task="pixel")
+    pixel = results.tidy(made, "toys", "T4", task="pixel")
     assert set(pixel["metric"]) == {"auroc", "pro"} and set(pixel["method"]) == {"padim"}
     assert (pixel.loc[pixel["metric"] == "pro", "mean"] == 25).all()
-    assert winclip_tables.tidy(made, "toys", "T4", method="nobody").columns.tolist() == COLUMNS
+    assert results.tidy(made, "toys", "T4", method="nobody").columns.tolist() == COLUMNS
 
 
 def test_tidy_keeps_categories_and_an_artifact_for_each_metric(made: pd.DataFrame) -> None:
     options = {"keep": "both", "names": {"score=max_map": "short"}, "paper": "rwda"}
     artifact = {"auroc": "A5", "aupr": "A6"}
-    found = winclip_tables.tidy(made, "toys", artifact, task="image", shots=1, **options)
+    found = results.tidy(made, "toys", artifact, task="image", shots=1, **options)
     assert set(map(tuple, found[["artifact", "metric"]].to_numpy())) == {("A5", "auroc"), ("A6", "aupr")}
     assert set(found["category"]) == {"a", "b", "mean"} and set(found["variant"]) == {"short", ""}
     assert set(found["paper"]) == {"rwda"}
-    only = winclip_tables.tidy(made, "toys", artifact, task="image", keep="categories")
+    only = results.tidy(made, "toys", artifact, task="image", keep="categories")
     assert set(only["category"]) == {"a", "b"}
 
 
@@ -178,7 +185,7 @@ def test_table_of_a_supplement(
     assert "<span>Table 10: image AUROC (%) on MVTec-AD, by category; measured on mini_mvtec<" in table.html
     assert 'scope="rowgroup"' in table.html and 'scope="colgroup"' in table.html
 
-    monkeypatch.setattr(winclip_tables, "as_table", lambda frame, caption: frame)
+    monkeypatch.setattr(tables_module, "as_table", lambda frame, caption: frame)
     frame = winclip_tables.classwise_table(beside, "T10")
     blocks = {name: own.index.get_level_values("category").tolist() for name, own in frame.groupby(level=0)}
     assert len(blocks["published"]) == 16 and blocks["published"][-1] == "mean"
@@ -340,16 +347,16 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {
         name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5}) for name, own in images.items()
     }
-    monkeypatch.setattr(winclip_tables, "within_images", lambda c: frames[c.name])
+    monkeypatch.setattr(winclip_experiments, "within_images", lambda c: frames[c.name])
     named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
-    row, kept = winclip_tables.small_defects(named)
+    row, kept = winclip_analysis.small_defects(named)
     expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic
     assert len(row) == 1 and row["mean"].item() == pytest.approx(expected)
     names = ["winclip", "suppC", "", "mean", "pixel", 0, "winclip", "", "spearman"]
     assert row[KEYS].iloc[0].tolist() == names
     assert kept[["category", "dataset"]].drop_duplicates().to_numpy().tolist() == [["a", "x"], ["b", "y"]]
     assert len(kept) == 5 and kept.notna().all(axis=None)
-    none, images = winclip_tables.small_defects([])
+    none, images = winclip_analysis.small_defects([])
     assert none.columns.tolist() == COLUMNS and sorted(images) == sorted(kept)
     assert none.empty and images.empty
 
@@ -366,7 +373,7 @@ VARIANTS = [
 
 
 def test_times(settings: Settings, encoder: ClipEncoder) -> None:
-    found = winclip_tables.time_rows(settings, encoder, "mini_mvtec", repeats=2)
+    found = winclip_costs.time_rows(settings, encoder, "mini_mvtec", repeats=2)
     assert found["variant"].tolist() == VARIANTS and (found["mean"] > 0).all()
     assert set(found["metric"]) == {"time_ms"} and set(found["artifact"]) == {"T8"}
     assert set(found["task"]) == {"pixel"} and set(found["dataset"]) == {"mini_mvtec"}
@@ -381,8 +388,8 @@ def test_what_is_timed_are_the_ablations(
         maps.update({name: step() for name, step in steps.items()})
         return dict.fromkeys(steps, float(repeats))
 
-    monkeypatch.setattr(winclip_tables, "latencies", run_once)
-    assert (winclip_tables.time_rows(settings, encoder, "", repeats=3)["mean"] == 3).all()
+    monkeypatch.setattr(costs, "latencies", run_once)
+    assert (winclip_costs.time_rows(settings, encoder, "", repeats=3)["mean"] == 3).all()
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
     by = lambda **o: winclip_map(encoder, pixels, normal, anomalous, temperature=0.01, **o)  # noqa: E731
@@ -404,7 +411,7 @@ def test_what_is_timed_are_the_ablations(
 def test_rows_of_the_other_paper(settings: Settings, records: dict[str, pd.DataFrame]) -> None:
     tables = {"mvtec": {"A5", "A6", "A7"}, "visa": {"A8", "A9", "A10"}}
     for role, dataset in ROLES.items():
-        found = winclip_tables.rows_for_rwda(records[role], role, dataset, settings.shots)
+        found = rwda_tables.rows_for_rwda(records[role], role, dataset, settings.shots)
         assert set(found["paper"]) == {"rwda"} and set(found["task"]) == {"image"}
         single = {"T2"} if role == "mvtec" else set()
         assert set(found["artifact"]) == {"T1", "sec4.3"} | tables[role] | single
@@ -419,9 +426,7 @@ def test_rows_of_the_other_paper(settings: Settings, records: dict[str, pd.DataF
         reference = found[found["artifact"] == "sec4.3"]
         assert keys_of(reference, "method", "variant") == {("winclip_plus", "score=max_map")}
         assert set(reference["shots"]) == {1, 2}
-    single = winclip_tables.rows_for_rwda(records["mvtec"], "mvtec", "mini_mvtec", [1]).query(
-        "artifact == 'T2'"
-    )
+    single = rwda_tables.rows_for_rwda(records["mvtec"], "mvtec", "mini_mvtec", [1]).query("artifact == 'T2'")
     frame = records["mvtec"].query("method == 'winclip' and variant == 'prompt_ens'")
     assert set(single["variant"]) == {"object_known;multi_crop=0"}
     assert single.set_index("metric")["mean"]["auroc"] == pytest.approx(100 * frame["auroc"].mean())
@@ -432,7 +437,7 @@ def fnns(encoder: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> dict
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 64, encoder.dim)).astype(np.float32) + np.array([[[-1]], [[1]]]))
     texts = tuple(side.astype(np.float32) for side in texts)
-    return rwda.train_runs(texts, [1, 2], 32, tmp_path_factory.mktemp("fnn"), n_jobs=1, epochs=1)
+    return rwda_experiments.train_runs(texts, [1, 2], 32, tmp_path_factory.mktemp("fnn"), n_jobs=1, epochs=1)
 
 
 def test_winclip_plus_with_random_words(
@@ -448,14 +453,14 @@ def test_winclip_plus_with_random_words(
     monkeypatch.setattr(Category, "record", spy)
     named = categories(settings, encoder, "mvtec")
     images = image_embeddings(encoder, named[0].dataset, settings.cache_dir, progress=False)
-    found = winclip_tables.with_random_words(settings, encoder, images, "mvtec", fnns)
+    found = rwda_tables.with_random_words(settings, encoder, images, "mvtec", fnns)
     assert keys_of(found, "paper", "artifact", "dataset", "method", "variant", "category") == {
         ("rwda", "sec4.3", "mini_mvtec", "winclip_plus_rwda", "", "mean")
     }
     assert set(found["shots"]) == {1, 2} and found["std"].isna().all()  # not the ablations' 3
     assert {*kept} == {(c.name, k, 1) for c in named for k in (1, 2)}
     for c in named:
-        learned = rwda.fnn_scores(images.select(category=c.name, split="test"), fnns[1])
+        learned = rwda_experiments.fnn_scores(images.select(category=c.name, split="test"), fnns[1])
         for k in (1, 2):
             scores = few_shot_scores(c, [1, 2, 3], ("P", "P+Wm", "P+Wm+Ws"))[k, 1] + learned
             np.testing.assert_allclose(kept[c.name, k, 1], scores)
@@ -482,7 +487,7 @@ def everything(
             *(winclip_tables.comparison_rows(own, role, dataset, task, shots) for task in ("image", "pixel")),
             winclip_tables.classwise_rows(own, role, dataset, shots),
             winclip_tables.ablation_rows(own, role, dataset, settings.ablation_shots),
-            winclip_tables.rows_for_rwda(own, role, dataset, shots),
+            rwda_tables.rows_for_rwda(own, role, dataset, shots),
         ]
     own, named = records["mvtec"], categories(settings, encoder, "mvtec")
     images = image_embeddings(encoder, named[0].dataset, settings.cache_dir, progress=False)
@@ -490,9 +495,9 @@ def everything(
         winclip_tables.many_shot_rows(own, "mini_mvtec"),
         winclip_tables.patchcore_rows(settings, encoder, own, "mini_mvtec"),
         winclip_tables.backbone_rows(settings, encoder, own, "mini_mvtec"),
-        winclip_tables.small_defects(named)[0],
-        winclip_tables.time_rows(settings, encoder, "mini_mvtec", repeats=1),
-        winclip_tables.with_random_words(settings, encoder, images, "mvtec", fnns),
+        winclip_analysis.small_defects(named)[0],
+        winclip_costs.time_rows(settings, encoder, "mini_mvtec", repeats=1),
+        rwda_tables.with_random_words(settings, encoder, images, "mvtec", fnns),
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -527,7 +532,7 @@ def test_without_a_dataset_tables_are_empty(settings: Settings, encoder: ClipEnc
         winclip_tables.many_shot_rows(nothing, "none"),
         winclip_tables.ablation_rows(nothing, "mvtec", "none", [1]),
         winclip_tables.ablation_rows(nothing, "visa", "none", [1]),
-        winclip_tables.rows_for_rwda(nothing, "mvtec", "none", [1]),
+        rwda_tables.rows_for_rwda(nothing, "mvtec", "none", [1]),
         winclip_tables.backbone_rows(settings, encoder, nothing, "none"),
     ]
     assert all(frame.empty and list(frame.columns) == COLUMNS for frame in frames)
@@ -535,7 +540,7 @@ def test_without_a_dataset_tables_are_empty(settings: Settings, encoder: ClipEnc
 
 
 def test_sources_are_the_datasets_that_are_there(settings: Settings) -> None:
-    assert [d.name for d in winclip_tables.sources(settings)] == ["mini_mvtec", "mini_visa"]
+    assert [d.name for d in data.sources(settings)] == ["mini_mvtec", "mini_visa"]
     without = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert [d.name for d in winclip_tables.sources(without)] == ["mini_mvtec"]
-    assert winclip_tables.sources(without, ["visa"]) == []
+    assert [d.name for d in data.sources(without)] == ["mini_mvtec"]
+    assert data.sources(without, ["visa"]) == []

@@ -16,17 +16,18 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from zsad_core import image_parts, your_images, your_report
-from zsad_core.detectors import MAPS, METHODS, load_scorer, read_prompts
 from zsad_core.encoders import load_encoder
-from zsad_core.image_files import Entry, FileChanged, digest_of, find_files
-from zsad_core.image_reader import Reader
+from zsad_core.methods import category_texts, image_scores
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
-from zsad_core.settings import Settings, read_settings
 from zsad_core.views import test_views as views_of
-from zsad_core.winclip import category_texts, image_scores
-from zsad_core.your_images import score_folder
+from zsad_papers.common.settings import METHODS, Settings, read_settings
+from zsad_predict import files as files_module
+from zsad_predict import parts, report, run, scorers
+from zsad_predict import result as result_module
+from zsad_predict.files import Entry, FileChanged, Reader, digest_of, find_files
+from zsad_predict.run import score_folder
+from zsad_predict.scorers import MAPS, load_scorer, read_prompts
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def settings(tmp_path_factory) -> Settings:
 
 
 @pytest.fixture
-def score(settings) -> Callable[..., your_images.Result]:
+def score(settings) -> Callable[..., result_module.Result]:
     return partial(score_folder, settings=settings, progress=False)
 
 
@@ -193,7 +194,7 @@ def test_images_that_trained_the_prompts_are_marked(tmp_path, monkeypatch, score
     folder = fill(tmp_path / "photos", 2)
     seen = int.from_bytes(bytes.fromhex(sha256_of(folder / "01.png")[:16]), "big", signed=True)
     scorer = replace(load_scorer("winclip", settings), trained_on=frozenset([seen]))
-    monkeypatch.setattr(your_images, "load_scorer", lambda *args, **options: scorer)
+    monkeypatch.setattr(scorers, "load_scorer", lambda *args, **options: scorer)
     notes = score(folder).table["notes"].tolist()
     assert notes[0] == "" and "not zero-shot" in notes[1]
 
@@ -251,7 +252,7 @@ def test_references_that_cannot_be_read(tmp_path, score):
 
 def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings, monkeypatch):
     folder, seen = fill(tmp_path / "photos", 40, size=(24, 24)), []
-    see = image_parts.see
+    see = scorers.see
 
     def counting(scorer, images):
         if len(seen) == stop:
@@ -259,7 +260,7 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
         seen.extend(images)
         return see(scorer, images)
 
-    monkeypatch.setattr(image_parts, "see", counting)
+    monkeypatch.setattr(scorers, "see", counting)
     stop = 32
     with pytest.raises(KeyboardInterrupt):
         score(folder, out=tmp_path / "out")
@@ -282,14 +283,14 @@ def test_workers_read_what_is_read_without_them_and_every_image_is_told(tmp_path
     scorer, told = load_scorer("winclip", settings), []
     reader = Reader("tiles", 16, 10**8)
     here, there = (
-        image_parts.look(entries, digests, scorer, scorer.detect, reader, workers=workers, told=told.append)
+        parts.look(entries, digests, scorer, scorer.detect, reader, workers=workers, told=told.append)
         for workers in (0, 1)
     )
     assert here.keys() == there.keys() and sum(told) == 2 * 9
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values)
     with pytest.raises(FileChanged, match=r"notes\.txt"):
-        image_parts.look(
+        parts.look(
             entries, [*digests[:-1], "0" * 64], scorer, scorer.detect, reader, workers=1, told=told.append
         )
 
@@ -304,13 +305,13 @@ def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):
 
 def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypatch):
     folder = fill(tmp_path / "photos", 3)
-    digest_of = image_parts.digest_of
+    digest_of = files_module.digest_of
 
     def late(path):
         found = digest_of(path)
         return "0" * 64 if path.name == "01.png" else found
 
-    monkeypatch.setattr(image_parts, "digest_of", late)
+    monkeypatch.setattr(files_module, "digest_of", late)
     table = score(folder).table
     assert table["status"].tolist() == ["scored", "unreadable", "scored"]
     assert table["error"][1] == "it changed while it was read"
@@ -340,7 +341,7 @@ def test_results_never_overwrite_anything_else(tmp_path, score):
 
 def test_a_run_beside_another_one_is_refused(tmp_path, score):
     folder = fill(tmp_path / "photos", 1)
-    with your_report._replacing(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run"):
+    with report._replacing(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run"):
         score(folder, out=tmp_path / "out")
 
 
@@ -366,7 +367,7 @@ def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
     assert not [tag for tag in page.find_all(src=True) if not tag["src"].startswith("data:")]
     assert not page.find_all("link") and "http" not in text.replace("http-equiv", "")
-    assert len(page.select(".gallery li")) == your_report.TOP + 8  # every second of the others
+    assert len(page.select(".gallery li")) == report.TOP + 8  # every second of the others
     assert "The 24 highest of 40, and below them 8 others" in page.get_text().replace("\n", " ")
     assert len(list((tmp_path / "out" / "maps").iterdir())) == 2
     assert "0.9-quantile of the folder's own 40 scores" in page.get_text()
@@ -376,7 +377,7 @@ def labelled(folder: Path) -> Path:
     return fill(folder, ["good/0.png", "good/1.png", "good/2.png", "hole/0.png", "hole/1.png"])
 
 
-def values(result: your_images.Result, task: str) -> dict[str, float]:
+def values(result: result_module.Result, task: str) -> dict[str, float]:
     own = result.metrics[result.metrics["task"] == task]
     return dict(zip(own["metric"], own["value"]))
 
@@ -470,19 +471,17 @@ def test_a_prepared_folder_is_scored_on_its_test_split_with_its_masks(score, toy
 def test_example_is_a_category_of_the_profile(toy_set, tmp_path, settings):
     data = toy_set().root.parent
     own = replace(settings, data_dir=str(data), datasets={"mvtec": "toys"}, scored_with="winclip_plus")
-    result = your_images.score_from(own, progress=False)
+    result = run.score_from(own, progress=False)
     assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
     assert any("one reference only" in message for message in result.messages)
     asked = replace(own, images_dir=str(fill(tmp_path / "photos", 2)), scored_with="clip", threshold=0.5)
-    assert (
-        your_images.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
-    )
-    nothing = your_images.score_from(replace(own, data_dir=str(tmp_path / "nowhere")), progress=False)
+    assert run.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
+    nothing = run.score_from(replace(own, data_dir=str(tmp_path / "nowhere")), progress=False)
     assert nothing.table.empty and not nothing.has_maps and "images_dir" in nothing.messages[0]
 
 
 def test_heat_map_is_marked_where_it_is_above_the_threshold():
-    from zsad_core.heat_maps import decorated, shown_size
+    from zsad_predict.pictures import decorated, shown_size
 
     heat = np.zeros((40, 40))
     heat[10:20, 10:20] = 1

@@ -39,7 +39,7 @@ def check(profile: str) -> int:
     passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"
     if passed.exists():
         return 0
-    command = [sys.executable, "-m", "zsad_core.dry_run", "--profile", profile, "--no-sample", "--quiet"]
+    command = [sys.executable, "-m", "workflow.dry_run", "--profile", profile, "--no-sample", "--quiet"]
     code = run(command)
     if code == 0:
         passed.touch()

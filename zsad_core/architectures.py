@@ -17,7 +17,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import nn
 
 from zsad_core.cache import content_key
-from zsad_core.weights_io import SHIPPED
+from zsad_core.checkpoints import SHIPPED
 
 
 def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zsad_core.cache import cached_arrays
 from zsad_core.datasets import AnomalyDataset, stretched_mask
-from zsad_core.dense import DensePart, Extractor, compute_parts, dense_parts
+from zsad_core.image_features import DensePart, Extractor, compute_parts, dense_parts
 from zsad_core.prompts import object_name
 
 

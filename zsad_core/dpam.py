@@ -16,15 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import ClipEncoder
 
 KINDS = ("qk", "qq", "kk", "vv")
 """Kinds of attention; "qk" is the tower's own, on the ordinary path."""
@@ -99,70 +94,6 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
         product = lambda kind: parts[kind[0]] @ parts[kind[1]].mT * scale  # noqa: B023, E731
         yield {kind: product(kind).softmax(-1) for kind in kinds}
         x = block(x)
-
-
-@torch.no_grad()
-def self_attention(
-    encoder: ClipEncoder, pixels: Tensor, kinds: Sequence[str], first: int
-) -> dict[str, float]:
-    """The weight in [0, 1] that a patch gives itself, by kind: the mean over images (n, 3, H, W), heads,
-    patches and the blocks from `first` on. It tells how prominent the diagonal is (App. C)."""
-    encoder._check_pixels(pixels)
-    encoder._require_class_token("self-attention of patches")
-    visual, tokens = encoder.model.visual, 1 + math.prod(encoder.grid)
-    blocks = visual.transformer.resblocks
-    _check(blocks, (len(blocks),), first)
-    total = dict.fromkeys(kinds, 0.0)
-    for batch in pixels.split(encoder._batch_rows(tokens**2, blocks[0].attn.num_heads)):
-        batch = batch.to(encoder.device, torch.float32)
-        for number, weights in enumerate(attention_weights(visual, batch, kinds), start=1):
-            for kind in kinds if number >= first else ():
-                own = weights[kind].diagonal(dim1=-2, dim2=-1)[..., 1:]  # (b, heads, patches)
-                total[kind] += own.mean((1, 2)).sum().item()
-    return {kind: value / (len(pixels) * (len(blocks) - first + 1)) for kind, value in total.items()}
-
-
-@torch.no_grad()
-def glocal_features(
-    encoder: ClipEncoder,
-    pixels: Tensor,
-    layers: Sequence[int],
-    attention: str = "vv",
-    first: int = 6,
-    final_norm: bool = False,
-    normalize: bool = True,
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """Global feature (n, d) and local features {block: (n, patches, d)} of one pass, on the CPU.
-
-    Local features get the last layer norm and the projection. An ensemble of kinds takes the mean of their
-    unit rows, so that its cosine with a text is the mean of theirs, as the paper's ensemble does (App. D).
-    Its rows are therefore shorter than 1 and must not be normalised again; all others have length 1.
-    normalize: False gives the rows as projected (an ensemble: their mean).
-    final_norm: whether the global feature gets the last layer norm too. The paper does not say. The prompts
-        that its authors released belong to features without.
-    """
-    encoder._check_pixels(pixels)
-    encoder._require_class_token("local features")
-    visual, kinds = encoder.model.visual, attention_kinds(attention)
-    unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
-    if not len(pixels):  # open_clip's towers cannot reshape nothing
-        nothing = torch.empty(0, math.prod(encoder.grid), encoder.dim)
-        return nothing[:, 0], dict.fromkeys(layers, nothing)
-    rows = encoder._batch_rows(math.prod(encoder.grid), visual.conv1.out_channels)
-    heads: list[Tensor] = []
-    patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for batch in pixels.split(rows):
-        with encoder._autocast():
-            class_token, tokens = dual_path(
-                visual, batch.to(encoder.device, torch.float32), layers, kinds, first
-            )
-            heads.append(
-                unit((visual.ln_post(class_token) if final_norm else class_token) @ visual.proj).cpu()
-            )
-            for layer in layers:
-                own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
-                patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
-    return torch.cat(heads), {layer: torch.cat(parts) for layer, parts in patches.items()}
 
 
 def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,13 +18,58 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
-from zsad_core import dpam, tower
+from zsad_core import encoders, vit_windows
 from zsad_core.architectures import build, causal_text_tower, read_config, resize_grid
+from zsad_core.checkpoints import load_weights, locate_weights
+from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.tokens import tokenize
-from zsad_core.tower import Scales
-from zsad_core.weights_io import load_weights, locate_weights
+from zsad_core.vit_windows import Scales
 from zsad_core.windows import window_indices
+
+
+@torch.no_grad()
+def glocal_features(
+    encoder: ClipEncoder,
+    pixels: Tensor,
+    layers: Sequence[int],
+    attention: str = "vv",
+    first: int = 6,
+    final_norm: bool = False,
+    normalize: bool = True,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Global feature (n, d) and local features {block: (n, patches, d)} of one pass, on the CPU.
+
+    Local features get the last layer norm and the projection. An ensemble of kinds takes the mean of their
+    unit rows, so that its cosine with a text is the mean of theirs, as the paper's ensemble does (App. D).
+    Its rows are therefore shorter than 1 and must not be normalised again; all others have length 1.
+    normalize: False gives the rows as projected (an ensemble: their mean).
+    final_norm: whether the global feature gets the last layer norm too. The paper does not say. The prompts
+        that its authors released belong to features without.
+    """
+    encoder._check_pixels(pixels)
+    encoder._require_class_token("local features")
+    visual, kinds = encoder.model.visual, attention_kinds(attention)
+    unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
+    if not len(pixels):  # open_clip's towers cannot reshape nothing
+        nothing = torch.empty(0, math.prod(encoder.grid), encoder.dim)
+        return nothing[:, 0], dict.fromkeys(layers, nothing)
+    rows = encoder._batch_rows(math.prod(encoder.grid), visual.conv1.out_channels)
+    heads: list[Tensor] = []
+    patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for batch in pixels.split(rows):
+        with encoder._autocast():
+            class_token, tokens = dual_path(
+                visual, batch.to(encoder.device, torch.float32), layers, kinds, first
+            )
+            heads.append(
+                unit((visual.ln_post(class_token) if final_norm else class_token) @ visual.proj).cpu()
+            )
+            for layer in layers:
+                own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
+                patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
+    return torch.cat(heads), {layer: torch.cat(parts) for layer, parts in patches.items()}
+
 
 Precision = Literal["fp32", "bf16"]
 
@@ -251,7 +296,7 @@ class ClipEncoder:
         attention: "qk", the tower's own, or "vv", "qq", "kk" on a second path that starts at block `first`
             (`dpam.dual_path`), or an ensemble such as "qq+kk+vv" (`dpam.glocal_features`). layers: 1-based.
         """
-        features = dpam.glocal_features(self, pixels, layers, attention, first, normalize=normalize)
+        features = encoders.glocal_features(self, pixels, layers, attention, first, normalize=normalize)
         return features[1]
 
     @torch.no_grad()
@@ -275,12 +320,14 @@ class ClipEncoder:
             raise ValueError(f"layers={tuple(layers)}: {self.model_id} has blocks 1 to {depth}")
         chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.model.visual.conv1.out_channels)
         options = {"whole": whole, "layers": layers, "chunk_tokens": chunk}
-        return tower.embed_scales(self.model.visual, self._blocks, batch, sizes, **options)
+        return vit_windows.embed_scales(self.model.visual, self._blocks, batch, sizes, **options)
 
     @cached_property
-    def _blocks(self) -> list[tower.Block]:
+    def _blocks(self) -> list[vit_windows.Block]:
         """The image tower's blocks in the type that windows are computed in."""
-        return tower.prepare(self.model.visual, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        return vit_windows.prepare(
+            self.model.visual, torch.bfloat16 if self.precision == "bf16" else torch.float32
+        )
 
     def _image_batches(self, pixels: Tensor) -> Iterator[Tensor]:
         """Images on the device, so many at once that what they share stays within the memory bound."""

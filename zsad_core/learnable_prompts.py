@@ -13,16 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad_core.encoders import ClipEncoder
 from zsad_core.tokens import tokenize
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import ClipEncoder
 
 SIDES = ("normal", "anomalous")
 PLACEHOLDER = "x"

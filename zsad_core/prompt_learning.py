@@ -1,7 +1,7 @@
 """AnomalyCLIP's prompt learning, and CoOp's: two prompts that tell normal from anomalous (Sec. 3.2, 3.3).
 
 Images go through the frozen image tower once (`zsad_core.auxiliary`); training touches the text tower and the
-losses only. `zsad_core.recipes` has every choice by name.
+losses only. `zsad_core.prompt_config` has every choice by name.
 """
 
 from __future__ import annotations
@@ -23,18 +23,12 @@ from torch import Tensor
 from zsad_core.auxiliary import Auxiliary, Batch, auxiliary_of, image_hashes
 from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.dense import glocal_extractor
 from zsad_core.encoders import ClipEncoder
-from zsad_core.glocal_loss import image_loss, local_loss
+from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
-from zsad_core.recipes import Recipe, recipe_of
-from zsad_core.training import (
-    check_encoder,
-    read_tensors,
-    refuse_training_images,
-    run_epochs,
-    write_tensors,
-)
+from zsad_core.losses import image_loss, local_loss
+from zsad_core.prompt_config import Recipe, recipe_of
+from zsad_core.training import check_encoder, read_tensors, refuse_training_images, run_epochs, write_tensors
 
 
 @dataclass(frozen=True)

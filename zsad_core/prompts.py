@@ -155,7 +155,7 @@ def winclip_states() -> tuple[list[str], list[str]]:
 
 
 def _winclip_lists() -> dict[str, list[str]]:
-    file = resources.files("zsad_core") / "published" / "winclip_prompts.json"
+    file = resources.files("zsad_core") / "winclip_prompts.json"
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from zsad_core.checkpoints import read_content
+from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import SIDES, PromptDesign, text_tower
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.recipes import recipe_of
 from zsad_core.tokens import tokenize
-from zsad_core.weights_io import read_content
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import ClipEncoder
 
 _ENDS = dict(zip(SIDES, ("pos", "neg"), strict=True))
 """What the file calls the sides: positive is the normal prompt, negative the one with the word "damaged"."""

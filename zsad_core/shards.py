@@ -1,7 +1,4 @@
-"""How the work on a large dataset is cut: by category, and a category into shards of so many images.
-
-Nothing here waits for torch: the Snakefile asks for the jobs whenever it is read.
-"""
+"""TODO docstring."""
 
 from __future__ import annotations
 

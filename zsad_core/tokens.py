@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokens of many prompts."""
+"""TODO docstring."""
 
 from __future__ import annotations
 

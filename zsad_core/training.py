@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ from tqdm import tqdm
 from zsad_core.auxiliary import image_hashes
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
+from zsad_core.encoders import ClipEncoder
 from zsad_core.threads import one_thread
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import ClipEncoder
 
 
 def run_epochs(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.scores import Array, prompt_score
-
-if TYPE_CHECKING:  # the encoder itself needs window_indices
-    from zsad_core.encoders import ClipEncoder
 
 Average = Literal["harmonic", "arithmetic"]
 
@@ -111,38 +108,6 @@ def zero_shot_map(
         scores = torch.as_tensor(prompt_score(embeddings, **text))  # (n, n_windows)
         maps.append(aggregate_windows(scores, grid, size, aggregate))
     return combine_scales(maps, across or aggregate)
-
-
-def winclip_map(
-    encoder: ClipEncoder,
-    pixels: Tensor,
-    normal: Array,
-    anomalous: Array,
-    scales: Sequence[int] = (2, 3),
-    image_scale: bool = True,
-    aggregate: Average = "harmonic",
-    *,
-    across: Average | None = None,
-    temperature: float = 0.01,
-) -> Tensor:
-    """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
-
-    normal, anomalous: text embeddings (d,), or (k, d) of an ensemble. scales: window sizes in patches.
-    image_scale: whether the whole image's score takes part. The other options are those of `zero_shot_map`.
-    Raises ValueError for a window larger than the grid, or no scale at all.
-    """
-    embedded = encoder.embed_scales(pixels, scales, whole=image_scale)
-    maps = zero_shot_map(
-        embedded.image,
-        embedded.windows,
-        encoder.grid,
-        normal,
-        anomalous,
-        aggregate=aggregate,
-        across=across,
-        temperature=temperature,
-    )
-    return upsample(maps, encoder.image_size)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,144 @@
+"""How prompts are learned: every choice by name, and the sets of choices that papers and code stand for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from zsad_core.dpam import attention_kinds, quarter_blocks
+from zsad_core.encoders import ClipEncoder
+from zsad_core.learnable_prompts import PromptDesign, text_tower
+from zsad_core.losses import PARTS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
+
+    design: the templates and what is learned in them.
+    attention, first, layers: the local features, as in `dpam.glocal_features`. first 0: the block at a
+        quarter of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure
+        8d). The paper says all four; the code behind its numbers took the last block four times over, since
+        it kept references to one tensor that later blocks changed.
+    final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
+    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's;
+        learned prompts belong to the value that they were learned with. None: the one that the model was
+        trained with, 0.01 in CLIP (CoOp).
+    global_loss, local: cross entropy of the image, and which of `glocal_loss.PARTS` for the maps.
+    local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
+    optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
+        0 after a first epoch at 1e-5 (CoOp). The paper gives Adam and its rate; the betas are the code's.
+    epochs, batch_size, seed: 15, 8 (App. A.1) and 111 (the code). 0 epochs leave the prompts as drawn.
+    """
+
+    design: PromptDesign = field(default_factory=PromptDesign)
+    attention: str = "vv"
+    first: int = 0
+    layers: tuple[int, ...] = ()
+    n_layers: int = 1
+    final_norm: bool = False
+    temperature: float | None = 0.07
+    global_loss: bool = True
+    local: tuple[str, ...] = PARTS
+    local_weight: float = 4.0
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
+    epochs: int = 15
+    batch_size: int = 8
+    seed: int = 111
+
+    def __post_init__(self) -> None:
+        attention_kinds(self.attention)
+        unknown = set(self.local) - set(PARTS)
+        if unknown or not (self.global_loss or self.local):
+            raise ValueError(
+                f"global_loss={self.global_loss}, local={self.local}: expected at least one loss, and local "
+                f"parts out of {', '.join(PARTS)}"
+            )
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
+        if not 1 <= self.n_layers <= 4:
+            raise ValueError(f"n_layers={self.n_layers}: expected 1 to 4 of the four quarter blocks")
+        names = ("temperature", "lr", "local_weight", "batch_size")
+        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < math.inf]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: expected finite numbers above 0")
+        if self.epochs < 0:
+            raise ValueError(f"epochs={self.epochs}: expected 0 or more")
+
+    def key(self) -> dict[str, Any]:
+        """All choices as plain JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_key(cls, key: Mapping[str, Any]) -> Recipe:
+        """The recipe that `key` was made of."""
+        return cls(**{**_tupled(key), "design": PromptDesign(**_tupled(key["design"]))})
+
+
+PRESETS: dict[str, Recipe] = {
+    "released": Recipe(),
+    "paper": Recipe(
+        design=PromptDesign(ending="", deep="concatenate"),
+        n_layers=4,
+        local_weight=1.0,
+        final_norm=True,
+        betas=(0.9, 0.999),
+    ),
+    "coop": Recipe(
+        design=PromptDesign(
+            16, shared=True, states=("normal", "anomalous"), object_word=None, depth=0, length=0
+        ),
+        attention="qk",
+        final_norm=True,
+        temperature=None,
+        local=(),
+        optimizer="sgd",
+        lr=0.002,
+        weight_decay=5e-4,
+        epochs=50,
+    ),
+}
+"""`released`: the code that made the paper's numbers. `paper`: what its text says, and the usual value where
+it says nothing (final norm, betas). `coop`: CoOp with that paper's defaults, one shared context of 16 words,
+the category's name, the image loss alone; epochs and input size of the comparison are not published, so 50
+epochs (what CoOp takes for its smallest training sets) on the same input as the others."""
+
+
+def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> Recipe:
+    """A preset with options changed, fitted to the encoder's depth.
+
+    options: fields of `Recipe` or `PromptDesign`, lists for tuples. The depth of learned tokens, when not
+    given, is three quarters of the text blocks (9 of 12).
+    Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class token
+    or causal text tower.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
+    recipe = PRESETS[preset]
+    own, of_design = ({f.name for f in fields(kind)} - {"design"} for kind in (Recipe, PromptDesign))
+    unknown = sorted(set(options) - own - of_design)
+    if unknown:
+        raise ValueError(
+            f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(own | of_design))}"
+        )
+    encoder._require_class_token("prompt learning")
+    options = _tupled(options)
+    if "depth" not in options and recipe.design.depth:
+        options["depth"] = round(len(text_tower(encoder).transformer.resblocks) * 9 / 12)
+    quarters = quarter_blocks(len(encoder.model.visual.transformer.resblocks))
+    design = replace(recipe.design, **{k: v for k, v in options.items() if k in of_design})
+    recipe = replace(recipe, design=design, **{k: v for k, v in options.items() if k in own})
+    fitted = {"first": recipe.first or quarters[0], "layers": recipe.layers or quarters[-recipe.n_layers :]}
+    own_temperature = recipe.temperature is None
+    return replace(recipe, **fitted, **({"temperature": encoder.temperature} if own_temperature else {}))
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

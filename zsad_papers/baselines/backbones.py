@@ -1,0 +1,197 @@
+"""Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor, nn
+
+from zsad_core.cache import sha256_of
+from zsad_core.checkpoints import PINNED_BACKBONES, fetch, fetch_pinned_backbone, load_weights
+from zsad_core.encoders import _choose_device, to_rgb
+from zsad_core.image_features import Extractor
+from zsad_core.loading import Preprocess
+from zsad_papers.common.settings import Settings
+
+
+def backbone_extractor(backbone: Backbone) -> Extractor:
+    """Feature maps `layer/<name>` (t, rows, columns, channels) of a convolutional network."""
+    key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
+    key |= {"image_size": list(backbone.image_size)}
+    features = lambda pixels: {f"layer/{k}": v for k, v in backbone.feature_maps(pixels).items()}  # noqa: E731
+    preprocess = Preprocess.of(backbone).preprocess
+    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
+
+
+# Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
+_PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network that is read at some of its layers; made by `load_backbone`.
+
+    Attributes:
+        layers: names, shallow to deep. image_size: (height, width) in pixels of what `preprocess` gives.
+        backbone_id, weights_id: names made of content, to key caches with.
+    """
+
+    backbone_id: str
+    weights_id: str
+    layers: tuple[str, ...]
+    image_size: tuple[int, int]
+    model: nn.Module = field(repr=False)
+    device: torch.device = field(repr=False)
+    transform: Callable[[Image.Image], Tensor] = field(repr=False)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32 from a PIL image of any size and mode, by the same steps as `ClipEncoder`.
+
+        Shorter edge to `image_size` (bicubic, antialiased), centre crop, mean and standard deviation of the
+        weights. WinCLIP resizes so for its baselines too (Supplement A), where their own papers scale the
+        shorter edge to 256 and crop 224.
+        """
+        return self.transform(to_rgb(image))
+
+    @torch.no_grad()
+    def feature_maps(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Layer -> (n, rows, columns, channels) float32 on the CPU, from preprocessed images (n, 3, H, W).
+
+        H and W may differ from `image_size`; the network is convolutional. In batches of bounded memory.
+        """
+        images = isinstance(pixels, Tensor) and pixels.is_floating_point() and pixels.ndim == 4
+        if not images or pixels.shape[1] != 3:
+            kind = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels)
+            raise ValueError(
+                f"expected images as a float tensor (n, 3, H, W), got {kind}; "
+                "stack what backbone.preprocess(image) returns"
+            )
+        names = layer_names(self.model)
+        depths = [names.index(layer) for layer in self.layers]
+        limit = _PIXELS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
+        rows = max(1, limit // max(1, pixels.shape[2] * pixels.shape[3]))
+        collected: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
+        for batch in pixels.split(rows):
+            found = self.model.forward_intermediates(
+                batch.to(self.device, torch.float32), indices=depths, stop_early=True, intermediates_only=True
+            )
+            for layer, x in zip(self.layers, found, strict=True):  # x: (b, channels, rows, columns)
+                collected[layer].append(x.permute(0, 2, 3, 1).contiguous().cpu())
+        return {layer: torch.cat(parts) for layer, parts in collected.items()}
+
+
+def load_backbone(
+    name: str = "wide_resnet50_2",
+    weights: str | Path = "tv_in1k",
+    layers: Sequence[str] = ("layer1", "layer2", "layer3"),
+    device: str = "auto",
+    seed: int = 0,
+    image_size: int = 240,
+) -> Backbone:
+    """A frozen network of timm whose layers give feature maps.
+
+    Args:
+        name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
+        weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
+            methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
+            .safetensors file, or "random". No pickled code is executed.
+        layers: names out of `layer_names`. SPADE scores whole images by "layer4".
+        device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
+        seed: of random weights. The global random state is left as it was.
+        image_size: of the shorter edge in pixels; 240 as for WinCLIP's ViT-B/16+ and its baselines.
+
+    Raises:
+        ValueError: an unknown architecture, layer or tag, or weights that do not fit.
+        FileNotFoundError: a file that is not there. OSError: a tag that cannot be downloaded.
+
+    >>> backbone = load_backbone("resnet18", weights="random", layers=("layer1", "layer3"))
+    >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
+    {'layer1': (2, 16, 24, 64), 'layer3': (2, 4, 6, 256)}
+    """
+    if "." in name or not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name.split(".")[0], timm.list_models()))
+        raise ValueError(
+            f"name={name!r} is no architecture of timm{near and f'; near ones: {near}'}. Tags go to `weights`"
+        )
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}: expected pixels, 1 or more")
+    chosen = _choose_device(device, "fp32")
+    tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
+    full_name = f"{name}.{weights}" if str(weights) in tags else name
+    config = timm.get_pretrained_cfg(full_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
+        model = timm.create_model(full_name, pretrained=False, num_classes=config.num_classes)
+    names = layer_names(model)
+    if not layers or not set(layers) <= set(names):
+        raise ValueError(f"layers={tuple(layers)}: {name} has {', '.join(names) or 'none that can be read'}")
+    if weights == "random":
+        weights_id = f"random-seed{seed}"
+        for module in model.modules():  # timm starts the last norm of each residual branch at 0: untrained,
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():  # they would add nothing
+                nn.init.ones_(module.weight)
+    else:
+        path = _fetch(full_name, config.hf_hub_id) if full_name != name else _file(weights, name, tags)
+        load_weights(model, path, name)
+        weights_id = f"{weights if full_name != name else 'file'}@{sha256_of(path)[:12]}"
+    size = (image_size, image_size)
+    preprocess = PreprocessCfg(size=size, mean=config.mean, std=config.std)
+    return Backbone(
+        backbone_id=name,
+        weights_id=weights_id,
+        layers=tuple(sorted(set(layers), key=names.index)),
+        image_size=size,
+        model=model.eval().requires_grad_(False).to(chosen),
+        device=chosen,
+        transform=image_transform_v2(preprocess, is_train=False),
+    )
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """The layers of a timm model that can be read, shallow to deep: act1, layer1 ... layer4 of a ResNet."""
+    readable = hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")
+    return [info["module"] for info in model.feature_info] if readable else []
+
+
+def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
+    path = Path(weights).expanduser()
+    if path.suffix == ".safetensors":
+        if path.is_file():
+            return path
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    if path.suffix in (".pt", ".pth", ".bin"):
+        raise ValueError(
+            f"{path} is a pickle, which is not read; convert it to .safetensors where you trust it"
+        )
+    raise ValueError(
+        f"weights={str(weights)!r} is neither a .safetensors file nor a pretrained tag of {name}; its tags: "
+        f"{', '.join(tags) or 'none'}. 'random' gives seeded random weights"
+    )
+
+
+def _fetch(full_name: str, repository: str | None) -> Path:
+    """The file of a tag: the pinned one, else model.safetensors of the Hugging Face hub or its cache."""
+    if full_name in PINNED_BACKBONES:
+        return fetch_pinned_backbone(full_name)
+    if not repository:
+        raise ValueError(f"weights of {full_name} are not on the Hugging Face hub, so not as safetensors")
+    address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
+    download = partial(hf_hub_download, repository, "model.safetensors")
+    return fetch(f"weights of {full_name}", address, "", download)[0]
+
+
+def backbone_of(settings: Settings) -> Backbone | None:
+    """The network of the few-shot baselines; None for the CLIP itself."""
+    if settings.backbone == "clip":
+        return None
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    return load_backbone(settings.backbone, settings.backbone_weights, layers, settings.device, settings.seed)

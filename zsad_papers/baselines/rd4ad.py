@@ -1,0 +1,173 @@
+"""RD4AD (Deng and Li 2022), trained on all normal images of a category: a baseline of AnomalyCLIP's Table 12.
+
+A frozen network, the teacher, gives feature maps of three layers; a bottleneck and a decoder, the student,
+learn to give them back for normal images. An image is anomalous where the two differ. Networks, loss and maps
+are anomalib's, an optional package: `pip install '.[baselines]'`. The loop around them is a plain one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.image_features import Dense, Extractor, compute_parts, dense_parts
+from zsad_core.loading import Preprocess
+from zsad_core.methods import Output
+from zsad_papers.baselines.backbones import Backbone
+from zsad_papers.baselines.few_shot import Prediction
+
+LAYERS = ("layer1", "layer2", "layer3")
+
+
+@dataclass(frozen=True, eq=False)
+class Rd4ad:
+    """Teacher and student, trained. losses: the mean loss of each epoch, over the three layers' sum."""
+
+    network: nn.Module = field(repr=False)
+    backbone: Backbone
+    losses: tuple[float, ...]
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor, batch_size: int = 16) -> Prediction:
+        """Of images (n, 3, H, W) as `backbone.preprocess` gives them: the sum over layers of 1 - cosine,
+        upsampled to H x W and smoothed (sigma 4 pixels), and its maximum as image score."""
+        size = self.backbone.image_size
+        if pixels.shape[1:] != (3, *size):
+            raise ValueError(f"images {tuple(pixels.shape)}: expected (n, 3, {size[0]}, {size[1]})")
+        found = [self.network.eval()(batch.to(self.backbone.device)) for batch in pixels.split(batch_size)]
+        scores = [part.pred_score.flatten().cpu() for part in found]
+        maps = [part.anomaly_map[:, 0].cpu() for part in found]  # (b, H, W)
+        return Prediction(torch.cat([torch.empty(0), *scores]), torch.cat([torch.empty(0, *size), *maps]))
+
+
+def train_rd4ad(
+    normal: AnomalyDataset,
+    backbone: Backbone,
+    *,
+    epochs: int = 200,
+    batch_size: int = 16,
+    lr: float = 0.005,
+    betas: tuple[float, float] = (0.5, 0.99),
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Rd4ad:
+    """Train a student on the normal images of one category.
+
+    backbone: the teacher; in the paper `load_backbone("wide_resnet50_2", layers=LAYERS, image_size=256)`.
+        With weights="random" no download is needed, and the teacher knows nothing. Images are squashed to its
+        size.
+    epochs ... betas: Adam; the defaults are anomalib's, which are those of the paper's authors but for the
+        second beta, in their code 0.999.
+    seed: of the student's first weights and of the order of the images. The global random state is left as it
+        was.
+    cache_dir: where the decoded images are kept for other runs; None: nowhere.
+    Raises ImportError without anomalib, ValueError for anything but normal images of one category or a
+    teacher that has no student, and FloatingPointError when the loss is not finite.
+    """
+    labels, categories = set(normal.labels.tolist()), normal.categories
+    if labels != {0} or len(categories) != 1:
+        raise ValueError(
+            f"{normal.name}: {len(normal)} images of categories {', '.join(categories) or 'none'}, labels "
+            f"{sorted(labels)}; expected normal images (0) of one category, such as its training split"
+        )
+    if not min(batch_size, lr) > 0 or epochs < 0:
+        raise ValueError(
+            f"batch_size={batch_size}, lr={lr}, epochs={epochs}: expected numbers above 0, epochs 0 or more"
+        )
+    network, loss_of = _network(backbone, seed)
+    student = [*network.decoder.parameters(), *network.bottleneck.parameters()]
+    optimizer = torch.optim.Adam(student, lr, betas)
+    order = torch.Generator().manual_seed(seed)
+    losses = []
+    with tempfile.TemporaryDirectory() as temporary:
+        decoded = _pixels(normal, backbone, cache_dir or temporary)
+        for epoch in tqdm(range(epochs), desc="RD4AD", leave=False, disable=not progress):
+            total = 0.0
+            for rows in torch.randperm(len(normal), generator=order).split(batch_size):
+                images = np.stack([decoded[i] for i in rows.tolist()])  # (b, 3, H, W)
+                pixels = torch.from_numpy(images).to(backbone.device, torch.float32)
+                loss = loss_of(*network.train()(pixels))
+                if not loss.isfinite():
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} in epoch {epoch + 1}: lower lr={lr}, or check the images"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(rows)
+            losses.append(total / len(normal))
+    return Rd4ad(network.eval().requires_grad_(False), backbone, tuple(losses))
+
+
+def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) -> Extractor:
+    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for `dense_parts` with
+    whole="squash", and for `winclip.measure` with `rd4ad_detector`.
+
+    options: of `train_rd4ad`. Training happens when features are first asked for: not at all where
+    `dense_parts` finds them on the disk.
+    """
+    trained = cache(lambda: train_rd4ad(normal, backbone, **options))
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        found = trained().predict(pixels)
+        return {"scores": found.image_scores, "maps": found.maps}
+
+    used = {name: value for name, value in options.items() if name not in ("cache_dir", "progress")}
+    if "betas" in used:
+        used["betas"] = list(used["betas"])
+    key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
+    key |= {"image_size": list(backbone.image_size), "rd4ad": 1, **used}
+    preprocess = Preprocess.of(backbone).preprocess
+    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
+
+
+def rd4ad_detector(dense: Dense) -> dict[str, Output]:
+    """The output "" of features of `rd4ad_extractor`."""
+    return {"": Output(dense.tensor("scores"), dense.tensor("maps"))}
+
+
+def _pixels(normal: AnomalyDataset, backbone: Backbone, cache_dir: str | Path) -> list[np.ndarray]:
+    """Each image (3, H, W) as the teacher sees it, memory-mapped: decoded once, read in every epoch."""
+    key = {"pixels": list(backbone.image_size), "transform": repr(backbone.transform)}
+    preprocess = Preprocess.of(backbone).preprocess
+    extractor = Extractor(key, backbone.image_size, preprocess, lambda pixels: {"pixels": pixels})
+    compute_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
+    parts = dense_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
+    return [image for part in parts for image in part.map()["pixels"]]
+
+
+def _network(backbone: Backbone, seed: int) -> tuple[nn.Module, nn.Module]:
+    """Teacher and new student as one module, and the loss.
+
+    anomalib takes seconds to import: only when it is needed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about parts that are not used here
+            from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
+            from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
+    except ImportError as error:
+        raise ImportError(
+            f"RD4AD needs anomalib ({error}): pip install '.[baselines]' in the checkout brings it"
+        ) from error
+    if backbone.layers != LAYERS:
+        raise ValueError(f"backbone with layers {', '.join(backbone.layers)}: expected {', '.join(LAYERS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
+        network = ReverseDistillationModel(
+            backbone.backbone_id, backbone.image_size, LAYERS, "add", pre_trained=False
+        )
+    teacher, given = network.encoder.feature_extractor, backbone.model.state_dict()
+    teacher.load_state_dict({name: given[name] for name in teacher.state_dict()})  # no layer4, no classes
+    return network.to(backbone.device), ReverseDistillationLoss()

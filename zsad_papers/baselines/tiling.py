@@ -1,0 +1,79 @@
+"""Image tiling, the slow way to local embeddings that WinCLIP's Table 8 compares windows with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import Extractor
+from zsad_core.loading import Preprocess
+from zsad_core.windows import window_indices
+
+
+def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
+    """Which windows of `window_indices(grid, size)` are tiles: stride `size`, the last ones moved back to the
+    border, so that they cover the grid.
+
+    >>> tile_numbers((4, 5), 2)  # rows 0 and 2; columns 0, 2 and 3
+    [0, 2, 3, 8, 10, 11]
+    """
+    rows, columns = (range(0, edge - size, size) for edge in grid)
+    rows, columns = ((*starts, edge - size) for starts, edge in zip((rows, columns), grid))
+    return [r * (grid[1] - size + 1) + c for r in rows for c in columns]
+
+
+def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
+    """(n, n_tiles, d): each tile of size x size patches, cut out, enlarged to the encoder's whole input and
+    encoded by itself.
+
+    The paper gives neither the tiles' size nor their stride. Here they are as large as the windows that they
+    are compared with and lie side by side: with stride 1, 365 passes a picture would take some 30 times as
+    long as WinCLIP, and the paper measured 3.7 times.
+    """
+    (height, width), patch = encoder.image_size, encoder.patch_size
+    members = window_indices(encoder.grid, size)[tile_numbers(encoder.grid, size)]  # (n_tiles, size²)
+    cut = []
+    for first in members[:, 0].tolist():
+        y, x = first // encoder.grid[1] * patch[0], first % encoder.grid[1] * patch[1]
+        cut.append(pixels[:, :, y : y + size * patch[0], x : x + size * patch[1]])
+    embedded = []
+    for image in torch.stack(cut, 1):  # one image's tiles at a time: (n_tiles, 3, h, w)
+        enlarged = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
+        embedded.append(encoder.embed_images(enlarged))
+    return torch.stack(embedded)
+
+
+def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
+    """Features `image` (t, d) and `tiles/<size>` (t, n_tiles, d)."""
+    key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
+    key |= {"tiling": list(sizes)}
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        tiles = {f"tiles/{size}": tile_embeddings(encoder, pixels, size) for size in sizes}
+        return {"image": encoder.embed_images(pixels), **tiles}
+
+    return Extractor(key, encoder.image_size, Preprocess.of(encoder).preprocess, features)
+
+
+def tiling_map(
+    scores: dict[int, Tensor], image: Tensor, grid: tuple[int, int], harmonic: bool = True
+) -> Tensor:
+    """(n, rows, columns) from the scores (n, n_tiles) of each size and those of whole images (n,).
+
+    Averaged as windows are: over the tiles that cover a patch, then over the scales and the image.
+    """
+    rows, columns = grid
+    scales = [image[:, None].expand(-1, rows * columns)]
+    for size, values in scores.items():
+        members = window_indices(grid, size)[tile_numbers(grid, size)]  # (n_tiles, size²)
+        covers = torch.zeros(len(members), rows * columns, dtype=torch.float64).scatter_(1, members, 1.0)
+        given = 1 / values.double() if harmonic else values.double()
+        mean = given @ covers / covers.sum(0)
+        scales.append(1 / mean if harmonic else mean)
+    together = torch.stack([s.double() for s in scales])
+    mean = 1 / (1 / together).mean(0) if harmonic else together.mean(0)
+    return mean.unflatten(1, grid)

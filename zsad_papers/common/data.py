@@ -1,0 +1,114 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.image_features import (
+    Embedded,
+    image_embeddings,
+)
+from zsad_papers.common.settings import Settings, folder_and_category
+
+
+def encoder_of(settings: Settings) -> ClipEncoder:
+    return load_encoder(
+        settings.model,
+        settings.weights,
+        device=settings.device,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+
+
+def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
+    """The dataset that stands in the place of a published one, at most `limit_images` test images a category
+    and label; None if the settings name none, and with a warning if the one they name is not prepared.
+
+    Its name is the value that `settings.datasets` has for the role, also where that is one category of a
+    prepared dataset, `name/category`: so result rows can be told apart, and `results.as_roles` finds them.
+    """
+    name = settings.datasets.get(role)
+    if name is not None and not is_prepared(settings, name):
+        warnings.warn(missing(settings, [role])[0], stacklevel=2)
+        return None
+    return None if name is None else dataset_named(settings, name)
+
+
+def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
+    """The names of the datasets of these roles; a role without one is left out."""
+    found = {role: dataset_of(settings, role) for role in roles}
+    return {role: dataset.name for role, dataset in found.items() if dataset is not None}
+
+
+def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
+    """For a page's reader, of each role without a prepared dataset: what is missing and how to get it."""
+    lines = []
+    for role in roles:
+        name = settings.datasets.get(role)
+        if name is None:
+            lines.append(
+                f"No dataset in the place of {role}: name a prepared one in the parameter `datasets`."
+            )
+        elif not is_prepared(settings, name):
+            lines.append(
+                f"The dataset {name} in the place of {role} is not prepared: "
+                f"{how_to_prepare(folder_and_category(name)[0])}."
+            )
+    return lines
+
+
+def is_prepared(settings: Settings, name: str) -> bool:
+    return (Path(settings.data_dir) / folder_and_category(name)[0] / "meta.csv").is_file()
+
+
+def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
+    """The prepared dataset `name` or `name/category`, limited as the settings say."""
+    folder, category = folder_and_category(name)
+    dataset = load_dataset(Path(settings.data_dir) / folder, Path(settings.cache_dir) / "digests")
+    if category is not None:
+        dataset = replace(dataset.select(category=category), name=name)
+    return dataset.limit(settings.limit_images) if settings.limit_images else dataset
+
+
+def embedded_datasets(
+    settings: Settings, encoder: ClipEncoder, roles: Sequence[str], *, first: bool = False
+) -> dict[str, Embedded]:
+    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0.
+
+    A role without a prepared dataset is left out. first: only the first that has one, for a page that shows
+    one example.
+    """
+    found: dict[str, Embedded] = {}
+    for role in roles:
+        dataset = None if first and found else dataset_of(settings, role)
+        if dataset is not None:
+            found[role] = image_embeddings(encoder, dataset, settings.cache_dir)
+    return found
+
+
+def prompt_encoder(settings: Settings) -> ClipEncoder:
+    """The CLIP of AnomalyCLIP and its baselines, at its own input size."""
+    return load_encoder(
+        settings.prompt_model,
+        settings.prompt_weights,
+        device=settings.device,
+        precision=settings.precision,
+        seed=settings.seed,
+        image_size=settings.prompt_image_size,
+    )
+
+
+def has_masks(dataset: AnomalyDataset) -> bool:
+    return bool(((dataset.meta["label"] == 1) & (dataset.meta["mask"] != "")).any())
+
+
+def sources(settings: Settings, roles: Sequence[str] = ("mvtec", "visa")) -> list[AnomalyDataset]:
+    """The datasets in these roles, for `records.write_record`."""
+    found = [dataset_of(settings, role) for role in roles]
+    return [dataset for dataset in found if dataset is not None]

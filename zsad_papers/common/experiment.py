@@ -1,0 +1,303 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from zsad_core import methods
+from zsad_core.cache import cached_arrays, content_key
+from zsad_core.datasets import AnomalyDataset, stretched_mask
+from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import (
+    Dense,
+    DensePart,
+    Extractor,
+    clip_extractor,
+    compute_parts,
+    dense_parts,
+    image_embeddings,
+)
+from zsad_core.maps import _resize, image_maps, scaled_size
+from zsad_core.methods import Detector, Texts
+from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.pixel_metrics import PixelHistogram
+from zsad_core.prompts import PromptKind
+from zsad_core.references import sample_references
+from zsad_core.views import Whole
+from zsad_papers.common import experiment
+from zsad_papers.common.data import dataset_of
+from zsad_papers.common.settings import Settings
+
+
+def measure(
+    parts: Sequence[DensePart],
+    detect: Detector,
+    *,
+    map_size: int | tuple[int, int] | None = None,
+    sigma: float = 0.0,
+    each: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Run a detector over a category's test images, one part at a time.
+
+    Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (6,): AUROC, PRO
+    and F1-max of all pixels as fractions, and a bound on what the histogram may have changed in each;
+    `<output>/each` (n, 3), for outputs in `each`: of each image by itself the pixel AUROC and F1-max (NaN
+    where its mask is empty) and the map's maximum.
+
+    map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
+        what it used); (height, width): maps and masks are stretched to it (AnomalyCLIP).
+    sigma: of a Gaussian filter over the maps, in pixels at that size; 0: none.
+    Raises ValueError when maps are to be measured and an anomalous image has no mask file. One whose mask is
+    there but empty counts as anomalous for the image metrics and as normal pixels for the others, with a
+    warning.
+    """
+    scores: dict[str, list[np.ndarray]] = {}
+    histograms: dict[str, PixelHistogram] = {}
+    within: dict[str, list[tuple[float, float, float]]] = {name: [] for name in each}
+    for part in parts:
+        dense = part.load()
+        outputs = detect(dense)
+        for name, output in outputs.items():
+            if output.scores is not None:
+                scores.setdefault(name, []).append(dense.mean_of_tiles(output.scores))
+        with_maps = {name: output.maps for name, output in outputs.items() if output.maps is not None}
+        masks = _masks(part, map_size) if with_maps else []
+        for name, maps in with_maps.items():
+            histogram = histograms.setdefault(name, PixelHistogram())
+            for mask, anomaly_map in zip(masks, image_maps(dense, maps, map_size, sigma), strict=True):
+                histogram.add(mask, anomaly_map)
+                if name in within:
+                    within[name].append(_of_image(mask, anomaly_map))
+    unknown = [name for name in each if name not in histograms]
+    if unknown:
+        raise ValueError(f"each={list(each)}: expected names of outputs with maps, {', '.join(histograms)}")
+    arrays = {f"{name}/scores": np.concatenate(values) for name, values in scores.items()}
+    for name, histogram in histograms.items():
+        found = (histogram.pixel_auroc(), histogram.aupro(), histogram.f1_max())
+        arrays[f"{name}/pixel"] = np.array([m.value for m in found] + [m.error for m in found])
+    return arrays | {f"{name}/each": np.array(values) for name, values in within.items()}
+
+
+def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, float]:
+    highest = float(anomaly_map.max())
+    if not mask.any() or mask.all():
+        return np.nan, np.nan, highest
+    labels, scores = mask.ravel(), anomaly_map.ravel()
+    return auroc(labels, scores), f1_max(labels, scores), highest
+
+
+def _masks(part: DensePart, map_size: int | tuple[int, int] | None) -> list[np.ndarray]:
+    """(h, w) bool masks of a part's images."""
+    dataset = part.dataset
+    lacking = dataset.meta[(dataset.meta["label"] == 1) & (dataset.meta["mask"] == "")]
+    if len(lacking):
+        raise ValueError(
+            f"{dataset.name}, category {lacking['category'].iloc[0]!r}: {lacking['image'].iloc[0]} is "
+            "anomalous and has no mask, so pixel metrics are undefined; measure image scores, or add masks"
+        )
+    masks = []
+    for i in range(len(dataset)):
+        mask = dataset.mask(i)
+        size = scaled_size(*mask.shape, map_size)
+        if isinstance(map_size, tuple):
+            mask = stretched_mask(mask, size)
+        elif size != mask.shape:
+            mask = _resize(torch.from_numpy(mask), size, "nearest-exact").numpy() > 0.5
+        if dataset.labels[i] and not mask.any():
+            warnings.warn(
+                f"the mask of the anomalous {dataset.meta['image'].iloc[i]} is empty at {size}: its pixels "
+                "count as normal",
+                stacklevel=3,
+            )
+        masks.append(mask)
+    return masks
+
+
+IMAGE_METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
+PIXEL_METRICS = ("auroc", "pro", "f1max")
+
+
+def hidden_layers(depth: int) -> tuple[int, int]:
+    """The blocks that stand for a ResNet's second and third stage: the 6th and 9th of 12 (supplement B)."""
+    return depth // 2, depth * 3 // 4
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category of a dataset, the encoder, and what the studies of it share."""
+
+    settings: Settings
+    encoder: ClipEncoder
+    dataset: AnomalyDataset
+    name: str
+    whole: Whole = "tiles"
+    normalize_sentences: bool = True
+
+    @cached_property
+    def test(self) -> AnomalyDataset:
+        return self.dataset.select(category=self.name, split="test")
+
+    @cached_property
+    def train(self) -> AnomalyDataset:
+        """The normal images that references are drawn from; none in a dataset without a training split."""
+        rows = (self.dataset.meta["category"] == self.name) & (self.dataset.meta["split"] == "train")
+        return self.dataset.where(rows.to_numpy())
+
+    @property
+    def temperature(self) -> float:
+        """The profile's, or the one that the model was trained with, which for CLIP's weights is 0.01."""
+        return self.settings.temperature or self.encoder.temperature
+
+    @property
+    def depth(self) -> int:
+        """Number of the last block; 0 for a ResNet, which has no patch tokens."""
+        return 0 if self.encoder.is_resnet else len(self.encoder.model.visual.transformer.resblocks)
+
+    @cached_property
+    def clip(self) -> Extractor:
+        layers = (*hidden_layers(self.depth), self.depth) if self.depth else ()
+        return clip_extractor(self.encoder, self.settings.scales, layers)
+
+    def texts(self, kind: str = "prompt_ens", **options) -> Texts:
+        options = {"normalize_sentences": self.normalize_sentences, **options}
+        return methods.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
+
+    def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
+        """A key of the sentences of these kinds: what depends on edited ones is measured again."""
+        return content_key(**{kind: methods.category_sentences(self.name, kind) for kind in kinds})
+
+    def defects(self) -> list[str]:
+        """The kinds of defects that the dataset names for this category."""
+        return sorted(set(self.test.meta["defect"]) - {"good"})
+
+    def views(self, whole: Whole = "tiles") -> np.ndarray:
+        """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
+        squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
+        images, options = self.viewed(whole)
+        found = image_embeddings(self.encoder, images, self.settings.cache_dir, progress=False, **options)
+        return found.select(split="test").vectors
+
+    def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
+        """The images that `views` embeds, and how: options of `views.test_views`."""
+        sizes = (self.test.size(i) for i in range(len(self.test)))
+        if whole == "squash" or all(width == height for width, height in sizes):
+            return self.dataset.select(category=self.name), {}
+        return self.test, {"whole": whole}
+
+    def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
+        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
+
+        Raises ValueError for a category with fewer normal training images than shots."""
+        if len(self.train) < max([1, *shots]):
+            raise ValueError(
+                f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
+                f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
+                "split train, ask for fewer shots, or leave the studies with references out"
+            )
+        first = 1000 * self.dataset.categories.index(self.name)
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
+        return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
+
+    def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[Dense], dict]:
+        """Features of the images that any draw needs, and the draws as numbers into these."""
+        needed = np.unique(np.concatenate(list(draws.values())))
+        chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
+        parts = self.computed(extractor, chosen)
+        return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
+
+    def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[DensePart]:
+        """The features of images of this category, which are computed now if nobody has yet."""
+        options = {"whole": self.whole}
+        compute_parts(extractor, images, self.settings.cache_dir, **options)
+        return dense_parts(extractor, images, self.settings.cache_dir, **options)
+
+    def measured(
+        self,
+        study: str,
+        make_detector: Callable[[], Detector],
+        extractor: Extractor | None = None,
+        *,
+        each: Sequence[str] = (),
+        shots: Sequence[int] = (),
+        map_size: tuple[int, int] | None = None,
+        sigma: float = 0.0,
+        kinds: Sequence[PromptKind] = ("prompt_ens",),
+        **options,
+    ) -> dict[str, np.ndarray]:
+        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
+
+        map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when
+            it uses no language.
+        """
+        extractor, settings = extractor or self.clip, self.settings
+        map_size = map_size or settings.map_size
+        options |= {"temperature": self.temperature, "whole": self.whole}
+        options |= {"map_size": list(map_size) if isinstance(map_size, tuple) else map_size}
+        options |= {"sigma": sigma} if sigma else {}
+        options |= {"normalize_sentences": self.normalize_sentences}
+        key = {
+            **extractor.key,
+            "images": self.test.fingerprint,
+            "study": study,
+            "each": list(each),
+            **options,
+        }
+        if kinds:
+            key["sentences"] = self.sentences_key(kinds)
+        if shots:
+            place = self.dataset.categories.index(self.name)  # what `draws` depends on too
+            seeds = [settings.seed, settings.reference_seeds, place]
+            key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
+
+        def run() -> dict[str, np.ndarray]:
+            parts = self.computed(extractor, self.test)
+            return experiment.measure(parts, make_detector(), map_size=map_size, sigma=sigma, each=each)
+
+        file = f"{self.dataset.root.name}-{self.name}-{study}"
+        return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)
+
+    def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:
+        """One record. values: scores (n,) of the test images for the task "image", else those of a `pixel`
+        array of `winclip.measure`. where: shots, seed."""
+        names = {"category": self.name, "method": method, "variant": variant, "shots": 0, "seed": 0, **where}
+        if task == "image":
+            found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
+        else:
+            found = dict(zip((*PIXEL_METRICS, "error"), [*values[:3], values[3:].max()], strict=True))
+        return {**names, "task": task, **found}
+
+
+def flipped(c: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
+    """The record of claim 30: normal and flipped images only, of a category whose defects include `flip`."""
+    if "flip" not in c.defects():
+        return []
+    own = c.test.meta["defect"].isin(["good", "flip"]).to_numpy()
+    part = replace(c, dataset=c.test.where(own))
+    return [part.record(scores[own], "image", method, "defect=flip", **where)]
+
+
+def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
+    """The categories of the dataset in a role; none without it (`dataset_of` warns of an unprepared one)."""
+    dataset = dataset_of(settings, role)
+    return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
+
+
+def study(
+    settings: Settings, encoder: ClipEncoder, role: str, run: Callable[..., list[dict]], *options
+) -> pd.DataFrame:
+    """The records of one study of all categories of the dataset in a role, as a frame; empty without it."""
+    records = []
+    bar = f"{run.__name__.replace('_', ' ')}, {role}"
+    for category in tqdm(categories(settings, encoder, role), desc=bar, leave=False):
+        records += run(category, *options)
+    names = ["category", "method", "variant", "shots", "seed", "task"]  # tables of no records are empty
+    return pd.DataFrame(records, columns=None if records else names)

@@ -1,0 +1,383 @@
+"""Tidy results: published and measured numbers as rows of one schema.
+
+A frame has the columns `COLUMNS`; the first nine (`KEYS`) name a number, `mean` and `std` are its value.
+
+| column | holds |
+|---|---|
+| paper, artifact | the paper and its table or figure: `rwda`, `T1` |
+| dataset | `mvtec`, or a measured dataset's own name (`mini_mvtec`); empty if the number belongs to none |
+| category | a category of the dataset, or `mean`: over its categories, or of the whole dataset |
+| task | `image`, `pixel`, `text` (numbers about prompts) or empty |
+| shots | number of normal reference images, an int; `FULL_SHOT` where every training image is used |
+| method, variant | `clip_rwda`, `object_unknown;multi_crop=0`; variant is empty for the main result |
+| metric | a name in `METRICS` |
+| mean, std | the value and its spread over seeds; std is NaN for a single run |
+
+Percentages are percentages here, as in the papers' tables; the functions that measure return fractions, and
+`rows` multiplies. A mean is NaN only where a metric is undefined (one class in a test set), and never in
+published numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from zsad_core.cache import write_atomically
+
+KEYS = ["paper", "artifact", "dataset", "category", "task", "shots", "method", "variant", "metric"]
+COLUMNS = [*KEYS, "mean", "std"]
+TEXT_COLUMNS = [key for key in KEYS if key != "shots"]
+NEVER_EMPTY = ["paper", "artifact", "category", "metric"]
+TASKS = ("image", "pixel", "text", "")
+FULL_SHOT = -1
+"""Stands for 'all normal training images' in the shots column; written as `full` in files."""
+
+PAPERS = ("rwda", "winclip", "anomalyclip")
+"""Papers with published numbers. RWDA's first version holds its own numbering of Tables 1 to 4."""
+
+PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy")
+SILHOUETTES = ("silhouette_state", "silhouette_domain")
+COSTS = ("params_M", "macs_G", "latency_ms", "time_ms", "fps", "train_min_per_epoch")
+COUNTS = ("n_categories", "n_normal", "n_anomalous")
+SCORES = ("score_mean", "score_std", "score_overlap")
+SHARES = ("self_attention", "background_false_positives", "background_normal")
+METRICS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(PERCENT, (0.0, 100.0)),
+    **dict.fromkeys(SILHOUETTES, (-1.0, 1.0)),
+    "spearman": (-1.0, 1.0),
+    "cosine_distance": (0.0, 2.0),
+    **dict.fromkeys(COSTS + COUNTS, (0.0, math.inf)),
+    **dict.fromkeys(SCORES + SHARES, (0.0, 1.0)),
+}
+"""Known metrics and their ranges: percent; silhouettes; rank correlation; cosine distance 1 - cos; counts,
+costs and times; and three about image scores and three shares, from 0 to 1.
+
+`score_mean` and `score_std` are of the image scores, which are probabilities; `score_overlap` is the area
+that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
+mean attention weight that a token gives itself. `background_false_positives` is the share of the
+false-positive pixels that lie on the background, `background_normal` that of all normal pixels."""
+ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
+
+
+def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = True) -> pd.DataFrame:
+    """The frame in canonical order and types, or a ValueError that names source, row and expectation.
+
+    `undefined=False` also refuses NaN means. Rows are counted as lines of a file with a header: the first is
+    line 2.
+    """
+    if sorted(frame.columns) != sorted(COLUMNS):
+        missing, extra = sorted(set(COLUMNS) - set(frame)), sorted(set(frame) - set(COLUMNS))
+        raise ValueError(f"{source}: missing columns {missing}, unknown columns {extra}; expected {COLUMNS}")
+    frame = frame[COLUMNS].reset_index(drop=True)
+
+    def refuse(bad: pd.Series, column: str, expected: str) -> None:
+        if bad.any():
+            at = int(bad.to_numpy().argmax())
+            row = frame.iloc[[at]].astype("object").to_dict("records")[0]
+            raise ValueError(
+                f"{source}, line {at + 2}: {column} is {row[column]!r}; expected {expected}: {row}"
+            )
+
+    for column in TEXT_COLUMNS:
+        refuse(~frame[column].map(lambda v: isinstance(v, str)).astype(bool), column, "text, empty for none")
+    for column in NEVER_EMPTY:
+        refuse(frame[column] == "", column, "a name")
+    refuse(~frame["task"].isin(TASKS), "task", f"one of {TASKS}")
+    refuse(~frame["metric"].isin(list(METRICS)), "metric", f"one of {sorted(METRICS)}")
+    shots = pd.to_numeric(frame["shots"], errors="coerce")
+    refuse(~((shots >= FULL_SHOT) & (shots % 1 == 0)), "shots", "a whole number from 0 on, or FULL_SHOT")
+    for column in ("mean", "std"):
+        numbers = pd.to_numeric(frame[column], errors="coerce")
+        refuse(numbers.isna() & frame[column].notna(), column, "a number or NaN")
+        frame[column] = numbers.astype("float64")
+    if not undefined:
+        refuse(frame["mean"].isna(), "mean", "a number")
+    low, high = (frame["metric"].map(lambda m, end=end: METRICS[m][end]).astype(float) for end in (0, 1))
+    outside = (frame["mean"] < low - ROUNDING) | (frame["mean"] > high + ROUNDING)
+    refuse(outside, "mean", "a value in the metric's range, see METRICS")
+    refuse((frame["std"] < 0) | (frame["std"] == math.inf), "std", "a standard deviation from 0 on, or NaN")
+    frame = frame.astype({**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64"})
+    refuse(
+        frame.duplicated(KEYS), "metric", "each combination of keys once, but this row repeats an earlier one"
+    )
+    return frame
+
+
+def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
+    """The published numbers of one of `PAPERS`, checked. Not every table has numbers: figures are plots only.
+
+    >>> frame = load_published("rwda").query("artifact == 'T1' and variant == 'object_unknown'")
+    >>> frame[frame.metric == "auroc"]["mean"].tolist()
+    [91.5, 76.5, 91.0, 78.1, 92.2, 78.2]
+    """
+    if paper not in PAPERS:
+        raise ValueError(f"paper is {paper!r}; expected one of {PAPERS}")
+    path = Path(str(files("zsad_papers") / paper / file))
+    source = f"{paper}/{file}"
+    frame = validate(_read(path), source=source, undefined=False)
+    others = ~frame["paper"].isin([paper, f"{paper}_{path.stem.removeprefix('published_')}"])
+    if others.any():
+        raise ValueError(f"{source}, line {int(others.to_numpy().argmax()) + 2}: paper is not {paper!r}")
+    return frame
+
+
+def read_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """The rows of one or more result files, checked. A key that two files claim is an error, not a choice."""
+    paths = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not paths:
+        raise ValueError("no result files given; expected at least one path")
+    frames = {str(path): validate(_read(path), source=str(path)) for path in paths}
+    together = pd.concat(frames)
+    repeated = together[together.duplicated(KEYS, keep=False)]
+    if len(repeated):
+        twice = repeated[(repeated[KEYS] == repeated[KEYS].iloc[0]).all(axis=1)]
+        raise ValueError(
+            f"{twice.index.get_level_values(0).tolist()} hold the same row {twice.iloc[0][KEYS].to_dict()}; "
+            "expected each number in one file"
+        )
+    return together.reset_index(drop=True)
+
+
+def write_results(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a checked frame as CSV: sorted by keys, ten significant digits, the same bytes every time."""
+    frame = validate(frame).sort_values(KEYS, kind="stable")
+    frame["shots"] = frame["shots"].map(lambda shots: "full" if shots == FULL_SHOT else str(shots))
+
+    def write(temporary: Path) -> None:
+        frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n", encoding="utf-8")
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Raw rows; shots 'full', '4_agg' and '' become FULL_SHOT, 4 with variant 'agg', and 0."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no result file {path}: run the notebook that writes it, or check results_dir"
+        )
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path}: empty, or cut off in its last line; delete it and run its notebook again")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: not a results CSV ({error}); delete it and run its notebook again"
+        ) from error
+    if {"shots", "variant", "mean", "std"} <= set(frame):
+        # RegAD's '4_agg' was trained on the other categories too (WinCLIP, Table 2)
+        pooled = frame["shots"].str.endswith("_agg")
+        frame["variant"] = frame["variant"].mask(pooled, (frame["variant"] + ";agg").str.strip(";"))
+        frame["shots"] = frame["shots"].str.removesuffix("_agg").replace({"full": str(FULL_SHOT), "": "0"})
+        frame[["mean", "std"]] = frame[["mean", "std"]].replace({"": None})
+    return frame
+
+
+def rows(
+    values: pd.DataFrame,
+    *,
+    paper: str,
+    artifact: str | Mapping[str, str],
+    dataset: str,
+    method: str,
+    shots: int = 0,
+    variant: str = "",
+    task: str = "image",
+    keep: Literal["both", "mean", "categories"] = "both",
+    ddof: int = 1,
+) -> pd.DataFrame:
+    """Tidy rows from what a loop over categories and seeds measured.
+
+    Each category gets the mean and standard deviation of its values over seeds. The `mean` row takes the mean
+    over categories *within each seed first*, then mean and standard deviation over seeds: the spread of the
+    whole experiment, usually smaller than that of a category. An undefined (NaN) category makes the mean row
+    NaN, with a warning, since a mean over the others is a number for another dataset.
+
+    Parameters
+    ----------
+    values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
+        if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
+        `seed` (without it: a single run).
+    artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
+    keep : which rows to return.
+    ddof : 1 is the sample standard deviation, since ten seeds are a sample of all seeds. The papers do not
+        say which they print; 0 gives values smaller by 5 % at ten seeds. With one seed std is NaN.
+
+    >>> measured = pd.DataFrame(
+    ...     {"category": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "auroc": [0.9, 0.8, 1.0, 0.8]}
+    ... )
+    >>> table = rows(measured, paper="rwda", artifact="T1", dataset="mini_mvtec", method="rwda", keep="mean")
+    >>> table[["category", "mean", "std"]].round(2).values.tolist()
+    [['mean', 87.5, 3.54]]
+    """
+    values = values.copy()
+    whole = "category" not in values
+    if whole:
+        values["category"] = "mean"
+    if "seed" not in values:
+        values["seed"] = 0
+    if values.empty:
+        return joined([])
+    metrics = [column for column in values if column not in ("category", "seed")]
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown or not metrics:
+        raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS)}")
+    if keep not in ("both", "mean", "categories"):
+        raise ValueError(f"keep is {keep!r}; expected 'both', 'mean' or 'categories'")
+    n_seeds, n_categories = values["seed"].nunique(), values["category"].nunique()
+    if len(values) != n_seeds * n_categories or values.duplicated(["category", "seed"]).any():
+        raise ValueError(
+            f"{len(values)} rows of {n_categories} categories and {n_seeds} seeds; expected each pair once"
+        )
+    names = {"paper": paper, "dataset": dataset, "task": task}
+    names |= {"shots": shots, "method": method, "variant": variant}
+    records = []
+    for metric in metrics:
+        names |= {"metric": metric, "artifact": artifact if isinstance(artifact, str) else artifact[metric]}
+        scale = 100.0 if metric in PERCENT else 1.0
+        cells = scale * values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
+        undefined = cells.columns[cells.isna().any()].tolist()
+        if undefined:
+            warnings.warn(f"{metric} of {dataset} is undefined for {undefined}; so is its mean", stacklevel=2)
+        parts = {} if keep == "mean" or whole else dict(cells.items())
+        if keep != "categories":
+            parts["mean"] = cells.mean(axis=1, skipna=False)  # (seeds,)
+        records += [
+            {**names, "category": category, "mean": part.mean(skipna=False), "std": _spread(part, ddof)}
+            for category, part in parts.items()
+        ]
+    return validate(pd.DataFrame(records, columns=COLUMNS), source="measured rows (rows() takes fractions)")
+
+
+def _spread(values: pd.Series, ddof: int) -> float:
+    return values.std(ddof=ddof, skipna=False) if len(values) > ddof and len(values) > 1 else math.nan
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several frames; without any, as where no dataset is prepared, a frame of no rows.
+
+    >>> len(joined([])), joined([]).columns.tolist() == COLUMNS
+    (0, True)
+    """
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else validate(pd.DataFrame(columns=COLUMNS))
+
+
+def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
+    """The frame with measured dataset names replaced by the published names that they stand for.
+
+    roles: published name to measured name, such as `{"mvtec": "mini_mvtec", "sewerml": "textile"}`; a profile
+    gives it as `datasets`, with None where nothing stands. One measured dataset may stand in several places.
+    Datasets without a role keep their name.
+    """
+    roles = {name: other for name, other in roles.items() if other}
+    present = set(frame["dataset"])
+    shadowed = sorted(name for name, other in roles.items() if name != other and name in present)
+    if shadowed:
+        raise ValueError(
+            f"rows of {shadowed} beside their stand-ins ({dict(roles)}): one name would mean two datasets; "
+            "leave one of them out"
+        )
+    staying = frame[~frame["dataset"].isin(list(roles.values()))]
+    named = [frame[frame["dataset"] == other].assign(dataset=name) for name, other in roles.items()]
+    return pd.concat([staying, *named], ignore_index=True)
+
+
+def compare(
+    published: pd.DataFrame,
+    measured: pd.DataFrame,
+    *,
+    keys: Sequence[str] = tuple(KEYS),
+    roles: Mapping[str, str | None] | None = None,
+    keep: Literal["published", "both"] = "published",
+) -> pd.DataFrame:
+    """Published beside measured, matched on keys, in the order of the published rows.
+
+    Further columns: published, published_std, measured, measured_std; difference (measured minus published,
+    NaN where one is missing); measured_on (the measured dataset's own name); no_dataset (whether nothing
+    stands in the dataset's place, so that there was nothing to measure).
+
+    keys : the columns to match on; fewer of them, to compare across tables or papers.
+    roles : as in `as_roles`, those that are there; None where it is not known which.
+    keep : "both" adds the measured rows that no published number stands beside (other categories, say).
+    """
+    if keep not in ("published", "both"):
+        raise ValueError(f"keep is {keep!r}; expected 'published' or 'both'")
+    keys, there = list(keys), {name: other for name, other in (roles or {}).items() if other}
+    measured = as_roles(measured, there)
+    measured = measured.assign(measured_on=measured["dataset"].map(lambda name: there.get(name, name)))
+    sides = {}
+    for side, frame, extra in (("published", published, []), ("measured", measured, ["measured_on"])):
+        repeated = frame.duplicated(keys)
+        if repeated.any():
+            example = frame.loc[repeated, KEYS].iloc[0].to_dict()
+            raise ValueError(f"{side} rows are not told apart by {keys}: {example}; select rows or add keys")
+        names = {"mean": side, "std": f"{side}_std"}
+        sides[side] = frame[[*keys, "mean", "std", *extra]].rename(columns=names)
+    table = sides["published"].merge(sides["measured"], on=keys, how="left")
+    if keep == "both":
+        alone = sides["measured"].merge(sides["published"], on=keys, how="left", indicator=True)
+        alone = alone[alone.pop("_merge") == "left_only"]
+        table = pd.concat([table, alone[table.columns]], ignore_index=True)  # published rows keep their order
+    table["measured_on"] = table["measured_on"].fillna("").astype("str")
+    table.insert(len(table.columns) - 1, "difference", table["measured"] - table["published"])
+    known = roles is not None and "dataset" in keys
+    table["no_dataset"] = ~table["dataset"].isin(["", *there]) if known else False
+    return table
+
+
+def with_status(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Adds `status`: 'measured', 'not yet run', 'dataset missing', 'undefined' or 'no published number'."""
+    status = pd.Series("measured", index=comparison.index, dtype="str")
+    status[comparison["published"].isna()] = "no published number"
+    status[comparison["measured"].isna()] = "not yet run"
+    status[comparison["measured"].isna() & comparison["no_dataset"]] = "dataset missing"
+    status[comparison["measured"].isna() & (comparison["measured_on"] != "")] = "undefined"
+    return comparison.assign(status=status)
+
+
+def tidy(
+    records: pd.DataFrame,
+    dataset: str,
+    artifact: str | Mapping[str, str],
+    *,
+    keep: str = "mean",
+    names: Mapping[str, str] | None = None,
+    paper: str = "winclip",
+    metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
+    **where: object,
+) -> pd.DataFrame:
+    """Rows of one artifact from the records that `where` selects (a value or a list for a column).
+
+    names: other names of variants. keep: as in `results.rows`. Of `metrics` those that no record has are left
+        out.
+    """
+    for column, wanted in where.items():
+        values = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+        records = records[records[column].isin(values)]
+    frames = []
+    for (method, variant, shots, task), group in records.groupby(
+        ["method", "variant", "shots", "task"], sort=False
+    ):
+        present = [m for m in metrics if m in group and group[m].notna().any()]
+        frames.append(
+            rows(
+                group[["category", "seed", *present]],
+                paper=paper,
+                artifact=artifact,
+                dataset=dataset,
+                method=method,
+                shots=shots,
+                variant=(names or {}).get(variant, variant),
+                task=task,
+                keep=keep,
+            )
+        )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)

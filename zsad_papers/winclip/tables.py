@@ -1,0 +1,225 @@
+"""WinCLIP's tables as tidy rows, of what `winclip_studies` and `winclip_few_shot` measured.
+
+python -m zsad_papers.winclip.tables --profile mini --role mvtec      measures all studies of a dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import pandas as pd
+
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_papers.baselines.backbones import backbone_of
+from zsad_papers.common.data import dataset_of, encoder_of, missing
+from zsad_papers.common.experiment import study
+from zsad_papers.common.results import FULL_SHOT, tidy
+from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
+from zsad_papers.winclip.experiments import (
+    few_shot,
+    few_shot_baselines,
+    few_shot_design,
+    full_shot,
+    generic,
+    language,
+    left_open,
+    tiling,
+    zero_shot,
+)
+
+CLASSWISE = {
+    ("mvtec", "image"): {"auroc": "T10", "aupr": "T11", "f1max": "T12"},
+    ("mvtec", "pixel"): {"auroc": "T13", "pro": "T14", "f1max": "T15"},
+    ("visa", "image"): {"auroc": "T16", "aupr": "T17", "f1max": "T18"},
+    ("visa", "pixel"): {"auroc": "T19", "pro": "T20", "f1max": "T21"},
+}
+"""The tables of supplement D, by role, task and metric."""
+
+FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
+"""What the ablations call the full method."""
+
+ABLATION_T3 = ("one_class", "two_class", "state_ens", "prompt_ens", "multi_crop")
+ABLATION_T8 = ("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token")
+
+
+def measured_studies(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+    """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
+    run = lambda *options: study(settings, encoder, role, *options)  # noqa: E731
+    frames = [
+        run(language),
+        run(zero_shot),
+        run(generic),
+        run(few_shot, *few_shot_design(settings, role)),
+        run(few_shot_baselines, settings.shots, backbone_of(settings)),
+    ]
+    if role == "mvtec":
+        frames += [run(tiling), run(full_shot, backbone_of(settings))]
+    return pd.concat(frames, ignore_index=True)
+
+
+def main_records(records: pd.DataFrame) -> pd.DataFrame:
+    """The methods of Tables 1 and 4 without their ablations, under an empty variant."""
+    records = records.assign(variant=records["variant"].replace(FULL))
+    return records[(records["variant"] == "") & ~records["method"].isin(["patchcore_last"])]
+
+
+def comparison_rows(
+    records: pd.DataFrame, role: str, dataset: str, task: str, shots: Sequence[int]
+) -> pd.DataFrame:
+    """Rows of Table 1 (task image) or Table 4 (task pixel)."""
+    main = main_records(records)
+    return tidy(main, dataset, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])
+
+
+def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+    """Rows of the six tables of supplement D for one dataset."""
+    main = main_records(records)
+    methods = ["winclip", "winclip_plus", "spade", "padim", "patchcore"]
+    frames = [
+        tidy(main, dataset, CLASSWISE[role, task], keep="both", task=task, shots=[0, *shots], method=methods)
+        for task in ("image", "pixel")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
+    """A table of supplement D as the paper lays it out: a line a category, columns by shots and method.
+
+    beside: of `results.compare` with keep="both". First the published categories, then those of this run, and
+    where a category is in both the difference. Standard deviations are over draws of references.
+    """
+    own = beside[beside["artifact"] == artifact]
+    metric, dataset, task = own[["metric", "dataset", "task"]].iloc[0]
+    shots = own["shots"].astype(str) + "-shot"
+    columns = [shots.to_numpy(), own["method"].map(LABELS["method"]).to_numpy()]
+    order = pd.MultiIndex.from_arrays(columns).unique()
+    blocks = {}
+    for name in ("published", "measured", "difference"):
+        if name == "difference":
+            cells = ["" if pd.isna(v) else f"{v:+.1f}" for v in own[name]]
+        else:
+            pairs = zip(own[name], own[f"{name}_std"], strict=True)
+            cells = ["" if pd.isna(mean) else mean_std(mean, std) for mean, std in pairs]
+        text = pd.DataFrame({"category": own["category"].str.replace("_", " ").to_numpy(), "text": cells})
+        wide = text.assign(shots=columns[0], method=columns[1])[text["text"] != ""]
+        if len(wide):
+            table = wide.pivot(index="category", columns=["shots", "method"], values="text")
+            blocks[name] = table.reindex(wide["category"].unique()).reindex(columns=order)
+    frame = pd.concat(blocks, names=["", "category"]).fillna("-")
+    what = f"{task} {LABELS['metric'][metric]} on {LABELS['dataset'][dataset]}"
+    caption = f"Table {artifact[1:]}: {what}, by category"
+    stand_in = own.loc[own["measured_on"] != "", "measured_on"].unique()
+    missing = "; dataset missing, nothing measured" if own["no_dataset"].all() else ""
+    return as_table(frame, caption + (f"; measured on {', '.join(stand_in)}" if len(stand_in) else missing))
+
+
+def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Rows of Table 2 that a run can give: WinCLIP, WinCLIP+ and PatchCore with all normal images."""
+    main = main_records(records)
+    ours = main[main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])]
+    everything = main[(main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)]
+    frame = tidy(pd.concat([ours, everything]), dataset, "T2")
+    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+
+
+def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims that no table holds."""
+    of = lambda artifact, **where: tidy(records, dataset, artifact, **where)  # noqa: E731
+    if role == "visa":
+        language_only = {"method": "winclip", "task": "image"}
+        specific = of("T7", variant=["", "specific_states"], keep="both", **language_only)
+        crops = of("suppA", variant=["whole=center_crop", "whole=squash"], **language_only)
+        return pd.concat([specific[specific["metric"] == "auroc"], crops], ignore_index=True)
+    plus = {"method": "winclip_plus", "shots": shots}
+    scores = of("T5", variant=[f"score={s}" for s in ("max_map", "ascore0", "ascore0+max_map")], **plus)
+    maps = of("T6", variant=[f"maps={m}" for m in ("P", "P+Wm", "P+Wm+Ws")], **plus)
+    return pd.concat(
+        [
+            of("T3", method="winclip", task="image", variant=ABLATION_T3),
+            scores[scores["metric"] == "auroc"],
+            maps[maps["metric"] == "auroc"],
+            of("T8", method="winclip", task="pixel", variant=[*ABLATION_T8, "image_tiling"]),
+            flipped_rows(records, dataset),
+        ],
+        ignore_index=True,
+    )
+
+
+def flipped_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of claim 30, of a dataset that has flipped metal nuts; else none."""
+    return tidy(records, dataset, "sec4.3", keep="categories", variant="defect=flip")
+
+
+def patchcore_rows(
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+) -> pd.DataFrame:
+    """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
+    name = f"backbone={published_name(encoder)}"
+    methods = ["patchcore", "patchcore_last"]
+    on_clip = study(settings, encoder, "mvtec", few_shot_baselines, settings.shots, None, methods)
+    renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
+    plus = main_records(records).query("method == 'winclip_plus'")
+    parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
+    if settings.backbone != "clip":
+        own = main_records(records).query("method == 'patchcore'")
+        parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
+    return tidy(pd.concat(parts), dataset, "S8", shots=settings.shots)
+
+
+PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
+"""How the paper's tables call a backbone."""
+
+
+def published_name(encoder: ClipEncoder) -> str:
+    return PUBLISHED.get(encoder.model_id, encoder.model_id.split("@")[0].replace("-", "_").lower())
+
+
+def backbone_rows(
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+) -> pd.DataFrame:
+    """Rows of Table S9: single-crop WinCLIP on this run's CLIP and on `settings.clip_backbones`."""
+    of_run = {published_name(encoder): records}
+    for name, text in settings.clip_backbones.items():
+        if name not in of_run:
+            model, weights = text.split()
+            other = load_encoder(model, weights, device=settings.device, precision=settings.precision)
+            frames = [study(settings, other, "mvtec", run) for run in (language, zero_shot)]
+            of_run[name] = pd.concat(frames)
+    frames = []
+    for name, found in of_run.items():
+        image = found[(found["method"] == "winclip") & (found["variant"] == "prompt_ens")]
+        pixel = found[(found["method"] == "winclip") & (found["variant"] == "") & (found["task"] == "pixel")]
+        frames.append(pd.concat([image, pixel]).assign(variant=f"backbone={name}"))
+    frame = tidy(pd.concat(frames), dataset, "S9")
+    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+
+
+def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
+    """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
+    records = study(settings, encoder, role, left_open)
+    return tidy(records, dataset, "open")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2].strip())
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--role", choices=("mvtec", "visa"), required=True)
+    arguments = parser.parse_args()
+    settings = read_settings({"profile": arguments.profile})
+    encoder, role = encoder_of(settings), arguments.role
+    if not settings.datasets[role]:
+        print(f"no dataset in the place of {role}")
+        return
+    if dataset_of(settings, role) is None:
+        parser.error(missing(settings, [role])[0])
+    records = measured_studies(settings, encoder, role)
+    if role == "mvtec":
+        patchcore_rows(settings, encoder, records, settings.datasets[role])
+    left_open_rows(settings, encoder, role, settings.datasets[role])
+    print(f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 from scipy.ndimage import gaussian_filter
 
+from zsad_core import methods
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.windows import upsample
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
 from zsad_papers.anomalyclip.experiments import prompt_scores
+from zsad_papers.common import data
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example
 from zsad_papers.common.settings import Settings
@@ -50,7 +52,7 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
     image = nut.test.image(3)
     recipe = prompts.recipe
     _, local = (
-        figures.ac.extractor_of(nut.encoder, recipe).features(nut.encoder.preprocess(image)[None]).values()
+        methods.extractor_of(nut.encoder, recipe).features(nut.encoder.preprocess(image)[None]).values()
     )
     texts = prompts.texts(nut.encoder)[0]
     anomalous = (local @ texts.T / recipe.temperature).softmax(-1)[..., 1].unflatten(1, nut.encoder.grid)
@@ -121,7 +123,7 @@ def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         anomalyclip_figures, "within_images", lambda c, _: pd.DataFrame(frames[c.name], columns=names)
     )
-    monkeypatch.setattr(figures.ac, "has_masks", lambda test: test)
+    monkeypatch.setattr(data, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
     found = anomalyclip_figures.successes_and_failures(made, 2)
     assert {group: [(c.name, i) for c, i in own] for group, own in found.items()} == {

@@ -107,7 +107,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     other.write_bytes(b"another network")
     asked = []
     monkeypatch.setattr(
-        weights_io, "download_pretrained_from_url", lambda url: asked.append(url) or str(other)
+        checkpoints, "download_pretrained_from_url", lambda url: asked.append(url) or str(other)
     )
     with pytest.raises(ValueError, match=f"expected {digits}"):
         load_backbone(profile.backbone, profile.backbone_weights)

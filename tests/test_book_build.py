@@ -152,7 +152,7 @@ def test_wide_tables_scroll_in_their_place(book, pages, articles):
     assert re.search(r"\.cell_output\.text_html,[^}]*overflow-x:auto", ours), (
         "book.css lets tables widen the page"
     )
-    # the theme's container of Markdown tables, that of zsad_papers.common.tables, and any other output of a cell
+    # the theme's container of Markdown tables, that of our tables, and any other output of a cell
     scrolls = '.pst-scrollable-table-container, [style*="overflow-x: auto"], .cell_output .text_html'
     tables = [(page, table) for page, article in articles.items() for table in article.select("table")]
     assert len({page for page, _ in tables}) > len(NOTEBOOKS) / 2, "the tables were not found"

@@ -1,4 +1,4 @@
-"""zsad_papers.common.claims: verdicts on published numbers worked out by hand; predicates turn with the numbers."""
+"""zsad_papers.common.claims: verdicts on published numbers, worked out by hand, turn with the numbers."""
 
 from __future__ import annotations
 

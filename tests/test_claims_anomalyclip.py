@@ -1,4 +1,4 @@
-"""zsad_papers.anomalyclip.claims: verdicts on the published numbers, worked out by hand, turn with the numbers.
+"""zsad_papers.anomalyclip.claims: verdicts worked out by hand turn with the numbers.
 
 `evidence` is the published frame with the rows that no table prints and with four numbers changed, so that
 every claim holds; each claim is then made to fail, most by a tie or by the first number beyond a limit.

@@ -1,4 +1,4 @@
-"""zsad_papers.winclip.claims: verdicts on the published numbers, worked out by hand, turn with the numbers."""
+"""zsad_papers.winclip.claims: verdicts worked out by hand turn with the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""zsad_papers.rwda.contradictions: what is found in the published numbers, and that planted errors are found."""
+"""zsad_papers.rwda.contradictions: what is found in print, and planted errors."""
 
 from __future__ import annotations
 

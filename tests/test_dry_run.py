@@ -40,7 +40,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         asked.append(request.full_url)
         raise URLError("no network")
 
-    monkeypatch.setattr(run_checks.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(preflight.urllib.request, "urlopen", urlopen)
     return asked
 
 
@@ -150,7 +150,7 @@ def test_counts_and_references(settings, copied):
 
 def test_disk(settings, monkeypatch):
     usage = Usage(10**12, 0, 20 * 10**9)
-    monkeypatch.setattr(run_checks.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
     state = lambda needed: [c.state for c in check_folders(settings, {"cache_dir": needed})]  # noqa: E731
     assert set(state(5e9)) == {"ok"}
     assert set(state(15e9)) == {"warning"}
@@ -211,8 +211,8 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
         seen.append(folder)
         return [estimate], {"book": "not sampled"}
 
-    monkeypatch.setattr(run_estimate, "estimate_run", estimate_run)
-    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(dry_run, "estimate_run", estimate_run)
+    monkeypatch.setattr(dry_run.torch.cuda, "is_available", lambda: False)
     profile = tmp_path / "mine.yaml"
     values = yaml.safe_load(Path("profiles/mini.yaml").read_text())
     folders = {"data_dir": settings.data_dir, "cache_dir": settings.cache_dir}
@@ -237,7 +237,7 @@ def test_command(settings, tmp_path, capsys, monkeypatch, offline):
     assert call("--no-sample", "--quiet") == 0
     assert capsys.readouterr().out == ""
     assert len(seen) == 1
-    monkeypatch.setattr(run_checks.shutil, "disk_usage", lambda path: Usage(2, 1, 1))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(2, 1, 1))
     assert call() == 1
     assert "free some space" in capsys.readouterr().out
 

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypat
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(image_files.os, "scandir", guarded)
+    monkeypatch.setattr(files.os, "scandir", guarded)
     locked = "locked"
     (entry,) = [entry for entry in find_files(tmp_path).entries if entry.status]
     assert (entry.name, entry.status) == ("locked/", "unreadable")

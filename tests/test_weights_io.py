@@ -195,7 +195,7 @@ def test_epoch_31_does_not_pass_for_epoch_32(
         (tmp_path / "file.pt").write_bytes(b"another epoch")
         return str(tmp_path / "file.pt")
 
-    monkeypatch.setattr(weights_io, "download_pretrained_from_url", download)
+    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
     with pytest.raises(ValueError, match=f"expected {digits}"):
         locate_weights(STRANGER, tag, False, 0)
     assert asked == [PINNED[STRANGER, tag][0]] and asked[0].endswith(f"{tag}-{digits}.pt")
@@ -210,14 +210,14 @@ def test_without_a_network_the_error_says_what_to_fetch(monkeypatch: pytest.Monk
     def offline(url: str) -> str:
         raise URLError("no route to host")
 
-    monkeypatch.setattr(weights_io, "download_pretrained_from_url", offline)
+    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", offline)
     with pytest.raises(OSError, match="fetch https://.*ViT-L-14-336px.pt.*pass the file's path"):
         locate_weights("ViT-L-14-336-quickgelu", "openai", True, 0)
 
 
 def test_a_tag_without_a_pinned_checksum_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file.bin").write_bytes(b"abc")
-    monkeypatch.setattr(weights_io, "download_pretrained", lambda config: str(tmp_path / "file.bin"))
+    monkeypatch.setattr(checkpoints, "download_pretrained", lambda config: str(tmp_path / "file.bin"))
     with pytest.warns(UserWarning, match="no checksum is pinned.*ba7816bf8f01cfea"):
         source = locate_weights("ViT-B-16", "laion2b_s34b_b88k", False, 0)
     assert source.weights_id == "laion2b_s34b_b88k@ba7816bf8f01"

@@ -1,7 +1,6 @@
 """WinCLIP and WinCLIP+ on a dataset: prompts, image scores, and maps measured part by part.
 
-Images have been embedded before (`zsad_core.image_features` for views, `zsad_core.image_features` for windows and patch
-tokens). A detector is a function from the features of some tiles to named `Output`s; `measure` runs it over
+Images have been embedded before (`zsad_core.image_features`). A detector is a function from the features of some tiles to named `Output`s; `measure` runs it over
 a category and keeps numbers, never maps.
 """
 

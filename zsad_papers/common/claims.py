@@ -1,9 +1,8 @@
 """Claims of the papers, each with a predicate that runs on published and on measured numbers alike.
 
-The claims are rows of `published/claims.csv`: what a paper says, and a `test` that decides it from numbers.
-For each paper there is a module (`claims/rwda.py`) with one function for each claim, named after its id:
-`rwda_c01`. A predicate reads a valid tidy frame (`zsad_papers.common.results`) in which datasets carry their published
-names (`results.as_roles`), and returns a `Verdict`.
+The claims are rows of a paper's `claims.csv`: what it says, and a `test` that decides it from numbers. Its
+module `claims.py` has one function for each claim, named after its id: `rwda_c01`. A predicate reads a valid
+tidy frame (`zsad_papers.common.results`) in which datasets carry their published names (`results.as_roles`), and returns a `Verdict`.
 
 >>> from zsad_papers.common.results import load_published
 >>> verdicts = evaluate("rwda", load_published("rwda"))
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from zsad_papers.common.results import FULL_SHOT, validate
+from zsad_papers.common.results import FULL_SHOT, PAPERS, validate
 
 __all__ = [
     "FAILS",

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import methods
 from zsad_core.encoders import ClipEncoder
+from zsad_core.methods import extractor_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.windows import upsample
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
@@ -51,9 +51,7 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
     (found,) = anomalyclip_figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
     image = nut.test.image(3)
     recipe = prompts.recipe
-    _, local = (
-        methods.extractor_of(nut.encoder, recipe).features(nut.encoder.preprocess(image)[None]).values()
-    )
+    _, local = extractor_of(nut.encoder, recipe).features(nut.encoder.preprocess(image)[None]).values()
     texts = prompts.texts(nut.encoder)[0]
     anomalous = (local @ texts.T / recipe.temperature).softmax(-1)[..., 1].unflatten(1, nut.encoder.grid)
     smooth = gaussian_filter(upsample(anomalous, nut.encoder.image_size)[0], 4 * 144 / 518)

@@ -12,7 +12,7 @@ from urllib.error import URLError
 import pytest
 import yaml
 
-from workflow import dry_run, preflight, run_estimate
+from workflow import dry_run, preflight
 from workflow.preflight import answer, check_datasets, check_device, check_folders, check_weights
 from workflow.run_samples import Estimate, Run, Sample, extrapolate, sample_dataset
 from zsad_core import checkpoints

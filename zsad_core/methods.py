@@ -1,7 +1,7 @@
 """WinCLIP and WinCLIP+ on a dataset: prompts, image scores, and maps measured part by part.
 
-Images have been embedded before (`zsad_core.image_features`). A detector is a function from the features of some tiles to named `Output`s; `measure` runs it over
-a category and keeps numbers, never maps.
+Images have been embedded before (`zsad_core.image_features`). A detector is a function from the features of
+some tiles to named `Output`s.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ for each category. Logits are upsampled before the softmax, so maps are made at 
 image score takes nothing that was learned.
 
 Images go through the frozen tower once, as for prompt learning (`zsad_core.auxiliary`), and so do the mosaics
-that replace some when it is trained on MVTec. All is float32 here; the original computes with mixed precision.
+that replace some when it is trained on MVTec. All is float32; the original computes with mixed precision.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The claims are rows of a paper's `claims.csv`: what it says, and a `test` that decides it from numbers. Its
 module `claims.py` has one function for each claim, named after its id: `rwda_c01`. A predicate reads a valid
-tidy frame (`zsad_papers.common.results`) in which datasets carry their published names (`results.as_roles`), and returns a `Verdict`.
+tidy frame (`zsad_papers.common.results`) in which datasets carry their published
+names (`results.as_roles`), and returns a `Verdict`.
 
 >>> from zsad_papers.common.results import load_published
 >>> verdicts = evaluate("rwda", load_published("rwda"))

@@ -1,4 +1,4 @@
-"""COCO captions 2017: natural sentences with "normal" or "damage" in them, as one captions file.
+"""COCO captions 2017: natural sentences, as one captions file.
 
     python -m data_scripts.coco_captions --raw downloads/coco --fetch --out data/captions.json
 
@@ -6,9 +6,8 @@ No images are needed, and no prepared folder is made. The file is what the param
 notebooks reads (RWDA, Fig. 5); without one they show sentences written for this project.
 
 RWDA says neither which split it took nor whether "damaged" or "abnormal" counted: see --split and --match. By
-default a caption counts that has one of the words as a whole word, in capitals or not. The rule is noted in
-the file, and the notebooks follow it. Trailing blanks, line breaks and double spaces are tidied, and of equal
-captions one is kept.
+default a caption counts that has the word as a whole, in capitals or not. The rule is noted in
+the file, and the notebooks follow it. Of equal captions one is kept.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import get_args
 
 from data_scripts.download import checked, sorted_out, unpacked
 from data_scripts.folders import find_file
 from data_scripts.prepare import only_one
 from data_scripts.source import Archive, Source, errors_reported, require_download
 from zsad_core.cache import write_atomically
-from zsad_papers.rwda.analysis import Match, load_captions
 
-WORDS = ("normal", "damage")
+MATCHES = ("word", "prefix", "substring")
 
 SOURCE = Source(
     name="coco_captions",
@@ -44,23 +41,30 @@ SOURCE = Source(
 )
 
 
-def write_captions(root: Path, out: Path, *, split: str = "val", match: Match = "word") -> dict[str, int]:
-    """Writes the captions of `captions_<split>2017.json` below `root` that have one of WORDS.
+def write_captions(root: Path, out: Path, *, split: str = "val", match: str = "word") -> int:
+    """Writes the captions of `captions_<split>2017.json` below `root`, each once, with the rule for a word.
 
-    Returns the number of captions for each word. Raises FileNotFoundError when the file is not there,
-    ValueError when it is no captions file or has no such caption.
+    Returns their number. Raises FileNotFoundError when the file is not there, ValueError when it is no
+    captions file.
     """
-    name = f"captions_{split}2017.json"
-    file = find_file(root, name)
-    found = {word: load_captions(file, word, match) for word in WORDS}
+    file = find_file(root, f"captions_{split}2017.json")
+    captions = list(dict.fromkeys(_captions(file)))
     content = {
-        "info": {"description": f"captions with {' or '.join(WORDS)} of {name}", "home": SOURCE.home},
+        "info": {"description": f"captions of {file.name}", "home": SOURCE.home},
         "match": match,
-        "annotations": [{"caption": text} for text in dict.fromkeys(sum(found.values(), []))],
+        "annotations": [{"caption": text} for text in captions],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     write_atomically(out, lambda path: path.write_text(text, encoding="utf-8"))
-    return {word: len(captions) for word, captions in found.items()}
+    return len(captions)
+
+
+def _captions(file: Path) -> list[str]:
+    try:
+        return [annotation["caption"] for annotation in json.loads(file.read_text("utf-8"))["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        message = "is no COCO captions file: expected JSON with 'annotations', each with a 'caption'"
+        raise ValueError(f"{file} {message} ({type(error).__name__}: {error})") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--raw", type=Path, help="folder with the archive or its contents; or the archive")
     add("--out", type=Path, default=Path("data/captions.json"), help="file to write (%(default)s)")
     add("--split", choices=("val", "train"), default="val", help="of COCO (%(default)s)")
-    add("--match", choices=get_args(Match), default="word", help="what counts for a word (%(default)s)")
+    add("--match", choices=MATCHES, default="word", help="what counts for a word (%(default)s)")
     add("--fetch", action="store_true", help="first download the archive to --raw, 253 MB")
     add("--checksum", choices=("stop", "warn"), default="stop", help="at another checksum than published")
     arguments = parser.parse_args(argv)
@@ -87,9 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         for path in archives:
             checked(path, SOURCE.archives, arguments.checksum)
         with only_one(out), unpacked(raw, archives, loose, out) as root:
-            found = write_captions(root, out, split=arguments.split, match=arguments.match)
-    for word, n in found.items():
-        print(f"{word}: {n} captions of the {arguments.split} split (match: {arguments.match})")
+            n = write_captions(root, out, split=arguments.split, match=arguments.match)
+    print(f"{n} captions of the {arguments.split} split (match: {arguments.match})")
     print(f"{out} is complete; give it as the parameter captions_file")
 
 

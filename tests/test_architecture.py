@@ -1,0 +1,127 @@
+"""The shape of the code: imports run one way, files stay short, each paper has the same files."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+from importlinter import cli
+
+from workflow.sizes import (
+    OTHERS,
+    PRODUCT,
+    READ_FIRST,
+    function_lines,
+    lines_of,
+    modules_of,
+    package_lines,
+    student_lines,
+)
+
+LONGEST_MODULE, MEDIAN_FUNCTION = 400, 12  # lines
+LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_500}  # lines
+PAPERS = ("rwda", "winclip", "anomalyclip")
+PROFILES = ("mini", "paper")
+NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name
+
+
+def trees(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
+    for package in packages:
+        for path in modules_of(package):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(node: ast.AST) -> str | None:
+    """`name` of the expressions `name` and `something.name`."""
+    return getattr(node, "id", None) or getattr(node, "attr", None)
+
+
+def literals(node: ast.AST) -> set[object]:
+    return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+
+
+def branches_on_a_name(tree: ast.AST) -> list[int]:
+    """The lines that compare a paper's or profile's name with one that is written out."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Match):
+            sides = [node.subject, *(case.pattern for case in node.cases)]
+        else:
+            continue
+        named = {name_of(side) for side in sides} & set(NAMES)
+        if named and set.union(*map(literals, sides)) & {*PAPERS, *PROFILES}:
+            found.append(node.lineno)
+    return found
+
+
+def private_to_the_encoder(tree: ast.AST) -> list[str]:
+    """Each `encoder._name` and `something.encoder._name`."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [n.attr for n in nodes if re.match(r"_[a-z]", n.attr) and name_of(n.value) == "encoder"]
+
+
+def test_imports_run_one_way(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    broken = cli.lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert not broken, capsys.readouterr().out
+
+
+def test_no_module_is_too_long():
+    modules = [path for package in (*PRODUCT, *OTHERS) for path in modules_of(package)]
+    long = {path.name: lines for path in modules if (lines := lines_of(path)) > LONGEST_MODULE}
+    assert len(modules) > 100, "the packages lie elsewhere"
+    assert not long
+
+
+@pytest.mark.parametrize("package", PRODUCT)
+def test_functions_are_short(package):
+    lengths = [lines for path in modules_of(package) for lines in function_lines(path)]
+    assert median(lengths) <= MEDIAN_FUNCTION
+
+
+def test_the_packages_are_small():
+    assert package_lines("zsad_core") <= LARGEST["zsad_core"]
+    assert student_lines() <= LARGEST["read first"]
+    assert sum(map(package_lines, PRODUCT)) <= LARGEST["product"]
+
+
+def test_each_paper_has_the_same_files(root):
+    folders = [root / "zsad_papers" / paper for paper in PAPERS]
+    names = [sorted(path.name for path in folder.glob("*.py")) for folder in folders]
+    assert names[0] == names[1] == names[2]
+    assert {"__init__.py", "experiments.py", "tables.py", "claims.py"} <= set(names[0])
+    assert all((folder / name).is_file() for folder in folders for name in ("claims.csv", "published.csv"))
+
+
+def test_no_import_is_for_type_checking_alone():
+    found = [
+        path.name for path, tree in trees("zsad_core") if "TYPE_CHECKING" in map(name_of, ast.walk(tree))
+    ]
+    assert not found
+
+
+def test_only_the_encoder_reaches_into_itself():
+    parts = [(path, tree) for path, tree in trees(*PRODUCT) if path.name != "encoders.py"]
+    assert private_to_the_encoder(ast.parse("self.encoder._tower(encoder.__class__)")) == ["_tower"]
+    assert not {str(path): found for path, tree in parts if (found := private_to_the_encoder(tree))}
+
+
+def test_nothing_branches_on_the_name_of_a_paper_or_profile():
+    for code in ("settings.profile == 'mini'", "paper in ('rwda', 'x')", "'paper' != PAPER"):
+        assert branches_on_a_name(ast.parse(code)), code
+    found = {str(path): lines for path, tree in trees(*PRODUCT) if (lines := branches_on_a_name(tree))}
+    assert not found
+
+
+def test_the_readme_lists_every_file_of_the_core_and_first_what_is_read_first(root):
+    readme = (root / "zsad_core" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^[|*-] *\[`(\w+)`\]", readme, re.M)
+    modules = {path.stem for path in modules_of("zsad_core")} - {"__init__"}
+    assert listed[: len(READ_FIRST)] == list(READ_FIRST)
+    assert sorted(listed) == sorted(modules)

@@ -57,34 +57,18 @@ QUERY, REFERENCES = feature_maps(4, seed=1), feature_maps(5, seed=2)
 # SPADE
 
 
-@pytest.mark.parametrize(
-    ("neighbours", "kappa", "combine", "squared"),
-    [
-        (2, 1, "concatenate", True),
-        (3, 2, "concatenate", False),
-        (50, 1, "average", False),
-        (2, 3, "average", True),
-    ],
-)
-def test_spade_against_loops(neighbours: int, kappa: int, combine: str, squared: bool) -> None:
-    power = 2 if squared else 1
-    groups = [["shallow", "deep"]] if combine == "concatenate" else [["shallow"], ["deep"]]
+@pytest.mark.parametrize("neighbours", [2, 3, 50])
+def test_spade_against_loops(neighbours: int) -> None:
     scores, maps = [], []
+    pooled, memory = (x["deep"].double().mean((1, 2)).numpy() for x in (QUERY, REFERENCES))
+    query, references = joined(QUERY), joined(REFERENCES)
     for i in range(4):
-        pooled, memory = (x["deep"].double().mean((1, 2)).numpy() for x in (QUERY, REFERENCES))
         distances = cdist(pooled[i : i + 1], memory)[0]
         nearest = np.argsort(distances)[:neighbours]
-        scores.append((distances[nearest] ** power).mean())
-        layers = []
-        for group in groups:
-            query, references = (joined({name: x[name] for name in group}) for x in (QUERY, REFERENCES))
-            gallery = references[nearest].reshape(-1, references.shape[2])
-            layers.append(
-                (np.sort(cdist(query[i], gallery), axis=1)[:, :kappa] ** power).mean(1).reshape(3, 3)
-            )
-        maps.append(np.mean(layers, axis=0))
-    options = {"neighbours": neighbours, "kappa": kappa, "combine": combine, "squared": squared}
-    found = spade(QUERY, spade_memory(REFERENCES), (3, 3), sigma=0, **options)
+        scores.append((distances[nearest] ** 2).mean())
+        gallery = references[nearest].reshape(-1, references.shape[2])
+        maps.append((cdist(query[i], gallery).min(1) ** 2).reshape(3, 3))
+    found = spade(QUERY, spade_memory(REFERENCES), (3, 3), sigma=0, neighbours=neighbours)
     assert_close(found, Prediction(tensor(scores), tensor(maps)))
 
 
@@ -195,45 +179,16 @@ def test_512_channels_become_windows_that_count_the_centre_twice() -> None:
     assert_close(entries[4, 512:], maps["second"][0].mean((0, 1)).unflatten(0, (512, 2)).mean(1))
 
 
-@pytest.mark.parametrize("squared", [True, False])
-def test_patchcore_against_loops(squared: bool) -> None:
+def test_patchcore_against_loops() -> None:
     memory = patchcore_memory(REFERENCES, coreset=0.5, channels=None)
     assert len(memory.entries) == 22
     features = patch_features(QUERY, None).reshape(4, 9, 10)
     nearest = np.stack([cdist(image, memory.entries.double().numpy()).min(1) for image in features])
-    expected = tensor(nearest**2 if squared else nearest)
-    found = patchcore(QUERY, memory, (3, 3), squared=squared, sigma=0)
+    expected = tensor(nearest**2)
+    found = patchcore(QUERY, memory, (3, 3), sigma=0)
     assert_close(found, Prediction(expected.amax(1), expected.reshape(4, 3, 3)))
-    smoothed = patchcore(QUERY, memory, (30, 30), squared=squared, sigma=9)
+    smoothed = patchcore(QUERY, memory, (30, 30), sigma=9)
     assert_close(smoothed.image_scores, found.image_scores)
-
-
-@pytest.mark.parametrize(("b", "count"), [(2, 45), (3, 45), (9, 4)])
-def test_reweighting_is_equation_7(b: int, count: int) -> None:
-    memory = patchcore_memory(REFERENCES, coreset=count / 45, channels=None)
-    entries = memory.entries.double().numpy()
-    assert len(entries) == count
-    expected = []
-    for image in patch_features(QUERY, None).reshape(4, 9, 10):
-        distances = cdist(image, entries)
-        worst = distances.min(1).argmax()
-        decided = distances[worst].argmin()
-        around = np.argsort(cdist(entries[[decided]], entries)[0])[:b]
-        factor = 1 - np.exp(distances[worst, decided]) / np.exp(distances[worst, around]).sum()
-        expected.append(factor * distances[worst, decided])
-    found = patchcore(QUERY, memory, (3, 3), reweight=b, squared=False)
-    assert_close(found.image_scores, tensor(expected))
-    assert_close(found.maps, patchcore(QUERY, memory, (3, 3), squared=False).maps)
-
-
-def test_reweighting_needs_a_second_entry_and_no_small_numbers() -> None:
-    alone = patchcore_memory(REFERENCES, coreset=0.01)
-    assert len(alone.entries) == 1
-    assert_close(patchcore(QUERY, alone, (3, 3), reweight=3), patchcore(QUERY, alone, (3, 3)))
-    far = {name: 1e4 * x for name, x in QUERY.items()}  # exp(distance) alone would overflow
-    assert bool(
-        patchcore(far, patchcore_memory(REFERENCES), (3, 3), reweight=3).image_scores.isfinite().all()
-    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -406,18 +361,12 @@ def test_bad_queries(fit: Callable, score: Callable, change: Callable, message: 
         (lambda: padim_memory(REFERENCES, dimensions=0), "dimensions=0: expected 1 or more"),
         (lambda: padim_memory(REFERENCES, layers=["layer9"]), "layers shallow, deep; expected layer9"),
         (lambda: spade_memory(REFERENCES, global_layer="layer4"), "layers shallow, deep; expected layer4"),
-        (lambda: spade(QUERY, spade_memory(REFERENCES), (6, 6), combine="sum"), "combine='sum'; expected"),
-        (lambda: spade(QUERY, spade_memory(REFERENCES), (6, 6), kappa=0), "kappa=0: expected 1 or more"),
         (lambda: spade(QUERY, spade_memory(REFERENCES), (6, 0)), "width=0: expected 1 or more"),
         (lambda: padim(QUERY, padim_memory(REFERENCES), (6, 6), sigma=-1), "sigma=-1: expected 0 or more"),
         (lambda: patchcore_memory(REFERENCES, coreset=0), "coreset=0: expected a fraction"),
         (lambda: patchcore_memory(REFERENCES, coreset=10), "coreset=10: expected a fraction"),
         (lambda: patchcore_memory(REFERENCES, neighbourhood=2), "neighbourhood=2: expected an odd number"),
         (lambda: patchcore_memory(REFERENCES, channels=0), "channels=0: expected 1 or more"),
-        (
-            lambda: patchcore(QUERY, patchcore_memory(REFERENCES), (6, 6), reweight=1),
-            "reweight=1: expected 0",
-        ),
     ],
 )
 def test_bad_arguments(call: Callable, message: str) -> None:

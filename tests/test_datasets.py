@@ -49,8 +49,6 @@ def test_reads_what_was_written(root: Path) -> None:
     dataset = load_dataset(root)
     assert (len(dataset), dataset.name, dataset.categories) == (22, "parts", ["01", "metal_nut1"])
     assert tuple(dataset.meta.columns) == COLUMNS
-    assert dataset.object_name("metal_nut1") == "metal nut1"
-    assert dataset.object_name("metal_nut1", digits="drop") == "metal nut"
     test = dataset.select(category="metal_nut1", split="test")
     assert test.labels.tolist() == [0] * 4 + [1] * 4
     assert set(test.meta["defect"]) == {"good", "nan"}

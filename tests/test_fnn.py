@@ -29,14 +29,11 @@ def test_parameters_at_the_papers_scale() -> None:
 @given(
     n_pairs=st.integers(1, 60),
     half=st.integers(1, 20),
-    unit=st.sampled_from(["embeddings", "pairs"]),
     seed=st.integers(0, 99),
 )
-def test_same_pair_batches_hold_both_of_each_pair(n_pairs: int, half: int, unit: str, seed: int) -> None:
-    size = 2 * half if unit == "embeddings" else half
-    batches = paired_batches(
-        n_pairs, batch_size=size, batch_unit=unit, generator=torch.Generator().manual_seed(seed)
-    )
+def test_same_pair_batches_hold_both_of_each_pair(n_pairs: int, half: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batches = paired_batches(n_pairs, batch_size=2 * half, generator=generator)
     for batch in batches:
         indices = set(batch.tolist())
         assert len(indices) == len(batch) <= 2 * half
@@ -59,7 +56,6 @@ def test_free_batches_do_split_pairs_and_pairs_are_64_a_batch() -> None:
     split = sum(len(set((batch % 1000).tolist())) for batch in batches)
     assert split > 1500  # 1000 if every pair stayed together
     assert len(paired_batches(10_000)) == 157
-    assert len(paired_batches(10_000, batch_unit="pairs")) == 79
 
 
 def test_separates_gaussians_and_scores_held_out_ones() -> None:
@@ -117,21 +113,14 @@ def test_learning_rate_decays_after_the_first_epoch() -> None:
     frozen = train_fnn(normal, anomalous, epochs=2, lr_decay=1e-12)
     for name, value in one.named_parameters():
         torch.testing.assert_close(dict(frozen.named_parameters())[name], value, rtol=0, atol=1e-9)
-    results = [weights(train_fnn(normal, anomalous, lr_decay=decay))[0] for decay in (0.1, 0.5, "cosine")]
-    assert not np.allclose(results[0], results[1]) and not np.allclose(results[0], results[2])
+    results = [weights(train_fnn(normal, anomalous, lr_decay=decay))[0] for decay in (0.1, 0.5)]
+    assert not np.allclose(*results)
 
 
-def test_pairing_batch_unit_and_normalisation_reach_the_training() -> None:
+def test_pairing_reaches_the_training() -> None:
     normal, anomalous = gaussians(100)
-    base = weights(train_fnn(normal, anomalous, batch_size=16))[0]
-    for options in ({"same_pair": False}, {"batch_unit": "pairs"}, {"normalize": True}):
-        assert not np.allclose(base, weights(train_fnn(normal, anomalous, batch_size=16, **options))[0]), (
-            options
-        )
-    network = train_fnn(normal, anomalous, normalize=True)
-    torch.testing.assert_close(network.score(normal * 7), network.score(normal), rtol=1e-5, atol=1e-6)
-    raw = train_fnn(normal, anomalous)
-    assert not torch.isclose(raw.score(normal * 7), raw.score(normal)).all()
+    found = [weights(train_fnn(normal, anomalous, batch_size=16, same_pair=s))[0] for s in (True, False)]
+    assert not np.allclose(*found)
 
 
 def test_views_and_features() -> None:
@@ -156,12 +145,10 @@ def test_bad_arguments() -> None:
         train_fnn(normal, anomalous[:9])
     with pytest.raises(ValueError, match="NaN or infinite"):
         train_fnn(normal * float("nan"), anomalous)
-    with pytest.raises(ValueError, match="lr_decay='step'"):
-        train_fnn(normal, anomalous, lr_decay="step")
+    with pytest.raises(ValueError, match="lr_decay=0"):
+        train_fnn(normal, anomalous, lr_decay=0)
     with pytest.raises(ValueError, match="even number"):
         train_fnn(normal, anomalous, batch_size=7)
-    with pytest.raises(ValueError, match="batch_unit='images'"):
-        paired_batches(4, batch_unit="images")
     with pytest.raises(ValueError, match=r"expected \(n, 12\)"):
         train_fnn(normal, anomalous).score(torch.zeros(3, 13))
     with pytest.raises(ValueError, match="dropout=1"):

@@ -27,6 +27,7 @@ from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import encode, freeze, initial_parameters
 from zsad_core.prompt_config import Recipe, recipe_of
 from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, train_prompts
+from zsad_core.prompts import object_name
 
 SHORT = {"epochs": 3, "batch_size": 3, "progress": False}
 
@@ -76,7 +77,7 @@ def from_images(
     class_token, tokens = dual_path(visual, pixels, recipe.layers, kinds, recipe.first)
     class_token = visual.ln_post(class_token) if recipe.final_norm else class_token
     heads = F.normalize(class_token @ visual.proj, dim=-1)
-    names = [dataset.object_name(dataset.meta["category"].iloc[i]) for i in rows]
+    names = [object_name(dataset.meta["category"].iloc[i]) for i in rows]
     texts = torch.cat(
         [encode(encoder, recipe.design, parameters, freeze(encoder, recipe.design, [name])) for name in names]
     )

@@ -95,16 +95,14 @@ def test_article_rule_of_table_4() -> None:
         "a photo of an anomalous bottle",
     )
     assert prompt_pair("object", "a good")[0] == "a photo of a good object"
-    assert prompt_pair("bottle", "an", article="literal")[0] == "a photo of an bottle"
     assert random_word_prompts(1, normal="an") == random_word_prompts(1, normal="a")
-    assert " an " in random_word_prompts(1, normal="an", article="literal")[0][0]
 
 
 def test_word_pairs_are_those_of_the_published_table() -> None:
     pd = pytest.importorskip("pandas")
     from importlib import resources
 
-    file = resources.files("zsad_core") / "published" / "rwda.csv"
+    file = resources.files("zsad_papers") / "rwda" / "published.csv"
     table = pd.read_csv(str(file)).query("artifact == 'T4' and method == 'clip'")
     assert [f"normal={n};anomaly={a}" for n, a in WORD_PAIRS] == table["variant"].tolist()
 
@@ -161,9 +159,6 @@ def test_states_of_known_defects_come_on_top() -> None:
 def test_object_names() -> None:
     assert object_name("pipe_fryum") == "pipe fryum"
     assert object_name("pcb1") == "pcb1"
-    assert object_name("macaroni2", digits="drop") == "macaroni"
-    assert object_name("01", digits="drop") == "01"
-    assert object_name("pcb1", names={"pcb1": "circuit board"}) == "circuit board"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +168,6 @@ def test_object_names() -> None:
         (lambda: random_word_prompts(1, min_length=6, max_length=5), "min_length=6, max_length=5"),
         (lambda: random_word_prompts(1, alphabet="a b"), "no blanks"),
         (lambda: prompt_pair(""), "object_name=''"),
-        (lambda: prompt_pair(article="none"), "article='none'"),
         (lambda: compositional_ensemble("x", states=(["{}"], [])), "none of the two empty"),
         (lambda: compositional_ensemble("x", templates=["a photo"]), "one '{}' each"),
         (lambda: zero_shot_prompts("x", "states"), "kind='states': expected one of two_class, imagenet"),

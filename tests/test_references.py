@@ -144,17 +144,12 @@ def test_winclip_plus_needs_references_and_known_options() -> None:
         reference_maps(patches, windows, build_memory(patches, windows), GRID, "max")
 
 
-@pytest.mark.parametrize("same_view", [False, True])
-def test_image_similarity_against_loops(same_view: bool) -> None:
+def test_image_similarity_against_loops() -> None:
     query, references = RNG.normal(size=(4, 6, 8)), RNG.normal(size=(3, 6, 8))
     expected = []
     for image in query:
-        nearest = []
-        for v, view in enumerate(image):
-            candidates = references[:, v] if same_view else references.reshape(-1, 8)
-            nearest.append(min(distance(view, r) for r in candidates))
-        expected.append(np.mean(nearest))
-    np.testing.assert_allclose(image_similarity_score(query, references, same_view=same_view), expected)
+        expected.append(np.mean([min(distance(v, r) for r in references.reshape(-1, 8)) for v in image]))
+    np.testing.assert_allclose(image_similarity_score(query, references), expected)
 
 
 def test_reference_scores_0_and_does_not_depend_on_scale() -> None:
@@ -182,5 +177,3 @@ def test_wrong_shapes() -> None:
         association(np.ones((1, 2, 8)), np.ones((0, 8)))
     with pytest.raises(ValueError, match=r"query \(2, 8\)"):
         image_similarity_score(np.ones((2, 8)), np.ones((3, 6, 8)))
-    with pytest.raises(ValueError, match="as many views"):
-        image_similarity_score(np.ones((2, 1, 8)), np.ones((3, 6, 8)), same_view=True)

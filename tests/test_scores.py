@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core.scores import average_view_embeddings, average_views, combine, prompt_score
+from zsad_core.scores import average_views, combine, prompt_score
 
 RNG = np.random.default_rng(0)
 
@@ -58,12 +58,6 @@ def test_text_ensemble_is_the_mean_of_normalised_sentences() -> None:
     images, normal, anomalous = RNG.normal(size=(6, 8)), RNG.normal(size=(5, 8)), RNG.normal(size=(3, 8))
     means = [(t / np.linalg.norm(t, axis=1, keepdims=True)).mean(0) for t in (normal, anomalous)]
     np.testing.assert_allclose(prompt_score(images, normal, anomalous), prompt_score(images, *means))
-
-
-def test_average_view_embeddings() -> None:
-    views = np.array([[[3.0, 0.0], [0.0, 1.0]]])
-    np.testing.assert_allclose(average_view_embeddings(views), [[0.5, 0.5]])
-    np.testing.assert_allclose(average_view_embeddings(views, normalize=False), [[1.5, 0.5]])
 
 
 def test_combine_adds_with_equal_weights() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from zsad_core import prompts
 from zsad_core.cache import sha256_of, write_atomically
 
 COLUMNS = ("category", "split", "label", "defect", "image", "mask")
@@ -73,17 +72,6 @@ class AnomalyDataset:
         """Whether there are anomalous images and each has a mask, so that pixel metrics are defined."""
         anomalous = self.meta[self.meta["label"] == 1]
         return bool(len(anomalous)) and bool((anomalous["mask"] != "").all())
-
-    def object_name(
-        self,
-        category: str,
-        *,
-        digits: Literal["keep", "drop"] = "keep",
-        names: Mapping[str, str] | None = None,
-    ) -> str:
-        """How the category is called in a prompt; options as in `prompts.object_name`."""
-        self._check_category(category)
-        return prompts.object_name(category, digits=digits, names=names)
 
     def select(
         self, category: str | None = None, split: Literal["train", "test"] | None = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +19,12 @@ class FNN(nn.Module):
     hidden: widths of the hidden layers. The paper gives none; among equal widths and among non-increasing
         powers of two, only 256-256-256 adds the 0.30M parameters of Table 3.
     dropout: rate, unsaid as well; 0.5 is the rate of the work that the paper cites.
-    normalize: bring embeddings to length 1 before the first layer, in training and in scoring alike.
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
     """
 
-    def __init__(
-        self, dim: int, hidden: Sequence[int] = (256, 256, 256), dropout: float = 0.5, normalize: bool = False
-    ) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int] = (256, 256, 256), dropout: float = 0.5) -> None:
         super().__init__()
         if not hidden or min(dim, *hidden) < 1 or not 0 <= dropout < 1:
             raise ValueError(
@@ -43,12 +38,10 @@ class FNN(nn.Module):
         )
         self.last = nn.Linear(widths[-1], 1)
         self.dim = dim
-        self.normalize = normalize
 
     def hidden_activations(self, embeddings: torch.Tensor) -> list[torch.Tensor]:
         """(n, d) -> the output of each hidden layer, (n, width)."""
-        x = F.normalize(embeddings, dim=-1) if self.normalize else embeddings  # (n, d)
-        activations = []
+        x, activations = embeddings, []  # (n, d)
         for layer in self.layers:
             x = layer(x)  # (n, width)
             activations.append(x)
@@ -62,8 +55,7 @@ class FNN(nn.Module):
     def score(self, embeddings: Array) -> Array:
         """s_FNN in [0, 1], the sigmoid of the logit (RWDA, Sec. 3.3): (n, d) -> (n,), (n, v, d) -> (n, v).
 
-        Puts the network into evaluation mode. Give raw embeddings (`normalize=False`) if it was trained on
-        raw ones.
+        Puts the network into evaluation mode. Give raw embeddings if it was trained on raw ones.
         """
         rows = self._rows(embeddings)
         logits = self(rows).double()  # in float32 the sigmoid would round distinct large logits to 1
@@ -96,27 +88,22 @@ def train_fnn(
     seed: int = 0,
     hidden: Sequence[int] = (256, 256, 256),
     dropout: float = 0.5,
-    lr_decay: float | Literal["cosine"] = 0.1,
-    batch_unit: Literal["embeddings", "pairs"] = "embeddings",
-    normalize: bool = False,
+    lr_decay: float = 0.1,
 ) -> FNN:
     """Train the FNN on text embeddings: binary cross-entropy, normal 0, anomalous 1 (RWDA, Sec. 3.3, 4.2).
 
     normal, anomalous: (n, d), row i of both from pair i. Give them raw (`embed_text(…, normalize=False)`):
         the paper marks a normalised vector with a bar and writes the FNN's inputs without it.
-    same_pair, batch_size, batch_unit: see `paired_batches`.
-    hidden, dropout, normalize: see `FNN`.
-    lr_decay: the learning rate is multiplied by it after the first epoch, by a factor that the paper leaves
-        unsaid (0.1 is the usual one), or "cosine", from lr to 0 over all steps.
+    same_pair, batch_size: see `paired_batches`. hidden, dropout: see `FNN`.
+    lr_decay: the learning rate is multiplied by it after the first epoch. The paper says that it decays and
+        not by how much; 0.1 is the usual factor.
     seed: initial weights, dropout and the order of the pairs. Equal seeds and embeddings give equal weights,
         bit by bit, on one machine; the global random state is left as it was.
 
     Returns the network in evaluation mode, on the CPU: it is too small to gain from another device.
     """
-    if not (lr_decay == "cosine" or (not isinstance(lr_decay, str) and lr_decay > 0)) or epochs < 1:
-        raise ValueError(
-            f"lr_decay={lr_decay!r}, epochs={epochs}: expected a factor above 0 or 'cosine', and epochs >= 1"
-        )
+    if lr_decay <= 0 or epochs < 1:
+        raise ValueError(f"lr_decay={lr_decay}, epochs={epochs}: expected a factor above 0, and epochs >= 1")
     sides = [to_tensor(side, torch.float32) for side in (normal, anomalous)]
     if sides[0].ndim != 2 or sides[0].shape != sides[1].shape or len(sides[0]) < 2:
         raise ValueError(
@@ -133,18 +120,11 @@ def train_fnn(
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
-        network = FNN(dim, hidden, dropout, normalize).train()
+        network = FNN(dim, hidden, dropout).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         for epoch in range(epochs):
-            batches = paired_batches(
-                n_pairs, batch_size=batch_size, same_pair=same_pair, batch_unit=batch_unit, generator=order
-            )
-            for step, batch in enumerate(batches):
-                if lr_decay == "cosine":
-                    progress = (epoch + step / len(batches)) / epochs
-                    optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * progress)) / 2
-                elif epoch == 1 and step == 0:
-                    optimizer.param_groups[0]["lr"] = lr * lr_decay
+            optimizer.param_groups[0]["lr"] = lr * lr_decay if epoch else lr
+            for batch in paired_batches(n_pairs, batch_size=batch_size, same_pair=same_pair, generator=order):
                 loss = F.binary_cross_entropy_with_logits(network(embeddings[batch]), targets[batch])
                 optimizer.zero_grad()
                 loss.backward()
@@ -157,31 +137,25 @@ def paired_batches(
     *,
     batch_size: int = 128,
     same_pair: bool = True,
-    batch_unit: Literal["embeddings", "pairs"] = "embeddings",
     generator: torch.Generator | None = None,
 ) -> list[torch.Tensor]:
     """One epoch's batches, as indices into the 2 n embeddings: i and n + i are the two of pair i.
 
     same_pair: True keeps the two of a pair in one batch (RWDA, Sec. 3.3); False shuffles them all freely.
-    batch_unit: what batch_size counts: "embeddings" (default), so that 128 are 64 pairs, or "pairs", 256
-        embeddings. The paper says "a batch size of 128" and that a batch is made of pairs.
+    batch_size: counts embeddings, so that 128 are 64 pairs. The paper says "a batch size of 128" and that a
+        batch is made of pairs.
 
     A last batch of a single embedding, which batch norm cannot train on, joins the batch before it.
 
     >>> [sorted(batch.tolist()) for batch in paired_batches(3, batch_size=6)]
     [[0, 1, 2, 3, 4, 5]]
     """
-    if batch_unit not in ("embeddings", "pairs"):
-        raise ValueError(f"batch_unit={batch_unit!r}: expected 'embeddings' or 'pairs'")
-    size = batch_size * 2 if batch_unit == "pairs" else batch_size
-    if size < 2 or (same_pair and size % 2):
-        raise ValueError(
-            f"batch_size={batch_size} {batch_unit}: expected 2 embeddings or more, an even number for pairs"
-        )
+    if batch_size < 2 or (same_pair and batch_size % 2):
+        raise ValueError(f"batch_size={batch_size}: expected 2 embeddings or more, an even number for pairs")
     if same_pair:
         pairs = torch.randperm(n_pairs, generator=generator)  # (n,)
-        return [torch.cat([chunk, chunk + n_pairs]) for chunk in pairs.split(size // 2)]
-    batches = list(torch.randperm(2 * n_pairs, generator=generator).split(size))
+        return [torch.cat([chunk, chunk + n_pairs]) for chunk in pairs.split(batch_size // 2)]
+    batches = list(torch.randperm(2 * n_pairs, generator=generator).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

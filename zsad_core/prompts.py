@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Literal, get_args
 
@@ -31,53 +31,34 @@ ANOMALY_WORDS = ("a damaged", "a broken", "a defective", "an anomalous")
 WORD_PAIRS = tuple((normal, anomaly) for normal in NORMAL_WORDS for anomaly in ANOMALY_WORDS)
 """RWDA's 16 word pairs, row by row of Table 4."""
 
-Article = Literal["grammatical", "literal"]
 PromptKind = Literal["two_class", "imagenet", "state_ens", "prompt_ens", "specific_states"]
 
 
-def object_name(
-    category: str, *, digits: Literal["keep", "drop"] = "keep", names: Mapping[str, str] | None = None
-) -> str:
-    """How a category is called in a prompt: underscores become spaces.
+def object_name(category: str) -> str:
+    """How a category is called in a prompt: underscores become spaces, and "pcb1" stays "pcb1".
 
-    digits: whether "pcb1" stays "pcb1" or becomes "pcb". RWDA does not say; the default changes least.
-    names: spelled-out names of some categories, which go first, such as {"pcb1": "printed circuit board"}.
-
-    >>> object_name("metal_nut"), object_name("pcb1", digits="drop"), object_name("01", digits="drop")
-    ('metal nut', 'pcb', '01')
+    >>> object_name("metal_nut")
+    'metal nut'
     """
-    if digits not in ("keep", "drop"):
-        raise ValueError(f"digits={digits!r}: expected 'keep' or 'drop'")
-    if names and category in names:
-        return names[category]
-    name = category.replace("_", " ").strip()
-    shortened = name.rstrip(string.digits).strip() if digits == "drop" else name
-    return shortened or name  # BTAD's categories are numbers and nothing else
+    return category.replace("_", " ").strip()
 
 
 def prompt_pair(
-    object_name: str = "object",
-    normal: str = "a",
-    anomaly: str = "a damaged",
-    *,
-    article: Article = "grammatical",
+    object_name: str = "object", normal: str = "a", anomaly: str = "a damaged"
 ) -> tuple[str, str]:
     """RWDA's two guiding sentences, "a photo of [n] object" and "a photo of [a] object" (Sec. 3.1).
 
     normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`).
-    article: when [n] is the bare article, "grammatical" writes "an" before a vowel and "a" elsewhere,
-        whichever of the two was given. Sec. 4.2 prints "a" and Table 4 prints "an" for the same results,
-        which only this rule reconciles. "literal" takes the words as they are.
+    When [n] is the bare article, it becomes "an" before a vowel and "a" elsewhere, whichever of the two was
+    given. Sec. 4.2 prints "a" and Table 4 prints "an" for the same results, which only this rule reconciles.
 
     >>> prompt_pair()
     ('a photo of an object', 'a photo of a damaged object')
     >>> prompt_pair("metal nut", "an", "a broken")
     ('a photo of a metal nut', 'a photo of a broken metal nut')
-    >>> prompt_pair(article="literal")[0]
-    'a photo of a object'
     """
     _check_words(object_name=object_name, normal=normal, anomaly=anomaly)
-    if _is_article(normal, article):
+    if normal in ("a", "an"):
         normal = "an" if object_name[0].lower() in "aeiou" else "a"
     return f"a photo of {normal} {object_name}", f"a photo of {anomaly} {object_name}"
 
@@ -168,7 +149,6 @@ def random_word_prompts(
     max_length: int = 10,
     seed: int = 0,
     alphabet: str = "letters_digits36",
-    article: Article = "grammatical",
     words: bool = True,
 ) -> tuple[list[str], list[str]]:
     """RWDA's training sentences, n_pairs normal and n_pairs anomalous ones (Sec. 3.2):
@@ -182,8 +162,8 @@ def random_word_prompts(
     alphabet: a name in `ALPHABETS`, or the symbols themselves. Default a-z and 0-9, the literal reading;
         CLIP's tokenizer lower-cases, so upper case ("letters_digits62") only makes digits rarer, 16 % in
         place of 28 %.
-    article: "grammatical" (default) writes the bare article as "a" here, whichever of "a" and "an" was given,
-        because Sec. 4.2 prints "a"; "literal" takes [n] as it is.
+    normal: the bare article is written as "a" here, whichever of "a" and "an" was given, because Sec. 4.2
+        prints "a".
     words: False leaves the random words out: n_pairs times the same two sentences.
 
     >>> normal, anomalous = random_word_prompts(2, seed=1)
@@ -205,8 +185,7 @@ def random_word_prompts(
         raise ValueError(
             f"alphabet={alphabet!r}: expected at least one symbol and no blanks, which would split a word"
         )
-    if _is_article(normal, article):
-        normal = "a"
+    normal = "a" if normal == "an" else normal
     if not words:
         return [f"a photo of {normal}"] * n_pairs, [f"a photo of {anomaly}"] * n_pairs
     drawn = _random_words(n_pairs, min_length, max_length, seed, alphabet)
@@ -230,12 +209,6 @@ def _random_words(
         [word[:length] for word, length in zip(*row, strict=True)]
         for row in zip(longest.tolist(), lengths.tolist(), strict=True)
     ]
-
-
-def _is_article(normal: str, article: Article) -> bool:
-    if article not in ("grammatical", "literal"):
-        raise ValueError(f"article={article!r}: expected 'grammatical' or 'literal'")
-    return article == "grammatical" and normal in ("a", "an")
 
 
 def _check_words(**words: str) -> None:

@@ -115,27 +115,25 @@ def winclip_plus(
     return scores[score], fused
 
 
-def image_similarity_score(query: Array, references: Array, same_view: bool = False) -> Array:
+def image_similarity_score(query: Array, references: Array) -> Array:
     """s_img in [0, 1]: how far the image embeddings are from the nearest reference (RWDA, Sec. 4.2) -> (n,).
 
     query: (n, v, d), v views of n images. references: (m, v, d), those of m normal images.
-    same_view: False (default) compares each view with all m v reference embeddings, True only with the same
-        view of each reference. RWDA refers to WinCLIP, which has no views here. The mean over the views is
-        the score.
+    Each view is compared with all m v reference embeddings; the mean over the views is the score. RWDA refers
+    to WinCLIP here, which has no views.
     """
-    shapes = f"query {tuple(query.shape)} and references {tuple(references.shape)}"
     if (
         query.ndim != 3
         or references.ndim != 3
         or query.shape[2] != references.shape[2]
         or not len(references)
     ):
-        raise ValueError(f"{shapes}: expected (n, v, d) and (m, v, d) with m >= 1")
-    if same_view and query.shape[1] != references.shape[1]:
-        raise ValueError(f"{shapes}: same_view needs as many views of the references as of the images")
+        raise ValueError(
+            f"query {tuple(query.shape)} and references {tuple(references.shape)}: "
+            "expected (n, v, d) and (m, v, d) with m >= 1"
+        )
     views, normal = (F.normalize(to_tensor(x), dim=-1) for x in (query, references))
-    pairing = "nvd,mvd->nvm" if same_view else "nvd,mwd->nvmw"
-    cosines = torch.einsum(pairing, views, normal).flatten(2).amax(2)  # (n, v)
+    cosines = torch.einsum("nvd,mwd->nvmw", views, normal).flatten(2).amax(2)  # (n, v)
     return like(((1 - cosines) / 2).clamp(0, 1).mean(1), query)
 
 

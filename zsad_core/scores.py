@@ -42,24 +42,12 @@ def prompt_score(
 
 
 def average_views(scores: Array) -> Array:
-    """Mean over the views of each image: (n, v) -> (n,). The default way from six views to one score."""
+    """Mean over the views of each image: (n, v) -> (n,)."""
     if scores.ndim != 2:
         raise ValueError(
             f"scores of shape {tuple(scores.shape)}: expected (n, v), v views of each of n images"
         )
     return scores.mean(1)
-
-
-def average_view_embeddings(embeddings: Array, normalize: bool = True) -> Array:
-    """Mean embedding over the views of each image, (n, v, d) -> (n, d): the alternative to `average_views`.
-
-    normalize: bring each view to length 1 first, so that all weigh the same. With False the mean keeps the
-        encoder's scale, which a network trained on raw embeddings expects.
-    """
-    views = to_tensor(embeddings)
-    if views.ndim != 3:
-        raise ValueError(f"embeddings of shape {tuple(views.shape)}: expected (n, v, d)")
-    return like((F.normalize(views, dim=-1) if normalize else views).mean(1), embeddings)
 
 
 def combine(*scores: Array) -> Array:

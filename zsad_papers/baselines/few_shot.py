@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -102,45 +102,34 @@ def spade(
     size: tuple[int, int],
     *,
     neighbours: int = 50,
-    kappa: int = 1,
-    combine: Literal["concatenate", "average"] = "concatenate",
-    squared: bool = True,
     sigma: float | None = None,
 ) -> Prediction:
     """SPADE (Cohen and Hoshen 2020) of n images.
 
     Image score: mean distance of the global feature to those of the nearest references (Eq. 2). Map: mean
-    distance of each position to the kappa nearest features among all positions of these references (Eq. 3).
+    distance of each position to the nearest feature among all positions of these references (Eq. 3).
+    Distances are squared Euclidean ones, as the paper prints them.
 
     size: (H, W) of the maps, upsampled bilinearly. sigma: of the Gaussian that then smoothes them, in their
         pixels; None: `default_sigma`; 0: no smoothing.
-    neighbours, kappa: K = 50 and kappa = 1 as in the paper; where there are fewer, all.
-    combine: "concatenate" resizes all layers to the largest grid and compares one long feature, all levels
-        of which come from one place; the paper has one feature per position. "average" matches each layer
-        apart and averages the maps, as the best-known re-implementation does (byungjae89).
-    squared: squared Euclidean distances, as the paper prints them; False: plain ones, as in that
-        re-implementation. What WinCLIP's own took is not known.
+    neighbours: K = 50 as in the paper; where there are fewer, all.
+    All layers are resized to the largest grid and compared as one long feature; the paper has one feature per
+    position. What WinCLIP's own re-implementation did is not known.
     """
-    if combine not in ("concatenate", "average"):
-        raise ValueError(f"combine={combine!r}; expected 'concatenate' or 'average'")
-    _at_least(1, neighbours=neighbours, kappa=kappa)
+    _at_least(1, neighbours=neighbours)
     neighbours = min(neighbours, len(memory.vectors))
-    groups = [list(memory.maps)] if combine == "concatenate" else [[name] for name in memory.maps]
 
     @lru_cache(maxsize=1)  # with few references it is always the same
-    def gallery(retrieved: tuple[int, ...]) -> list[Tensor]:
+    def gallery(retrieved: tuple[int, ...]) -> Tensor:
         images = {name: maps[list(retrieved)] for name, maps in memory.maps.items()}
-        return [_concatenate({name: images[name] for name in group}).flatten(0, 2) for group in groups]
+        return _concatenate(images).flatten(0, 2)
 
-    def score(image: FeatureMaps) -> tuple[Tensor, list[Tensor]]:
+    def score(image: FeatureMaps) -> tuple[Tensor, Tensor]:
         vector = image[memory.global_layer].mean((1, 2))  # (1, channels)
-        distances, retrieved = _nearest(vector, memory.vectors, neighbours, squared)
-        grids = []
-        for group, entries in zip(groups, gallery(tuple(sorted(retrieved[0].tolist()))), strict=True):
-            features = _concatenate({name: image[name] for name in group})[0]  # (rows, columns, d)
-            found, _ = _nearest(features.flatten(0, 1), entries, min(kappa, len(entries)), squared)
-            grids.append(found.mean(1).reshape(features.shape[:2]))
-        return distances.mean(), grids
+        distances, retrieved = _nearest(vector, memory.vectors, neighbours)
+        features = _concatenate({name: image[name] for name in memory.maps})[0]  # (rows, columns, d)
+        found, _ = _nearest(features.flatten(0, 1), gallery(tuple(sorted(retrieved[0].tolist()))), 1)
+        return distances.square().float().mean(), found.square().reshape(features.shape[:2])
 
     return _predict(query, memory.shapes, size, sigma, score)
 
@@ -193,14 +182,14 @@ def padim(
     and the rest, where the variance is epsilon: Woodbury's identity without its cancellation.
     """
 
-    def score(image: FeatureMaps) -> tuple[float, list[Tensor]]:
+    def score(image: FeatureMaps) -> tuple[float, Tensor]:
         features = _concatenate(image, "nearest-exact")[0, ..., memory.kept]  # (rows, columns, d)
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
         rest = deviations - torch.einsum("prd,pr->pd", memory.axes, along)
         inside = (along.square() / (memory.variances + memory.epsilon)).sum(1)  # (p,)
         distances = (inside + rest.square().sum(1) / memory.epsilon).sqrt()
-        return 0.0, [distances.reshape(features.shape[:2])]
+        return 0.0, distances.reshape(features.shape[:2])
 
     _, maps = _predict(query, memory.shapes, size, sigma, score)
     return Prediction(maps.amax((1, 2)), maps)
@@ -247,38 +236,19 @@ def patchcore_memory(
 
 
 def patchcore(
-    query: FeatureMaps,
-    memory: PatchcoreMemory,
-    size: tuple[int, int],
-    *,
-    reweight: int = 0,
-    squared: bool = True,
-    sigma: float | None = None,
+    query: FeatureMaps, memory: PatchcoreMemory, size: tuple[int, int], *, sigma: float | None = None
 ) -> Prediction:
     """PatchCore of n images: distance of each patch to its nearest entry; image score: the largest (Eq. 6).
 
     size, sigma: as in `spade`. The image score is taken on the patch grid, before upsampling and smoothing.
-    reweight: b of Eq. 7. The b entries nearest to the one that decided the image score, itself included, give
-        the factor 1 - exp(its distance) / sum of exp(their distances): near 1 where that entry is rare, and
-        1 - 1/b in a crowd. 0 (default): no factor, as in the official code, although its paper has one.
-    squared: squared Euclidean distances, which the index of the official code returns; False: the paper's
-        plain ones. Image scores keep their order, smoothed maps do not. Eq. 7's factor has plain ones always.
+    Distances are squared, as the index of the official code returns them; the paper's are plain. The official
+    code has no factor of Eq. 7 either.
     """
-    if reweight < 0 or reweight == 1:
-        raise ValueError(f"reweight={reweight}: expected 0 for none or at least 2; 1 would make all scores 0")
 
-    def score(image: FeatureMaps) -> tuple[Tensor, list[Tensor]]:
+    def score(image: FeatureMaps) -> tuple[Tensor, Tensor]:
         patches = locally_aware(image, memory.neighbourhood, memory.channels).flatten(0, 2)  # (p, d)
-        distances, nearest = (found[:, 0] for found in _nearest(patches, memory.entries, 1))  # (p,)
-        worst = int(distances.argmax())
-        b = min(reweight, len(memory.entries))
-        factor = 1.0
-        if b > 1:
-            _, around = _nearest(memory.entries[nearest[[worst]]], memory.entries, b)
-            theirs, _ = _nearest(patches[[worst]], memory.entries[around[0]], b)
-            factor = 1 - (distances[worst] - theirs.logsumexp(1)[0]).exp().clamp(max=1)
-        values = distances.square() if squared else distances
-        return values[worst] * factor, [values.reshape(next(iter(image.values())).shape[1:3])]
+        distances = _nearest(patches, memory.entries, 1)[0][:, 0].float().square()  # (p,)
+        return distances.max(), distances.reshape(next(iter(image.values())).shape[1:3])
 
     return _predict(query, memory.shapes, size, sigma, score)
 
@@ -334,14 +304,14 @@ def _concatenate(maps: FeatureMaps, mode: str = "bilinear", grid: tuple[int, int
     return torch.cat(resized, 1).permute(0, 2, 3, 1)
 
 
-def _nearest(query: Tensor, entries: Tensor, k: int, squared: bool = False) -> tuple[Tensor, Tensor]:
+def _nearest(query: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances and indices, (p, k) each, of the k entries (m, d) nearest to each of (p, d), nearest first.
 
     scikit-learn compares in chunks and in float64, so that equal rows have a distance of almost 0.
     """
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(entries.numpy())
     distances, indices = (torch.from_numpy(found) for found in search.kneighbors(query.numpy()))
-    return (distances.square() if squared else distances).float(), indices
+    return distances, indices
 
 
 def _predict(
@@ -349,9 +319,9 @@ def _predict(
     shapes: Shapes,
     size: tuple[int, int],
     sigma: float | None,
-    score: Callable[[FeatureMaps], tuple[Tensor | float, list[Tensor]]],
+    score: Callable[[FeatureMaps], tuple[Tensor | float, Tensor]],
 ) -> Prediction:
-    """score: of one image, (1, rows, columns, channels) by layer -> its score and grids, averaged as maps."""
+    """score: of one image, (1, rows, columns, channels) by layer -> its score and grid (rows, columns)."""
     sigma = default_sigma(size) if sigma is None else sigma
     _at_least(0, sigma=sigma)
     _at_least(1, height=size[0], width=size[1])
@@ -360,10 +330,8 @@ def _predict(
     if not found:
         return Prediction(torch.empty(0), torch.empty(0, *size))
     scores, grids = zip(*found, strict=True)
-    maps = torch.zeros(len(scores), *size)
-    for layer in zip(*grids, strict=True):  # of each image its grid
-        maps += F.interpolate(torch.stack(layer)[:, None], tuple(size), mode="bilinear")[:, 0]
-    smooth = gaussian_filter((maps / len(grids[0])).numpy(), (0, sigma, sigma))
+    maps = F.interpolate(torch.stack(grids)[:, None].float(), tuple(size), mode="bilinear")[:, 0]
+    smooth = gaussian_filter(maps.numpy(), (0, sigma, sigma))
     return Prediction(torch.tensor(scores), torch.from_numpy(smooth))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-Target = Literal["logit", "difference", "probability"]
+Target = Literal["logit", "difference"]
 
 
 @torch.no_grad()
@@ -60,9 +60,6 @@ def trans_mm(
     text_embeddings: Tensor,
     *,
     target: Target = "logit",
-    temperature: float | None = None,
-    start_layer: int = 0,
-    normalize: bool = False,
     chunk_tokens: int = 1024,
 ) -> Tensor:
     """(n, rows, columns) relevance of the patches, finite and >= 0: Trans-MM (Chefer et al., ICCV 2021).
@@ -75,65 +72,48 @@ def trans_mm(
         text_embeddings: (2, d), the normal and the anomalous side; normalised here.
         target: y. "logit": the image's logit with the anomalous side, because the authors' CLIP example
             explains the logit of one text; WinCLIP does not say. "difference": anomalous minus normal logit.
-            "probability": the softmax p of the two; its gradient is that of the difference times p (1 - p),
-            so the map of an image vanishes where p is close to 0 or 1.
-        temperature: the logit is the cosine divided by it; None reads the model's own, as the authors do. It
-            is more than a factor: with it, products of A' over several blocks grow faster than A' itself.
-        start_layer: first block that counts, a Python index. 0 takes all of them, as the paper does; -1 only
-            the last one, the default of the authors' CLIP example.
-        normalize: True stretches each map to 0..1, as the authors do to draw it. Then the most relevant patch
-            of every image has 1, normal or not, and maps of different images cannot be compared.
+            Logits are cosines divided by the model's own temperature, and all blocks count.
         chunk_tokens: tokens that go through the tower at once; bounds the memory, not the result.
 
     Raises:
         ValueError: a tower without class token or of other blocks (a ResNet, say); pixels, text embeddings,
-            target, temperature or start_layer that do not fit.
+            or target that do not fit.
     """
     visual = model.visual
     _check(visual, pixels, "Trans-MM")
-    layers = len(visual.transformer.resblocks)
     if text_embeddings.shape != (2, visual.output_dim):
         raise ValueError(
             f"text_embeddings are {tuple(text_embeddings.shape)}; expected (2, {visual.output_dim}), one row "
             "for the normal and one for the anomalous side (the mean of their prompts)"
         )
-    if target not in ("logit", "difference", "probability"):
-        raise ValueError(f"target={target!r}; expected 'logit', 'difference' or 'probability'")
-    if not -layers <= start_layer < layers:
-        raise ValueError(f"start_layer={start_layer}; expected {-layers}..{layers - 1} for {layers} blocks")
-    scale = model.logit_scale.exp().item() if temperature is None else 1 / _positive(temperature)
+    if target not in ("logit", "difference"):
+        raise ValueError(f"target={target!r}; expected 'logit' or 'difference'")
+    scale = model.logit_scale.exp().item()
 
     images = max(1, chunk_tokens // len(visual.positional_embedding))
     with torch.inference_mode(False), torch.enable_grad():
         maps = torch.empty(len(pixels), *visual.grid_size)
         texts = F.normalize(text_embeddings.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
         for start in range(0, len(pixels), images):
-            embeddings, attentions = encode_with_attention(
-                visual, pixels[start : start + images].detach(), start_layer % layers
-            )
+            embeddings, attentions = encode_with_attention(visual, pixels[start : start + images].detach())
             logits = scale * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
-            row = _class_row(attentions, _target(logits, target))  # (b, patches)
+            y = logits[:, 1] - logits[:, 0] if target == "difference" else logits[:, 1]  # (b,)
+            row = _class_row(attentions, y)  # (b, patches)
             maps[start : start + images] = row.unflatten(1, visual.grid_size).float().cpu()
-    if normalize:
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)  # (n, 1, 1)
-        maps = (maps - low) / (high - low).where(high > low, 1)  # a constant map becomes 0
     return maps
 
 
-def encode_with_attention(visual: nn.Module, pixels: Tensor, first: int = 0) -> tuple[Tensor, list[Tensor]]:
-    """(n, d) embeddings, not normalised, and the attention probabilities of each block from `first` on.
+def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """(n, d) embeddings, not normalised, and the attention probabilities of each block.
 
     These are (n, heads, tokens, tokens) and, where gradients are enabled, part of the embeddings' graph. The
     forward pass is written out because open_clip's own does not give them away.
     """
-    blocks = visual.transformer.resblocks
     with torch.no_grad():
         x = visual._embeds(pixels.to(visual.conv1.weight))  # (n, 1 + patches, width)
-        for block in blocks[:first]:
-            x = block(x)
     x.requires_grad_(torch.is_grad_enabled())  # what follows is recorded although the weights are frozen
     attentions = []
-    for block in blocks[first:]:
+    for block in visual.transformer.resblocks:
         qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # (n, l, 3 width)
         qkv = qkv.unflatten(-1, (3, block.attn.num_heads, -1))  # (n, l, 3, heads, width / heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, l, width / heads) each
@@ -143,13 +123,6 @@ def encode_with_attention(visual: nn.Module, pixels: Tensor, first: int = 0) -> 
         x = x + block.ls_1(block.attn.out_proj(gathered))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
     return visual.ln_post(x[:, 0]) @ visual.proj, attentions
-
-
-def _target(logits: Tensor, target: Target) -> Tensor:
-    """(n,) from the logits (n, 2) of the normal and the anomalous side."""
-    if target == "logit":
-        return logits[:, 1]
-    return logits[:, 1] - logits[:, 0] if target == "difference" else logits.softmax(1)[:, 1]
 
 
 def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
@@ -184,9 +157,3 @@ def _check(visual: nn.Module, pixels: Tensor, method: str) -> None:
             f"expected images as a float tensor (n, {', '.join(map(str, expected))}), got {pixels.dtype} "
             f"{tuple(pixels.shape)}; stack what encoder.preprocess(image) returns"
         )
-
-
-def _positive(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}; expected a number above 0, or None for the model's own")
-    return temperature

@@ -96,7 +96,7 @@ def train_runs(
         "options": _plain(options),
     }
     state = cached_arrays(Path(cache_dir) / "fnn", f"fnn-{n_pairs}", key, train)
-    shape = {name: options[name] for name in ("hidden", "dropout", "normalize") if name in options}
+    shape = {name: options[name] for name in ("hidden", "dropout") if name in options}
     runs = {}
     for seed in seeds:
         runs[seed] = FNN(normal.shape[1], **shape).eval()

@@ -1,6 +1,6 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
 #                CLUSTER=workflow/profiles/slurm: as jobs of a cluster
-# make dry-run   is everything there for `make book`, how long will it take, how much disk?
+# make check     is everything there for `make book`?
 # make test      every test
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv
@@ -9,7 +9,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book dry-run test lab clean lock
+.PHONY: env book check test lab clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
@@ -30,8 +30,8 @@ book: $(STAMP)
 	$(BIN)/python workflow/run.py --profile $(PROFILE) $(if $(CLUSTER),--cluster $(CLUSTER),--cores $(CORES))
 	@echo "The book is at book/_build/html/index.html"
 
-dry-run: $(STAMP)
-	TQDM_DISABLE=1 $(BIN)/python -m workflow.dry_run --profile $(PROFILE) $(OPTIONS)
+check: $(STAMP)
+	$(BIN)/zsad check --profile $(PROFILE)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup

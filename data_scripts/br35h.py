@@ -1,6 +1,6 @@
 """Br35H: slices of magnetic resonance scans of heads, as a prepared folder.
 
-    python -m data_scripts.br35h --raw downloads/br35h --out data/br35h
+    zsad prepare br35h --raw downloads/br35h --out data/br35h
 
 3000 images, 1500 normal (`no/`) and 1500 with a tumour (`yes/`), all of them test images with a label and
 no mask. Category `brain`, defect `tumor`. One image in `no/` repeats another byte for byte. Some names
@@ -37,9 +37,5 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
             out.note(f"{other.name}/ is left out: it is no part of the test set")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

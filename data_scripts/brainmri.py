@@ -1,6 +1,6 @@
 """BrainMRI: slices of magnetic resonance scans of heads, as a prepared folder.
 
-    python -m data_scripts.brainmri --raw downloads/brainmri --out data/brainmri
+    zsad prepare brainmri --raw downloads/brainmri --out data/brainmri
 
 253 images, 98 normal (`no/`) and 155 with a tumour (`yes/`), all of them test images with a label and no
 mask. Category `brain`, defect `tumor`. 25 repeat another byte for byte; the papers keep them.
@@ -44,9 +44,5 @@ def names(folder: Path, side: str) -> list[str]:
     return [path.name for path in images_in(child(folder, side))]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

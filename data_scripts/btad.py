@@ -1,6 +1,6 @@
 """BTAD (beanTech), three industrial products, as a prepared folder.
 
-    python -m data_scripts.btad --raw DIR --out data/btad
+    zsad prepare btad --raw DIR --out data/btad
 
 Layout: BTech_Dataset_transformed/{01,02,03}/{train/ok, test/ok, test/ko, ground_truth/ko}; a mask has the
 stem of its image, without suffix. Extensions of image and mask: 01 bmp and png, 02 png and png, 03 bmp and
@@ -43,9 +43,5 @@ def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
     add_mvtec_layout(find_root(root, "0[1-3]/test/ok"), out, mask_suffixes=("",), above=arguments.mask_above)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

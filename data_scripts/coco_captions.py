@@ -1,6 +1,6 @@
 """COCO captions 2017: natural sentences, as one captions file.
 
-    python -m data_scripts.coco_captions --raw downloads/coco --fetch --out data/captions.json
+    zsad prepare coco_captions --raw downloads/coco --fetch --out data/captions.json
 
 No images are needed, and no prepared folder is made. The file is what the parameter `captions_file` of the
 notebooks reads (RWDA, Fig. 5); without one they show sentences written for this project.
@@ -67,9 +67,9 @@ def _captions(file: Path) -> list[str]:
         raise ValueError(f"{file} {message} ({type(error).__name__}: {error})") from error
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog=f"python -m data_scripts.{SOURCE.name}",
+        prog=f"zsad prepare {SOURCE.name}",
         description=__doc__,
         epilog=SOURCE.instructions(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,7 +94,3 @@ def main(argv: list[str] | None = None) -> None:
             n = write_captions(root, out, split=arguments.split, match=arguments.match)
     print(f"{n} captions of the {arguments.split} split (match: {arguments.match})")
     print(f"{out} is complete; give it as the parameter captions_file")
-
-
-if __name__ == "__main__":
-    main()

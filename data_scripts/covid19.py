@@ -1,6 +1,6 @@
 """COVID-19 radiography database: X-rays of chests, as a prepared folder.
 
-    python -m data_scripts.covid19 --raw downloads/covid19 --out data/covid19
+    zsad prepare covid19 --raw downloads/covid19 --out data/covid19
 
 Normal against COVID-19, all of them test images with a label and no mask. Category `chest`, defect
 `covid19`. Viral pneumonia and lung opacity are left out, as in the paper; the masks of the present release
@@ -88,9 +88,5 @@ def release(covid: str, n_normal: int, n_covid: int, *, flat: bool) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

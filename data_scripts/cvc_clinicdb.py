@@ -1,6 +1,6 @@
 """CVC-ClinicDB (CVC-612): frames of colonoscopies with outlined polyps, as a prepared folder.
 
-    python -m data_scripts.cvc_clinicdb --raw downloads/cvc_clinicdb --out data/cvc_clinicdb
+    zsad prepare cvc_clinicdb --raw downloads/cvc_clinicdb --out data/cvc_clinicdb
 
 All 612 frames of 384 x 288 pixels (W x H), each with a polyp; no normal image. Category `colon`, defect
 `polyp`. Frames of one sequence are near duplicates.
@@ -42,9 +42,5 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
         out.note(f"{other.relative_to(root)}/ is left out: {folder.relative_to(root)}/ is the edition taken")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """CVC-ColonDB: frames of colonoscopies with outlined polyps, as a prepared folder.
 
-    python -m data_scripts.cvc_colondb --raw downloads/cvc_colondb --normal downloads/endotect_normal
+    zsad prepare cvc_colondb --raw downloads/cvc_colondb --normal downloads/endotect_normal
 
 All 380 frames of 574 x 500 pixels (W x H), each with a polyp; no normal test image. Category `colon`,
 defect `polyp`. Image 380 looks damaged at its source already.
@@ -82,9 +82,5 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__, options=options)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """DAGM 2007, ten textures, as a prepared folder.
 
-    python -m data_scripts.dagm --raw DIR --out data/dagm
+    zsad prepare dagm --raw DIR --out data/dagm
 
 Layout: Class1/{Train,Test}/0001.PNG with Class1/{Train,Test}/Label/0001_label.PNG for defective images only:
 that a mask is there is the label. Label/Labels.txt lists the same, and is compared. Kaggle's edition has the
@@ -116,9 +116,5 @@ def _defective(path: Path) -> set[str]:
     return {Path(row[2]).stem.casefold() for row in rows if row[1] == "1"}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

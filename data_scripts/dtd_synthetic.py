@@ -1,6 +1,6 @@
 """DTD-Synthetic, twelve textures with drawn-in defects, as a prepared folder.
 
-    python -m data_scripts.dtd_synthetic --raw DIR --out data/dtd_synthetic
+    zsad prepare dtd_synthetic --raw DIR --out data/dtd_synthetic
 
 Layout: DTD-Synthetic/<category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}. Masks are
 called <image>_mask.png in some copies and as their image in others. Some copies write the categories in lower
@@ -52,9 +52,5 @@ def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
             add_mvtec_layout(folder, out, category=category, above=arguments.mask_above)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

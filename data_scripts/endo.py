@@ -1,6 +1,6 @@
 """EndoTect 2020, segmentation task: images of the gut with outlined polyps, as a prepared folder.
 
-    python -m data_scripts.endo --raw downloads/endo --out data/endo
+    zsad prepare endo --raw downloads/endo --out data/endo
 
 The 200 images of the test set, of different sizes, each with a polyp; no normal image. Category `colon`,
 defect `polyp`. Images are JPEG, masks PNG of the same stem. A folder `bbox/` beside them, in some copies,
@@ -33,9 +33,5 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
     add_pairs(images, masks, out, category="colon", defect="polyp", above=arguments.mask_above)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """HeadCT: slices of computed tomographies of heads, as a prepared folder.
 
-    python -m data_scripts.headct --raw downloads/headct --out data/headct
+    zsad prepare headct --raw downloads/headct --out data/headct
 
 200 PNG of 195 sizes, some with an alpha channel: 100 normal, 100 with a haemorrhage. Labels of images only.
 Category `brain`, defect `hemorrhage`; all are test images.
@@ -66,9 +66,5 @@ def read_labels(path: Path) -> dict[int, int]:
     return labels
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

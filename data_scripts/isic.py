@@ -1,6 +1,6 @@
 """ISIC 2016, task 1: outlines of skin lesions, as a prepared folder.
 
-    python -m data_scripts.isic --raw downloads/isic --out data/isic
+    zsad prepare isic --raw downloads/isic --out data/isic
 
 The test part of the challenge: 379 photographs of very different sizes, each with a lesion and its mask.
 There is no normal image, so nothing is defined on the level of images. Category `skin`, defect `lesion`.
@@ -70,9 +70,5 @@ def called(name: str) -> Callable[[Path], bool]:
     return fits
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Kvasir-SEG: images of the gut with outlined polyps, as a prepared folder.
 
-    python -m data_scripts.kvasir --raw downloads/kvasir --out data/kvasir
+    zsad prepare kvasir --raw downloads/kvasir --out data/kvasir
 
 All 1000 images, 332 x 487 to 1920 x 1072 pixels, each with a polyp; no normal image. Category `colon`,
 defect `polyp`. Some frames show a green inset.
@@ -45,9 +45,5 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
     add_pairs(images, masks, out, category="colon", defect="polyp", above=arguments.mask_above)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

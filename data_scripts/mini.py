@@ -1,6 +1,6 @@
 """Renders the mini datasets, whose names start with `mini_`, as prepared folders: the same bytes every time.
 
-    python -m data_scripts.mini --dataset mini_mvtec --out data/mini_mvtec
+    zsad prepare mini_mvtec --out data/mini_mvtec
 
 `mini_mvtec`: single parts and surfaces, mostly plain defects. `mini_visa`: harder: many parts in a picture,
 free pose, non-square pictures, small defects. `mini_medical_image` and `mini_medical_pixel`: see
@@ -145,11 +145,11 @@ def write_dataset(
                 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=DATASETS, required=True)
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="zsad prepare", description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument(
-        "--out", type=Path, required=True, help="prepared folder to write; replaced when it is complete"
+        "--out", type=Path, help="prepared folder to write, replaced when it is complete (data/DATASET)"
     )
     parser.add_argument(
         "--train", type=int, help=f"training images a category ({N_TRAIN}; of the category colon 40)"
@@ -158,15 +158,11 @@ def main() -> None:
         parser.add_argument(
             f"--{option}", type=int, default=default, help=f"{option} test images a category (%(default)s)"
         )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     write_dataset(
         arguments.dataset,
-        arguments.out,
+        arguments.out or Path("data") / arguments.dataset,
         n_train=arguments.train,
         n_normal=arguments.normal,
         n_anomalous=arguments.anomalous,
     )
-
-
-if __name__ == "__main__":
-    main()

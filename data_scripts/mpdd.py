@@ -1,6 +1,6 @@
 """MPDD, six kinds of painted metal parts, as a prepared folder.
 
-    python -m data_scripts.mpdd --raw DIR --out data/mpdd
+    zsad prepare mpdd --raw DIR --out data/mpdd
 
 Layout: MPDD/<category>/{train/good, test/<defect>, ground_truth/<defect>}, masks called <image>_mask.png. The
 defect folders are not called the same in all copies (`anomalous` or `flattening` for tubes), so every folder
@@ -32,9 +32,5 @@ SOURCE = Source(
 )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

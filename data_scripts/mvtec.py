@@ -1,6 +1,6 @@
 """MVTec AD, 15 categories of parts and textures, as a prepared folder.
 
-    python -m data_scripts.mvtec --raw DIR --out data/mvtec
+    zsad prepare mvtec --raw DIR --out data/mvtec
 
 Layout: <category>/{train/good, test/<defect>, ground_truth/<defect>}, masks called <image>_mask.png. The
 archive has no outer folder, some copies have one. Text files lie beside the folders, and image names repeat
@@ -56,9 +56,5 @@ def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
     add_mvtec_layout(find_root(root, "*/test/good"), out, above=arguments.mask_above)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

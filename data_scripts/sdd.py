@@ -1,6 +1,6 @@
 """SDD (KolektorSDD), electrical commutators, as a prepared folder of half images.
 
-    python -m data_scripts.sdd --raw DIR --out data/sdd
+    zsad prepare sdd --raw DIR --out data/sdd
 
 Layout: kos01/Part0.jpg with kos01/Part0_label.bmp, … kos50, without outer folder; one item has seven parts.
 Every image has a label, which is all zero when there is no defect, so that the label of an image comes from
@@ -130,9 +130,5 @@ def _options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which normal halves are tested (%(default)s)")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__, options=_options)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Sewer-ML, validation split: frames of videos from inside sewers, as a prepared folder.
 
-    python -m data_scripts.sewerml --raw downloads/sewerml --out data/sewerml
+    zsad prepare sewerml --raw downloads/sewerml --out data/sewerml
 
 130,046 images, by general knowledge 68,681 normal and 61,365 with a defect, with labels and without masks.
 Category `sewer`, defect `defect`; all are test images. RWDA names no count and no rule for the label; the
@@ -95,9 +95,5 @@ def shown(names: list[str]) -> str:
     return f": {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

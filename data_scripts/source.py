@@ -20,13 +20,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import zsad_core
 from data_scripts.download import checked, refuse_links_out, sorted_out, unpacked
 from data_scripts.fetch import Archive, fetch
 from data_scripts.prepare import RECORD, PreparedFolder, prepared_folder
 
 __all__ = ["Archive", "Known", "Source", "all_sources", "run"]
-PUBLISHED = Path(zsad_core.__file__).parent / "published" / "datasets.csv"
+PUBLISHED = Path(__file__).with_name("datasets.csv")
 
 Write = Callable[[Path, PreparedFolder, argparse.Namespace], None]
 
@@ -44,7 +43,7 @@ class Known:
 class Source:
     """What a dataset is and where it comes from.
 
-    name: of the script, of the prepared folder and of the row in published/datasets.csv, if it has one.
+    name: of the script, of the prepared folder and of the row in datasets.csv, if it has one.
     terms: the licence and what has to be accepted. how: what to fetch, and where a form or a login is needed.
     categories: per category the published numbers of training normal, test normal and test anomalous images;
         None where a number is not known. known: other counts of the test split that have a reason.
@@ -91,7 +90,7 @@ class Source:
 
 
 def all_sources() -> list[Source]:
-    """Those of all dataset scripts: first in the order of published/datasets.csv, then by name."""
+    """Those of all dataset scripts: first in the order of datasets.csv, then by name."""
     scripts = sorted(Path(__file__).parent.glob("*.py"))
     # read before it is imported: some modules here need torch, and have nothing to offer
     texts = {path.stem: path.read_text(encoding="utf-8") for path in scripts}
@@ -105,7 +104,7 @@ def all_sources() -> list[Source]:
 def run(
     source: Source,
     write: Write,
-    argv: list[str] | None = None,
+    argv: list[str],
     *,
     doc: str,
     options: Callable[[argparse.ArgumentParser], None] | None = None,
@@ -155,7 +154,7 @@ def _parser(
     source: Source, doc: str, options: Callable[[argparse.ArgumentParser], None] | None
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m data_scripts.{source.name}",
+        prog=f"zsad prepare {source.name}",
         description=doc,
         epilog=source.instructions(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

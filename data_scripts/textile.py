@@ -1,6 +1,6 @@
 """Simulated textile images of the package conformal-clip-data, as a prepared folder.
 
-    python -m data_scripts.textile --out data/textile
+    zsad prepare textile --out data/textile
 
 2,000 RGB JPEGs of 250 x 250 pixels, 42 MB, all different: 1,000 without defect, 500 with a local and 500 with
 a global one. All are grey, fibrous noise. A local defect is a speckled patch of about 8 x 16 pixels, a global
@@ -62,16 +62,11 @@ def package_folder() -> Path:
     return textile_simulated_root()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="prepared folder to write; replaced when it is complete"
-    )
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="zsad prepare textile", description=__doc__.splitlines()[0])
+    out = Path("data/textile")
+    parser.add_argument("--out", type=Path, default=out, help="prepared folder to write (%(default)s)")
     parser.add_argument("--train", type=int, default=N_TRAIN, help="normal images for train (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (%(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     write_textile(package_folder(), arguments.out, n_train=arguments.train, seed=arguments.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """TN3K: ultrasound images of thyroid nodules, outlined, as a prepared folder.
 
-    python -m data_scripts.tn3k --raw downloads/tn3k --out data/tn3k
+    zsad prepare tn3k --raw downloads/tn3k --out data/tn3k
 
 The 614 test images, of hundreds of sizes, each with a nodule; no normal image (`label4test.csv` of some
 copies says benign or malignant, and benign is not normal). Category `thyroid`, defect `nodule`.
@@ -56,9 +56,5 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
         out.note("trainval-image/ is left out: its images have nodules, too")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

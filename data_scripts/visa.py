@@ -1,6 +1,6 @@
 """VisA, twelve categories of objects, as a prepared folder.
 
-    python -m data_scripts.visa --raw DIR --out data/visa
+    zsad prepare visa --raw DIR --out data/visa
 
 Layout: <category>/Data/{Images/Normal, Images/Anomaly, Masks/Anomaly}, and split_csv/1cls.csv, which says
 what is for training and what for the test. The tar has no outer folder. Images end in .JPG, names such as 000
@@ -119,9 +119,5 @@ def _found(root: Path, marker: str) -> bool:
     return True
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
     run(SOURCE, write, argv, doc=__doc__)
-
-
-if __name__ == "__main__":
-    main()

@@ -85,9 +85,9 @@ def small_data(once, run_module) -> Path:
     def make(folder: Path) -> None:
         few = ("--train", "3", "--normal", "4", "--anomalous", "4")
         for dataset in ("mini_mvtec", "mini_visa", "mini_medical_image", "mini_medical_pixel"):
-            done = run_module("data_scripts.mini", "--dataset", dataset, "--out", folder / dataset, *few)
+            done = run_module("data_scripts.command", dataset, "--out", folder / dataset, *few)
             assert done.returncode == 0, done.stderr
-        done = run_module("data_scripts.textile", "--out", folder / "textile")
+        done = run_module("data_scripts.command", "textile", "--out", folder / "textile")
         assert done.returncode == 0, done.stderr
 
     return once("data", make)

@@ -110,10 +110,10 @@ def test_missing_files_are_listed(root: Path) -> None:
 
 
 def test_missing_folder_or_table_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="python -m data_scripts.textile --help"):
+    with pytest.raises(FileNotFoundError, match="zsad prepare textile --help"):
         load_dataset(tmp_path / "textile")
     (tmp_path / "mini_visa").mkdir()
-    with pytest.raises(FileNotFoundError, match="meta.csv does not exist.*data_scripts.mini "):
+    with pytest.raises(FileNotFoundError, match="meta.csv does not exist.*zsad prepare mini_"):
         load_dataset(tmp_path / "mini_visa")
     for name in ("shop", "my shop", "a.b"):
         with pytest.raises(FileNotFoundError, match="no script makes it: the page on datasets"):

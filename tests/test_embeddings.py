@@ -155,7 +155,7 @@ def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, 
     settings = read_settings({"data_dir": str(dataset.root.parent), "cache_dir": str(tmp_path)})
     roles = ["visa", "mvtec"]
     line = (
-        "The dataset mini_mvtec in the place of mvtec is not prepared: `python -m data_scripts.mini --help`"
+        "The dataset mini_mvtec in the place of mvtec is not prepared: `zsad prepare mini_mvtec --help`"
     )
     with pytest.warns(UserWarning, match=line):
         assert data.dataset_of(settings, "mvtec") is None

@@ -127,7 +127,7 @@ def test_a_page_without_datasets_says_how_to_get_them(papermill, small_run, tmp_
     done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
     assert done.returncode == 0, done.stderr
     lacking = NEEDS.get(notebook, "mini_mvtec")
-    line = rf"The dataset {lacking}\S* in the place of \w+ is not prepared: `python -m data_scripts\.\w+ "
+    line = rf"The dataset {lacking}\S* in the place of \w+ is not prepared: `zsad prepare \w+ "
     assert re.search(line, shown(tmp_path / "out.ipynb"))
 
 
@@ -179,5 +179,5 @@ def test_the_paper_profile_is_accepted_whole(papermill, small_data, small_run, t
     assert done.returncode == 0, done.stderr
     told = shown(tmp_path / "out.ipynb")
     assert "profile **paper** with" in told
-    missing = "The dataset visa in the place of visa is not prepared: `python -m data_scripts.visa --help`"
+    missing = "The dataset visa in the place of visa is not prepared: `zsad prepare visa --help`"
     assert notebook.startswith("rwda") or missing in told

@@ -76,13 +76,21 @@ def test_citation_and_package_name_one_version(root):
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
-def test_package_takes_its_data_along(root):
-    """Every data file of the package matches a pattern of package-data: a copy without it would not run."""
-    tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
-    package = root / "zsad_core"
-    taken = {p for pattern in tool["setuptools"]["package-data"]["zsad_core"] for p in package.glob(pattern)}
-    data = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".tmp")}
-    assert data and data <= taken
+def test_packages_take_their_data_along(root):
+    """Every data file of a package matches a pattern of package-data: a copy without it would not run."""
+    tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = [
+        f"{package.replace('.', '/')}/{pattern}"
+        for package, own in tool["package-data"].items()
+        for pattern in own
+    ]
+    taken = {path for pattern in patterns for path in root.glob(pattern)}
+    for package in ("zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "profiles"):
+        assert any(package == name.rstrip("*") for name in tool["packages"]["find"]["include"])
+        data = {
+            p for p in (root / package).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".tmp")
+        }
+        assert data <= taken, data - taken
 
 
 def test_weights_fit_their_limit_and_their_checksum_file(root):

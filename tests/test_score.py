@@ -1,4 +1,4 @@
-"""The command: exit codes that tell what happened, errors in one line, and a run that can be stopped."""
+"""`zsad predict`: exit codes that tell what happened, errors in one line, and a run that can be stopped."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from zsad_predict import __main__
@@ -45,7 +46,7 @@ def run(tiny, tmp_path, monkeypatch, capsys):
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         try:
-            code = __main__.main([*tiny, *map(str, arguments)])
+            __main__.main(["predict", *tiny, *map(str, arguments)])
         except SystemExit as exited:
             code = exited.code
         captured = capsys.readouterr()
@@ -99,12 +100,12 @@ def test_exit_2_for_a_wrong_command_line(run, tmp_path):
         (photos, "--device", "gpu"),
     ):
         code, _, err = run(*arguments)
-        assert code == 2 and "usage:" in err
+        assert code == 2 and "Usage:" in err
 
 
 def test_help_tells_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as exited:
-        __main__.main(["--help"])
+        __main__.main(["predict", "--help"])
     told = capsys.readouterr().out
     assert exited.value.code == 0
     assert all(f"  {code} " in told for code in (0, 1, 2, 3, 130))
@@ -119,17 +120,27 @@ def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path)
 
     monkeypatch.setattr(run_module, "score_folder", noted)
     own = ["--model", "ViT-L-14-336-quickgelu", "--weights", "openai"]
-    assert __main__.main([str(tmp_path), *own, "--method", "anomalyclip", "--image-size", "518"]) == 1
+    predict = lambda *more: CliRunner().invoke(__main__.main, ["predict", str(tmp_path), *own, *more])  # noqa: E731
+    assert predict("--method", "anomalyclip", "--image-size", "518").exit_code == 1
     settings = seen["anomalyclip"]
     found = (settings.prompt_model, settings.prompt_weights, settings.prompt_image_size)
     assert found == ("ViT-L-14-336-quickgelu", "openai", 518) and settings.model == "zsad-mini"
-    assert __main__.main([str(tmp_path), *own]) == 1
+    assert predict().exit_code == 1
     assert seen["winclip"].model == "ViT-L-14-336-quickgelu"
 
 
 def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):
     folder, cache = fill(tmp_path / "photos", 130), tmp_path / "cache"
-    command = [sys.executable, "-m", "zsad_predict", str(folder), "--out", str(tmp_path / "out"), *tiny]
+    command = [
+        sys.executable,
+        "-m",
+        "zsad_predict",
+        "predict",
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+        *tiny,
+    ]
     command += ["--cache", str(cache)]  # the last one counts
     options = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
     options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}

@@ -398,7 +398,7 @@ def test_killed_in_the_middle(raw: Path, tmp_path: Path) -> None:
     )
     assert python([sys.executable, "-c", kill, *options]).returncode == -9
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "mvtec.partial", "mvtec.lock"}
-    assert python([sys.executable, "-m", "data_scripts.mvtec", *options]).returncode == 0
+    assert python([sys.executable, "-m", "data_scripts.command", "mvtec", *options]).returncode == 0
     assert len(load_dataset(tmp_path / "mvtec")) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "mvtec"}
 

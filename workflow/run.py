@@ -32,19 +32,19 @@ def run(command: list[str]) -> int:
 
 
 def check(profile: str) -> int:
-    """The dry run's checks, which take seconds, once for each content of the profile: 0 when nothing stands
+    """`zsad check`, which takes seconds, once for each content of the profile: 0 when nothing stands
     in the way. Afterwards Snakemake alone decides what there is to do."""
     known = [path for path in (ROOT / "profiles" / f"{profile}.yaml", Path(profile)) if path.is_file()]
     content = known[0].read_bytes() if known else b""
     passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"
     if passed.exists():
         return 0
-    command = [sys.executable, "-m", "workflow.dry_run", "--profile", profile, "--no-sample", "--quiet"]
+    command = [sys.executable, "-m", "workflow.preflight", "--profile", profile, "--quiet"]
     code = run(command)
     if code == 0:
         passed.touch()
     else:
-        print("Nothing was started. `make dry-run` shows every check; run.py --no-check goes on without.",
+        print("Nothing was started. `make check` shows every check; run.py --no-check goes on without.",
               file=sys.stderr)  # fmt: skip
     return code
 
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--cores", default="2", help="of this machine, or `all`")
     parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
     parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
-    parser.add_argument("--no-check", action="store_true", help="start without the dry run's checks")
+    parser.add_argument("--no-check", action="store_true", help="start without `zsad check`")
     arguments, others = parser.parse_known_args()
     if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
         parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")

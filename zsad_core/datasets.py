@@ -213,7 +213,7 @@ def how_to_prepare(name: str) -> str:
     except ModuleNotFoundError:  # zsad_core without the scripts
         known = False
     if known:
-        help = f"`python -m data_scripts.{script} --help`"
+        help = f"`zsad prepare {name} --help`"
         return f"{help} tells how to get it, the page on datasets how to add one"
     return "no script makes it: the page on datasets tells how to add one"
 

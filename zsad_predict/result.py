@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -112,3 +113,28 @@ class Part:
 def silent(progress: bool) -> dict[str, bool]:
     """Options of a bar: where it is wanted, the environment (TQDM_DISABLE) still decides."""
     return {} if progress else {"disable": True}
+
+
+_SHOWN = 20  # files with a problem that are printed
+
+
+def summary(result: Result, out: Path) -> str:
+    """What a person at a terminal wants to know."""
+    table = result.table
+    scored, bad = table[table["status"] == "scored"], table[table["error"] != ""]
+    flagged = scored[scored["decision"] == "anomalous"].sort_values("score", ascending=False)
+    lines = [
+        f"{len(table)} files, {len(scored)} scored, {len(flagged)} decided anomalous.",
+        f"Anomalous is what scores {result.threshold.rule}.",
+        *(f"Note: {message}" for message in result.messages),
+    ]
+    lines += [f"  {row.score:.4g}  {row.file}" for row in flagged.head(5).itertuples()]
+    lines += [f"  … and {len(flagged) - 5} more" for _ in range(len(flagged) > 5)]
+    if len(bad):
+        lines += [f"{len(bad)} with a problem:"]
+        lines += [f"  {row.file}: {row.status}, {row.error}" for row in bad.head(_SHOWN).itertuples()]
+        lines += [f"  … and {len(bad) - _SHOWN} more, in scores.csv" for _ in range(len(bad) > _SHOWN)]
+    for row in result.metrics.itertuples() if len(result.metrics) else ():
+        value = "undefined" if row.value != row.value else f"{row.value:.3f}"
+        lines.append(f"{row.task} {row.metric}: {value} ({row.note})")
+    return "\n".join([*lines, f"Written to {out}: report.html, scores.csv, scores.parquet, maps, run.json."])

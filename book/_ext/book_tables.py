@@ -70,7 +70,7 @@ class RunTimes(SphinxDirective):
 
 class PublishedDatasets(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        path = ROOT / "zsad_core" / "published" / "datasets.csv"
+        path = ROOT / "data_scripts" / "datasets.csv"
         self.env.note_dependency(str(path))
         word = {"1": "yes", "0": "no"}
         with path.open(encoding="utf-8", newline="") as file:

@@ -8,16 +8,16 @@ turns them into one `Settings`:
 
 A parameter that is None takes the value of the profile, `profiles/<profile>.yaml`. Papermill only warns about
 a misspelt name and turns some values into other types, so everything is checked here.
-`python -m zsad_papers.common.settings seeds n_pairs` prints a parameters cell for the names given.
+`zsad params seeds n_pairs` prints a parameters cell for the names given.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -377,5 +377,12 @@ def _from_root(path: str | None) -> str | None:
     return Path(os.path.relpath(repository_root() / path)).as_posix()
 
 
-if __name__ == "__main__":
-    print(parameters_cell(sys.argv[1:] or None))
+def main(arguments: list[str]) -> int:
+    """`zsad params`: a parameters cell for a notebook."""
+    parser = argparse.ArgumentParser(prog="zsad params", description=main.__doc__.split(": ")[1])
+    parser.add_argument("names", nargs="*", help="of parameters; none: all")
+    try:
+        print(parameters_cell(parser.parse_args(arguments).names or None))
+    except ValueError as error:
+        parser.error(str(error))
+    return 0

@@ -1,6 +1,6 @@
 """Compare the result files of two runs within tolerances, as a reviewer would: this run, another machine's.
 
-    python -m zsad_papers.common.verify results/mini other/results/mini
+    zsad verify results/mini other/results/mini
 
 A and B are results folders, or one result file (CSV) each. Compared are the rows of every file, and of the
 JSON beside it what must be equal for the numbers to be the same experiment: model, weights with SHA-256,
@@ -180,9 +180,9 @@ def _key(row: Mapping[str, Any]) -> str:
     return " ".join(str(row[key]) for key in KEYS if row[key] not in ("", 0))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m zsad_papers.common.verify",
+        prog="zsad verify",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -217,7 +217,3 @@ def main(argv: list[str] | None = None) -> int:
     within = "exactly" if arguments.exact else words
     print(f"{'AGREE' if agree else 'DIFFER'} ({within}): {n - differing} of {n} rows, {len(faults)} faults")
     return 0 if agree else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

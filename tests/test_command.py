@@ -1,0 +1,79 @@
+"""`zsad`: its commands are looked up by name, and none is imported before it is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from zsad_predict import __main__
+
+
+@pytest.fixture
+def installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """The entry points of pyproject.toml, whatever is installed."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    group = "zsad.commands"
+    points = [EntryPoint(name, value, group) for name, value in project["entry-points"][group].items()]
+    monkeypatch.setattr(
+        __main__, "entry_points", lambda group, name: [point for point in points if point.name == name]
+    )
+    return points
+
+
+def zsad(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(__main__.main, arguments)
+    return found.exit_code, found.output
+
+
+def test_every_command_is_one_of_pyproject(installed):
+    assert {point.name for point in installed} == set(__main__.OTHERS)
+    told = zsad("--help")[1]
+    assert all(f"  {name} " in told for name in ("predict", *__main__.OTHERS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--version",), 0, "zsad, version"),
+        (("prepare", "--help"), 0, "mini_medical_pixel"),
+        (("prepare", "visa", "--help"), 0, "usage: zsad prepare visa"),
+        (("prepare", "mini_visa", "--help"), 0, "usage: zsad prepare"),
+        (("prepare", "visage"), 2, "no dataset 'visage'"),
+        (("prepare", "mvtec"), 2, "--raw"),
+        (("check", "--help"), 0, "Usage: zsad check"),
+        (("verify", "--help"), 0, "usage: zsad verify"),
+        (("verify", "nowhere", "elsewhere"), 2, "error: "),
+        (("params", "seeds"), 0, "seeds: int"),
+        (("params", "sedes"), 2, "did you mean"),
+        (("forecast",), 2, "No such command 'forecast'"),
+    ],
+)
+def test_commands(installed, arguments, code, words):
+    found = zsad(*arguments)
+    assert found[0] == code and words in found[1], found
+
+
+def test_a_package_that_is_not_there(installed, monkeypatch):
+    point = EntryPoint("check", "no_workflow.preflight:main", "zsad.commands")
+    monkeypatch.setattr(__main__, "entry_points", lambda group, name: [point] if name == "check" else [])
+    assert zsad("check") == (1, "Error: zsad check needs no_workflow: run it in a checkout of the book\n")
+    assert zsad("verify", "a", "b")[1].startswith("Error: zsad verify is not installed")
+
+
+def test_help_and_errors_wait_for_no_torch(root):
+    lines = [
+        "import sys",
+        "from zsad_predict.__main__ import main",
+        "for arguments in (['--help'], ['predict', '--help'], ['predict'], ['forecast']):",
+        "    try: main(arguments)",
+        "    except SystemExit: pass",
+        "assert not {'torch', 'pandas'} & set(sys.modules)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

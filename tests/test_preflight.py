@@ -1,0 +1,180 @@
+"""`zsad check`: what it notices before a long run."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from workflow import preflight
+from workflow.preflight import check_all, check_datasets, check_device, check_folders, check_weights
+from zsad_core import checkpoints
+from zsad_core.datasets import load_dataset
+from zsad_papers.common.settings import Settings, read_settings
+
+FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def settings(small_data: Path, tmp_path: Path) -> Settings:
+    folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path / "cache")}
+    return read_settings({**folders, **FEW, "results_dir": str(tmp_path / "results"), "device": "cpu"})
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The addresses that were asked; none answers."""
+    asked = []
+
+    def urlopen(request, timeout):
+        assert request.get_method() == "HEAD" and timeout <= 10
+        asked.append(request.full_url)
+        raise URLError("no network")
+
+    monkeypatch.setattr(preflight.urllib.request, "urlopen", urlopen)
+    return asked
+
+
+def changed(settings: Settings, **values) -> Settings:
+    return Settings(**{**settings.__dict__, **values})
+
+
+def states(checks) -> set[tuple[str, str]]:
+    return {(check.what, check.state) for check in checks}
+
+
+def test_the_mini_profile_has_all_it_needs(settings, offline):
+    checks = list(check_all(settings))
+    assert {check.state for check in checks} == {"ok"}, [str(check) for check in checks]
+    assert not offline
+
+
+def test_unknown_device(settings):
+    assert [c.state for c in check_device(changed(settings, device="cuda:7"))] == ["error"]
+
+
+def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
+    settings, offline, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "CLIP_CACHE", Path("nowhere"))
+    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    check = next(check_weights(paper))
+    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
+    assert check.state == "error" and url in check.note and "nowhere/vit_b" in check.note
+    assert offline == [url]
+
+
+def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CLIP_CACHE", Path("nowhere"))
+    monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
+    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    check = next(check_weights(paper))
+    assert check.state == "ok" and "834 MB will be downloaded" in check.note
+
+
+def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "CLIP_CACHE", tmp_path)
+    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
+    (tmp_path / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
+    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    check = next(check_weights(paper))
+    assert check.state == "error" and "is damaged" in check.note
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "ViT-L-14-336", "weights": "openai"}, "QuickGELU"),
+        ({"model": "ViT-B-16-plus-240", "weights": "laion2b"}, "its tags"),
+        ({"weights": "away.safetensors"}, "does not exist"),
+        ({"model": "ViT-B-17", "weights": "openai"}, "unknown model"),
+    ],
+)
+def test_wrong_weights(settings, offline, values, words):
+    found = list(check_weights(changed(settings, **values)))
+    assert any(check.state == "error" and words in check.note for check in found), found
+    assert not offline
+
+
+def test_a_missing_dataset_is_a_warning_and_says_how_to_get_it(settings):
+    checks = list(check_datasets(changed(settings, datasets={"visa": "visa", "mvtec": "mini_mvtec"})))
+    assert states(checks) == {("dataset visa", "warning"), ("dataset mini_mvtec", "ok")}
+    assert "zsad prepare visa" in next(c.note for c in checks if c.state == "warning")
+
+
+@pytest.fixture
+def copied(small_data: Path, tmp_path: Path) -> Path:
+    shutil.copytree(small_data / "mini_visa", tmp_path / "data" / "mine")
+    return tmp_path / "data" / "mine"
+
+
+@pytest.mark.parametrize("fault", ["table", "image missing", "image cut off", "mask"])
+def test_a_broken_dataset_is_an_error(settings, copied, fault):
+    dataset = load_dataset(copied).select(split="test")
+    if fault == "table":
+        (copied / "meta.csv").write_text("image,label\nx.png,0\n")
+    elif fault == "image missing":
+        (copied / dataset.meta["image"].iloc[0]).unlink()
+    elif fault == "image cut off":
+        path = copied / dataset.meta["image"].iloc[len(dataset) - 1]
+        path.write_bytes(path.read_bytes()[:200])
+    else:
+        meta = (copied / "meta.csv").read_text()
+        first = dataset.meta["mask"][dataset.meta["mask"] != ""].iloc[0]
+        (copied / "meta.csv").write_text(meta.replace(first, ""))
+    mine = changed(settings, data_dir=str(copied.parent), datasets={"visa": "mine"})
+    errors = [check for check in check_datasets(mine) if check.state == "error"]
+    assert len(errors) == 1, errors
+
+
+def test_counts_and_references(settings, copied):
+    shutil.move(copied, copied.with_name("visa"))
+    mine = changed(settings, data_dir=str(copied.parent), datasets={"visa": "visa"}, shots=(5,))
+    found = states(check_datasets(mine))
+    assert {("counts of visa", "warning"), ("references of visa", "error")} <= found, found
+
+
+def test_folder_that_is_a_file(settings, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    checks = check_folders(settings)
+    assert ("cache_dir", "error") in states(checks)
+
+
+def test_command(settings, tmp_path, monkeypatch, offline):
+    """Exit codes, and what is printed."""
+    profile = tmp_path / "mine.yaml"
+    values = yaml.safe_load(Path("profiles/mini.yaml").read_text())
+    folders = {name: getattr(settings, name) for name in ("data_dir", "cache_dir", "results_dir")}
+    profile.write_text(yaml.safe_dump({**values, **folders, **FEW}))
+
+    def call(*more: str) -> tuple[int, str]:
+        found = CliRunner().invoke(preflight.main, ["--profile", str(profile), *more])
+        return found.exit_code, found.output
+
+    assert call("--quiet") == (0, "")
+    assert not Path(settings.cache_dir).exists()
+    for options, words in (
+        (("-p", "device", "cuda:9"), "error   device"),
+        (("-p", "n_pears", "5"), "did you mean"),
+        (("-p", "seeds", "[1"), "error   profile"),
+        (("--profile", "no"), "error   profile"),
+    ):
+        code, told = call(*options)
+        assert code == 1 and words in told, told
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(2, 1, 1))
+    code, told = call()
+    assert code == 1 and "free some space" in told
+
+
+@pytest.mark.parametrize("address", ["https://localhost:1/weights.pt", "no address at all"])
+def test_no_address(settings, monkeypatch, address):
+    monkeypatch.setitem(checkpoints.PINNED, ("ViT-B-16-plus-240", "laion400m_e32"), (address, "0" * 64))
+    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    assert "error" in [check.state for check in check_weights(paper, timeout=0.5)]

@@ -60,7 +60,7 @@ def noise_dataset(folder: Path, n: int) -> AnomalyDataset:
 
 def full_length(encoder: ClipEncoder, frozen: Frozen) -> Frozen:
     """The same prompts padded to the whole context, as the text tower of the authors' code sees them."""
-    tower, lacking = encoder._text_tower, encoder.context_length - frozen.embeddings.shape[1]
+    tower, lacking = encoder.text_tower, encoder.context_length - frozen.embeddings.shape[1]
     padding = tower.token_embedding(torch.zeros(1, lacking, dtype=torch.long)).expand(
         len(frozen.ends), -1, -1
     )

@@ -51,7 +51,7 @@ def test_tokens_of_the_templates(large: ClipEncoder) -> None:
 
 
 def test_learned_numbers(large: ClipEncoder) -> None:
-    width = large._text_tower.token_embedding.embedding_dim
+    width = large.text_tower.token_embedding.embedding_dim
     assert anomalyclip_analysis.learned_numbers(large, PromptDesign(depth=3)) == {
         "words": 2 * 12 * width,
         "deep tokens": 2 * 4 * width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zsad_core import encoders
+from zsad_core.encoders import ClipEncoder
 from zsad_papers.anomalyclip import costs as anomalyclip_costs
 from zsad_papers.common.results import load_published
 from zsad_papers.common.settings import read_settings
@@ -34,10 +34,10 @@ def test_a_step_without_the_tower_sees_no_pixels(tiny_clip, monkeypatch):
     cached = anomalyclip_costs._step(tiny_clip, {}, tower=False)
     with_tower = anomalyclip_costs._step(tiny_clip, {})
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise AssertionError("the image tower ran")
 
-    monkeypatch.setattr(encoders, "glocal_features", refuse)
+    monkeypatch.setattr(ClipEncoder, "embed_glocal", refuse)
     cached()
     with pytest.raises(AssertionError, match="tower ran"):
         with_tower()

@@ -15,7 +15,7 @@ from zsad_core import auxiliary, image_features
 from zsad_core.auxiliary import auxiliary_of, image_hashes
 from zsad_core.cache import sha256_of
 from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
-from zsad_core.encoders import ClipEncoder, glocal_features
+from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor
 
 LAYERS = (2, 4)
@@ -57,7 +57,7 @@ def test_batches_hold_what_belongs_together(
     chosen = dataset.select(split="test")
     rows = np.array([9, 0, 3, 2, 4])
     batch = material.batch(rows, LAYERS)
-    heads, patches = glocal_features(encoder, pixels_of(encoder, chosen), LAYERS, "vv", 2)
+    heads, patches = encoder.embed_glocal(pixels_of(encoder, chosen), LAYERS, "vv", 2)
     close = {"rtol": 1e-3, "atol": 3e-4} if dtype == torch.float16 else {"rtol": 0, "atol": 1e-6}
     torch.testing.assert_close(batch.heads, heads[rows], **close)
     torch.testing.assert_close(batch.patches, {k: v[rows] for k, v in patches.items()}, **close)

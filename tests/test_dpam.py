@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from zsad_core import dpam
+from zsad_core import dpam, encoders
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
-from zsad_core.encoders import ClipEncoder, glocal_features, load_encoder
+from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_papers.anomalyclip.analysis import self_attention
 
 LAYERS = (6, 12, 18, 24)
@@ -108,7 +108,7 @@ def test_blocks_with_two_paths_are_6_to_24(encoder: ClipEncoder, monkeypatch: py
         return split(block, z)
 
     monkeypatch.setattr(dpam, "_heads", noted)
-    glocal_features(encoder, pixels_of(encoder, 1), (24,))
+    encoder.embed_glocal(pixels_of(encoder, 1), (24,))
     assert met == list(range(6, 25))
     assert dpam.quarter_blocks(24)[0] == met[0]
 
@@ -119,21 +119,21 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(
     encoder = load()
     visual, pixels = encoder.model.visual, pixels_of(encoder)
     h, u, _ = plain(encoder, pixels)
-    before = glocal_features(encoder, pixels, (24,))
+    before = encoder.embed_glocal(pixels, (24,))
     normed = visual.ln_post((h[5] + sum(u[5:]))[:, 1:].float()) @ visual.proj
     close = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(before[1][24], F.normalize(normed, dim=-1), **close)
     torch.testing.assert_close(before[0], F.normalize(h[24][:, 0].float() @ visual.proj, dim=-1), **close)
     torch.testing.assert_close(before[0], encoder.embed_images(pixels, final_norm=False))
-    with_norm, _ = glocal_features(encoder, pixels, (24,), final_norm=True)
+    with_norm, _ = encoder.embed_glocal(pixels, (24,), final_norm=True)
     torch.testing.assert_close(with_norm, encoder.embed_images(pixels))
     torch.testing.assert_close(encoder.embed_patches(pixels, (24,), "vv"), before[1])
 
     visual.ln_post.weight.mul_(torch.linspace(0.1, 3, 64))
-    after = glocal_features(encoder, pixels, (24,))
+    after = encoder.embed_glocal(pixels, (24,))
     assert torch.equal(after[0], before[0])
     assert (after[1][24] - before[1][24]).abs().max() > 0.01
-    assert (glocal_features(encoder, pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
+    assert (encoder.embed_glocal(pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
 
 
 def test_qk_is_the_ordinary_tower(encoder: ClipEncoder) -> None:
@@ -167,10 +167,10 @@ def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder: ClipEncoder) 
 
 def test_batches_and_types_do_not_matter(encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = pixels_of(encoder, 5)
-    whole = glocal_features(encoder, pixels, (24,), "qq+kk+vv")
-    monkeypatch.setattr(encoder, "_batch_rows", lambda *_: 2)
-    torch.testing.assert_close(glocal_features(encoder, pixels.double(), (24,), "qq+kk+vv"), whole)
-    assert glocal_features(encoder, pixels[:0], (24,))[1][24].shape == (0, 4, 32)
+    whole = encoder.embed_glocal(pixels, (24,), "qq+kk+vv")
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 4 * encoder.width)  # two images a batch
+    torch.testing.assert_close(encoder.embed_glocal(pixels.double(), (24,), "qq+kk+vv"), whole)
+    assert encoder.embed_glocal(pixels[:0], (24,))[1][24].shape == (0, 4, 32)
 
 
 def test_self_attention_is_the_mean_of_the_diagonal(
@@ -182,7 +182,7 @@ def test_self_attention_is_the_mean_of_the_diagonal(
         shares = [w[n, h, t, t] for w in weights[5:] for n in range(3) for h in range(4) for t in range(1, 5)]
         found[kind] = float(sum(shares) / len(shares))
     assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
-    monkeypatch.setattr(encoder, "_batch_rows", lambda *_: 2)
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 4 * encoder.width)  # two images a batch
     assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
     assert 0 < found["qk"] < found["vv"] < 1
     for block in attention_weights(encoder.model.visual, pixels, ("qq",)):
@@ -244,7 +244,7 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
     torch.testing.assert_close(after[1:], expected.reshape(25, 64))
     features = large.embed_patches(pixels_of(large), LAYERS, "vv")
     assert {layer: tuple(x.shape) for layer, x in features.items()} == dict.fromkeys(LAYERS, (3, 25, 32))
-    global_feature = glocal_features(large, pixels_of(large), (24,))[0]
+    global_feature = large.embed_glocal(pixels_of(large), (24,))[0]
     torch.testing.assert_close(global_feature, large.embed_images(pixels_of(large), final_norm=False))
 
 

@@ -81,7 +81,7 @@ def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
 @pytest.mark.parametrize("changes", [*CAUSAL.values(), *OTHER.values()], ids=[*CAUSAL, *OTHER])
 def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
     encoder = tiny(**changes)
-    assert (encoder._text_tower is not None) == (
+    assert (encoder.text_tower is not None) == (
         changes in CAUSAL.values()
     )  # cut short only where that is right
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
@@ -183,9 +183,9 @@ def test_windows_by_hand(
         [torch.stack([window_by_hand(encoder, image, w) for w in windows]) for image in pixels]
     )
     for numbers in (2**19, 3 * (1 + size**2) * VISION["width"], 1):  # one batch; three windows a batch; one
-        monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", numbers)
-        actual = encoder.embed_windows(pixels, size, normalize=False)
-        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+        monkeypatch.setitem(encoders._WINDOW_NUMBERS, "cpu", numbers)
+        actual = encoder.embed_windows(pixels, size)
+        torch.testing.assert_close(actual.double(), F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
 
 
 def test_the_largest_window_is_the_whole_image(tiny: Callable) -> None:

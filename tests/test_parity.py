@@ -20,7 +20,7 @@ from zsad_core.methods import winclip_map
 from zsad_core.prompts import compositional_ensemble
 from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
 from zsad_core.scores import prompt_score
-from zsad_core.vit_windows import Scales
+from zsad_core.vit_windows import MultiScaleEmbeddings
 from zsad_core.windows import upsample, zero_shot_map
 
 if TYPE_CHECKING:  # anomalib takes seconds to import: only when these tests run
@@ -104,17 +104,17 @@ def pixels_of(encoder: ClipEncoder, n: int, seed: int) -> Tensor:
     return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(seed))
 
 
-def embed(encoder: ClipEncoder, pixels: Tensor, **options: Any) -> Scales:
+def embed(encoder: ClipEncoder, pixels: Tensor) -> MultiScaleEmbeddings:
     """As anomalib's `encode_image`: whole image, windows, patch tokens of the last block."""
-    return encoder.embed_scales(pixels, SIZES, layers=(last_block(encoder),), **options)
+    return encoder.embed_scales(pixels, SIZES, layers=(encoder.depth,))
 
 
-def last_block(encoder: ClipEncoder) -> int:
-    return len(encoder.model.visual.transformer.resblocks)
+def unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1)
 
 
-def patch_tokens(encoder: ClipEncoder, scales: Scales, final_norm: bool) -> Tensor:
-    tokens = scales.layers[last_block(encoder)]  # (n, patches, width), as they leave the block
+def patch_tokens(encoder: ClipEncoder, scales: MultiScaleEmbeddings, final_norm: bool) -> Tensor:
+    tokens = scales.layers[encoder.depth]  # (n, patches, width), as they leave the block
     return encoder.model.visual.ln_post(tokens) if final_norm else tokens
 
 
@@ -157,13 +157,13 @@ def largest_differences(one: Found, other: Found) -> dict[str, float]:
 
 
 def test_embeddings(encoder: ClipEncoder, pixels: Tensor, zero_shot: WinClipModel) -> None:
-    """Whole image, windows and patch tokens, not normalised: lengths agree as well."""
+    """Whole image and windows as unit rows, and patch tokens."""
     with torch.no_grad():
         image, windows, tokens = zero_shot.encode_image(pixels)
-    scales = embed(encoder, pixels, normalize=False)
-    assert_close(scales.image, image, **TIGHT)
+    scales = embed(encoder, pixels)
+    assert_close(scales.image, unit(image), **TIGHT)
     for size, expected in zip(SIZES, windows, strict=True):
-        assert_close(scales.windows[size], expected, **TIGHT)
+        assert_close(scales.windows[size], unit(expected), **TIGHT)
         # which says something, for windows and images have embeddings of their own
         assert expected.std(0).mean() > 0.01 and expected.std(1).mean() > 0.01
     assert_close(patch_tokens(encoder, scales, final_norm=True), tokens, **TIGHT)
@@ -265,11 +265,11 @@ def test_without_the_adapter_all_windows_are_one(encoder: ClipEncoder, pixels: T
     """
     with torch.no_grad():
         image, windows, _ = anomalib_model(encoder, None, adapted=False).encode_image(pixels)
-    scales = embed(encoder, pixels, normalize=False)
-    assert_close(image, scales.image, **TIGHT)  # open_clip encodes the whole image by itself
+    scales = embed(encoder, pixels)
+    assert_close(unit(image), scales.image, **TIGHT)  # open_clip encodes the whole image by itself
     for size, values in zip(SIZES, windows, strict=True):
         assert_close(values, values[:1, :1].expand_as(values), **TIGHT)  # of any image, at any place
-        assert (values - scales.windows[size]).abs().max() > 0.1
+        assert (unit(values) - scales.windows[size]).abs().max() > 0.1
 
 
 def test_encoder_is_left_alone(encoder: ClipEncoder, pixels: Tensor) -> None:
@@ -291,10 +291,10 @@ def test_winclips_backbone(as_anomalib: dict[str, Any]) -> None:
         image, windows, tokens = model.encode_image(pixels)
     model.encode_image = lambda _: (image, windows, tokens)  # once is enough
     expected = model(pixels)
-    scales = embed(encoder, pixels, normalize=False)
-    assert_close(scales.image, image, **TIGHT)
+    scales = embed(encoder, pixels)
+    assert_close(scales.image, unit(image), **TIGHT)
     for size, values in zip(SIZES, windows, strict=True):
-        assert_close(scales.windows[size], values, **TIGHT)
+        assert_close(scales.windows[size], unit(values), **TIGHT)
     assert_close(patch_tokens(encoder, scales, final_norm=True), tokens, **TIGHT)
     texts, temperature = tuple(model.text_embeddings), as_anomalib["temperature"]
     scores = prompt_score(scales.image, *texts, temperature)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zsad_core import encoders
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.vit_windows import Scales, embed_scales, prepare
+from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales, plain_windows, prepare
 from zsad_core.windows import window_indices
 
 VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
@@ -58,27 +58,18 @@ def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def one_by_one(visual: nn.Module, pixels: Tensor, sizes: tuple[int, ...]) -> Scales:
+def one_by_one(visual: nn.Module, pixels: Tensor, sizes: tuple[int, ...]) -> MultiScaleEmbeddings:
     """The same in float64: a run of all blocks for each window, on tokens that know their place."""
-    visual = copy.deepcopy(visual).double()
-    tokens = visual._embeds(pixels.double())  # (n, 1 + patches, width)
-
-    def embed(patches: Tensor) -> Tensor:
-        x = visual.transformer(tokens[:, [0, *(patches + 1).tolist()]])
-        return visual.ln_post(x[:, 0]) @ visual.proj
-
-    windows = {
-        size: torch.stack([embed(patches) for patches in window_indices(visual.grid_size, size)], 1)
-        for size in sizes
-    }
-    layers, x = {}, tokens
+    visual, pixels = copy.deepcopy(visual).double(), pixels.double()
+    windows = {size: plain_windows(visual, pixels, size) for size in sizes}
+    layers, x = {}, visual._embeds(pixels)
     for number, block in enumerate(visual.transformer.resblocks, start=1):
         x = block(x)
         layers[number] = x[:, 1:]
-    return Scales(visual(pixels.double()), windows, layers)
+    return MultiScaleEmbeddings(visual(pixels), windows, layers)
 
 
-def assert_same(actual: Scales, expected: Scales, **tolerance: float) -> None:
+def assert_same(actual: MultiScaleEmbeddings, expected: MultiScaleEmbeddings, **tolerance: float) -> None:
     tolerance = tolerance or {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(vars(actual), vars(expected), check_dtype=False, **tolerance)
 
@@ -111,7 +102,7 @@ def test_neither_chunks_nor_batches_nor_what_else_is_asked_for_matter(tiny: Call
         alone = embed_scales(visual, blocks, pixels[i : i + 1], (3, 1, 2), layers=(1, 3))
         assert_same(
             alone,
-            Scales(
+            MultiScaleEmbeddings(
                 expected.image[i : i + 1],
                 {size: values[i : i + 1] for size, values in expected.windows.items()},
                 {layer: values[i : i + 1] for layer, values in expected.layers.items()},
@@ -213,10 +204,8 @@ def test_embeddings_have_length_1_and_tokens_are_raw(tiny: Callable, monkeypatch
     unit = {size: F.normalize(values, dim=-1) for size, values in expected.windows.items()}
     for numbers in (2**21, 1):  # all images in one batch; one image, one window at a time
         monkeypatch.setitem(encoders._WINDOW_NUMBERS, "cpu", numbers)
-        raw = encoder.embed_scales(pixels, (2, 3), layers=(1, 3), normalize=False)
-        assert_same(raw, Scales(expected.image, expected.windows, layers))
         found = encoder.embed_scales(pixels, (2, 3), layers=(1, 3))
-        assert_same(found, Scales(F.normalize(expected.image, dim=-1), unit, layers))
+        assert_same(found, MultiScaleEmbeddings(F.normalize(expected.image, dim=-1), unit, layers))
         torch.testing.assert_close(encoder.embed_windows(pixels, 2), found.windows[2])
     assert encoder.embed_scales(pixels, (2,), whole=False).image is None
 

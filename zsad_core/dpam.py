@@ -28,9 +28,13 @@ KINDS = ("qk", "qq", "kk", "vv")
 def quarter_blocks(depth: int) -> tuple[int, ...]:
     """The four output blocks: 6, 12, 18 and 24 of 24 (App. A.1), the same parts of another depth.
 
+    Raises ValueError for a depth of 0, which is a ResNet's.
+
     >>> quarter_blocks(24), quarter_blocks(6)
     ((6, 12, 18, 24), (2, 3, 5, 6))
     """
+    if depth < 1:
+        raise ValueError(f"depth={depth}: local features need a Vision Transformer; a ResNet has no blocks")
     return tuple(math.ceil(depth * part / 4) for part in (1, 2, 3, 4))
 
 

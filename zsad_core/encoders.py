@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,58 +19,13 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
-from zsad_core import encoders, vit_windows
+from zsad_core import vit_windows
 from zsad_core.architectures import build, causal_text_tower, read_config, resize_grid
 from zsad_core.checkpoints import load_weights, locate_weights
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.resnet_windows import embed_resnet
-from zsad_core.tokens import tokenize
-from zsad_core.vit_windows import Scales
+from zsad_core.vit_windows import MultiScaleEmbeddings
 from zsad_core.windows import window_indices
-
-
-@torch.no_grad()
-def glocal_features(
-    encoder: ClipEncoder,
-    pixels: Tensor,
-    layers: Sequence[int],
-    attention: str = "vv",
-    first: int = 6,
-    final_norm: bool = False,
-    normalize: bool = True,
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """Global feature (n, d) and local features {block: (n, patches, d)} of one pass, on the CPU.
-
-    Local features get the last layer norm and the projection. An ensemble of kinds takes the mean of their
-    unit rows, so that its cosine with a text is the mean of theirs, as the paper's ensemble does (App. D).
-    Its rows are therefore shorter than 1 and must not be normalised again; all others have length 1.
-    normalize: False gives the rows as projected (an ensemble: their mean).
-    final_norm: whether the global feature gets the last layer norm too. The paper does not say. The prompts
-        that its authors released belong to features without.
-    """
-    encoder._check_pixels(pixels)
-    encoder._require_class_token("local features")
-    visual, kinds = encoder.model.visual, attention_kinds(attention)
-    unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
-    if not len(pixels):  # open_clip's towers cannot reshape nothing
-        nothing = torch.empty(0, math.prod(encoder.grid), encoder.dim)
-        return nothing[:, 0], dict.fromkeys(layers, nothing)
-    rows = encoder._batch_rows(math.prod(encoder.grid), visual.conv1.out_channels)
-    heads: list[Tensor] = []
-    patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for batch in pixels.split(rows):
-        with encoder._autocast():
-            class_token, tokens = dual_path(
-                visual, batch.to(encoder.device, torch.float32), layers, kinds, first
-            )
-            heads.append(
-                unit((visual.ln_post(class_token) if final_norm else class_token) @ visual.proj).cpu()
-            )
-            for layer in layers:
-                own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
-                patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
-    return torch.cat(heads), {layer: torch.cat(parts) for layer, parts in patches.items()}
-
 
 Precision = Literal["fp32", "bf16"]
 
@@ -147,13 +103,17 @@ class ClipEncoder:
     the CPU, L2-normalised unless normalize=False.
 
     Attributes:
-        model: the open_clip module, frozen, in eval mode.
-        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). For a ResNet the
-            cells of its last feature map take the place of patches; is_resnet tells.
+        model: the open_clip module, frozen, in eval mode. tokenizer: open_clip's for this model.
+        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). A ResNet
+            (is_resnet) has the cells of its last feature map instead of patches.
         dim: d, the width of the joint space.
+        depth, width: blocks of the image tower and numbers in one of its tokens. A ResNet has depth 0.
+        has_class_token: whether the image's embedding is its class token, so that patches have one too.
+        text_tower: the module with the text tower's parts if it is causal and read at the end token, else
+            None. text_depth: its blocks, else 0. context_length: tokens that it reads.
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
         model_id, weights_id: names made of content, to key caches with. weights_sha256: of the weights file,
-        None for random ones. precision: "fp32" or "bf16". device.
+            None for random ones. precision: "fp32" or "bf16". device.
         transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
     """
 
@@ -173,16 +133,21 @@ class ClipEncoder:
         self.model_id, self.weights_id, self.precision = model_id, weights_id, precision
         self.weights_sha256 = weights_sha256
         self.device = model.logit_scale.device
-        self.is_resnet = isinstance(model.visual, ModifiedResNet)
-        self.image_size: tuple[int, int] = to_2tuple(model.visual.image_size)
-        self.patch_size: tuple[int, int] = (32, 32) if self.is_resnet else tuple(model.visual.patch_size)
+        visual = model.visual
+        self.is_resnet = isinstance(visual, ModifiedResNet)
+        self.image_size: tuple[int, int] = to_2tuple(visual.image_size)
+        self.patch_size: tuple[int, int] = (32, 32) if self.is_resnet else tuple(visual.patch_size)
         self.grid = tuple(edge // patch for edge, patch in zip(self.image_size, self.patch_size))
-        self.dim: int = model.visual.output_dim
+        self.dim: int = visual.output_dim
+        self.depth = 0 if self.is_resnet else len(visual.transformer.resblocks)
+        self.width: int = visual.conv1.out_channels
+        self.has_class_token = not self.is_resnet and visual.pool_type == "tok" and visual.attn_pool is None
+        self.text_tower = causal_text_tower(model, tokenizer)
+        self.text_depth = len(self.text_tower.transformer.resblocks) if self.text_tower else 0
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
         preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
         self.transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
-        self._text_tower = causal_text_tower(model, tokenizer)
 
     def __repr__(self) -> str:
         return f"ClipEncoder({self.model_id}, weights {self.weights_id}, {self.precision} on {self.device})"
@@ -195,6 +160,17 @@ class ClipEncoder:
         """
         return self.transform(to_rgb(image))
 
+    def tokenize(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each prompt from the start token to the end token, neither cut nor padded.
+
+        A tokenizer that is not open_clip's own cuts and pads as it does for its model.
+        """
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, SimpleTokenizer):
+            return [tuple(tokenizer([prompt])[0].tolist()) for prompt in prompts]
+        start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+        return [(start, *tokenizer.encode(prompt), end) for prompt in prompts]
+
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str], normalize: bool = True) -> Tensor:
         """(n, d) embeddings of n prompts; (0, d) for none.
@@ -206,15 +182,16 @@ class ClipEncoder:
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise TypeError(f"embed_text expects a list of sentences, got {_describe(prompts)}")
-        sequences = self._tokenize(list(dict.fromkeys(prompts)))
+        sequences = self._cut(list(dict.fromkeys(prompts)))
         order = sorted(set(sequences.values()), key=lambda tokens: (len(tokens), tokens))
         row_of = {tokens: row for row, tokens in enumerate(order)}
-        width = self._text_tower.token_embedding.embedding_dim if self._text_tower else self.dim
+        width = self.text_tower.token_embedding.embedding_dim if self.text_tower else self.dim
+        bound = _NUMBERS_PER_BATCH[self._memory] // width  # tokens
 
         encoded = torch.empty(len(order), self.dim)
         start = stop = 0
         while start < len(order):
-            while stop < len(order) and stop - start < self._batch_rows(self._padded(order[stop]), width):
+            while stop < len(order) and stop - start < max(1, bound // self._padded(order[stop])):
                 stop += 1  # the longest sequence comes last and decides how many fit
             encoded[start:stop] = self._encode_sequences(order[start:stop])
             start = stop
@@ -228,31 +205,29 @@ class ClipEncoder:
         final_norm: False projects the class token without the last layer norm, as AnomalyCLIP's code does for
             its global feature. Its paper does not mention it; prompts learned with one do not fit the other.
         """
-        self._check_pixels(pixels)
         if not final_norm:
             self._require_class_token("final_norm=False")
-        visual = self.model.visual
-        rows = self._batch_rows(math.prod(self.grid), visual.conv1.out_channels)
-        embeddings = torch.empty(len(pixels), self.dim)
-        for start in range(0, len(pixels), rows):
-            batch = pixels[start : start + rows].to(self.device, torch.float32)  # (b, 3, H, W)
+        parts, visual = [], self.model.visual
+        for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
             with self._autocast():
                 if final_norm:
-                    encoded = self.model.encode_image(batch, normalize=False)  # (b, d)
+                    parts.append(self.model.encode_image(batch, normalize=False).float().cpu())  # (b, d)
                 else:
-                    encoded = self._encode_tokens(visual._embeds(batch), final_norm=False)  # (b, d)
-            embeddings[start : start + rows] = encoded.cpu()
+                    class_token = visual.transformer(visual._embeds(batch))[:, 0]  # (b, width)
+                    parts.append((class_token @ visual.proj).float().cpu())
+        embeddings = torch.cat(parts)[: len(pixels)]
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
-    def embed_windows(self, pixels: Tensor, size: int, normalize: bool = True) -> Tensor:
+    def embed_windows(self, pixels: Tensor, size: int) -> Tensor:
         """(n, n_windows, d) embeddings of all windows of size x size patches (WinCLIP, section 4.2, Eq. 2).
 
         Windows in the order of `windows.window_indices`. An image is cut into patches once; patches outside a
         window are dropped before the transformer, those inside keep the position that they have in the whole
         image, and the window's class token is read. A window of the whole grid gives the whole image's
         embedding. A CLIP ResNet is windowed on its feature map, before the attention pooling.
+        `vit_windows.plain_windows` is the same in five lines, and slower.
         """
-        return self.embed_scales(pixels, (size,), whole=False, normalize=normalize).windows[size]
+        return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
     @torch.no_grad()
     def embed_scales(
@@ -262,8 +237,7 @@ class ClipEncoder:
         *,
         whole: bool = True,
         layers: Sequence[int] = (),
-        normalize: bool = True,
-    ) -> Scales:
+    ) -> MultiScaleEmbeddings:
         """The whole image, all windows of several sizes and patch tokens, from one pass that shares the work.
 
         pixels: (n, 3, H, W). whole: False leaves the whole image out.
@@ -271,17 +245,57 @@ class ClipEncoder:
             neither normalised nor projected (WinCLIP's F^P is the last block's).
         Raises ValueError for a window larger than the grid or a block that does not exist.
         """
-        self._check_pixels(pixels)
         for size in sizes:
             window_indices(self.grid, size)  # refuses what does not fit
-        parts = [self._scales_of(batch, sizes, whole, layers) for batch in self._image_batches(pixels)]
-        join = lambda tensors: torch.cat(tensors) if tensors else torch.empty(0, self.dim)  # noqa: E731
-        unit = (lambda x: F.normalize(x, dim=-1)) if normalize else (lambda x: x)  # noqa: E731
-        return Scales(
-            unit(join([part.image for part in parts])) if whole else None,
-            {size: unit(join([part.windows[size] for part in parts])) for size in sizes},
+        if not self.is_resnet:
+            self._require_class_token("embed_windows")
+        if any(not 1 <= layer <= self.depth for layer in layers):
+            has = "is a ResNet and has no patch tokens" if self.is_resnet else f"has blocks 1 to {self.depth}"
+            raise ValueError(f"layers={tuple(layers)}: {self.model_id} {has}")
+        batches = self._batches(pixels, math.prod(self.grid) * 3 * self.dim, _WINDOW_NUMBERS)
+        parts = [self._scales_of(batch, sizes, whole, layers) for batch in batches]
+        join = lambda found: torch.cat(found)[: len(pixels)]  # noqa: E731
+        return MultiScaleEmbeddings(
+            F.normalize(join([part.image for part in parts]), dim=-1) if whole else None,
+            {size: F.normalize(join([part.windows[size] for part in parts]), dim=-1) for size in sizes},
             {layer: join([part.layers[layer] for part in parts]) for layer in layers},
         )
+
+    @torch.no_grad()
+    def embed_glocal(
+        self,
+        pixels: Tensor,
+        layers: Sequence[int],
+        attention: str = "vv",
+        first: int = 6,
+        final_norm: bool = False,
+        normalize: bool = True,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Global feature (n, d) and local features {block: (n, patches, d)} of one pass (AnomalyCLIP, 3.3).
+
+        attention: "qk", the tower's own, or "vv", "qq", "kk" on a second path that starts at block `first`
+            (`dpam.dual_path`), or an ensemble such as "qq+kk+vv". layers: 1-based. Local features get the
+            last layer norm and the projection. An ensemble is the mean of its kinds' unit rows, so that its
+            cosine with a text is the mean of theirs (App. D): its rows are shorter than 1 and must not be
+            normalised again.
+        final_norm: whether the global feature gets the last layer norm too. The paper does not say. The
+            prompts that its authors released belong to features without.
+        """
+        self._require_class_token("local features")
+        visual, kinds = self.model.visual, attention_kinds(attention)
+        unit = (lambda x: F.normalize(x.float(), dim=-1)) if normalize else (lambda x: x.float())  # noqa: E731
+        heads: list[Tensor] = []
+        patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
+            with self._autocast():
+                class_token, tokens = dual_path(visual, batch, layers, kinds, first)
+                class_token = visual.ln_post(class_token) if final_norm else class_token
+                heads.append(unit(class_token @ visual.proj).cpu())
+                for layer in layers:
+                    own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
+                    patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
+        n = len(pixels)
+        return torch.cat(heads)[:n], {layer: torch.cat(parts)[:n] for layer, parts in patches.items()}
 
     def embed_patches(
         self,
@@ -291,13 +305,8 @@ class ClipEncoder:
         first: int = 6,
         normalize: bool = True,
     ) -> dict[int, Tensor]:
-        """{block: (n, patches, d)}: patch tokens in the joint space, last layer norm and projection applied.
-
-        attention: "qk", the tower's own, or "vv", "qq", "kk" on a second path that starts at block `first`
-            (`dpam.dual_path`), or an ensemble such as "qq+kk+vv" (`dpam.glocal_features`). layers: 1-based.
-        """
-        features = encoders.glocal_features(self, pixels, layers, attention, first, normalize=normalize)
-        return features[1]
+        """{block: (n, patches, d)}: the local features of `embed_glocal`, with the tower's own attention."""
+        return self.embed_glocal(pixels, layers, attention, first, normalize=normalize)[1]
 
     @torch.no_grad()
     def project_tokens(self, tokens: Tensor) -> Tensor:
@@ -306,69 +315,66 @@ class ClipEncoder:
         visual = self.model.visual
         return (visual.ln_post(tokens.to(self.device)) @ visual.proj).float().cpu()
 
-    def _scales_of(self, batch: Tensor, sizes: Sequence[int], whole: bool, layers: Sequence[int]) -> Scales:
+    def _scales_of(
+        self, batch: Tensor, sizes: Sequence[int], whole: bool, layers: Sequence[int]
+    ) -> MultiScaleEmbeddings:
         if self.is_resnet:
-            if layers:
-                raise ValueError(
-                    f"layers={tuple(layers)}: {self.model_id} is a ResNet and has no patch tokens"
-                )
-            image, windows = embed_resnet(self.model.visual, batch, sizes)
-            return Scales(image, windows, {})
-        self._require_class_token("embed_windows")
-        depth = len(self._blocks)
-        if any(not 1 <= layer <= depth for layer in layers):
-            raise ValueError(f"layers={tuple(layers)}: {self.model_id} has blocks 1 to {depth}")
-        chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.model.visual.conv1.out_channels)
+            return MultiScaleEmbeddings(*embed_resnet(self.model.visual, batch, sizes), {})
+        chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.width)
         options = {"whole": whole, "layers": layers, "chunk_tokens": chunk}
         return vit_windows.embed_scales(self.model.visual, self._blocks, batch, sizes, **options)
 
     @cached_property
-    def _blocks(self) -> list[vit_windows.Block]:
+    def _blocks(self) -> list[vit_windows.BlockWeights]:
         """The image tower's blocks in the type that windows are computed in."""
-        return vit_windows.prepare(
-            self.model.visual, torch.bfloat16 if self.precision == "bf16" else torch.float32
-        )
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return vit_windows.prepare(self.model.visual, dtype)
 
-    def _image_batches(self, pixels: Tensor) -> Iterator[Tensor]:
-        """Images on the device, so many at once that what they share stays within the memory bound."""
-        images = max(1, _WINDOW_NUMBERS[self._memory] // (math.prod(self.grid) * 3 * self.dim))
-        for batch in pixels.split(images):
+    def _batches(self, pixels: Tensor, numbers: int, bounds: dict[str, int]) -> Iterator[Tensor]:
+        """Images on the device, `bounds` // `numbers` at once. For no image one black image, which callers
+        cut off again: open_clip's towers cannot reshape nothing."""
+        self._check_pixels(pixels)
+        pixels = pixels if len(pixels) else pixels.new_zeros(1, *pixels.shape[1:])
+        for batch in pixels.split(max(1, bounds[self._memory] // numbers)):
             yield batch.to(self.device, torch.float32)
 
-    def _encode_tokens(self, tokens: Tensor, final_norm: bool = True) -> Tensor:
-        """(b, d): the class token of embedded tokens (b, l, width) after all blocks, projected."""
-        visual = self.model.visual
-        class_token = visual.transformer(tokens)[:, 0]  # (b, width)
-        return (visual.ln_post(class_token) if final_norm else class_token) @ visual.proj  # (b, d)
-
-    def _tokenize(self, prompts: list[str]) -> dict[str, tuple[int, ...]]:
-        if isinstance(self.tokenizer, SimpleTokenizer):
-            return dict(zip(prompts, tokenize(self.tokenizer, prompts, self.context_length), strict=True))
-        return {prompt: tuple(self.tokenizer([prompt])[0].tolist()) for prompt in prompts}
+    def _cut(self, prompts: list[str]) -> dict[str, tuple[int, ...]]:
+        """The tokens of each prompt, cut to the context in such a way that the end token stays."""
+        most, sequences = self.context_length, dict(zip(prompts, self.tokenize(prompts), strict=True))
+        long = [prompt for prompt, tokens in sequences.items() if len(tokens) > most]
+        if long:
+            warnings.warn(
+                f"{len(long)} prompts are longer than the context of {most} tokens and lose their end; "
+                f"the first has {len(sequences[long[0]])}: {long[0][:60]!r}...",
+                stacklevel=4,
+            )
+        return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
 
     def _padded(self, tokens: tuple[int, ...]) -> int:
-        return len(tokens) if self._text_tower else self.context_length
+        return len(tokens) if self.text_tower else self.context_length
 
     def _encode_sequences(self, sequences: list[tuple[int, ...]]) -> Tensor:
         """(b, d) of token sequences sorted by length, padded with zeros as open_clip does."""
         length = self._padded(sequences[-1])
         padded = [tokens + (0,) * (length - len(tokens)) for tokens in sequences]
         ids = torch.tensor(padded, device=self.device)  # (b, l)
-        tower = self._text_tower
+        tower = self.text_tower
         with self._autocast():
             if tower is None:
                 return self.model.encode_text(ids, normalize=False).cpu()
             x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
             x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (b, l, width)
             end = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
-            x = tower.ln_final(x[torch.arange(len(end)), end])  # (b, width)
-            projection = tower.text_projection
-            if projection is not None:
-                x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (b, d)
-        return x.cpu()
+            return self.read_text(x, end).cpu()
 
-    def _batch_rows(self, tokens: int, width: int) -> int:
-        return max(1, _NUMBERS_PER_BATCH[self._memory] // (tokens * width))
+    def read_text(self, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
+        """(b, d): the embeddings that the text tower reads of tokens (b, l, width) at the places `ends` (b,)."""
+        tower = self.text_tower
+        x = tower.ln_final(x[torch.arange(len(x)), ends])  # (b, width)
+        projection = tower.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
     @property
     def _memory(self) -> str:
@@ -386,8 +392,7 @@ class ClipEncoder:
             )
 
     def _require_class_token(self, what: str) -> None:
-        visual = self.model.visual
-        if self.is_resnet or visual.pool_type != "tok" or visual.attn_pool is not None:
+        if not self.has_class_token:
             raise ValueError(
                 f"{what} reads the class token, but {self.model_id} pools its image tokens in another way"
             )

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from zsad_core import prompts
 from zsad_core.cache import cached_arrays, cached_parts, content_key
 from zsad_core.datasets import AnomalyDataset, fingerprints
-from zsad_core.encoders import ClipEncoder, glocal_features
+from zsad_core.encoders import ClipEncoder
 from zsad_core.loading import Batch, Preprocess, batches_of, load_batches
 from zsad_core.shards import of_shard
 from zsad_core.views import Whole, boxes_of, test_views
@@ -125,10 +125,10 @@ def glocal_extractor(
     first: int = 6,
     final_norm: bool = False,
 ) -> Extractor:
-    """`dpam.glocal_features` for `dense_parts`: `global` (t, d) and `local/<block>` (t, patches, d)."""
+    """`ClipEncoder.embed_glocal` for `dense_parts`: `global` (t, d) and `local/<block>` (t, patches, d)."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        head, patches = glocal_features(encoder, pixels, layers, attention, first, final_norm)
+        head, patches = encoder.embed_glocal(pixels, layers, attention, first, final_norm=final_norm)
         return {"global": head, **{f"local/{layer}": value for layer, value in patches.items()}}
 
     key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}

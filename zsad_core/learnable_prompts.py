@@ -10,7 +10,6 @@ runs over the prompt alone, 15 to 20 tokens, not over the context of 77.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad_core.encoders import ClipEncoder
-from zsad_core.tokens import tokenize
 
 SIDES = ("normal", "anomalous")
 PLACEHOLDER = "x"
@@ -105,9 +103,9 @@ def initial_parameters(
     Raises ValueError for an encoder without a causal text tower, or one with fewer blocks than `depth`.
     """
     tower = text_tower(encoder)
-    if design.deep_blocks and design.depth > len(tower.transformer.resblocks):
+    if design.deep_blocks and design.depth > encoder.text_depth:
         raise ValueError(
-            f"depth={design.depth}: {encoder.model_id} has {len(tower.transformer.resblocks)} text blocks; "
+            f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks; "
             "give at most so many"
         )
     width = tower.token_embedding.embedding_dim
@@ -126,7 +124,7 @@ def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("
     """
     tower = text_tower(encoder)
     sentences = [sentence for name in names for sentence in design.sentences(name)]
-    tokens = tokenize(encoder.tokenizer, sentences, sys.maxsize)
+    tokens = encoder.tokenize(sentences)
     longest = max(map(len, tokens))
     if longest > encoder.context_length:
         raise ValueError(
@@ -158,21 +156,17 @@ def encode(
                 x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
                 continue
         x = _block(block, x)
-    x = tower.ln_final(x[torch.arange(len(x)), frozen.ends])  # (2 c, width)
-    projection = tower.text_projection
-    if projection is not None:
-        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection  # (2 c, d)
-    return F.normalize(x, dim=-1).unflatten(0, (-1, 2))
+    return F.normalize(encoder.read_text(x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
 
 
 def text_tower(encoder: ClipEncoder) -> nn.Module:
     """The module with the text tower's parts; ValueError where no prompts can be learned for it."""
-    if encoder._text_tower is None:
+    if encoder.text_tower is None:
         raise ValueError(
             "prompts are learned for causal text towers that are read at the end token; that of "
             f"{encoder.model_id} is none; choose a CLIP such as ViT-L-14-336-quickgelu"
         )
-    return encoder._text_tower
+    return encoder.text_tower
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:

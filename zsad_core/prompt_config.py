@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from zsad_core.dpam import attention_kinds, quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.learnable_prompts import PromptDesign, text_tower
+from zsad_core.learnable_prompts import PromptDesign
 from zsad_core.losses import PARTS
 
 
@@ -19,7 +19,7 @@ class Recipe:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
     design: the templates and what is learned in them.
-    attention, first, layers: the local features, as in `dpam.glocal_features`. first 0: the block at a
+    attention, first, layers: the local features, as in `ClipEncoder.embed_glocal`. first 0: the block at a
         quarter of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure
         8d). The paper says all four; the code behind its numbers took the last block four times over, since
         it kept references to one tensor that later blocks changed.
@@ -128,11 +128,15 @@ def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) ->
         raise ValueError(
             f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(own | of_design))}"
         )
-    encoder._require_class_token("prompt learning")
+    if not encoder.has_class_token:
+        raise ValueError(
+            f"prompt learning reads the class token, but {encoder.model_id} pools its image tokens in "
+            "another way"
+        )
     options = _tupled(options)
     if "depth" not in options and recipe.design.depth:
-        options["depth"] = round(len(text_tower(encoder).transformer.resblocks) * 9 / 12)
-    quarters = quarter_blocks(len(encoder.model.visual.transformer.resblocks))
+        options["depth"] = round(encoder.text_depth * 9 / 12)
+    quarters = quarter_blocks(encoder.depth)
     design = replace(recipe.design, **{k: v for k, v in options.items() if k in of_design})
     recipe = replace(recipe, design=design, **{k: v for k, v in options.items() if k in own})
     fitted = {"first": recipe.first or quarters[0], "layers": recipe.layers or quarters[-recipe.n_layers :]}

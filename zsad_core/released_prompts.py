@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import SIDES, PromptDesign, text_tower
 from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.tokens import tokenize
 
 _ENDS = dict(zip(SIDES, ("pos", "neg"), strict=True))
 """What the file calls the sides: positive is the normal prompt, negative the one with the word "damaged"."""
@@ -79,7 +77,7 @@ def _check_shapes(
 ) -> tuple[int, int]:
     """E and L. Raises ValueError unless contexts and deep tokens fit each other and the text tower."""
     tower = text_tower(encoder)
-    width, blocks = tower.token_embedding.embedding_dim, len(tower.transformer.resblocks)
+    width, blocks = tower.token_embedding.embedding_dim, encoder.text_depth
     if len(deep) >= blocks:
         raise ValueError(
             f"{path} has deep tokens for blocks 2 to {len(deep) + 1}, but the text tower of "
@@ -102,7 +100,7 @@ def _check_templates(
     path: Path, state: dict[str, Tensor], design: PromptDesign, encoder: ClipEncoder
 ) -> None:
     """ValueError unless the token ids are those of the templates; a warning when the embeddings are not."""
-    tokens = tokenize(encoder.tokenizer, list(design.sentences()), sys.maxsize)
+    tokens = encoder.tokenize(design.sentences())
     known = True
     for end, sentence, ids in zip(_ENDS.values(), design.sentences(), tokens, strict=True):
         found = state[f"tokenized_prompts_{end}"].flatten().tolist()

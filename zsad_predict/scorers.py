@@ -163,11 +163,9 @@ def _rwda(settings: Settings, encoder: ClipEncoder) -> Scorer:
 def _patches(encoder: ClipEncoder, method: str) -> tuple[Callable, str, dict[str, object]]:
     """Features for a map that the paper does not have: `local` (t, patches, d), raw; what to say; a key,
     empty where the model has no such tokens."""
-    try:
-        encoder._require_class_token("a map")
-    except ValueError:
+    if not encoder.has_class_token:
         return lambda tiles: {}, NO_MAP, {}
-    depth = len(encoder.model.visual.transformer.resblocks)
+    depth = encoder.depth
     first = quarter_blocks(depth)[0]
     embed = lambda tiles: encoder.embed_patches(tiles, (depth,), "vv", first, normalize=False)[depth]  # noqa: E731
     return lambda tiles: {"local": embed(tiles)}, MAPS[method], {"attention": "vv", "first": first}
@@ -182,7 +180,7 @@ def _winclip(method: str, settings: Settings, encoder: ClipEncoder, object_name:
         )
     texts = category_texts(encoder, object_name, settings.cache_dir)
     temperature = settings.temperature or encoder.temperature
-    depth = 0 if encoder.is_resnet else len(encoder.model.visual.transformer.resblocks)
+    depth = encoder.depth
     options = {"normal": texts[0], "anomalous": texts[1], "temperature": temperature}
 
     def zero_shot(dense: Dense) -> Output:

@@ -38,13 +38,14 @@ def self_attention(
 ) -> dict[str, float]:
     """The weight in [0, 1] that a patch gives itself, by kind: the mean over images (n, 3, H, W), heads,
     patches and the blocks from `first` on. It tells how prominent the diagonal is (App. C)."""
-    encoder._check_pixels(pixels)
-    encoder._require_class_token("self-attention of patches")
+    if not encoder.has_class_token:
+        raise ValueError(f"self-attention reads the class token, but {encoder.model_id} has none")
     visual, tokens = encoder.model.visual, 1 + math.prod(encoder.grid)
     blocks = visual.transformer.resblocks
     _check(blocks, (len(blocks),), first)
     total = dict.fromkeys(kinds, 0.0)
-    for batch in pixels.split(encoder._batch_rows(tokens**2, blocks[0].attn.num_heads)):
+    images = max(1, 2**19 // (tokens**2 * blocks[0].attn.num_heads))  # bounds the memory of the weights
+    for batch in pixels.split(images):
         batch = batch.to(encoder.device, torch.float32)
         for number, weights in enumerate(attention_weights(visual, batch, kinds), start=1):
             for kind in kinds if number >= first else ():
@@ -58,10 +59,10 @@ KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
 
 def token_table(encoder: ClipEncoder, design: PromptDesign, name: str = "object") -> pd.DataFrame:
     """The two templates token by token: position, and of each side the token and whether it is learned."""
-    sequences = encoder._tokenize(list(design.sentences(name)))
+    sequences = encoder.tokenize(design.sentences(name))
     columns = {}
-    for letter, side, sentence in zip("VW", ("normal", "anomalous"), design.sentences(name), strict=True):
-        pieces = [encoder.tokenizer.decoder[t].removesuffix("</w>") for t in sequences[sentence]]
+    for letter, side, tokens in zip("VW", ("normal", "anomalous"), sequences, strict=True):
+        pieces = [encoder.tokenizer.decoder[t].removesuffix("</w>") for t in tokens]
         learned = [0 < i <= design.context_length for i in range(len(pieces))]
         columns[side] = [f"[{letter}_{i}]" if own else t for i, (t, own) in enumerate(zip(pieces, learned))]
         columns[f"{side}: from"] = ["learned" if own else "fixed" for own in learned]
@@ -104,7 +105,7 @@ def attention_matrices(
     for number, found in enumerate(weights, start=1):
         if number == block:
             return {kind: w[:, :, 1:, 1:].mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
-    raise ValueError(f"block={block}: expected 1 to {len(encoder.model.visual.transformer.resblocks)}")
+    raise ValueError(f"block={block}: expected 1 to {encoder.depth}")
 
 
 def self_attention_records(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zsad_core.auxiliary import Batch
 from zsad_core.dpam import quarter_blocks
-from zsad_core.encoders import ClipEncoder, glocal_features
+from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.losses import logit_loss
 from zsad_core.methods import winclip_map
@@ -91,10 +91,10 @@ def minutes(step_ms: float, n_images: int, batch_size: int = BATCH) -> float:
 def _test(encoder: ClipEncoder, attention: str) -> Callable[[], object]:
     """One image through the tower to score and map; attention "qk" is the plain tower."""
     pixels, direction = _pixels(encoder, 1), F.normalize(torch.ones(encoder.dim), dim=0)
-    depth = len(encoder.model.visual.transformer.resblocks)
+    depth = encoder.depth
 
     def run() -> tuple[Tensor, Tensor]:
-        head, local = glocal_features(encoder, pixels, (depth,), attention, quarter_blocks(depth)[0])
+        head, local = encoder.embed_glocal(pixels, (depth,), attention, quarter_blocks(depth)[0])
         grid = torch.sigmoid(local[depth] @ direction / 0.07).unflatten(1, encoder.grid)[:, None]
         return torch.sigmoid(head @ direction / 0.07), F.interpolate(
             grid, encoder.image_size, mode="bilinear"
@@ -144,7 +144,7 @@ def _vand_step(encoder: ClipEncoder) -> Callable[[], object]:
 
 
 def _adapters(encoder: ClipEncoder) -> tuple[dict[str, Tensor], Tensor]:
-    layers, width = tuple(vand_extractor(encoder).key["layers"]), encoder.model.visual.conv1.out_channels
+    layers, width = tuple(vand_extractor(encoder).key["layers"]), encoder.width
     texts = encoder.embed_text(["a photo of an object", "a photo of a damaged object"]).float().cpu()
     return initial_adapters(width, encoder.dim, layers, torch.Generator().manual_seed(0)), texts
 
@@ -165,9 +165,11 @@ def _step(encoder: ClipEncoder, options: dict[str, Any], tower: bool = True) -> 
     frozen = freeze(encoder, recipe.design, ["object"] if agnostic else [f"part {n}" for n in range(b)])
     pixels, masks = _pixels(encoder, b), _masks(encoder)
     labels, names = torch.arange(b) % 2, torch.zeros(b, dtype=torch.long) if agnostic else torch.arange(b)
-    see = lambda: glocal_features(  # noqa: E731
-        encoder, pixels, recipe.layers, recipe.attention, recipe.first, recipe.final_norm
-    )
+
+    def see() -> tuple[Tensor, dict[int, Tensor]]:
+        layers = (recipe.layers, recipe.attention, recipe.first)
+        return encoder.embed_glocal(pixels, *layers, final_norm=recipe.final_norm)
+
     kept = see()
     optimizer = torch.optim.Adam(parameters.values(), lr=0.0)  # nothing runs away while the clock runs
 

@@ -276,7 +276,7 @@ def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> 
 
 def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
     """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
-    depth = len(encoder.model.visual.transformer.resblocks)
+    depth = encoder.depth
     return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
 
 

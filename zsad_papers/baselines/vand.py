@@ -135,8 +135,7 @@ def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None
 def vand_extractor(encoder: ClipEncoder) -> Extractor:
     """`image` (t, d), the ordinary global feature, and raw patch tokens `layer/<block>` (t, patches, width)
     of the four quarter blocks, for `dense_parts`."""
-    encoder._require_class_token("VAND")
-    blocks = quarter_blocks(len(encoder.model.visual.transformer.resblocks))
+    blocks = quarter_blocks(encoder.depth)
     return clip_extractor(encoder, (), tuple(dict.fromkeys(blocks)))  # shallow towers have fewer than four
 
 

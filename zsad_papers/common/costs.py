@@ -21,13 +21,12 @@ from zsad_core.encoders import ClipEncoder
 def tower_of(encoder: ClipEncoder) -> VisionTower:
     """The sizes of an encoder's image tower."""
     visual = encoder.model.visual
-    blocks = visual.transformer.resblocks
     return VisionTower(
         encoder.image_size,
         encoder.patch_size,
-        visual.conv1.out_channels,
-        len(blocks),
-        blocks[0].mlp.c_fc.out_features,
+        encoder.width,
+        encoder.depth,
+        visual.transformer.resblocks[0].mlp.c_fc.out_features,
         encoder.dim,
     )
 

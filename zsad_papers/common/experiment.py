@@ -160,7 +160,7 @@ class Category:
     @property
     def depth(self) -> int:
         """Number of the last block; 0 for a ResNet, which has no patch tokens."""
-        return 0 if self.encoder.is_resnet else len(self.encoder.model.visual.transformer.resblocks)
+        return self.encoder.depth
 
     @cached_property
     def clip(self) -> Extractor:

@@ -19,11 +19,7 @@ def time_rows(settings: Settings, encoder: ClipEncoder, dataset: str, repeats: i
     """Rows of Table 8's last column: milliseconds for one image, from pixels to map, texts known."""
     pixels = torch.randn(1, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
     normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
-    small, middle, depth = (
-        settings.scales[0],
-        settings.scales[-1],
-        len(encoder.model.visual.transformer.resblocks),
-    )
+    small, middle, depth = settings.scales[0], settings.scales[-1], encoder.depth
     options = {"normal": normal, "anomalous": anomalous, "temperature": 0.01}
 
     def windows(scales: Sequence[int] = settings.scales, **changes) -> Callable[[], object]:

@@ -368,7 +368,7 @@ class ClipEncoder:
             return self.read_text(x, end).cpu()
 
     def read_text(self, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
-        """(b, d): the embeddings that the text tower reads of tokens (b, l, width) at the places `ends` (b,)."""
+        """(b, d): what the text tower reads of tokens (b, l, width) at the places `ends` (b,)."""
         tower = self.text_tower
         x = tower.ln_final(x[torch.arange(len(x)), ends])  # (b, width)
         projection = tower.text_projection

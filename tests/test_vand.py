@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
-from zsad_core import losses
 from zsad_core.auxiliary import Auxiliary
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import Dense, dense_parts
 from zsad_core.prompts import compositional_ensemble
+from zsad_papers.baselines import vand
 from zsad_papers.baselines.vand import (
     STATES,
     TEMPLATES,
@@ -230,7 +230,7 @@ def test_a_stopped_training_goes_on(
     encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
 ) -> None:
     options = {"batch_size": 4, "checkpoint": tmp_path / "checkpoint", "progress": False}
-    steps, loss = [], losses.logit_loss
+    steps, loss = [], vand.logit_loss
 
     def stop(*arguments) -> Tensor:
         steps.append(1)
@@ -238,7 +238,7 @@ def test_a_stopped_training_goes_on(
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(losses, "logit_loss", stop)
+    monkeypatch.setattr(vand, "logit_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         train_adapters(encoder, dataset, epochs=3, **options)
     monkeypatch.undo()

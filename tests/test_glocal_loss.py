@@ -1,4 +1,4 @@
-"""The losses against plain autograd over both channels in float64."""
+"""The losses against those of both channels, written out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core import losses
-from zsad_core.losses import PARTS, image_loss, interpolation, local_loss
+from zsad_core.losses import PARTS, image_loss, local_loss
 
 
 def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) -> Tensor:
@@ -42,23 +41,11 @@ def slope_of(loss, probabilities: Tensor, *arguments) -> tuple[Tensor, Tensor]:
     return value.detach(), own.grad
 
 
-@pytest.mark.parametrize("images", [1, 2, 99], ids=["by one", "by two", "all at once"])
-@pytest.mark.parametrize("parts", [PARTS, *((part,) for part in PARTS), ()], ids="+".join)
-def test_value_and_gradient_in_chunks(
-    parts: tuple[str, ...], images: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("parts", [PARTS, *((part,) for part in PARTS)], ids="+".join)
+def test_value_and_gradient(parts: tuple[str, ...]) -> None:
     probabilities, masks = example()
-    chunks, at_pixels = [], losses._at_pixels
-    monkeypatch.setattr(losses, "_NUMBERS", images * 33 * 50 + 7)
-    monkeypatch.setattr(
-        losses, "_at_pixels", lambda p, *rest: [chunks.append(len(p)), at_pixels(p, *rest)][1]
-    )
     found = slope_of(local_loss, probabilities, masks, parts)
-    if parts:
-        torch.testing.assert_close(found, slope_of(plain, probabilities, masks, parts))
-    else:
-        assert found[0] == 0 and not found[1].any()
-    assert chunks == {1: [1] * 5, 2: [2, 2, 1], 99: [5]}[images]
+    torch.testing.assert_close(found, slope_of(plain, probabilities, masks, parts))
 
 
 def test_float32_and_certain_maps() -> None:
@@ -78,15 +65,6 @@ def test_channels_still_sum_to_one_after_upsampling() -> None:
     maps = F.interpolate(logits.softmax(1), masks.shape[1:], mode="bilinear", align_corners=False)
     torch.testing.assert_close(maps.sum(1), torch.ones(masks.shape, dtype=torch.float64))
     torch.testing.assert_close((maps[:, 1] + 1 - maps[:, 0]) / 2, maps[:, 1])
-
-
-@pytest.mark.parametrize(("n", "size"), [(37, 518), (8, 96), (5, 7), (4, 3), (3, 3), (1, 4)])
-def test_interpolation_is_bilinear(n: int, size: int) -> None:
-    cells = torch.rand(2, 1, n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = F.interpolate(cells, (size, 11), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(interpolation(n, size) @ cells @ interpolation(6, 11).T, expected)
-    assert interpolation(n, size).shape == (size, n)
-    torch.testing.assert_close(interpolation(n, size).sum(1), torch.ones(size, dtype=torch.float64))
 
 
 def test_lambda_4_of_one_map_is_lambda_1_of_four_equal_maps() -> None:
@@ -114,26 +92,6 @@ def test_loss_of_a_batch_is_the_mean_of_its_images() -> None:
     probabilities, masks = example()
     alone = [local_loss(probabilities[i : i + 1], masks[i : i + 1]) for i in range(5)]
     torch.testing.assert_close(local_loss(probabilities, masks), torch.stack(alone).mean())
-
-
-@pytest.mark.parametrize("b", [1, 64])
-def test_what_is_kept_for_the_backward_pass_has_the_size_of_the_patches(
-    b: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And what is made on the way does not grow with the batch."""
-    largest, at_pixels = [0], losses._at_pixels
-    monkeypatch.setattr(losses, "_NUMBERS", 4 * 33 * 50)
-    monkeypatch.setattr(
-        losses,
-        "_at_pixels",
-        lambda p, *rest: [largest.append(p.numel()), at_pixels(p, *rest)][1],
-    )
-    probabilities, masks = example(b)
-    saved: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: [saved.append(x.numel()), x][1], lambda x: x):
-        local_loss(probabilities.requires_grad_(), masks).backward()
-    assert saved == [b * 4 * 6]
-    assert max(largest) == min(b, 4) * 33 * 50
 
 
 def test_image_loss_is_cross_entropy() -> None:

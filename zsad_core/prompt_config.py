@@ -27,7 +27,7 @@ class Recipe:
     temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's;
         learned prompts belong to the value that they were learned with. None: the one that the model was
         trained with, 0.01 in CLIP (CoOp).
-    global_loss, local: cross entropy of the image, and which of `glocal_loss.PARTS` for the maps.
+    global_loss, local: cross entropy of the image, and which of `losses.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
     optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
         0 after a first epoch at 1e-5 (CoOp). The paper gives Adam and its rate; the betas are the code's.

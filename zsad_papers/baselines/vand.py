@@ -31,7 +31,7 @@ from zsad_core.datasets import COLUMNS, AnomalyDataset, load_dataset, stretched_
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Dense, Extractor, clip_extractor, text_embeddings
-from zsad_core.losses import interpolation, logit_loss
+from zsad_core.losses import logit_loss
 from zsad_core.methods import Detector, Output
 from zsad_core.prompts import compositional_ensemble, object_name
 from zsad_core.scores import prompt_score
@@ -206,7 +206,7 @@ def train_adapters(
             mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
             material = material.followed_by(auxiliary_of(mosaics, extractor, folder, split=None))
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
-        width = encoder.model.visual.conv1.out_channels
+        width = encoder.width
         drawn = initial_adapters(width, encoder.dim, layers, torch.Generator().manual_seed(seed))
         parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
 
@@ -269,9 +269,10 @@ def vand_maps(
 
     The original adds the layers up, which ranks pixels alike. Other arguments as in `patch_logits`.
     """
-    up = [interpolation(n, edge, align_corners=True).float() for n, edge in zip(grid, size, strict=True)]
     logits = patch_logits(parameters, tokens, texts, scale)
-    return sum((up[0] @ x.unflatten(1, grid) @ up[1].T).sigmoid() for x in logits.values()) / len(logits)
+    options = {"mode": "bilinear", "align_corners": True}
+    maps = [F.interpolate(x.unflatten(1, grid)[:, None], size, **options)[:, 0] for x in logits.values()]
+    return sum(x.sigmoid() for x in maps) / len(maps)
 
 
 def vand_detector(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from open_clip import OPENAI_DATASET_MEAN
 
-from zsad_core.architectures import read_config
 from zsad_core.cache import content_key
+from zsad_core.checkpoints import read_config
 
 CONFIG = {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
 

@@ -101,7 +101,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     """timm's own record names the same file; another file under its name is refused."""
     profile = read_settings({"profile": "paper"})
     name = f"{profile.backbone}.{profile.backbone_weights}"
-    url, digits = checkpoints.PINNED_BACKBONES[name]
+    url, digits = checkpoints.PINNED[profile.backbone, profile.backbone_weights]
     assert url == timm.get_pretrained_cfg(name).url and digits in url
     other = tmp_path / "other.pth"
     other.write_bytes(b"another network")
@@ -113,7 +113,8 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
         load_backbone(profile.backbone, profile.backbone_weights)
     content = load_backbone(profile.backbone, "random").model.state_dict()
     torch.save(content, other)  # as torchvision ships it
-    monkeypatch.setitem(checkpoints.PINNED_BACKBONES, name, (url, sha256_of(other)[:8]))
+    key = (profile.backbone, profile.backbone_weights)
+    monkeypatch.setitem(checkpoints.PINNED, key, (url, sha256_of(other)[:8]))
     found = load_backbone(profile.backbone, profile.backbone_weights)
     assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and asked == [url, url]
     assert_close(found.model.state_dict(), content)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import zsad_core
 from zsad_core import encoders
 from zsad_core.checkpoints import SHIPPED
-from zsad_core.encoders import ClipEncoder, load_encoder, to_rgb
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.views import to_rgb
 from zsad_core.windows import window_indices
 
 VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}

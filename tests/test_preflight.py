@@ -63,7 +63,7 @@ def test_unknown_device(settings):
 def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
     settings, offline, monkeypatch
 ):
-    monkeypatch.setattr(checkpoints, "CLIP_CACHE", Path("nowhere"))
+    monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = next(check_weights(paper))
     url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
@@ -72,7 +72,7 @@ def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
 
 
 def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CLIP_CACHE", Path("nowhere"))
+    monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
     monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = next(check_weights(paper))
@@ -80,7 +80,7 @@ def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
 
 
 def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "CLIP_CACHE", tmp_path)
+    monkeypatch.setattr(preflight, "CLIP_CACHE", tmp_path)
     url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
     (tmp_path / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
     paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")

@@ -10,6 +10,7 @@ what was looked at, what was found, and what to do. Nothing is downloaded. Exit 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -27,13 +28,13 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from data_scripts.source import PUBLISHED
-from zsad_core.architectures import read_config
 from zsad_core.cache import sha256_of
-from zsad_core.checkpoints import CLIP_CACHE, PINNED_BACKBONES, Download, download_of, locate_weights
+from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_papers.common.data import missing
 from zsad_papers.common.settings import Settings, folder_and_category, read_settings
 
+CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 TIMEOUT = 5.0  # seconds that an address has to answer in
 LEAST_FREE = 10**9  # bytes that any run leaves free
 DECODED = 3  # images of each dataset that are read whole
@@ -93,6 +94,33 @@ def check_weights(settings: Settings, timeout: float = TIMEOUT) -> Iterator[Chec
             yield Check(f"weights of {model}", "error", str(error))
 
 
+class Download(NamedTuple):
+    """Where a file of weights comes from, where it is kept (None: the hub decides), and what its SHA-256
+    begins with (empty: unknown)."""
+
+    url: str
+    path: Path | None
+    sha256: str
+
+
+def download_of(model: str, tag: str, quick_gelu: bool) -> Download:
+    """The file that loading a tag of open_clip reads, or fetches when it is not there. Nothing is fetched.
+
+    Raises ValueError as `locate_weights` does, for an unknown tag or one of the other activation.
+    """
+    config = config_of_tag(model, tag, quick_gelu)
+    url, expected = PINNED.get((model, tag), (config.get("url", ""), ""))
+    if config.get("hf_hub") and not expected:
+        repository, name = os.path.split(config["hf_hub"])
+        name = name or "open_clip_pytorch_model.bin"
+        candidates = ("open_clip_model.safetensors", name)  # the order in which open_clip looks
+        cached = [try_to_load_from_cache(repository, candidate) for candidate in candidates]
+        there = [Path(path) for path in cached if isinstance(path, str)]
+        url = f"https://huggingface.co/{repository}/resolve/main/{name}"
+        return Download(url, there[0] if there else None, "")
+    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
+
+
 def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
     """What they are, if no download is needed; else where they come from."""
     quick_gelu = read_config(model)[1].get("quick_gelu", False)
@@ -105,8 +133,8 @@ def _backbone_weights(name: str, weights: str, seed: int) -> str | Download:
     """Those of a timm network; errors as `backbones.load_backbone` gives them."""
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return "here"
-    if f"{name}.{weights}" in PINNED_BACKBONES:
-        url, expected = PINNED_BACKBONES[f"{name}.{weights}"]
+    if (name, weights) in PINNED:
+        url, expected = PINNED[name, weights]
         return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
     if config is None or not config.hf_hub_id:

@@ -1,77 +1,142 @@
-"""Weights of a CLIP: found, checked and read without executing any of the code that a pickle can carry."""
+"""CLIP's networks and their weights: found, checked and read, without executing what a pickle can carry."""
 
 from __future__ import annotations
 
+import csv
+import difflib
 import io
-import os
+import json
 import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
+import torch.nn.functional as F
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_url
+from open_clip.transform import PreprocessCfg
+from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zsad_core.cache import sha256_of
+from zsad_core.cache import content_key, sha256_of
 
-SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of zsad-mini
-CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
-_RELEASE = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/"
-_OPENAI = "https://openaipublic.azureedge.net/clip/models/"
-
-# (architecture, tag) -> file at a fixed address, and what its SHA-256 begins with. The addresses are those of
-# the original releases: open_clip's hub entry of ViT-B-16-plus-240's laion400m_e32 points at epoch 31, so a
-# tag proves nothing.
-_L_336, _L, _B = (
-    "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-)
-PINNED: dict[tuple[str, str], tuple[str, str]] = {
-    ("ViT-B-16-plus-240", "laion400m_e31"): (
-        _RELEASE + "vit_b_16_plus_240-laion400m_e31-8fb26589.pt",
-        "8fb26589",
-    ),
-    ("ViT-B-16-plus-240", "laion400m_e32"): (
-        _RELEASE + "vit_b_16_plus_240-laion400m_e32-699c4b84.pt",
-        "699c4b84",
-    ),
-    ("ViT-L-14-336-quickgelu", "openai"): (f"{_OPENAI}{_L_336}/ViT-L-14-336px.pt", _L_336),
-    ("ViT-L-14-quickgelu", "openai"): (f"{_OPENAI}{_L}/ViT-L-14.pt", _L),
-    ("ViT-B-16-quickgelu", "openai"): (f"{_OPENAI}{_B}/ViT-B-16.pt", _B),
-    ("ViT-B-16", "laion400m_e32"): (_RELEASE + "vit_b_16-laion400m_e32-55e67d44.pt", "55e67d44"),
-    ("ViT-L-14", "laion400m_e32"): (_RELEASE + "vit_l_14-laion400m_e32-3d133497.pt", "3d133497"),
-    **{
-        (f"{name}-quickgelu", "openai"): (f"{_OPENAI}{digest}/{name}.pt", digest)
-        for name, digest in {
-            "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-            "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
-            "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
-            "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
-        }.items()
-    },
-}
+SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of zsad-mini; pinned.csv
 
 
-# The same of a timm network by its full name. timm's file on the hub has no published checksum.
-PINNED_BACKBONES: dict[str, tuple[str, str]] = {
-    "wide_resnet50_2.tv_in1k": (
-        "https://download.pytorch.org/models/wide_resnet50_2-95faca4d.pth",
-        "95faca4d",
-    ),
-}
+def read_pinned(path: Path = SHIPPED / "pinned.csv") -> dict[tuple[str, str], tuple[str, str]]:
+    """(architecture, tag) -> a file at a fixed address, and what its SHA-256 begins with.
+
+    The addresses are those of the original releases: open_clip's hub entry of ViT-B-16-plus-240's
+    laion400m_e32 points at epoch 31, so a tag proves nothing. timm's file on the hub has no published
+    checksum either.
+    """
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return {(row["architecture"], row["tag"]): (row["url"], row["sha256"]) for row in rows}
+
+
+PINNED = read_pinned()
+
+# architectures
+
+
+def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(model_id, open_clip model config, preprocessing that a config file asks for).
+
+    model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
+        model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A file's model_id carries a
+        hash of it, and of preprocessing other than open_clip's default.
+    Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer or ResNet
+    of open_clip.
+    """
+    if model == "zsad-mini":
+        model_id, (config, preprocess) = "zsad-mini", _read_file(SHIPPED / "zsad-mini.json")
+    elif Path(model).suffix == ".json":
+        config, preprocess = _read_file(Path(model))
+        parts = {"config": config}
+        if unusual := _unusual(preprocess):  # left out when empty: such names are older than this part
+            parts["preprocess"] = unusual
+        model_id = f"{Path(model).stem}@{content_key(**parts)[:12]}"
+    else:
+        model_id, config, preprocess = str(model), open_clip.get_model_config(str(model)), {}
+        if config is None:
+            close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0.5)
+            raise ValueError(
+                f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
+                f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
+            )
+    if "timm_model_name" in config["vision_cfg"]:
+        raise ValueError(
+            f"the image tower of {model_id} is not open_clip's Vision Transformer or ResNet; choose an "
+            "architecture such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
+        )
+    return model_id, config, preprocess
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"model config {path} does not exist")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = content.get("model_cfg", content)
+        _ = config["embed_dim"], config["vision_cfg"], config["text_cfg"]
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no open_clip model config with embed_dim, vision_cfg and text_cfg ({error!r})"
+        ) from error
+    return config, content.get("preprocess_cfg", {})
+
+
+def _unusual(preprocess: dict[str, Any]) -> dict[str, Any]:
+    """The preprocessing that is not open_clip's default. `size` never counts: the architecture decides it."""
+    usual = json.loads(json.dumps(asdict(PreprocessCfg())))  # tuples as lists
+    kept = usual.keys() - {"size"}
+    return {k: v for k, v in preprocess.items() if k in kept and v is not None and v != usual[k]}
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
+    config = dict(config)
+    custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return open_clip.CoCa(**config)
+    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+
+
+def resize_grid(model: nn.Module, image_size: int) -> None:
+    """Let an open_clip model take square images of another size: resizes its position embeddings in place.
+
+    image_size: edge in pixels, a multiple of the patch edge. The class token's position stays.
+    Bilinear without antialiasing: AnomalyCLIP's paper says nothing, but the prompts that its authors released
+    were learned so. VAND's code takes bicubic with antialiasing.
+    """
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
+        raise ValueError(
+            f"image_size={image_size}: only a Vision Transformer with learned positions takes images of "
+            "another size; leave image_size out"
+        )
+    patch = visual.patch_size[0]
+    if image_size < patch or image_size % patch:
+        raise ValueError(f"image_size={image_size}: expected a multiple of the patch edge, {patch} pixels")
+    positions, (rows, columns) = visual.positional_embedding.detach(), visual.grid_size
+    grid = positions[1:].T.reshape(1, -1, rows, columns)  # (1, width, rows, columns)
+    size = (image_size // patch, image_size // patch)
+    grid = F.interpolate(grid, size, mode="bilinear", align_corners=False)
+    resized = torch.cat([positions[:1], grid.flatten(2)[0].T])  # (1 + patches, width)
+    visual.positional_embedding = nn.Parameter(resized, requires_grad=False)
+    visual.image_size, visual.grid_size = (image_size, image_size), size
+
+
+# where weights are
 
 
 @dataclass(frozen=True)
@@ -109,39 +174,11 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
             )
         return WeightsSource(path, "file", sha256_of(path))
 
-    tag_config = _config_of_tag(model, str(weights), quick_gelu)
+    tag_config = config_of_tag(model, str(weights), quick_gelu)
     return _tag_weights(model, str(weights), tag_config)
 
 
-@dataclass(frozen=True)
-class Download:
-    """Where a file of weights comes from, where it is kept (None: the hub decides), and what its SHA-256
-    begins with (empty: unknown)."""
-
-    url: str
-    path: Path | None
-    sha256: str
-
-
-def download_of(model: str, tag: str, quick_gelu: bool) -> Download:
-    """The file that loading a tag of open_clip reads, or fetches when it is not there. Nothing is fetched.
-
-    Raises ValueError as `locate_weights` does, for an unknown tag or one of the other activation.
-    """
-    config = _config_of_tag(model, tag, quick_gelu)
-    url, expected = PINNED.get((model, tag), (config.get("url", ""), ""))
-    if config.get("hf_hub") and not expected:
-        repository, name = os.path.split(config["hf_hub"])
-        name = name or "open_clip_pytorch_model.bin"
-        candidates = ("open_clip_model.safetensors", name)  # the order in which open_clip looks
-        cached = [try_to_load_from_cache(repository, candidate) for candidate in candidates]
-        there = [Path(path) for path in cached if isinstance(path, str)]
-        url = f"https://huggingface.co/{repository}/resolve/main/{name}"
-        return Download(url, there[0] if there else None, "")
-    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
-
-
-def _config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
+def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
     """open_clip's entry of a pretrained tag, if it is one of this model and of its activation."""
     path, tags = Path(weights), open_clip.list_pretrained_tags_by_model(model)
     if weights not in tags:
@@ -185,25 +222,23 @@ def _shipped_weights(model: str) -> WeightsSource:
 
 
 def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSource:
-    url, expected = PINNED.get((model, tag), ("", ""))
-    address = url or tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
-    download = (
-        partial(download_pretrained_from_url, url) if expected else partial(download_pretrained, tag_config)
+    if (model, tag) in PINNED:
+        path, actual = fetch_pinned(model, tag)
+        return WeightsSource(path, tag, actual, tag_config)
+    address = tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
+    path, actual = fetch(f"weights {tag!r} of {model}", address, "", partial(download_pretrained, tag_config))
+    warnings.warn(
+        f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
+        "To have the same file next time, pass its path as weights",
+        stacklevel=4,
     )
-    path, actual = fetch(f"weights {tag!r} of {model}", address, expected, download)
-    if not expected:
-        warnings.warn(
-            f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
-            "To have the same file next time, pass its path as weights",
-            stacklevel=4,
-        )
     return WeightsSource(path, tag, actual, tag_config)
 
 
-def fetch_pinned_backbone(full_name: str) -> Path:
-    """The file of a timm network in `PINNED_BACKBONES`, checked; errors as of `fetch`."""
-    url, expected = PINNED_BACKBONES[full_name]
-    return fetch(f"weights of {full_name}", url, expected, partial(download_pretrained_from_url, url))[0]
+def fetch_pinned(model: str, tag: str) -> tuple[Path, str]:
+    """The file that `PINNED` names for a network, and its SHA-256; errors as of `fetch`."""
+    url, expected = PINNED[model, tag]
+    return fetch(f"weights {tag!r} of {model}", url, expected, partial(download_pretrained_from_url, url))
 
 
 def fetch(what: str, address: str, expected: str, download: Callable[[], str]) -> tuple[Path, str]:
@@ -227,9 +262,7 @@ def fetch(what: str, address: str, expected: str, download: Callable[[], str]) -
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, a torch file (weights_only: no code is run) or OpenAI's
-    TorchScript.
-    """
+    """Tensors by name from the file's `read_content`; ValueError if it holds anything else."""
     state = read_content(path)
     if isinstance(state, dict) and "state_dict" in state:
         state = state["state_dict"]
@@ -253,7 +286,7 @@ def read_content(path: Path) -> Any:
         if is_torchscript(path):
             return read_torchscript(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+    except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
             f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
@@ -264,15 +297,9 @@ def read_content(path: Path) -> Any:
 
 
 def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
-    """Copies the weights in `path` into an open_clip model; raises ValueError unless names and shapes fit
-    exactly.
-    """
+    """Copies the weights in `path` into an open_clip model; ValueError unless names and shapes fit."""
     state = read_state_dict(path)
-    for key in (
-        "input_resolution",
-        "context_length",
-        "vocab_size",
-    ):  # OpenAI keeps these three numbers beside its weights
+    for key in ("input_resolution", "context_length", "vocab_size"):  # OpenAI keeps numbers beside weights
         state.pop(key, None)
     if hasattr(model, "text"):
         state = convert_to_custom_text_state_dict(state)
@@ -301,15 +328,10 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
     model.load_state_dict(state)
 
 
-_DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
+# OpenAI's TorchScript archives
+
+
+_DTYPES = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "LongStorage": torch.int64}
 
 
 class _Module:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core import vit_windows
-from zsad_core.architectures import build, causal_text_tower, read_config, resize_grid
-from zsad_core.checkpoints import load_weights, locate_weights
+from zsad_core.checkpoints import build, load_weights, locate_weights, read_config, resize_grid
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.resnet_windows import embed_resnet
+from zsad_core.text import Tokenizer, causal_text_tower, cut, encode_tokens, tokens_of
+from zsad_core.views import to_rgb
 from zsad_core.vit_windows import MultiScaleEmbeddings
 from zsad_core.windows import window_indices
 
@@ -60,7 +60,7 @@ def load_encoder(
             weights and embeddings stay float32. About two digits of an embedding remain.
         seed: of random weights. The global random state is left as it was.
         image_size: edge of the square input in pixels when it is not the architecture's own; the position
-            embeddings are resized (`architectures.resize_grid`). AnomalyCLIP gives 518 to a model of 336.
+            embeddings are resized (`checkpoints.resize_grid`). AnomalyCLIP gives 518 to a model of 336.
 
     Raises:
         ValueError: an unknown architecture, or weights that do not belong to it (other shapes, GELU instead
@@ -74,7 +74,7 @@ def load_encoder(
     torch.Size([2, 192])
     """
     model_id, config, preprocess = read_config(model)
-    chosen = _choose_device(device, precision)
+    chosen = choose_device(device, precision)
     source = locate_weights(str(model), weights, config.get("quick_gelu", False), seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
@@ -120,7 +120,7 @@ class ClipEncoder:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Tokenizer,
         preprocess: dict[str, Any],
         *,
         model_id: str,
@@ -161,15 +161,8 @@ class ClipEncoder:
         return self.transform(to_rgb(image))
 
     def tokenize(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """The tokens of each prompt from the start token to the end token, neither cut nor padded.
-
-        A tokenizer that is not open_clip's own cuts and pads as it does for its model.
-        """
-        tokenizer = self.tokenizer
-        if not isinstance(tokenizer, SimpleTokenizer):
-            return [tuple(tokenizer([prompt])[0].tolist()) for prompt in prompts]
-        start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
-        return [(start, *tokenizer.encode(prompt), end) for prompt in prompts]
+        """The tokens of each prompt from the start token to the end token, neither cut nor padded."""
+        return tokens_of(self.tokenizer, prompts)
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str], normalize: bool = True) -> Tensor:
@@ -182,7 +175,8 @@ class ClipEncoder:
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise TypeError(f"embed_text expects a list of sentences, got {_describe(prompts)}")
-        sequences = self._cut(list(dict.fromkeys(prompts)))
+        unique = list(dict.fromkeys(prompts))
+        sequences = cut(dict(zip(unique, self.tokenize(unique), strict=True)), self.context_length)
         order = sorted(set(sequences.values()), key=lambda tokens: (len(tokens), tokens))
         row_of = {tokens: row for row, tokens in enumerate(order)}
         width = self.text_tower.token_embedding.embedding_dim if self.text_tower else self.dim
@@ -338,18 +332,6 @@ class ClipEncoder:
         for batch in pixels.split(max(1, bounds[self._memory] // numbers)):
             yield batch.to(self.device, torch.float32)
 
-    def _cut(self, prompts: list[str]) -> dict[str, tuple[int, ...]]:
-        """The tokens of each prompt, cut to the context in such a way that the end token stays."""
-        most, sequences = self.context_length, dict(zip(prompts, self.tokenize(prompts), strict=True))
-        long = [prompt for prompt, tokens in sequences.items() if len(tokens) > most]
-        if long:
-            warnings.warn(
-                f"{len(long)} prompts are longer than the context of {most} tokens and lose their end; "
-                f"the first has {len(sequences[long[0]])}: {long[0][:60]!r}...",
-                stacklevel=4,
-            )
-        return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
-
     def _padded(self, tokens: tuple[int, ...]) -> int:
         return len(tokens) if self.text_tower else self.context_length
 
@@ -358,23 +340,11 @@ class ClipEncoder:
         length = self._padded(sequences[-1])
         padded = [tokens + (0,) * (length - len(tokens)) for tokens in sequences]
         ids = torch.tensor(padded, device=self.device)  # (b, l)
-        tower = self.text_tower
         with self._autocast():
-            if tower is None:
+            if self.text_tower is None:
                 return self.model.encode_text(ids, normalize=False).cpu()
-            x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
-            x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (b, l, width)
-            end = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
-            return self.read_text(x, end).cpu()
-
-    def read_text(self, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
-        """(b, d): what the text tower reads of tokens (b, l, width) at the places `ends` (b,)."""
-        tower = self.text_tower
-        x = tower.ln_final(x[torch.arange(len(x)), ends])  # (b, width)
-        projection = tower.text_projection
-        if projection is None:
-            return x
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+            ends = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
+            return encode_tokens(self.text_tower, ids, ends).cpu()
 
     @property
     def _memory(self) -> str:
@@ -398,28 +368,8 @@ class ClipEncoder:
             )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from a PIL image of any mode.
-
-    Transparent parts are laid over white, as an image viewer shows them. 16-bit greyscale is scaled to 8 bits
-    (PIL would cut it off at 255). Palettes are looked up before any resizing. Floating-point images raise
-    ValueError: their range is not known.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError(
-            "a floating-point image has no fixed range; scale it to 0..255 and convert it to 'L'"
-        )
-    if image.mode.startswith("I"):  # I;16 and its kin; I is how PIL holds 16 bits after some operations
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _choose_device(device: str, precision: str) -> torch.device:
+def choose_device(device: str, precision: str) -> torch.device:
+    """The device that "auto" or a name means; ValueError if it is not there, or slow in this precision."""
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision={precision!r}; expected 'fp32' or 'bf16'")
     has_cuda = torch.cuda.is_available()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from zsad_core.scores import Array, like, to_tensor
-from zsad_core.threads import one_thread
 
 
 class FNN(nn.Module):
@@ -130,6 +130,17 @@ def train_fnn(
                 loss.backward()
                 optimizer.step()
     return network.eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small matrices gain nothing from more threads, and how these share a sum would show in the weights."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def paired_batches(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad_core.encoders import ClipEncoder
+from zsad_core.text import read_ends
 
 SIDES = ("normal", "anomalous")
 PLACEHOLDER = "x"
@@ -156,7 +157,7 @@ def encode(
                 x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
                 continue
         x = _block(block, x)
-    return F.normalize(encoder.read_text(x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
+    return F.normalize(read_ends(tower, x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
 
 
 def text_tower(encoder: ClipEncoder) -> nn.Module:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zsad_core.datasets import AnomalyDataset, read_image
-from zsad_core.encoders import to_rgb
+from zsad_core.views import to_rgb
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 

@@ -21,7 +21,7 @@ from zsad_core.auxiliary import image_hashes
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_core.threads import one_thread
+from zsad_core.fnn import one_thread
 
 
 def run_epochs(

@@ -21,8 +21,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from zsad_core.encoders import to_rgb
-from zsad_core.views import Preprocessor, Whole, boxes_of, test_views
+from zsad_core.views import Preprocessor, Whole, boxes_of, test_views, to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
 """What Pillow decodes by itself; others start programs (EPS) or are rarely photographs."""

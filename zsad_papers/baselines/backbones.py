@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core.cache import sha256_of
-from zsad_core.checkpoints import PINNED_BACKBONES, fetch, fetch_pinned_backbone, load_weights
-from zsad_core.encoders import _choose_device, to_rgb
+from zsad_core.checkpoints import PINNED, fetch, fetch_pinned, load_weights
+from zsad_core.encoders import choose_device
 from zsad_core.image_features import Extractor
 from zsad_core.loading import Preprocess
+from zsad_core.views import to_rgb
 from zsad_papers.common.settings import Settings
 
 
@@ -124,7 +125,7 @@ def load_backbone(
         )
     if image_size < 1:
         raise ValueError(f"image_size={image_size}: expected pixels, 1 or more")
-    chosen = _choose_device(device, "fp32")
+    chosen = choose_device(device, "fp32")
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
     full_name = f"{name}.{weights}" if str(weights) in tags else name
     config = timm.get_pretrained_cfg(full_name)
@@ -180,8 +181,8 @@ def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
 
 def _fetch(full_name: str, repository: str | None) -> Path:
     """The file of a tag: the pinned one, else model.safetensors of the Hugging Face hub or its cache."""
-    if full_name in PINNED_BACKBONES:
-        return fetch_pinned_backbone(full_name)
+    if (key := tuple(full_name.split(".", 1))) in PINNED:
+        return fetch_pinned(*key)[0]
     if not repository:
         raise ValueError(f"weights of {full_name} are not on the Hugging Face hub, so not as safetensors")
     address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"

@@ -1,0 +1,79 @@
+"""CLIP's text tower: prompts to tokens, tokens to embeddings, no longer than the prompts are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+def causal_text_tower(model: nn.Module, tokenizer: Tokenizer) -> nn.Module | None:
+    """The module that holds the text tower's parts, if tokens after the end token cannot matter; else None.
+
+    They cannot where every token sees only those before it, and the embedding is read at the end token. CoCa
+    appends a class token, some towers see both ways, and those of other libraries are not looked into.
+    """
+    tower = getattr(model, "text", model)
+    if isinstance(tower, open_clip.CLIP):
+        pool, end_id, class_token = tower.text_pool_type, tower.text_eos_id, None
+    elif isinstance(tower, TextTransformer):
+        pool, end_id, class_token = tower.pool_type, tower.eos_id, tower.cls_emb
+    else:
+        return None
+    if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
+        return None
+    end = tokenizer.eot_token_id
+    if pool == "argmax":
+        reads_end = end == max(tokenizer.all_special_ids)
+    else:
+        reads_end = pool == "eos" and end_id == end
+    return tower if reads_end and class_token is None and tower.attn_mask is not None else None
+
+
+def tokens_of(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+    """The tokens of each prompt from the start token to the end token, neither cut nor padded.
+
+    A tokenizer that is not open_clip's own cuts and pads as it does for its model.
+
+    >>> tokens_of(SimpleTokenizer(), ["a photo"])
+    [(49406, 320, 1125, 49407)]
+    """
+    if not isinstance(tokenizer, SimpleTokenizer):
+        return [tuple(tokenizer([prompt])[0].tolist()) for prompt in prompts]
+    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+    return [(start, *tokenizer.encode(prompt), end) for prompt in prompts]
+
+
+def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int, ...]]:
+    """The tokens of each prompt, at most so many; of a longer one the end token stays. A warning says so."""
+    long = [prompt for prompt, tokens in sequences.items() if len(tokens) > most]
+    if long:
+        warnings.warn(
+            f"{len(long)} prompts are longer than the context of {most} tokens and lose their end; "
+            f"the first has {len(sequences[long[0]])}: {long[0][:60]!r}...",
+            stacklevel=4,
+        )
+    return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
+
+
+def encode_tokens(tower: nn.Module, ids: Tensor, ends: Sequence[int]) -> Tensor:
+    """(b, d) of padded token ids (b, l), l at most the context, by a causal text tower."""
+    length = ids.shape[1]
+    x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
+    return read_ends(tower, tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]), ends)
+
+
+def read_ends(tower: nn.Module, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
+    """(b, d): the embeddings that the tower reads of tokens (b, l, width) at the places `ends` (b,)."""
+    x = tower.ln_final(x[torch.arange(len(x)), ends])  # (b, width)
+    projection = tower.text_projection
+    if projection is None:
+        return x
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection

@@ -38,7 +38,7 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
 from zsad_core.losses import EPSILON
-from zsad_core.prompt_config import Recipe, recipe_of
+from zsad_core.prompt_config import PromptConfig, prompt_config_of
 from zsad_core.prompt_learning import learn
 
 MODEL, SIZE, THREADS = "ViT-L-14-336-quickgelu", 518, 2
@@ -68,10 +68,10 @@ def full_length(encoder: ClipEncoder, frozen: Frozen) -> Frozen:
     return Frozen(embeddings, tower.positional_embedding.detach(), frozen.ends)
 
 
-def plain_loss(encoder, recipe: Recipe, texts, head, patches, masks, labels) -> torch.Tensor:
+def plain_loss(encoder, config: PromptConfig, texts, head, patches, masks, labels) -> torch.Tensor:
     """The glocal loss with two upsampled channels, written as in the paper."""
-    loss = F.cross_entropy(head @ texts.T / recipe.temperature, labels)
-    maps = (patches @ texts.T / recipe.temperature).softmax(-1)  # (b, p, 2)
+    loss = F.cross_entropy(head @ texts.T / config.temperature, labels)
+    maps = (patches @ texts.T / config.temperature).softmax(-1)  # (b, p, 2)
     up = F.interpolate(
         maps.mT.unflatten(2, encoder.grid), masks.shape[1:], mode="bilinear", align_corners=False
     )  # (b, 2, H, W)
@@ -80,29 +80,29 @@ def plain_loss(encoder, recipe: Recipe, texts, head, patches, masks, labels) -> 
     focal = -((1 - p_t) ** 2 * p_t.log()).mean()
     hit, both = (up * truth).sum((2, 3)), (up + truth).sum((2, 3))
     dice = (1 - (2 * hit + 1) / (both + 1)).mean(0).sum()
-    return loss + recipe.local_weight * (focal + dice)
+    return loss + config.local_weight * (focal + dice)
 
 
 def released_epoch(
-    encoder: ClipEncoder, recipe: Recipe, dataset: AnomalyDataset, material: Auxiliary
+    encoder: ClipEncoder, config: PromptConfig, dataset: AnomalyDataset, material: Auxiliary
 ) -> float:
     """One epoch with the image tower in every step; its mean loss. material: for the masks."""
-    order = torch.Generator().manual_seed(recipe.seed)
-    parameters = initial_parameters(encoder, recipe.design, order)
+    order = torch.Generator().manual_seed(config.seed)
+    parameters = initial_parameters(encoder, config.design, order)
     parameters = {name: value.requires_grad_() for name, value in parameters.items()}
-    optimizer = torch.optim.Adam(parameters.values(), recipe.lr, recipe.betas)
-    frozen = full_length(encoder, freeze(encoder, recipe.design))
+    optimizer = torch.optim.Adam(parameters.values(), config.lr, config.betas)
+    frozen = full_length(encoder, freeze(encoder, config.design))
     visual, total = encoder.model.visual, 0.0
-    order.manual_seed(recipe.seed + 1_000_003)
-    for rows in torch.randperm(len(dataset), generator=order).split(recipe.batch_size):
+    order.manual_seed(config.seed + 1_000_003)
+    for rows in torch.randperm(len(dataset), generator=order).split(config.batch_size):
         pixels = torch.stack([encoder.preprocess(dataset.image(int(i))) for i in rows])
         with torch.no_grad():
-            token, found = dual_path(visual, pixels, recipe.layers, ("vv",), recipe.first)
+            token, found = dual_path(visual, pixels, config.layers, ("vv",), config.first)
             head = F.normalize(token @ visual.proj, dim=-1)
-            local = visual.ln_post(found["vv"][recipe.layers[-1]][:, 1:]) @ visual.proj
+            local = visual.ln_post(found["vv"][config.layers[-1]][:, 1:]) @ visual.proj
         batch = material.batch(rows.numpy(), ())
-        texts = encode(encoder, recipe.design, parameters, frozen)[0]
-        loss = plain_loss(encoder, recipe, texts, head, F.normalize(local, dim=-1), batch.masks, batch.labels)
+        texts = encode(encoder, config.design, parameters, frozen)[0]
+        loss = plain_loss(encoder, config, texts, head, F.normalize(local, dim=-1), batch.masks, batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,29 +110,29 @@ def released_epoch(
     return total / len(dataset)
 
 
-def kept_epoch(encoder: ClipEncoder, recipe: Recipe, material: Auxiliary) -> float:
+def kept_epoch(encoder: ClipEncoder, config: PromptConfig, material: Auxiliary) -> float:
     seen = torch.zeros(0, dtype=torch.int64)
-    return learn(encoder, recipe, material, seen, progress=False).losses[0]
+    return learn(encoder, config, material, seen, progress=False).losses[0]
 
 
-def prepare(folder: Path, n: int) -> tuple[ClipEncoder, Recipe, AnomalyDataset, Auxiliary]:
+def prepare(folder: Path, n: int) -> tuple[ClipEncoder, PromptConfig, AnomalyDataset, Auxiliary]:
     torch.set_num_threads(THREADS)
     encoder = load_encoder(MODEL, "random", device="cpu", image_size=SIZE)
-    recipe = recipe_of(encoder, epochs=1)
+    config = prompt_config_of(encoder, epochs=1)
     dataset = load_dataset(folder) if (folder / "meta.csv").is_file() else noise_dataset(folder, n)
-    extractor = glocal_extractor(encoder, recipe.layers, "vv", recipe.first)
-    return encoder, recipe, dataset, auxiliary_of(dataset, extractor, folder.parent / "cache")
+    extractor = glocal_extractor(encoder, config.layers, "vv", config.first)
+    return encoder, config, dataset, auxiliary_of(dataset, extractor, folder.parent / "cache")
 
 
 def own_peak(kind: str, folder: Path, images: int) -> float:
     """MiB that an epoch of a kind takes at most above what the process held before it (Linux)."""
-    encoder, recipe, dataset, material = prepare(folder, images)
+    encoder, config, dataset, material = prepare(folder, images)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
     if kind == "released":
-        released_epoch(encoder, recipe, dataset, material)
+        released_epoch(encoder, config, dataset, material)
     else:
-        kept_epoch(encoder, recipe, material)
+        kept_epoch(encoder, config, material)
     return _status("VmHWM") - before
 
 
@@ -161,10 +161,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "noise"
-        first_pass, (encoder, recipe, dataset, material) = timed(lambda: prepare(folder, arguments.images))
+        first_pass, (encoder, config, dataset, material) = timed(lambda: prepare(folder, arguments.images))
         runs = {
-            "released": lambda: released_epoch(encoder, recipe, dataset, material),
-            "kept": lambda: kept_epoch(encoder, recipe, material),
+            "released": lambda: released_epoch(encoder, config, dataset, material),
+            "kept": lambda: kept_epoch(encoder, config, material),
         }
         losses = {name: run() for name, run in runs.items()}
         apart = abs(losses["released"] - losses["kept"])
@@ -175,7 +175,7 @@ def main() -> None:
         pixels = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         towers = {
             "plain tower": lambda: visual(pixels),
-            "tower with DPAM": lambda: dual_path(visual, pixels, recipe.layers, ("vv",), recipe.first),
+            "tower with DPAM": lambda: dual_path(visual, pixels, config.layers, ("vv",), config.first),
         }
         with torch.no_grad():
             seconds = seconds_in_turn(towers, 2 * arguments.repeats)

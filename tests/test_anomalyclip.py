@@ -17,7 +17,7 @@ from zsad_core import methods, prompt_learning
 from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
 from zsad_core.metrics import aupr, auroc, pixel_auroc
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
@@ -72,7 +72,7 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     expected = (heads @ texts.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(found["/scores"], expected, rtol=2e-3)  # features are kept in float16
 
-    (patches,) = large.embed_patches(batch, prompts.recipe.layers, "vv", prompts.recipe.first).values()
+    (patches,) = large.embed_patches(batch, prompts.config.layers, "vv", prompts.config.first).values()
     maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, large.grid)
     up = F.interpolate(maps[:, None], (120, 120), mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
@@ -122,7 +122,7 @@ def test_every_variant_of_the_published_tables_has_its_options(large: ClipEncode
     wanted = set(published["variant"]) - {"base", "+T1", "tuned=medical"}
     assert wanted <= set(VARIANTS)
     for variant in [*wanted, *(f"code:{name}" for name in SWITCHES), "M=1", "L=2", "E=8", "N=3"]:
-        recipe_of(large, **training_options(variant))
+        prompt_config_of(large, **training_options(variant))
     with pytest.raises(ValueError, match="variant 'E=x': expected one of"):
         training_options("E=x")
 
@@ -136,7 +136,7 @@ def test_tables_of_a_module_agree_on_what_it_is() -> None:
 
 
 def test_one_map_four_times_is_lambda_4(large: ClipEncoder) -> None:
-    full, one = recipe_of(large), recipe_of(large, **training_options("-T4"))
+    full, one = prompt_config_of(large), prompt_config_of(large, **training_options("-T4"))
     assert (full.local_weight, one.local_weight) == (4.0, 1.0)
     assert replace(full, local_weight=1.0) == one
 

@@ -133,13 +133,13 @@ def test_the_loss_of_one_image_is_that_of_training(
     settings: Settings, large: ClipEncoder, grid_category: Category, prompts: LearnedPrompts
 ) -> None:
     parts = anomalyclip_analysis.loss_parts(grid_category, prompts, 3)
-    recipe = prompts.recipe
-    extractor = methods.extractor_of(large, recipe)
+    config = prompts.config
+    extractor = methods.extractor_of(large, config)
     material = auxiliary_of(grid_category.test, extractor, settings.cache_dir)
-    batch = material.batch(np.array([3]), recipe.layers)
-    frozen = freeze(large, recipe.design)
-    expected = glocal_loss(large, recipe, prompts.parameters, frozen, batch)
-    total = parts["image"] + recipe.local_weight * sum(v for n, v in parts.items() if n != "image")
+    batch = material.batch(np.array([3]), config.layers)
+    frozen = freeze(large, config.design)
+    expected = glocal_loss(large, config, prompts.parameters, frozen, batch)
+    total = parts["image"] + config.local_weight * sum(v for n, v in parts.items() if n != "image")
     assert total == pytest.approx(expected.item(), rel=1e-4)
 
 

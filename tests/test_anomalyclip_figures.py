@@ -50,10 +50,10 @@ def nut(settings: Settings, large: ClipEncoder) -> Category:
 def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: LearnedPrompts) -> None:
     (found,) = anomalyclip_figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
     image = nut.test.image(3)
-    recipe = prompts.recipe
-    _, local = extractor_of(nut.encoder, recipe).features(nut.encoder.preprocess(image)[None]).values()
+    config = prompts.config
+    _, local = extractor_of(nut.encoder, config).features(nut.encoder.preprocess(image)[None]).values()
     texts = prompts.texts(nut.encoder)[0]
-    anomalous = (local @ texts.T / recipe.temperature).softmax(-1)[..., 1].unflatten(1, nut.encoder.grid)
+    anomalous = (local @ texts.T / config.temperature).softmax(-1)[..., 1].unflatten(1, nut.encoder.grid)
     smooth = gaussian_filter(upsample(anomalous, nut.encoder.image_size)[0], 4 * 144 / 518)
     expected = upsample(torch.from_numpy(smooth)[None], image.size[::-1])[0]
     np.testing.assert_allclose(found.maps["AnomalyCLIP"], expected, atol=2e-3)

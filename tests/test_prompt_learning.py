@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_glocal_loss import plain
+from test_losses import plain
 from torch import Tensor
 
 from zsad_core import prompt_learning
@@ -25,7 +25,7 @@ from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import encode, freeze, initial_parameters
-from zsad_core.prompt_config import Recipe, recipe_of
+from zsad_core.prompt_config import PromptConfig, prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, train_prompts
 from zsad_core.prompts import object_name
 
@@ -54,7 +54,7 @@ def same(one: LearnedPrompts, other: LearnedPrompts) -> bool:
     if one.parameters.keys() != other.parameters.keys():
         return False
     equal = [torch.equal(value, other.parameters[name]) for name, value in one.parameters.items()]
-    return all(equal) and one.losses == other.losses and one.recipe == other.recipe
+    return all(equal) and one.losses == other.losses and one.config == other.config
 
 
 # the step
@@ -62,7 +62,7 @@ def same(one: LearnedPrompts, other: LearnedPrompts) -> bool:
 
 def from_images(
     encoder: ClipEncoder,
-    recipe: Recipe,
+    config: PromptConfig,
     parameters: dict[str, Tensor],
     dataset: AnomalyDataset,
     rows: list[int],
@@ -73,34 +73,34 @@ def from_images(
     images = [dataset.image(i).resize(encoder.image_size, Image.Resampling.BICUBIC) for i in rows]
     masks = torch.from_numpy(np.stack([stretched_mask(dataset.mask(i), encoder.image_size) for i in rows]))
     pixels, labels = torch.stack([encoder.preprocess(image) for image in images]), dataset.labels[rows]
-    kinds = attention_kinds(recipe.attention)
-    class_token, tokens = dual_path(visual, pixels, recipe.layers, kinds, recipe.first)
-    class_token = visual.ln_post(class_token) if recipe.final_norm else class_token
+    kinds = attention_kinds(config.attention)
+    class_token, tokens = dual_path(visual, pixels, config.layers, kinds, config.first)
+    class_token = visual.ln_post(class_token) if config.final_norm else class_token
     heads = F.normalize(class_token @ visual.proj, dim=-1)
     names = [object_name(dataset.meta["category"].iloc[i]) for i in rows]
     texts = torch.cat(
-        [encode(encoder, recipe.design, parameters, freeze(encoder, recipe.design, [name])) for name in names]
+        [encode(encoder, config.design, parameters, freeze(encoder, config.design, [name])) for name in names]
     )
-    logits = torch.stack([texts[i] @ heads[i] for i in range(len(rows))]) / recipe.temperature
-    loss = F.cross_entropy(logits, torch.from_numpy(labels)) if recipe.global_loss else 0
-    for layer in recipe.layers if recipe.local else ():
+    logits = torch.stack([texts[i] @ heads[i] for i in range(len(rows))]) / config.temperature
+    loss = F.cross_entropy(logits, torch.from_numpy(labels)) if config.global_loss else 0
+    for layer in config.layers if config.local else ():
         cosines = 0
         for kind in kinds:
             patches = F.normalize(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj, dim=-1)
             cosines = cosines + patches @ texts.mT / len(kinds)  # (b, patches, 2)
-        anomalous = (cosines / recipe.temperature).softmax(-1)[..., 1].unflatten(1, encoder.grid)
-        loss = loss + recipe.local_weight * plain(anomalous, masks, recipe.local)
+        anomalous = (cosines / config.temperature).softmax(-1)[..., 1].unflatten(1, encoder.grid)
+        loss = loss + config.local_weight * plain(anomalous, masks, config.local)
     return loss
 
 
 def material_of(
     encoder: ClipEncoder,
-    recipe: Recipe,
+    config: PromptConfig,
     dataset: AnomalyDataset,
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> Auxiliary:
-    options = recipe.layers, recipe.attention, recipe.first, recipe.final_norm
+    options = config.layers, config.attention, config.first, config.final_norm
     return auxiliary_of(dataset, replace(glocal_extractor(encoder, *options), dtype=dtype), folder)
 
 
@@ -132,15 +132,15 @@ def mini() -> ClipEncoder:
 def test_a_step_on_cached_features_is_a_step_from_the_images_on(
     mini: ClipEncoder, toys: AnomalyDataset, tmp_path: Path, options: dict, rows: list[int]
 ) -> None:
-    recipe, chosen = recipe_of(mini, **options), toys.select(split="test")
-    start = initial_parameters(mini, recipe.design, torch.Generator().manual_seed(0))
-    loss, slope = slopes(lambda values: from_images(mini, recipe, values, chosen, rows), start)
-    names = ["metal nut", "wood"] if recipe.design.object_word is None else ["object"]
-    frozen = freeze(mini, recipe.design, names)
+    config, chosen = prompt_config_of(mini, **options), toys.select(split="test")
+    start = initial_parameters(mini, config.design, torch.Generator().manual_seed(0))
+    loss, slope = slopes(lambda values: from_images(mini, config, values, chosen, rows), start)
+    names = ["metal nut", "wood"] if config.design.object_word is None else ["object"]
+    frozen = freeze(mini, config.design, names)
     for dtype, close in ((torch.float32, 1e-5), (torch.float16, 1e-4)):
-        material = material_of(mini, recipe, toys, tmp_path, dtype)
-        batch = material.batch(np.array(rows), recipe.layers if recipe.local else ())
-        found = slopes(lambda values, batch=batch: glocal_loss(mini, recipe, values, frozen, batch), start)
+        material = material_of(mini, config, toys, tmp_path, dtype)
+        batch = material.batch(np.array(rows), config.layers if config.local else ())
+        found = slopes(lambda values, batch=batch: glocal_loss(mini, config, values, frozen, batch), start)
         torch.testing.assert_close(found[0], loss, rtol=close, atol=close)
         scale = slope.abs().max().item()
         torch.testing.assert_close(found[1] / scale, slope / scale, rtol=0, atol=close)
@@ -153,7 +153,7 @@ def test_mean_loss_of_an_epoch_counts_each_image_once(
     chosen = toys.select(split="test")
     with torch.no_grad():
         alone = [
-            from_images(encoder, prompts.recipe, prompts.parameters, chosen, [i]).item() for i in range(8)
+            from_images(encoder, prompts.config, prompts.parameters, chosen, [i]).item() for i in range(8)
         ]
     assert prompts.losses == pytest.approx([sum(alone) / 8], rel=1e-3)
 
@@ -177,7 +177,7 @@ def test_seeds(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> N
     assert torch.equal(torch.get_rng_state(), states[0]) and torch.get_num_threads() == threads
     assert (random.getstate(), repr(np.random.get_state())) == states[1:]
     start = train(toys, epochs=0)
-    drawn = initial_parameters(encoder, one.recipe.design, torch.Generator().manual_seed(111))
+    drawn = initial_parameters(encoder, one.config.design, torch.Generator().manual_seed(111))
     assert start.losses == () and start.parameters.keys() == drawn.keys()
     assert all(torch.equal(value, drawn[name]) for name, value in start.parameters.items())
 
@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
     with pytest.raises(FloatingPointError, match=message):
         train(toys, checkpoint=checkpoint)
     kept = LearnedPrompts.load(checkpoint)
-    assert same(replace(kept, recipe=good.recipe), good)
+    assert same(replace(kept, config=good.config), good)
 
 
 def test_rates_of_sgd_are_coops(
@@ -300,7 +300,7 @@ def test_without_masks_the_image_loss_is_left(
         UserWarning, match="bare has no masks: prompts are learned with the image loss alone"
     ) as met:
         prompts = train(bare)
-    assert met[0].filename == train.__code__.co_filename and prompts.recipe.local == ()
+    assert met[0].filename == train.__code__.co_filename and prompts.config.local == ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for preset in ("released", "paper"):  # the paper's has four layers, of which none is read

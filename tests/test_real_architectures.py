@@ -13,7 +13,7 @@ from zsad_core import methods
 from zsad_core.encoders import load_encoder
 from zsad_core.image_features import clip_extractor, dense_parts, image_embeddings, random_word_embeddings
 from zsad_core.methods import category_texts, zero_shot_outputs
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import train_prompts
 from zsad_papers.rwda import experiments as rwda_experiments
 
@@ -27,8 +27,8 @@ def pair(toy_set):
 def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     encoder = load_encoder("ViT-L-14-336-quickgelu", "random", device="cpu", image_size=518)
     assert (encoder.grid, encoder.dim, encoder.model.visual.conv1.out_channels) == ((37, 37), 768, 1024)
-    recipe = recipe_of(encoder)
-    assert (recipe.first, recipe.layers, recipe.design.depth) == (6, (24,), 9)
+    config = prompt_config_of(encoder)
+    assert (config.first, config.layers, config.design.depth) == (6, (24,), 9)
 
     options = {"cache_dir": tmp_path / "dense", "progress": False}
     drawn, learned = (train_prompts(encoder, pair, epochs=n, **options) for n in (0, 1))  # features made once
@@ -37,12 +37,12 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     for name, value in learned.parameters.items():
         assert value.isfinite().all() and not torch.equal(value, drawn.parameters[name]), name
 
-    extractor = methods.extractor_of(encoder, recipe)
+    extractor = methods.extractor_of(encoder, config)
     (part,) = dense_parts(extractor, pair, tmp_path / "dense", whole="squash")
     dense = part.load()
     assert dense.tensor("global").shape == (2, 768)
     assert dense.tensor("local/24").shape == (2, 1369, 768)
-    detect = methods.detector(learned.texts(encoder)[0], encoder.grid, recipe.temperature)
+    detect = methods.detector(learned.texts(encoder)[0], encoder.grid, config.temperature)
     found = detect(dense)[""]
     assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
     for values in (found.scores, found.maps):

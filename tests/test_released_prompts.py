@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.learnable_prompts import encode, freeze
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.released_prompts import read_released
 
@@ -67,8 +67,8 @@ def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prompts = read_released(write(tmp_path / "epoch_15.pth", state), encoder)
-    assert prompts.recipe == recipe_of(encoder, half=True)
-    assert (prompts.recipe.first, prompts.recipe.layers, prompts.recipe.design.depth) == (6, (24,), 9)
+    assert prompts.config == prompt_config_of(encoder, half=True)
+    assert (prompts.config.first, prompts.config.layers, prompts.config.design.depth) == (6, (24,), 9)
     expected = {"context/normal": state["ctx_pos"][0, 0], "context/anomalous": state["ctx_neg"][0, 0]}
     expected |= {f"deep/{number + 2}": state[f"compound_prompts_text.{number}"] for number in range(8)}
     torch.testing.assert_close(prompts.parameters, expected, rtol=0, atol=0)
@@ -78,7 +78,7 @@ def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path:
     texts = prompts.texts(encoder)
     assert texts.shape == (1, 2, 32)
     rounded = {k: v.half().float() if "deep" in k else v for k, v in expected.items()}
-    exact = replace(prompts.recipe.design, half=False)
+    exact = replace(prompts.config.design, half=False)
     torch.testing.assert_close(texts, encode(encoder, exact, rounded, freeze(encoder, exact)))
     assert (texts[0, 0] - texts[0, 1]).abs().max() > 0.01
     prompts.save(tmp_path / "prompts.safetensors")
@@ -91,7 +91,7 @@ def test_sizes_are_read_off_the_shapes(
 ) -> None:
     path = write(tmp_path / "file.pth", released(encoder, words, sets, length))
     prompts = read_released(path, encoder)
-    design = prompts.recipe.design
+    design = prompts.config.design
     assert (design.context_length, design.depth, design.length) == (words, sets + 1, length)
     assert prompts.texts(encoder).shape == (1, 2, 32) and len(prompts.parameters) == 2 + sets
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Dense, Extractor, glocal_extractor, text_embeddings
-from zsad_core.prompt_config import Recipe
+from zsad_core.prompt_config import PromptConfig
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
 from zsad_core.scores import Array, average_views, prompt_score, to_tensor
@@ -204,10 +204,10 @@ def smoothing(image_size: tuple[int, int]) -> float:
     return SIGMA * image_size[0] / SIGMA_AT
 
 
-def extractor_of(encoder: ClipEncoder, recipe: Recipe, attention: str | None = None) -> Extractor:
-    """The features that prompts of a recipe are compared with."""
-    kinds = attention or recipe.attention
-    return glocal_extractor(encoder, recipe.layers, kinds, recipe.first, recipe.final_norm)
+def extractor_of(encoder: ClipEncoder, config: PromptConfig, attention: str | None = None) -> Extractor:
+    """The features that prompts of such a config are compared with."""
+    kinds = attention or config.attention
+    return glocal_extractor(encoder, config.layers, kinds, config.first, config.final_norm)
 
 
 def detector(

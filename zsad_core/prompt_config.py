@@ -15,7 +15,7 @@ from zsad_core.losses import PARTS
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PromptConfig:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
     design: the templates and what is learned in them.
@@ -77,21 +77,21 @@ class Recipe:
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_key(cls, key: Mapping[str, Any]) -> Recipe:
-        """The recipe that `key` was made of."""
+    def from_key(cls, key: Mapping[str, Any]) -> PromptConfig:
+        """The config that `key` was made of."""
         return cls(**{**_tupled(key), "design": PromptDesign(**_tupled(key["design"]))})
 
 
-PRESETS: dict[str, Recipe] = {
-    "released": Recipe(),
-    "paper": Recipe(
+PRESETS: dict[str, PromptConfig] = {
+    "released": PromptConfig(),
+    "paper": PromptConfig(
         design=PromptDesign(ending="", deep="concatenate"),
         n_layers=4,
         local_weight=1.0,
         final_norm=True,
         betas=(0.9, 0.999),
     ),
-    "coop": Recipe(
+    "coop": PromptConfig(
         design=PromptDesign(
             16, shared=True, states=("normal", "anomalous"), object_word=None, depth=0, length=0
         ),
@@ -111,18 +111,18 @@ the category's name, the image loss alone; epochs and input size of the comparis
 epochs (what CoOp takes for its smallest training sets) on the same input as the others."""
 
 
-def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> Recipe:
+def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:
     """A preset with options changed, fitted to the encoder's depth.
 
-    options: fields of `Recipe` or `PromptDesign`, lists for tuples. The depth of learned tokens, when not
-    given, is three quarters of the text blocks (9 of 12).
+    options: fields of `PromptConfig` or `PromptDesign`, lists for tuples. The depth of learned tokens, when
+    not given, is three quarters of the text blocks (9 of 12).
     Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class token
     or causal text tower.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
-    recipe = PRESETS[preset]
-    own, of_design = ({f.name for f in fields(kind)} - {"design"} for kind in (Recipe, PromptDesign))
+    config = PRESETS[preset]
+    own, of_design = ({f.name for f in fields(kind)} - {"design"} for kind in (PromptConfig, PromptDesign))
     unknown = sorted(set(options) - own - of_design)
     if unknown:
         raise ValueError(
@@ -134,14 +134,14 @@ def recipe_of(encoder: ClipEncoder, preset: str = "released", **options: Any) ->
             "another way"
         )
     options = _tupled(options)
-    if "depth" not in options and recipe.design.depth:
+    if "depth" not in options and config.design.depth:
         options["depth"] = round(encoder.text_depth * 9 / 12)
     quarters = quarter_blocks(encoder.depth)
-    design = replace(recipe.design, **{k: v for k, v in options.items() if k in of_design})
-    recipe = replace(recipe, design=design, **{k: v for k, v in options.items() if k in own})
-    fitted = {"first": recipe.first or quarters[0], "layers": recipe.layers or quarters[-recipe.n_layers :]}
-    own_temperature = recipe.temperature is None
-    return replace(recipe, **fitted, **({"temperature": encoder.temperature} if own_temperature else {}))
+    design = replace(config.design, **{k: v for k, v in options.items() if k in of_design})
+    config = replace(config, design=design, **{k: v for k, v in options.items() if k in own})
+    fitted = {"first": config.first or quarters[0], "layers": config.layers or quarters[-config.n_layers :]}
+    own_temperature = config.temperature is None
+    return replace(config, **fitted, **({"temperature": encoder.temperature} if own_temperature else {}))
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
 from zsad_core.losses import image_loss, local_loss
-from zsad_core.prompt_config import Recipe, recipe_of
+from zsad_core.prompt_config import PromptConfig, prompt_config_of
 from zsad_core.training import check_encoder, read_tensors, refuse_training_images, run_epochs, write_tensors
 
 
@@ -40,7 +40,7 @@ class LearnedPrompts:
     """
 
     parameters: dict[str, Tensor]
-    recipe: Recipe
+    config: PromptConfig
     model_id: str
     weights_id: str
     trained_on: Tensor
@@ -56,7 +56,7 @@ class LearnedPrompts:
         Raises ValueError when the encoder is not the one that they were learned with.
         """
         self.check(encoder)
-        design = replace(self.recipe.design, object_word=None) if swap else self.recipe.design
+        design = replace(self.config.design, object_word=None) if swap else self.config.design
         with torch.no_grad():
             frozen = freeze(encoder, design, names)
             return encode(encoder, design, self.parameters, frozen).float().cpu()
@@ -88,7 +88,7 @@ class LearnedPrompts:
             )
         return cls(
             {name: value for name, value in tensors.items() if name.startswith(("context/", "deep/"))},
-            Recipe.from_key(about["recipe"]),
+            PromptConfig.from_key(about["recipe"]),
             about["model"],
             about["weights"],
             tensors["trained_on"],
@@ -109,7 +109,7 @@ def train_prompts(
 ) -> LearnedPrompts:
     """Learn prompts on an auxiliary dataset, in the paper its test split with masks (Sec. 4.1).
 
-    preset, options: `recipes.recipe_of`. split: None takes all images.
+    preset, options: `prompt_config.prompt_config_of`. split: None takes all images.
     cache_dir: where features are kept for other runs; None: in a temporary folder, for this one.
     checkpoint: a file that is written after every epoch. If it is there and belongs to the same training,
         training goes on from it, with the same result as if it had never stopped. `LearnedPrompts.load`
@@ -120,20 +120,20 @@ def train_prompts(
     nothing can be learned (one class only), and FloatingPointError when the loss is not finite; the
     checkpoint of the last epoch stays.
     """
-    recipe = recipe_of(encoder, preset, **options)
+    config = prompt_config_of(encoder, preset, **options)
     with tempfile.TemporaryDirectory() as temporary:
-        layers = recipe.layers if recipe.local else recipe.layers[-1:]
-        extractor = glocal_extractor(encoder, layers, recipe.attention, recipe.first, recipe.final_norm)
+        layers = config.layers if config.local else config.layers[-1:]
+        extractor = glocal_extractor(encoder, layers, config.attention, config.first, config.final_norm)
         material = auxiliary_of(dataset, extractor, cache_dir or temporary, split=split)
-        recipe = _fitting(recipe, material, dataset.name)
+        config = _fitting(config, material, dataset.name)
         chosen = dataset if split is None else dataset.select(split=split)
         seen = torch.from_numpy(image_hashes(chosen))
-        return learn(encoder, recipe, material, seen, checkpoint=checkpoint, progress=progress)
+        return learn(encoder, config, material, seen, checkpoint=checkpoint, progress=progress)
 
 
 def learn(
     encoder: ClipEncoder,
-    recipe: Recipe,
+    config: PromptConfig,
     material: Auxiliary,
     trained_on: Tensor,
     *,
@@ -141,27 +141,27 @@ def learn(
     progress: bool = True,
 ) -> LearnedPrompts:
     """`train_prompts` on features that are there. trained_on: `auxiliary.image_hashes` of their images."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    parameters = initial_parameters(encoder, recipe.design, generator)
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters = initial_parameters(encoder, config.design, generator)
     parameters = {name: value.to(encoder.device).requires_grad_() for name, value in parameters.items()}
-    prompts = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, trained_on)
+    prompts = LearnedPrompts(parameters, config, encoder.model_id, encoder.weights_id, trained_on)
     about, seen = _about(prompts), _content(material, trained_on)
-    names = material.names if recipe.design.object_word is None else ["object"]
-    frozen = freeze(encoder, recipe.design, names)
+    names = material.names if config.design.object_word is None else ["object"]
+    frozen = freeze(encoder, config.design, names)
 
     def loss_of(rows: Tensor) -> Tensor:
-        batch = material.batch(rows.numpy(), recipe.layers if recipe.local else ())
-        return glocal_loss(encoder, recipe, parameters, frozen, batch)
+        batch = material.batch(rows.numpy(), config.layers if config.local else ())
+        return glocal_loss(encoder, config, parameters, frozen, batch)
 
     losses = run_epochs(
         parameters,
-        _optimizer(recipe, list(parameters.values())),
+        _optimizer(config, list(parameters.values())),
         loss_of,
         len(material),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        rate=partial(_rate, recipe),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rate=partial(_rate, config),
         key=content_key(**about, precision=encoder.precision, material=seen),
         checkpoint=checkpoint,
         about=about,
@@ -173,7 +173,7 @@ def learn(
 
 
 def glocal_loss(
-    encoder: ClipEncoder, recipe: Recipe, parameters: dict[str, Tensor], frozen: Frozen, batch: Batch
+    encoder: ClipEncoder, config: PromptConfig, parameters: dict[str, Tensor], frozen: Frozen, batch: Batch
 ) -> Tensor:
     """Eq. 2 for one batch: cross entropy of the image plus lambda times the local losses of all layers."""
     device = encoder.device
@@ -181,53 +181,53 @@ def glocal_loss(
     used, places = names.unique(return_inverse=True)
     pairs = torch.stack([2 * used, 2 * used + 1], dim=1).flatten().to(device)
     own = Frozen(frozen.embeddings[pairs], frozen.positions, frozen.ends[pairs])
-    texts = encode(encoder, recipe.design, parameters, own)[places.to(device)]  # (b, 2, d)
+    texts = encode(encoder, config.design, parameters, own)[places.to(device)]  # (b, 2, d)
     loss = texts.new_zeros(())
-    if recipe.global_loss:
+    if config.global_loss:
         cosines = torch.einsum("bd,bsd->bs", batch.heads.to(device), texts)  # (b, 2)
-        loss = loss + image_loss(cosines, batch.labels.to(device), recipe.temperature)
-    if recipe.local:
-        direction = (texts[:, 1] - texts[:, 0]) / recipe.temperature  # (b, d)
+        loss = loss + image_loss(cosines, batch.labels.to(device), config.temperature)
+    if config.local:
+        direction = (texts[:, 1] - texts[:, 0]) / config.temperature  # (b, d)
         for patches in batch.patches.values():
             # the softmax of two is the sigmoid of their difference
             anomalous = torch.sigmoid(torch.einsum("bpd,bd->bp", patches.to(device), direction))
             maps = anomalous.unflatten(1, encoder.grid)  # (b, rows, columns)
-            loss = loss + recipe.local_weight * local_loss(maps, batch.masks.to(device), recipe.local)
+            loss = loss + config.local_weight * local_loss(maps, batch.masks.to(device), config.local)
     return loss
 
 
-def _fitting(recipe: Recipe, material: Auxiliary, name: str) -> Recipe:
-    """The recipe for what the set has: without masks no local loss; a set of one class is refused."""
+def _fitting(config: PromptConfig, material: Auxiliary, name: str) -> PromptConfig:
+    """The config for what the set has: without masks no local loss; a set of one class is refused."""
     classes = set(material.labels.tolist())
-    if len(classes) < 2 and (recipe.global_loss or classes == {0}):
+    if len(classes) < 2 and (config.global_loss or classes == {0}):
         lacking = "normal" if 1 in classes else "anomalous"
         raise ValueError(
             f"{name} has no {lacking} images, and prompts are learned from both; add some"
             + (", or use global_loss=False to learn from the masks alone" if material.has_masks else "")
         )
-    if recipe.local and not material.has_masks:
-        if not recipe.global_loss:
+    if config.local and not material.has_masks:
+        if not config.global_loss:
             raise ValueError(f"{name} has no masks, so nothing can be learned from local losses alone")
         warnings.warn(f"{name} has no masks: prompts are learned with the image loss alone", stacklevel=3)
-        recipe = replace(recipe, local=())
-    return recipe
+        config = replace(config, local=())
+    return config
 
 
-def _optimizer(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+def _optimizer(config: PromptConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay)
 
 
-def _rate(recipe: Recipe, epoch: int) -> float:
+def _rate(config: PromptConfig, epoch: int) -> float:
     """Constant for Adam; for SGD CoOp's: 1e-5 in the first epoch, then a cosine over all epochs."""
-    if recipe.optimizer == "adam":
-        return recipe.lr
-    return 1e-5 if epoch == 0 else recipe.lr * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+    if config.optimizer == "adam":
+        return config.lr
+    return 1e-5 if epoch == 0 else config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def _about(prompts: LearnedPrompts) -> dict[str, Any]:
-    return {"model": prompts.model_id, "weights": prompts.weights_id, "recipe": prompts.recipe.key()}
+    return {"model": prompts.model_id, "weights": prompts.weights_id, "recipe": prompts.config.key()}
 
 
 def _content(material: Auxiliary, trained_on: Tensor) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from zsad_core.checkpoints import read_content
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import SIDES, PromptDesign, text_tower
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 
 _ENDS = dict(zip(SIDES, ("pos", "neg"), strict=True))
@@ -28,7 +28,7 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518. A
         UserWarning says so when the embeddings in the file are not this encoder's.
 
-    The recipe is "released" with E, L and M as the shapes tell, and half=True, as in the code that made the
+    The config is "released" with E, L and M as the shapes tell, and half=True, as in the code that made the
     file. The file does not tell which images it was learned from: `trained_on` is empty, and
     `refuse_training_images` cannot refuse any.
     Raises FileNotFoundError, or ValueError for a file that is cut off, holds code or other entries, or does
@@ -47,15 +47,15 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     _check_names(path, state, deep)
     rows, length = _check_shapes(path, state, deep, encoder)
     sizes = {"context_length": rows, "depth": len(deep) + 1, "length": length}
-    recipe = recipe_of(encoder, "released", **sizes, half=True)
-    _check_templates(path, state, recipe.design, encoder)
+    config = prompt_config_of(encoder, "released", **sizes, half=True)
+    _check_templates(path, state, config.design, encoder)
 
     parameters = {f"context/{side}": state[f"ctx_{end}"][0, 0] for side, end in _ENDS.items()}
     # the file counts sets from 0; the first of them goes in before the second block
     parameters |= {f"deep/{block}": state[name] for block, name in enumerate(deep, start=2)}
     parameters = {name: value.float().contiguous() for name, value in parameters.items()}
     nothing = torch.empty(0, dtype=torch.int64)
-    return LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, nothing)
+    return LearnedPrompts(parameters, config, encoder.model_id, encoder.weights_id, nothing)
 
 
 def _check_names(path: Path, state: dict[str, Tensor], deep: list[str]) -> None:

@@ -210,14 +210,14 @@ def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path 
     encoder = data.prompt_encoder(settings)
     prompts = read_prompts(encoder, prompts_file)
     texts = prompts.texts(encoder, [object_name])[0]  # (2, d)
-    recipe = prompts.recipe
-    found = methods.detector(texts, encoder.grid, recipe.temperature)
-    extractor = methods.extractor_of(encoder, recipe)
+    config = prompts.config
+    found = methods.detector(texts, encoder.grid, config.temperature)
+    extractor = methods.extractor_of(encoder, config)
     key = {**_ids("anomalyclip", encoder), **extractor.key, "texts": _numbers(texts)}
     return Scorer(
         "anomalyclip",
         encoder,
-        {**key, "temperature": recipe.temperature},
+        {**key, "temperature": config.temperature},
         MAPS["anomalyclip"],
         extractor.features,
         lambda dense: found(dense)[""],

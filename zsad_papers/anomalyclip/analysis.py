@@ -22,7 +22,7 @@ from zsad_core.image_features import dense_parts
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
 from zsad_core.losses import image_loss, local_loss
 from zsad_core.maps import image_maps
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_papers.anomalyclip.figures import Mapper, features_of, image_map, mapper
 from zsad_papers.common import data
@@ -81,7 +81,7 @@ def preset_differences(encoder: ClipEncoder, one: str = "released", other: str =
     """The named options in which two presets differ: option, and the value in each."""
     flat = []
     for preset in (one, other):
-        key = recipe_of(encoder, preset).key()
+        key = prompt_config_of(encoder, preset).key()
         flat.append({**key.pop("design"), **key})
     lines = [(name, *(_words(side[name]) for side in flat)) for name in flat[0]]
     return pd.DataFrame([line for line in lines if line[1] != line[2]], columns=["option", one, other])
@@ -211,14 +211,14 @@ def _coarse(matrix: np.ndarray, cells: int) -> np.ndarray:
 
 def loss_parts(c: Category, prompts: LearnedPrompts, image: int) -> dict[str, float]:
     """The parts of the glocal loss of one image, lambda left out; for a look at training images, too."""
-    encoder, recipe = c.encoder, prompts.recipe
+    encoder, config = c.encoder, prompts.config
     dense = features_of(c, mapper(c, prompts, look_at_training=True).extractor, image)
     texts = prompts.texts(encoder)[0]  # (2, d)
     cosines = dense.tensor("global") @ texts.T  # (1, 2)
-    parts = {"image": image_loss(cosines, torch.tensor([int(c.test.labels[image])]), recipe.temperature)}
+    parts = {"image": image_loss(cosines, torch.tensor([int(c.test.labels[image])]), config.temperature)}
     mask = torch.from_numpy(stretched_mask(c.test.mask(image), encoder.image_size))[None]
     for patches in dense.starting("local").values():
-        cosine = patches @ ((texts[1] - texts[0]) / recipe.temperature)  # (1, p)
+        cosine = patches @ ((texts[1] - texts[0]) / config.temperature)  # (1, p)
         maps = torch.sigmoid(cosine).unflatten(1, encoder.grid)
         for part in ("focal", "dice_anomalous", "dice_normal"):
             parts[part] = parts.get(part, 0) + local_loss(maps, mask, (part,))

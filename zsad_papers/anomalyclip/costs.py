@@ -17,7 +17,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.losses import logit_loss
 from zsad_core.methods import winclip_map
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.scores import prompt_score
 from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_maps
@@ -32,7 +32,7 @@ TRAINED: dict[tuple[str, str], dict[str, Any]] = {
     ("anomalyclip", ""): {},
     ("anomalyclip", "wo_dpam"): {"attention": "qk"},
 }
-"""Options of `recipes.recipe_of` for (method, variant)."""
+"""Options of `prompt_config.prompt_config_of` for (method, variant)."""
 
 ATTENTION = {
     ("clip", ""): "qk",
@@ -156,19 +156,19 @@ def _layers(found: Mapping[str, Tensor]) -> dict[int, Tensor]:
 
 def _step(encoder: ClipEncoder, options: dict[str, Any], tower: bool = True) -> Callable[[], object]:
     """One step of training on a batch of eight images with one defect each."""
-    recipe = recipe_of(encoder, **options)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = initial_parameters(encoder, recipe.design, generator)
+    config = prompt_config_of(encoder, **options)
+    generator = torch.Generator().manual_seed(config.seed)
+    drawn = initial_parameters(encoder, config.design, generator)
     parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
     b = BATCH
-    agnostic = recipe.design.object_word is not None
-    frozen = freeze(encoder, recipe.design, ["object"] if agnostic else [f"part {n}" for n in range(b)])
+    agnostic = config.design.object_word is not None
+    frozen = freeze(encoder, config.design, ["object"] if agnostic else [f"part {n}" for n in range(b)])
     pixels, masks = _pixels(encoder, b), _masks(encoder)
     labels, names = torch.arange(b) % 2, torch.zeros(b, dtype=torch.long) if agnostic else torch.arange(b)
 
     def see() -> tuple[Tensor, dict[int, Tensor]]:
-        layers = (recipe.layers, recipe.attention, recipe.first)
-        return encoder.embed_glocal(pixels, *layers, final_norm=recipe.final_norm)
+        layers = (config.layers, config.attention, config.first)
+        return encoder.embed_glocal(pixels, *layers, final_norm=config.final_norm)
 
     kept = see()
     optimizer = torch.optim.Adam(parameters.values(), lr=0.0)  # nothing runs away while the clock runs
@@ -177,7 +177,7 @@ def _step(encoder: ClipEncoder, options: dict[str, Any], tower: bool = True) -> 
         head, patches = see() if tower else kept
         optimizer.zero_grad()
         glocal_loss(
-            encoder, recipe, parameters, frozen, Batch(head, patches, masks, labels, names)
+            encoder, config, parameters, frozen, Batch(head, patches, masks, labels, names)
         ).backward()
         optimizer.step()
 

@@ -28,7 +28,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor, text_embeddings
 from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, detector, extractor_of
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts, train_prompts
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
@@ -71,7 +71,7 @@ def learned_prompts(
     """
     if settings.prompt_epochs is not None:
         options = {"epochs": settings.prompt_epochs, **options}
-    key = {"preset": preset, "recipe": recipe_of(encoder, preset, **options).key()}
+    key = {"preset": preset, "recipe": prompt_config_of(encoder, preset, **options).key()}
     train = partial(train_prompts, encoder, preset=preset, **options)
     return _kept(settings, encoder, auxiliary, key, train, LearnedPrompts)
 
@@ -147,9 +147,9 @@ def score_dataset(
         prompts.refuse_training_images(dataset)
     names = [object_name(dataset.meta["category"].iloc[0])]
     texts = prompts.texts(encoder, names, swap=swap)[0]
-    found = detector(texts, encoder.grid, prompts.recipe.temperature, maps=has_masks(dataset))
-    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.recipe.temperature)
-    return measure(extractor_of(encoder, prompts.recipe, attention), found, key)
+    found = detector(texts, encoder.grid, prompts.config.temperature, maps=has_masks(dataset))
+    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.config.temperature)
+    return measure(extractor_of(encoder, prompts.config, attention), found, key)
 
 
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
@@ -194,7 +194,7 @@ VARIANTS: dict[str, dict] = {
     # Tables 13 and 14
     **{f"word={word}": {"states": ("", word)} for word in WORDS},
 }
-"""What differs from the full method, for `recipes.recipe_of`."""
+"""What differs from the full method, for `prompt_config.prompt_config_of`."""
 
 SWEEPS = {"E": "context_length", "M": "depth", "L": "length"}
 """Figure 8: E learned words, M text blocks with learned tokens, L tokens in each; N counts image layers."""
@@ -337,7 +337,8 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
         elif variant.startswith("vand"):
             found.append(vand_extractor(encoder))
         else:
-            found.append(methods.extractor_of(encoder, recipe_of(encoder, **training_options(variant))))
+            config = prompt_config_of(encoder, **training_options(variant))
+            found.append(methods.extractor_of(encoder, config))
     return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 

@@ -214,9 +214,9 @@ def _with_roles(name: str, roles: list[str]) -> str:
 def _seeds(settings: Settings, paper: str) -> str:
     """RWDA's seeds train networks; WinCLIP's only draw reference images; AnomalyCLIP trains once."""
     if paper == "anomalyclip":
-        from zsad_core.prompt_config import Recipe  # here: other pages need not wait for torch
+        from zsad_core.prompt_config import PromptConfig  # here: other pages need not wait for torch
 
-        return f"one training, seed {Recipe().seed}"
+        return f"one training, seed {PromptConfig().seed}"
     draws = paper == "winclip"
     number = settings.reference_seeds if draws else settings.seeds
     last = settings.seed + number - 1

@@ -9,17 +9,17 @@ import pytest
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.learnable_prompts import PromptDesign
-from zsad_core.prompt_config import PRESETS, Recipe, recipe_of
+from zsad_core.prompt_config import PRESETS, PromptConfig, prompt_config_of
 
 
-def differences(one: Recipe, other: Recipe) -> dict[str, tuple]:
+def differences(one: PromptConfig, other: PromptConfig) -> dict[str, tuple]:
     first, second = ({**key.pop("design"), **key} for key in (one.key(), other.key()))
     return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
 
 
 def test_the_released_preset_is_the_published_recipe() -> None:
-    recipe = PRESETS["released"]
-    assert recipe.key() == {
+    config = PRESETS["released"]
+    assert config.key() == {
         "design": {
             "context_length": 12,
             "shared": False,
@@ -80,24 +80,32 @@ def test_presets_differ_in_named_options_only() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_recipe_survives_json(preset: str) -> None:
-    assert Recipe.from_key(json.loads(json.dumps(PRESETS[preset].key()))) == PRESETS[preset]
+    assert PromptConfig.from_key(json.loads(json.dumps(PRESETS[preset].key()))) == PRESETS[preset]
 
 
 def test_a_recipe_fits_the_depth_of_the_encoder(small_clip: Callable[..., ClipEncoder]) -> None:
     small, deep = small_clip(), small_clip(layers=24)
-    own = recipe_of(small)
+    own = prompt_config_of(small)
     assert (own.first, own.layers, own.design.depth) == (1, (4,), 3)
-    assert [recipe_of(deep, n_layers=n).layers for n in (1, 2, 4)] == [(24,), (18, 24), (6, 12, 18, 24)]
-    paper = recipe_of(deep, "paper", epochs=2, length=3)
+    assert [prompt_config_of(deep, n_layers=n).layers for n in (1, 2, 4)] == [
+        (24,),
+        (18, 24),
+        (6, 12, 18, 24),
+    ]
+    paper = prompt_config_of(deep, "paper", epochs=2, length=3)
     assert (paper.first, paper.layers, paper.epochs, paper.design.length) == (6, (6, 12, 18, 24), 2, 3)
-    given = recipe_of(deep, first=10, layers=[12, 24], depth=2, states=["", "broken"])
+    given = prompt_config_of(deep, first=10, layers=[12, 24], depth=2, states=["", "broken"])
     assert (given.first, given.layers, given.design.depth) == (10, (12, 24), 2)
-    assert given == Recipe.from_key(given.key())
-    assert recipe_of(small, "coop").design == PRESETS["coop"].design
-    assert recipe_of(small, "coop").temperature == small.temperature  # CoOp keeps the model's own scale
-    mini = recipe_of(load_encoder("zsad-mini", "random", device="cpu"), "paper")
+    assert given == PromptConfig.from_key(given.key())
+    assert prompt_config_of(small, "coop").design == PRESETS["coop"].design
+    assert (
+        prompt_config_of(small, "coop").temperature == small.temperature
+    )  # CoOp keeps the model's own scale
+    mini = prompt_config_of(load_encoder("zsad-mini", "random", device="cpu"), "paper")
     assert (mini.first, mini.layers, mini.design.depth) == (2, (2, 3, 5, 6), 2)
-    assert PRESETS["released"] == Recipe() and Recipe().design == PromptDesign()  # nothing was changed
+    assert (
+        PRESETS["released"] == PromptConfig() and PromptConfig().design == PromptDesign()
+    )  # nothing was changed
 
 
 def test_what_is_refused(small_clip: Callable[..., ClipEncoder], tmp_path: Path) -> None:
@@ -120,11 +128,11 @@ def test_what_is_refused(small_clip: Callable[..., ClipEncoder], tmp_path: Path)
         ({"length": 13}, "length=13 tokens would overwrite"),
     ):
         with pytest.raises(ValueError, match=message):
-            recipe_of(encoder, **options)
+            prompt_config_of(encoder, **options)
     with pytest.raises(ValueError, match="n_layers=0"):
-        replace(Recipe(), n_layers=0)
+        replace(PromptConfig(), n_layers=0)
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
     (tmp_path / "resnet.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="prompt learning reads the class token"):
-        recipe_of(load_encoder(tmp_path / "resnet.json", "random", device="cpu"))
+        prompt_config_of(load_encoder(tmp_path / "resnet.json", "random", device="cpu"))

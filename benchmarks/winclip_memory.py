@@ -30,8 +30,9 @@ from benchmarks.windows import machine_facts, write_results
 from zsad_core.datasets import COLUMNS, load_dataset
 from zsad_core.encoders import load_encoder
 from zsad_core.image_features import Dense, clip_extractor, dense_parts
-from zsad_core.methods import Output, category_texts, zero_shot_outputs
+from zsad_core.methods import Output, category_texts
 from zsad_papers.common.experiment import measure
+from zsad_papers.winclip.experiments import zero_shot_variants
 
 MODEL, THREADS, CATEGORY = "zsad-mini", 1, "noise"
 
@@ -69,7 +70,7 @@ def run(folder: Path, cache: Path) -> dict[str, float]:
     held = [0]
 
     def detect(dense: Dense) -> dict[str, Output]:
-        outputs = zero_shot_outputs(dense, texts, encoder.grid)
+        outputs = zero_shot_variants(dense, texts, encoder.grid)
         held[0] += sum(array.nbytes for array in dense.arrays.values())
         held[0] += 4 * len(outputs) * int(dense.sizes.prod(1).sum())  # float32 maps at the images' size
         return outputs

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.methods import winclip_map
 from zsad_core.prompts import compositional_ensemble
 from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
 from zsad_core.scores import prompt_score
 from zsad_core.vit_windows import MultiScaleEmbeddings
-from zsad_core.windows import upsample, zero_shot_map
+from zsad_core.windows import upsample, winclip_map, zero_shot_map
 
 if TYPE_CHECKING:  # anomalib takes seconds to import: only when these tests run
     from anomalib.models.image.winclip.torch_model import WinClipModel

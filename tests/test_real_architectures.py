@@ -12,8 +12,8 @@ import torch
 from zsad_core import methods
 from zsad_core.encoders import load_encoder
 from zsad_core.image_features import clip_extractor, dense_parts, image_embeddings, random_word_embeddings
-from zsad_core.methods import category_texts, zero_shot_outputs
-from zsad_core.prompt_config import prompt_config_of
+from zsad_core.methods import category_texts
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import train_prompts
 from zsad_papers.rwda import experiments as rwda_experiments
 
@@ -42,8 +42,7 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     dense = part.load()
     assert dense.tensor("global").shape == (2, 768)
     assert dense.tensor("local/24").shape == (2, 1369, 768)
-    detect = methods.detector(learned.texts(encoder)[0], encoder.grid, config.temperature)
-    found = detect(dense)[""]
+    found = methods.anomalyclip(dense, learned.texts(encoder)[0], encoder.grid, recipe.temperature)
     assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
     for values in (found.scores, found.maps):
         assert ((values > 0) & (values < 1)).all() and values.unique().numel() > 1
@@ -59,7 +58,7 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     assert shapes == {2: (2, 196, 640), 3: (2, 169, 640)}
     assert dense.tensor("layer/12").shape == (2, 225, 896)
     texts = category_texts(encoder, "wood", tmp_path, "two_class")
-    maps = zero_shot_outputs(dense, texts, encoder.grid)[""].maps
+    maps = methods.winclip(dense, texts, encoder.grid).maps
     assert maps.shape == (2, 15, 15) and maps.isfinite().all() and maps.unique().numel() > 2
 
     images = image_embeddings(encoder, pair, tmp_path, progress=False)

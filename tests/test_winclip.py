@@ -20,21 +20,21 @@ from zsad_core.methods import (
     MAPS,
     Output,
     category_texts,
-    few_shot_outputs,
-    image_scores,
-    memory_of,
-    one_class_scores,
-    patch_token_map,
+    clip,
+    detector,
+    fit_references,
     token_map,
-    winclip_map,
-    zero_shot_outputs,
+    winclip,
+    winclip_plus,
 )
 from zsad_core.metrics import aupro, f1_max, pixel_auroc
-from zsad_core.references import build_memory, reference_maps, winclip_plus
+from zsad_core.references import build_memory, reference_maps
+from zsad_core.references import winclip_plus as joined
 from zsad_core.scores import prompt_score
 from zsad_core.views import tile_boxes
-from zsad_core.windows import zero_shot_map
+from zsad_core.windows import winclip_map, zero_shot_map
 from zsad_papers.common.experiment import measure
+from zsad_papers.winclip.experiments import one_class_scores, patch_token_map, zero_shot_variants
 
 GRID = (3, 3)
 
@@ -230,7 +230,7 @@ def test_winclip_from_pictures_to_metrics(tiny_clip: ClipEncoder, parts_of: Call
     pairs = [spot(24, 24, 5, 18), spot(24, 24, 15, 9)]
     texts = category_texts(tiny_clip, "metal_nut", tmp_path / "cache")
     parts = parts_of(pairs, clip_extractor(tiny_clip))
-    detect = lambda x: {"": zero_shot_outputs(x, texts, GRID, temperature=0.1)[""]}  # noqa: E731
+    detect = detector(winclip, texts, GRID, 0.1)
     pixels = torch.stack([tiny_clip.preprocess(image) for image, _ in pairs])
     maps = winclip_map(tiny_clip, pixels, *texts, temperature=0.1)
     (part,) = parts
@@ -271,16 +271,10 @@ def test_image_scores_are_means_over_views_of_probabilities() -> None:
     side = lambda x: F.normalize(F.normalize(torch.tensor(x), dim=-1).mean(0), dim=0)  # noqa: E731
     cosines = F.normalize(torch.tensor(views), dim=-1) @ torch.stack([side(x) for x in TEXTS]).T  # (n, v, 2)
     expected = (cosines / 0.1).softmax(-1)[..., 1].mean(1)
-    np.testing.assert_allclose(image_scores(views, TEXTS, 0.1), expected, rtol=1e-5)
-    assert (image_scores(views[:, :1], TEXTS)[:, None] == prompt_score(views[:, :1], *TEXTS)).all()
+    np.testing.assert_allclose(clip(views, TEXTS, 0.1).scores, expected, rtol=1e-5)
+    assert (clip(views[:, :1], TEXTS).scores[:, None] == prompt_score(views[:, :1], *TEXTS)).all()
     expected = ((1 - cosines[..., 0]) / 2).mean(1)
     np.testing.assert_allclose(one_class_scores(views, TEXTS[0]), expected, rtol=1e-5)
-
-
-def test_temperature_leaves_the_order_of_images() -> None:
-    single, near = draw(20, 1, 16).numpy(), TEXTS[0] + 0.3 * draw(5, 16, seed=3).numpy()
-    orders = [image_scores(single, (TEXTS[0], near), t).argsort().tolist() for t in (0.01, 0.07, 1)]
-    assert orders[0] == orders[1] == orders[2]
 
 
 # detectors
@@ -304,7 +298,7 @@ def test_ablations_of_table_8() -> None:
         options = dict(zip(("aggregate", "across"), averages))
         return zero_shot_map(image, windows, GRID, *TEXTS, temperature=0.2, **options)
 
-    outputs = zero_shot_outputs(found, TEXTS, GRID, temperature=0.2)
+    outputs = zero_shot_variants(found, TEXTS, GRID, 0.2)
     assert all(output.scores is None for output in outputs.values())
     torch.testing.assert_close(
         {variant: output.maps for variant, output in outputs.items()},
@@ -339,20 +333,20 @@ def patches(found: Dense) -> Tensor:
 
 @pytest.mark.parametrize("variant", MAPS)
 def test_few_shot_outputs_by_variant(variant: str) -> None:
-    found, memory = features(3), memory_of([features(2, seed=10)], [0, 1], patches)
+    found, memory = features(3), fit_references([features(2, seed=10)], [0, 1], patches)
     zero_shot = torch.rand(3, 3, 3)
     maps = reference_maps(patches(found), found.windows(), memory, GRID)
     chosen = {"P": ["P"], "P+Wm": ["P", "W3"], "P+Wm+Ws": ["P", "W3", "W2"]}[variant]
-    scores, fused = winclip_plus(torch.zeros(3), zero_shot, [maps[name] for name in chosen], score="max_map")
-    outputs = few_shot_outputs(found, patches(found), memory, zero_shot, GRID, variants=[variant])
+    scores, fused = joined(torch.zeros(3), zero_shot, [maps[name] for name in chosen], score="max_map")
+    outputs = winclip_plus(found, patches(found), memory, Output(maps=zero_shot), GRID, variants=[variant])
     torch.testing.assert_close(outputs, {variant: Output(scores, fused)})
 
 
 def test_a_query_that_is_a_reference_has_no_distance() -> None:
     found = features(3)
-    memory = memory_of([found], [0, 1, 2], patches)
-    outputs = few_shot_outputs(
-        found, patches(found), memory, torch.ones(3, 3, 3), GRID, variants=[*MAPS], fuse="none"
+    memory = fit_references([found], [0, 1, 2], patches)
+    outputs = winclip_plus(
+        found, patches(found), memory, Output(maps=torch.ones(3, 3, 3)), GRID, variants=[*MAPS], fuse="none"
     )
     for output in outputs.values():
         torch.testing.assert_close(output.scores, torch.zeros(3).double(), rtol=0, atol=1e-6)
@@ -363,11 +357,11 @@ def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:
     """References are counted through all parts."""
     first, second = features(4, seed=20), features(3)
     first = Dense(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
-    memory = memory_of([first, second], [4, 1], patches)
+    memory = fit_references([first, second], [4, 1], patches)
     expected = build_memory(
         torch.cat([patches(first)[2:], patches(second)[2:]]),
         {size: torch.cat([first.windows()[size][2:], second.windows()[size][2:]]) for size in (2, 3)},
     )
     torch.testing.assert_close(vars(memory), vars(expected))
     with pytest.raises(ValueError, match="no reference images"):
-        memory_of([first, second], [], patches)
+        fit_references([first, second], [], patches)

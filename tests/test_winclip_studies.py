@@ -18,12 +18,13 @@ from torch import Tensor
 from zsad_core import prompts, references
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import Embedded, image_embeddings
+from zsad_core.image_features import Embedded, dense_parts, image_embeddings
+from zsad_core.maps import image_maps
 from zsad_core.methods import token_map
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import boxes_of, test_views
-from zsad_core.windows import upsample, zero_shot_map
+from zsad_core.windows import upsample, winclip_map, zero_shot_map
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
 from zsad_papers.common import experiment
@@ -38,6 +39,7 @@ from zsad_papers.winclip.experiments import (
     tiling,
     within_images,
     zero_shot,
+    zero_shot_detector,
 )
 
 test_views.__test__ = False  # a function of the library whose name looks like a test's
@@ -260,6 +262,17 @@ def test_zero_shot_maps_of_squares(square: Category) -> None:
         assert found[variant]["auroc"] == pytest.approx(expected, abs=2e-3)
     assert len({record["auroc"] for record in found.values()}) == len(found)
     assert {(r["method"], r["shots"], r["seed"]) for r in found.values()} == {("winclip", 0, 0)}
+
+
+def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) -> None:
+    """From pixels, and by way of kept features, at the size of the encoder's input."""
+    extractor = replace(square.clip, dtype=torch.float32)
+    (part,) = dense_parts(extractor, square.test, tmp_path)
+    dense, size = part.load(), square.encoder.image_size
+    tables = [*image_maps(dense, zero_shot_detector(square)(dense)[""].maps, size)]
+    options = {"scales": square.settings.scales, "temperature": square.temperature}
+    found = winclip_map(square.encoder, pixels_of(square), *square.texts(), **options)
+    torch.testing.assert_close(found, torch.from_numpy(np.stack(tables)))
 
 
 def test_generic_maps(square: Category) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import image_embeddings
-from zsad_core.methods import winclip_map
+from zsad_core.windows import winclip_map
 from zsad_papers.common import costs, data, results
 from zsad_papers.common import tables as tables_module
 from zsad_papers.common.experiment import Category, categories, study

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.methods import winclip_map
 from zsad_core.scores import prompt_score
-from zsad_core.windows import aggregate_windows, combine_scales, upsample, window_indices, zero_shot_map
+from zsad_core.windows import (
+    aggregate_windows,
+    combine_scales,
+    upsample,
+    winclip_map,
+    window_indices,
+    zero_shot_map,
+)
 
 # window indices
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad_core.encoders import load_encoder
-from zsad_core.methods import category_texts, image_scores
+from zsad_core.methods import category_texts, clip
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_core.views import test_views as views_of
@@ -136,7 +136,7 @@ def test_winclip_score_is_the_core_s_own(tmp_path, score, settings):
         image = Image.open(folder / name)
         views = encoder.embed_images(views_of(image, encoder, whole="tiles"), normalize=False)
         assert len(views) == (6 if name == "00.png" else 18)  # three tiles
-        expected = image_scores(views[None].numpy(), texts, encoder.temperature)
+        expected = clip(views[None].numpy(), texts, encoder.temperature).scores
         assert table["score"][name] == pytest.approx(float(expected[0]), abs=1e-9)
 
 

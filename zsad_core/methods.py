@@ -1,7 +1,13 @@
-"""WinCLIP and WinCLIP+ on a dataset: prompts, image scores, and maps measured part by part.
+"""The methods, each as ONE function from features to image scores and maps.
 
-Images have been embedded before (`zsad_core.image_features`). A detector is a function from the features of
-some tiles to named `Output`s.
+    clip          two texts                                   (RWDA Sec. 3.1, WinCLIP Sec. 4.1)
+    rwda          a network trained on random-word prompts    (RWDA Sec. 3.3)
+    winclip       texts against windows of patches            (WinCLIP Sec. 4.2)
+    winclip_plus  the same, with normal reference images      (WinCLIP Sec. 4.3)
+    anomalyclip   learned prompts against local features      (AnomalyCLIP Sec. 3.3, App. A)
+
+The papers' tables and `zsad predict` call these same functions. Images were encoded before
+(`zsad_core.image_features`); the mathematics is in `scores`, `windows`, `references` and `dpam`.
 """
 
 from __future__ import annotations
@@ -12,66 +18,185 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from zsad_core import references
 from zsad_core.encoders import ClipEncoder
+from zsad_core.fnn import FNN
 from zsad_core.image_features import Dense, Extractor, glocal_extractor, text_embeddings
 from zsad_core.prompt_config import PromptConfig
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
-from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
-from zsad_core.scores import Array, average_views, prompt_score, to_tensor
-from zsad_core.windows import Average, upsample, zero_shot_map
+from zsad_core.references import Memory, build_memory, reference_maps
+from zsad_core.scores import Array, average_views, prompt_score
+from zsad_core.windows import Average, zero_shot_map
 
-
-def winclip_map(
-    encoder: ClipEncoder,
-    pixels: Tensor,
-    normal: Array,
-    anomalous: Array,
-    scales: Sequence[int] = (2, 3),
-    image_scale: bool = True,
-    aggregate: Average = "harmonic",
-    *,
-    across: Average | None = None,
-    temperature: float = 0.01,
-) -> Tensor:
-    """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
-
-    normal, anomalous: text embeddings (d,), or (k, d) of an ensemble. scales: window sizes in patches.
-    image_scale: whether the whole image's score takes part. The other options are those of `zero_shot_map`.
-    Raises ValueError for a window larger than the grid, or no scale at all.
-    """
-    embedded = encoder.embed_scales(pixels, scales, whole=image_scale)
-    maps = zero_shot_map(
-        embedded.image,
-        embedded.windows,
-        encoder.grid,
-        normal,
-        anomalous,
-        aggregate=aggregate,
-        across=across,
-        temperature=temperature,
-    )
-    return upsample(maps, encoder.image_size)
-
-
-MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
-"""Sets of reference maps of WinCLIP+ by the names of Table 6: patch tokens, the largest windows (3 x 3) and
-the smallest (2 x 2)."""
-
-Texts = tuple[np.ndarray, np.ndarray]
+Texts = tuple[Array, Array]
 """Embeddings of the normal and of the anomalous sentences, (k, d) each, or their means (d,)."""
 
 
 class Output(NamedTuple):
-    """What a detector says of t tiles: scores (t,) and maps (t, rows, columns), either of them or both."""
+    """Scores (n,) of n images or tiles, maps (n, rows, columns), or both. Both rise with anomaly."""
 
-    scores: Tensor | None = None
+    scores: Array | None = None
     maps: Tensor | None = None
 
 
 Detector = Callable[[Dense], Mapping[str, Output]]
+"""From the features of some tiles to outputs by name, of variants or draws of references."""
+
+
+def detector(method: Callable[..., Output], *arguments: object, **options: object) -> Detector:
+    """A method as a detector with one output, named ""."""
+    return lambda dense: {"": method(dense, *arguments, **options)}
+
+
+def clip(
+    views: Array,
+    texts: Texts,
+    temperature: float = 0.01,
+    *,
+    patches: Tensor | None = None,
+    grid: tuple[int, int] = (0, 0),
+) -> Output:
+    """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
+
+    views: (n, v, d) embeddings of v views of each image. The score in [0, 1] is the mean over the views of
+        the anomalous probability. WinCLIP's "multi-crop" cites a scheme of ten crops without numbers; here
+        they are the six of `views.test_views`, without mirror images.
+    patches: (n, p, d) in the joint space, for maps on `grid`. The papers have none for CLIP.
+    """
+    scores = average_views(prompt_score(views, *texts, temperature))
+    return Output(scores, None if patches is None else token_map(patches, grid, texts, temperature))
+
+
+def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: float = 0.01) -> Tensor:
+    """The map (n, rows, columns) of one embedding (n, patches, d) a patch."""
+    return prompt_score(tokens, *texts, temperature).unflatten(1, grid)
+
+
+def rwda(views: Array, fnn: FNN, *, patches: Tensor | None = None, grid: tuple[int, int] = (0, 0)) -> Output:
+    """RWDA's s_FNN (Sec. 3.3): the mean over the raw views (n, v, d) of the network's probability.
+
+    patches: (n, p, d), raw, for maps on `grid`. The paper has none.
+    """
+    maps = None if patches is None else fnn.score(patches).unflatten(1, grid)
+    return Output(average_views(fnn.score(views)), maps)
+
+
+def winclip(
+    dense: Dense,
+    texts: Texts,
+    grid: tuple[int, int],
+    temperature: float = 0.01,
+    *,
+    sizes: Sequence[int] | None = None,
+    image_scale: bool = True,
+    aggregate: Average = "harmonic",
+    across: Average | None = None,
+) -> Output:
+    """WinCLIP: maps of windows (Sec. 4.2) and, where `dense` has `views`, the scores of `clip`.
+
+    dense: of `clip_extractor`. sizes: windows that take part; None: all. image_scale: whether the whole image
+        does. aggregate, across: as in `windows.zero_shot_map`.
+    """
+    image = dense.tensor("image") if image_scale else None
+    windows = {size: v for size, v in dense.windows().items() if sizes is None or size in sizes}
+    options = {"aggregate": aggregate, "across": across, "temperature": temperature}
+    maps = zero_shot_map(image, windows, grid, *texts, **options)
+    has_views = "views" in dense.arrays
+    return Output(clip(dense.tensor("views"), texts, temperature).scores if has_views else None, maps)
+
+
+MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
+"""Sets of reference maps of WinCLIP+ by the names of its Table 6: patch tokens, the largest windows (3 x 3)
+and the smallest (2 x 2)."""
+
+
+def winclip_plus(
+    dense: Dense,
+    patches: Tensor,
+    memory: Memory,
+    zero_shot: Output,
+    grid: tuple[int, int],
+    *,
+    variants: Sequence[str] = ("P+Wm+Ws",),
+    aggregate: Average = "harmonic",
+    fuse: str = "harmonic",
+) -> dict[str, Output]:
+    """WinCLIP+ (Sec. 4.3, Eq. 4 to 6) for each set of reference maps in `variants`, names of `MAPS`.
+
+    patches: (n, p, width) tokens of the last block. memory: of `fit_references`. zero_shot: what `winclip`
+        says of the same tiles. Without its scores the scores are max M^W alone.
+    aggregate: as in `references.reference_maps`. fuse: as in `references.winclip_plus`.
+    """
+    found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
+    sizes = sorted(memory.windows)
+    found |= {"Ws": found[f"W{sizes[0]}"], "Wm": found[f"W{sizes[-1]}"]}
+    alone = zero_shot.scores is None
+    language = torch.zeros(len(patches)) if alone else zero_shot.scores
+    options = {"score": "max_map" if alone else "ascore0+max_map", "fuse": fuse}
+    return {
+        name: Output(
+            *references.winclip_plus(language, zero_shot.maps, [found[k] for k in MAPS[name]], **options)
+        )
+        for name in variants
+    }
+
+
+def fit_references(
+    parts: Sequence[Dense], images: Sequence[int], patches: Callable[[Dense], Tensor]
+) -> Memory:
+    """WinCLIP+'s memories (Sec. 4.3) of some normal images, which are counted through all parts.
+
+    patches: takes the tokens of the last block (t, p, width) from a part. Raises ValueError for no image.
+    """
+    chosen = tiles_of(parts, images, lambda part: {"P": patches(part), **part.starting("windows")})
+    return build_memory(chosen.pop("P"), {int(size): values for size, values in chosen.items()})
+
+
+def tiles_of(
+    parts: Sequence[Dense], images: Sequence[int], read: Callable[[Dense], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """What `read` gives for the tiles of some images, which are counted through all parts."""
+    found, first = [], 0
+    for part in parts:
+        own = torch.from_numpy(np.isin(part.owner + first, images))
+        found.append({name: values[own] for name, values in read(part).items()})
+        first += len(part.meta)
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def anomalyclip(
+    dense: Dense, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
+) -> Output:
+    """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
+
+    dense: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
+    A map is the mean over layers. The paper sums them; the mean ranks the same and stays a probability.
+    The softmax of two is the sigmoid of the difference. Features have unit length, or are means of unit rows,
+    whose cosine is the mean of theirs.
+    """
+    direction = (texts[1] - texts[0]).double() / temperature  # (d,)
+    scores = torch.sigmoid(dense.tensor("global").double() @ direction)  # (t,)
+    if not maps:
+        return Output(scores)
+    layers = [torch.sigmoid(v.double() @ direction) for v in dense.starting("local").values()]  # (t, p) each
+    return Output(scores, (sum(layers) / len(layers)).unflatten(1, grid) if layers else None)
+
+
+def extractor_of(encoder: ClipEncoder, recipe: Recipe, attention: str | None = None) -> Extractor:
+    """The features that prompts of a recipe are compared with."""
+    kinds = attention or recipe.attention
+    return glocal_extractor(encoder, recipe.layers, kinds, recipe.first, recipe.final_norm)
+
+
+SIGMA, SIGMA_AT = 4.0, 518
+"""AnomalyCLIP smooths maps of 518 pixels by a Gaussian filter of this sigma (App. A.1)."""
+
+
+def smoothing(image_size: tuple[int, int]) -> float:
+    """The sigma in pixels that is to a map of this size what 4 is to one of 518 pixels."""
+    return SIGMA * image_size[0] / SIGMA_AT
 
 
 def category_sentences(
@@ -90,7 +215,7 @@ def category_texts(
     defects: Sequence[str] = (),
     normalize_sentences: bool = True,
 ) -> Texts:
-    """Text embeddings of a category's two sides.
+    """WinCLIP's text embeddings of a category's two sides (Sec. 4.1).
 
     normalize_sentences: True (default) gives all sentences, which scores bring to length 1 before they take
         the mean, so that none weighs more. False gives the mean of raw embeddings, as public code does. The
@@ -100,130 +225,3 @@ def category_texts(
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, f"winclip-{kind}")
     normal, anomalous = vectors[: len(sides[0])], vectors[len(sides[0]) :]
     return (normal, anomalous) if normalize_sentences else (normal.mean(0), anomalous.mean(0))
-
-
-def image_scores(views: np.ndarray, texts: Texts, temperature: float = 0.01) -> np.ndarray:
-    """ascore_0 of n images (n,): the mean over their views (n, v, d) of the anomalous probability (Eq. 1).
-
-    The paper's "multi-crop" cites a scheme of ten crops without numbers; here the views are those of
-    `views.test_views`, mirror images left out.
-    """
-    return average_views(prompt_score(views, *texts, temperature))
-
-
-def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """The one-class score of Table 3 (n,): half of 1 - cosine to the normal text alone, in [0, 1]."""
-    text = F.normalize(F.normalize(to_tensor(normal), dim=-1).mean(0), dim=-1)  # (d,)
-    cosines = F.normalize(to_tensor(views), dim=-1) @ text  # (n, v)
-    return ((1 - cosines) / 2).mean(1).numpy()
-
-
-def zero_shot_outputs(
-    dense: Dense, texts: Texts, grid: tuple[int, int], *, temperature: float = 0.01
-) -> dict[str, Output]:
-    """WinCLIP and the ablations of Table 8 that need no other feature, by variant."""
-    windows, image = dense.windows(), dense.tensor("image")
-    options = {"grid": grid, "normal": texts[0], "anomalous": texts[1], "temperature": temperature}
-    without = lambda size: {k: v for k, v in windows.items() if k != size}  # noqa: E731
-    small, middle = min(windows), max(windows)
-    found = {
-        "": zero_shot_map(image, windows, **options),
-        "wo_image_scale": zero_shot_map(None, windows, **options),
-        "wo_mid_scale": zero_shot_map(image, without(middle), **options),
-        "wo_small_scale": zero_shot_map(image, without(small), **options),
-        "wo_harmonic": zero_shot_map(image, windows, aggregate="arithmetic", **options),
-        "wo_harmonic_within": zero_shot_map(
-            image, windows, aggregate="arithmetic", across="harmonic", **options
-        ),
-        "wo_harmonic_across": zero_shot_map(image, windows, across="arithmetic", **options),
-    }
-    return {variant: Output(maps=maps) for variant, maps in found.items()}
-
-
-def patch_token_map(encoder: ClipEncoder, tokens: Tensor, texts: Texts, temperature: float = 0.01) -> Tensor:
-    """The map (t, rows, columns) of patch tokens matched with the texts, "patch-token" in Table 8.
-
-    tokens: (t, patches, width) as they leave the last block; the final layer norm and the projection take
-    them to the joint space.
-    """
-    return token_map(encoder.project_tokens(tokens), encoder.grid, texts, temperature)
-
-
-def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: float = 0.01) -> Tensor:
-    """The map (t, rows, columns) of one embedding (t, patches, d) a patch."""
-    return prompt_score(tokens, *(torch.as_tensor(t) for t in texts), temperature).unflatten(1, grid)
-
-
-def tiles_of(
-    parts: Sequence[Dense], images: Sequence[int], read: Callable[[Dense], Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """What `read` gives for the tiles of some images, which are counted through all parts."""
-    found, first = [], 0
-    for part in parts:
-        own = torch.from_numpy(np.isin(part.owner + first, images))
-        found.append({name: values[own] for name, values in read(part).items()})
-        first += len(part.meta)
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
-
-
-def memory_of(parts: Sequence[Dense], images: Sequence[int], patches: Callable[[Dense], Tensor]) -> Memory:
-    """WinCLIP+'s memories from some of the reference images."""
-    chosen = tiles_of(parts, images, lambda part: {"P": patches(part), **part.starting("windows")})
-    return build_memory(chosen.pop("P"), {int(size): values for size, values in chosen.items()})
-
-
-def few_shot_outputs(
-    dense: Dense,
-    patches: Tensor,
-    memory: Memory,
-    zero_shot: Tensor,
-    grid: tuple[int, int],
-    *,
-    variants: Sequence[str] = ("P+Wm+Ws",),
-    aggregate: str = "harmonic",
-    fuse: str = "harmonic",
-) -> dict[str, Output]:
-    """WinCLIP+ for each set of reference maps in `variants`, names of `MAPS`: max M^W as scores, and maps."""
-    found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
-    sizes = sorted(memory.windows)
-    found |= {"Ws": found[f"W{sizes[0]}"], "Wm": found[f"W{sizes[-1]}"]}
-    nothing = torch.zeros(len(patches))
-    outputs = {}
-    for variant in variants:
-        maps = [found[name] for name in MAPS[variant]]
-        outputs[variant] = Output(*winclip_plus(nothing, zero_shot, maps, score="max_map", fuse=fuse))
-    return outputs
-
-
-SIGMA, SIGMA_AT = 4.0, 518
-"""Of the Gaussian filter over a map of 518 pixels (App. A.1)."""
-
-
-def smoothing(image_size: tuple[int, int]) -> float:
-    """The sigma in pixels that is to a map of this size what 4 is to one of 518 pixels."""
-    return SIGMA * image_size[0] / SIGMA_AT
-
-
-def extractor_of(encoder: ClipEncoder, config: PromptConfig, attention: str | None = None) -> Extractor:
-    """The features that prompts of such a config are compared with."""
-    kinds = attention or config.attention
-    return glocal_extractor(encoder, config.layers, kinds, config.first, config.final_norm)
-
-
-def detector(
-    texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
-) -> Detector:
-    """Image scores and maps of features from `extractor_of`. texts: (2, d) unit rows, normal first.
-
-    maps: False for data without masks.
-    """
-    direction = (texts[1] - texts[0]).double() / temperature  # (d,)
-    # The softmax of two is the sigmoid of the difference. The features have unit length, or are means of unit
-    # rows, whose cosine is the mean of theirs.
-    probability = lambda features: torch.sigmoid(features.double() @ direction)  # noqa: E731
-
-    def detect(dense: Dense) -> dict[str, Output]:
-        local = [probability(v).unflatten(1, grid) for v in dense.starting("local").values()] if maps else []
-        return {"": Output(probability(dense.tensor("global")), sum(local) / len(local) if local else None)}
-
-    return detect

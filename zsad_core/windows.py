@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +108,40 @@ def zero_shot_map(
         scores = torch.as_tensor(prompt_score(embeddings, **text))  # (n, n_windows)
         maps.append(aggregate_windows(scores, grid, size, aggregate))
     return combine_scales(maps, across or aggregate)
+
+
+class WindowEncoder(Protocol):
+    """What `winclip_map` asks of an encoder; `encoders.ClipEncoder` is one."""
+
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+
+    def embed_scales(self, pixels: Tensor, sizes: Sequence[int], *, whole: bool) -> object:
+        """An object with `image` (n, d), or None, and `windows` {size: (n, n_windows, d)}."""
+
+
+def winclip_map(
+    encoder: WindowEncoder,
+    pixels: Tensor,
+    normal: Array,
+    anomalous: Array,
+    scales: Sequence[int] = (2, 3),
+    image_scale: bool = True,
+    aggregate: Average = "harmonic",
+    *,
+    across: Average | None = None,
+    temperature: float = 0.01,
+) -> Tensor:
+    """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
+
+    normal, anomalous: text embeddings (d,), or (k, d) of an ensemble. scales: window sizes in patches.
+    image_scale: whether the whole image's score takes part. The other options are those of `zero_shot_map`.
+    Raises ValueError for a window larger than the grid, or no scale at all.
+    """
+    found = encoder.embed_scales(pixels, scales, whole=image_scale)
+    options = {"aggregate": aggregate, "across": across, "temperature": temperature}
+    maps = zero_shot_map(found.image, found.windows, encoder.grid, normal, anomalous, **options)
+    return upsample(maps, encoder.image_size)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

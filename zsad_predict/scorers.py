@@ -22,13 +22,10 @@ from zsad_core.checkpoints import SHIPPED
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Dense, clip_extractor, random_word_embeddings, text_embeddings
-from zsad_core.methods import Output, category_texts, memory_of, token_map
+from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
-from zsad_core.references import reference_maps, winclip_plus
 from zsad_core.released_prompts import read_released
-from zsad_core.scores import average_views, prompt_score
-from zsad_core.windows import zero_shot_map
 from zsad_papers.common import data
 from zsad_papers.common.data import encoder_of
 from zsad_papers.common.settings import METHODS, Settings
@@ -131,10 +128,10 @@ def _clip(settings: Settings, encoder: ClipEncoder, object_name: str) -> Scorer:
     local, about, key = _patches(encoder, "clip")
 
     def detect(dense: Dense) -> Output:
-        scores = average_views(prompt_score(dense.arrays["views"], *texts, temperature))
-        has_map = about != NO_MAP
-        maps = token_map(dense.tensor("local"), encoder.grid, tuple(texts), temperature) if has_map else None
-        return Output(torch.from_numpy(scores), maps)
+        patches = dense.tensor("local") if about != NO_MAP else None
+        return methods.clip(
+            dense.tensor("views"), tuple(texts), temperature, patches=patches, grid=encoder.grid
+        )
 
     key |= {**_ids("clip", encoder), "texts": _numbers(texts), "crops": settings.multi_crop}
     key["temperature"] = temperature
@@ -151,9 +148,8 @@ def _rwda(settings: Settings, encoder: ClipEncoder) -> Scorer:
     local, about, key = _patches(encoder, "rwda")
 
     def detect(dense: Dense) -> Output:
-        scores = average_views(torch.from_numpy(fnn.score(dense.arrays["views"])))
-        maps = fnn.score(dense.tensor("local")).unflatten(1, encoder.grid) if about != NO_MAP else None
-        return Output(scores, maps)
+        patches = dense.tensor("local") if about != NO_MAP else None
+        return methods.rwda(dense.tensor("views"), fnn, patches=patches, grid=encoder.grid)
 
     weights = _numbers(*(value for _, value in sorted(fnn.state_dict().items())))
     key |= {**_ids("rwda", encoder), "fnn": weights, "crops": settings.multi_crop}
@@ -181,21 +177,19 @@ def _winclip(method: str, settings: Settings, encoder: ClipEncoder, object_name:
     texts = category_texts(encoder, object_name, settings.cache_dir)
     temperature = settings.temperature or encoder.temperature
     depth = encoder.depth
-    options = {"normal": texts[0], "anomalous": texts[1], "temperature": temperature}
 
     def zero_shot(dense: Dense) -> Output:
-        maps = zero_shot_map(dense.tensor("image"), dense.windows(), encoder.grid, **options)
-        scores = average_views(prompt_score(dense.tensor("views"), *map(torch.as_tensor, texts), temperature))
-        return Output(scores, maps)
+        return methods.winclip(dense, texts, encoder.grid, temperature)
+
+    def last(dense: Dense) -> Tensor:
+        return dense.tensor(f"layer/{depth}")
 
     def remember(parts: Sequence[Dense], images: Sequence[int]) -> Detect:
-        last = lambda dense: dense.tensor(f"layer/{depth}")  # noqa: E731
-        memory = memory_of(parts, images, last)
+        memory = methods.fit_references(parts, images, last)
 
         def detect(dense: Dense) -> Output:
-            language = zero_shot(dense)
-            found = reference_maps(last(dense), dense.windows(), memory, encoder.grid)
-            return Output(*winclip_plus(language.scores, language.maps, list(found.values())))
+            found = methods.winclip_plus(dense, last(dense), memory, zero_shot(dense), encoder.grid)
+            return found["P+Wm+Ws"]
 
         return detect
 
@@ -210,9 +204,8 @@ def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path 
     encoder = data.prompt_encoder(settings)
     prompts = read_prompts(encoder, prompts_file)
     texts = prompts.texts(encoder, [object_name])[0]  # (2, d)
-    config = prompts.config
-    found = methods.detector(texts, encoder.grid, config.temperature)
-    extractor = methods.extractor_of(encoder, config)
+    recipe = prompts.recipe
+    extractor = methods.extractor_of(encoder, recipe)
     key = {**_ids("anomalyclip", encoder), **extractor.key, "texts": _numbers(texts)}
     return Scorer(
         "anomalyclip",
@@ -220,7 +213,7 @@ def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path 
         {**key, "temperature": config.temperature},
         MAPS["anomalyclip"],
         extractor.features,
-        lambda dense: found(dense)[""],
+        lambda dense: methods.anomalyclip(dense, texts, encoder.grid, recipe.temperature),
         smooth=True,
         trained_on=frozenset(prompts.trained_on.tolist()),
     )

@@ -16,10 +16,10 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.losses import logit_loss
-from zsad_core.methods import winclip_map
-from zsad_core.prompt_config import prompt_config_of
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.scores import prompt_score
+from zsad_core.windows import winclip_map
 from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_maps
 from zsad_papers.common.costs import latencies
 from zsad_papers.common.results import rows

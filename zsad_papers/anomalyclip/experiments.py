@@ -27,8 +27,8 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor, text_embeddings
 from zsad_core.losses import PARTS
-from zsad_core.methods import Detector, Output, detector, extractor_of
-from zsad_core.prompt_config import prompt_config_of
+from zsad_core.methods import Detector, Output, anomalyclip, detector, extractor_of
+from zsad_core.prompt_config import recipe_of
 from zsad_core.prompt_learning import LearnedPrompts, train_prompts
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
@@ -147,9 +147,9 @@ def score_dataset(
         prompts.refuse_training_images(dataset)
     names = [object_name(dataset.meta["category"].iloc[0])]
     texts = prompts.texts(encoder, names, swap=swap)[0]
-    found = detector(texts, encoder.grid, prompts.config.temperature, maps=has_masks(dataset))
-    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.config.temperature)
-    return measure(extractor_of(encoder, prompts.config, attention), found, key)
+    found = detector(anomalyclip, texts, encoder.grid, prompts.recipe.temperature, maps=has_masks(dataset))
+    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.recipe.temperature)
+    return measure(extractor_of(encoder, prompts.recipe, attention), found, key)
 
 
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
@@ -291,7 +291,7 @@ def clip_scores(
     texts = anomalyclip_experiments.clip_texts(
         c.encoder, name or c.name, c.settings.cache_dir, ensemble=ensemble
     )
-    detect = methods.detector(texts, c.encoder.grid, maps=data.has_masks(c.test))
+    detect = detector(anomalyclip, texts, c.encoder.grid, maps=has_masks(c.test))
     return measured(c, "anomalyclip-clip", extractor, detect, texts=_hash(texts))
 
 

@@ -20,7 +20,7 @@ from zsad_core import methods as methods_module
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import PART, Dense, Extractor, dense_parts
 from zsad_core.maps import image_maps
-from zsad_core.methods import Detector
+from zsad_core.methods import Detector, anomalyclip, detector
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
@@ -97,14 +97,14 @@ def mapper(c: Category, asks: LearnedPrompts | Adapters | None, *, look_at_train
     if asks is None:
         return clip_mapper(c)
     texts = asks.texts(encoder, [object_name(c.name)])[0]
-    detect = methods_module.detector(texts, encoder.grid, asks.config.temperature)
-    return Mapper(methods_module.extractor_of(encoder, asks.config), detect, sigma)
+    detect = detector(anomalyclip, texts, encoder.grid, asks.recipe.temperature)
+    return Mapper(methods_module.extractor_of(encoder, asks.recipe), detect, sigma)
 
 
 def clip_mapper(c: Category, attention: str = "qk") -> Mapper:
     """Maps by CLIP's hand-written prompts, of the last block's features with some kind of attention."""
     texts = anomalyclip_experiments.clip_texts(c.encoder, c.name, c.settings.cache_dir)
-    detect = methods_module.detector(texts, c.encoder.grid)
+    detect = detector(anomalyclip, texts, c.encoder.grid)
     return Mapper(clip_features(c.encoder, attention), detect, methods_module.smoothing(c.encoder.image_size))
 
 

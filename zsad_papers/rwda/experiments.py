@@ -17,6 +17,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from zsad_core import methods
 from zsad_core.cache import cached_arrays
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN, train_fnn
@@ -24,7 +25,7 @@ from zsad_core.image_features import Embedded, text_embeddings
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.prompts import object_name, prompt_pair
 from zsad_core.references import image_similarity_score, sample_references
-from zsad_core.scores import average_views, combine, prompt_score
+from zsad_core.scores import combine
 from zsad_papers.common.results import rows
 
 METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
@@ -136,10 +137,10 @@ def prompt_scores(
     sentences = [s for name in names for s in prompt_pair(name, normal, anomaly)]
     texts = text_embeddings(encoder, sentences, cache_dir).reshape(len(names), 2, -1)  # (categories, 2, d)
     scores = np.empty(len(images.meta))
-    for category, (text_normal, text_anomalous) in zip(images.categories, texts, strict=True):
+    for category, texts_of_category in zip(images.categories, texts, strict=True):
         own = (images.meta["category"] == category).to_numpy()
         views = images.vectors[own] if multi_crop else images.vectors[own, :1]  # (m, v, d)
-        scores[own] = average_views(prompt_score(views, text_normal, text_anomalous, temperature))
+        scores[own] = methods.clip(views, texts_of_category, temperature).scores
     return scores
 
 
@@ -147,7 +148,7 @@ def fnn_scores(images: Embedded, fnn: FNN, *, multi_crop: bool = True) -> np.nda
     """s_FNN of each image (n,), the mean over its views (Sec. 3.3)."""
     if not images.categories:
         return np.empty(0)
-    return average_views(fnn.score(images.vectors if multi_crop else images.vectors[:, :1]))
+    return methods.rwda(images.vectors if multi_crop else images.vectors[:, :1], fnn).scores
 
 
 def similarity_scores(test: Embedded, train: Embedded, shots: int, seed: int) -> np.ndarray:
@@ -215,9 +216,9 @@ def single_view_rows(
         "variant": "object_known;multi_crop=0",
         "keep": "mean",
     }
-    methods = {"clip": {0: guided}, "rwda": alone, "clip_rwda": added(guided, alone)}
+    scores = {"clip": {0: guided}, "rwda": alone, "clip_rwda": added(guided, alone)}
     return pd.concat(
-        [rows(measure(test, runs), method=method, **names) for method, runs in methods.items()],
+        [rows(measure(test, runs), method=method, **names) for method, runs in scores.items()],
         ignore_index=True,
     )
 

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from zsad_core.encoders import ClipEncoder
-from zsad_core.methods import token_map, winclip_map
+from zsad_core.methods import token_map
+from zsad_core.windows import winclip_map
 from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
 from zsad_papers.common.costs import latencies
 from zsad_papers.common.results import rows

@@ -14,17 +14,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core import methods
-from zsad_core import methods as methods_module
-from zsad_core.image_features import (
-    Dense,
-    Extractor,
-)
+from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import Dense, Extractor
 from zsad_core.loading import Preprocess
-from zsad_core.methods import Detector, Output, image_scores
-from zsad_core.scores import prompt_score
+from zsad_core.methods import Detector, Output, Texts, clip
+from zsad_core.scores import prompt_score, to_tensor
 from zsad_papers.baselines import few_shot as few_shot_module
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
@@ -40,11 +38,14 @@ def language(c: Category) -> list[dict]:
     if views.shape[1] % 6 == 0 and views.shape[1] > 6:  # tiles: the whole-tile view of each
         whole = views[:, ::6]
     texts = c.texts()
-    score = lambda v, t, temperature=c.temperature: image_scores(v, t, temperature)  # noqa: E731
+
+    def score(views: np.ndarray, texts: Texts, temperature: float = c.temperature) -> np.ndarray:
+        return clip(views, texts, temperature).scores
+
     found = {
         ("clip_ac", ""): score(whole, c.texts("two_class")),
         ("clip_ac_prompt_ens", ""): score(whole, c.texts("imagenet")),
-        ("winclip", "one_class"): methods.one_class_scores(whole, c.texts("two_class")[0]),
+        ("winclip", "one_class"): one_class_scores(whole, c.texts("two_class")[0]),
         ("winclip", "two_class"): score(whole, c.texts("two_class")),
         ("winclip", "state_ens"): score(whole, c.texts("state_ens")),
         ("winclip", "prompt_ens"): score(whole, texts),
@@ -64,21 +65,56 @@ def language(c: Category) -> list[dict]:
 def zero_shot(c: Category) -> list[dict]:
     """Zero-shot maps of windows and patch tokens: Tables 4 and 8."""
 
-    def make() -> Detector:
-        texts, last = c.texts(), f"layer/{c.depth}"
-
-        def detect(dense: Dense) -> dict[str, Output]:
-            found = methods.zero_shot_outputs(dense, texts, c.encoder.grid, temperature=c.temperature)
-            if c.depth:
-                tokens = methods.patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
-                found["patch_token"] = Output(maps=tokens)
-            return found
-
-        return detect
-
-    found = c.measured("zero-shot", make, each=("",))
+    found = c.measured("zero-shot", lambda: zero_shot_detector(c), each=("",))
     pixel = {k.removesuffix("/pixel"): v for k, v in found.items() if k.endswith("/pixel")}
     return [c.record(values, "pixel", "winclip", variant) for variant, values in pixel.items()]
+
+
+def zero_shot_detector(c: Category) -> Detector:
+    """The maps of `zero_shot` by variant; "" is WinCLIP."""
+    texts, last = c.texts(), f"layer/{c.depth}"
+
+    def detect(dense: Dense) -> dict[str, Output]:
+        found = zero_shot_variants(dense, texts, c.encoder.grid, c.temperature)
+        if c.depth:
+            tokens = patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
+            found["patch_token"] = Output(maps=tokens)
+        return found
+
+    return detect
+
+
+def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The one-class score of Table 3 (n,): half of 1 - cosine to the normal text alone, in [0, 1]."""
+    text = F.normalize(F.normalize(to_tensor(normal), dim=-1).mean(0), dim=-1)  # (d,)
+    cosines = F.normalize(to_tensor(views), dim=-1) @ text  # (n, v)
+    return ((1 - cosines) / 2).mean(1).numpy()
+
+
+def zero_shot_variants(
+    dense: Dense, texts: Texts, grid: tuple[int, int], temperature: float = 0.01
+) -> dict[str, Output]:
+    """Maps of WinCLIP and of the ablations of Table 8 that need no other feature, by variant."""
+    sizes = sorted(dense.windows())
+    options = {
+        "": {},
+        "wo_image_scale": {"image_scale": False},
+        "wo_mid_scale": {"sizes": sizes[:-1]},
+        "wo_small_scale": {"sizes": sizes[1:]},
+        "wo_harmonic": {"aggregate": "arithmetic"},
+        "wo_harmonic_within": {"aggregate": "arithmetic", "across": "harmonic"},
+        "wo_harmonic_across": {"across": "arithmetic"},
+    }
+    return {name: methods.winclip(dense, texts, grid, temperature, **own) for name, own in options.items()}
+
+
+def patch_token_map(encoder: ClipEncoder, tokens: Tensor, texts: Texts, temperature: float = 0.01) -> Tensor:
+    """The map (t, rows, columns) of patch tokens matched with the texts, "patch-token" in Table 8.
+
+    tokens: (t, patches, width) as they leave the last block; the final layer norm and the projection take
+    them to the joint space.
+    """
+    return methods.token_map(encoder.project_tokens(tokens), encoder.grid, texts, temperature)
 
 
 def within_images(c: Category) -> pd.DataFrame:
@@ -120,13 +156,14 @@ def generic(c: Category) -> list[dict]:
     texts, grid = c.texts(), c.encoder.grid
 
     def detect(dense: Dense) -> dict[str, Output]:
-        token = lambda name: Output(maps=methods.token_map(dense.tensor(name), grid, texts, c.temperature))  # noqa: E731
-        return {
-            "maskclip|": token("maskclip"),
-            "maskclip|residual_and_mlp=1": token("maskclip_full"),
-            "trans_mm|": Output(maps=dense.tensor("trans_mm_logit")),
-            "trans_mm|target=difference": Output(maps=dense.tensor("trans_mm_difference")),
+        tokens = {"maskclip|": "maskclip", "maskclip|residual_and_mlp=1": "maskclip_full"}
+        maps = {
+            name: methods.token_map(dense.tensor(key), grid, texts, c.temperature)
+            for name, key in tokens.items()
         }
+        maps["trans_mm|"] = dense.tensor("trans_mm_logit")
+        maps["trans_mm|target=difference"] = dense.tensor("trans_mm_difference")
+        return {name: Output(maps=values) for name, values in maps.items()}
 
     found = c.measured("generic", lambda: detect, generic_extractor(c))
     return [c.record(v, "pixel", *k.removesuffix("/pixel").split("|")) for k, v in found.items()]
@@ -137,7 +174,9 @@ def tiling(c: Category) -> list[dict]:
     texts, sizes = c.texts(), c.settings.scales
 
     def detect(dense: Dense) -> dict[str, Output]:
-        score = lambda name: prompt_score(dense.tensor(name), *map(torch.from_numpy, texts), c.temperature)  # noqa: E731
+        def score(name: str) -> Tensor:
+            return prompt_score(dense.tensor(name), *texts, c.temperature)
+
         scores = {size: score(f"tiles/{size}") for size in sizes}
         return {"image_tiling": Output(maps=tiling_map(scores, score("image"), c.encoder.grid))}
 
@@ -152,15 +191,11 @@ def few_shot(
     c: Category,
     shots: Sequence[int],
     variants: Sequence[str] = ("P+Wm+Ws",),
-    *,
-    fuse: str = "harmonic",
-    aggregate: str = "harmonic",
-    layer_norm: bool = False,
+    **options: object,
 ) -> list[dict]:
-    """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_arrays`."""
-    options = {"fuse": fuse, "aggregate": aggregate, "layer_norm": layer_norm}
+    """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_detector`."""
     found = few_shot_arrays(c, shots, variants, **options)
-    records, ascore0 = [], image_scores(c.views(c.whole), c.texts(), c.temperature)
+    records, ascore0 = [], clip(c.views(c.whole), c.texts(), c.temperature).scores
     for (variant, where), values in _by_draw(found, "pixel"):
         records.append(c.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
     for (variant, where), values in _by_draw(found, "scores"):
@@ -176,15 +211,15 @@ def few_shot_arrays(
     c: Category,
     shots: Sequence[int],
     variants: Sequence[str] = ("P+Wm+Ws",),
-    *,
-    fuse: str = "harmonic",
-    aggregate: str = "harmonic",
-    layer_norm: bool = False,
+    **options: object,
 ) -> dict[str, np.ndarray]:
-    """What `winclip.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as in
-    `few_shot_detector`."""
-    options = {"variants": list(variants), "fuse": fuse, "aggregate": aggregate, "layer_norm": layer_norm}
-    return c.measured("few-shot", lambda: few_shot_detector(c, shots, **options), shots=shots, **options)
+    """What `experiment.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as
+    in `few_shot_detector`."""
+
+    def make() -> Detector:
+        return few_shot_detector(c, shots, variants, **options)
+
+    return c.measured("few-shot", make, shots=shots, variants=list(variants), **options)
 
 
 def few_shot_detector(
@@ -198,7 +233,7 @@ def few_shot_detector(
 ) -> Detector:
     """WinCLIP+ for each draw of references: outputs `<variant>|<shots>|<seed>`.
 
-    variants: sets of reference maps, names in `winclip.MAPS`. fuse, aggregate: of `references`.
+    variants: sets of reference maps, names in `methods.MAPS`. fuse, aggregate: of `references`.
     layer_norm: whether patch tokens pass the last layer norm. The paper takes "the last feature map before
         pooling"; the default takes it as the last block leaves it, newer open_clip versions normalise it.
     """
@@ -210,16 +245,14 @@ def few_shot_detector(
         return norm(tokens.to(c.encoder.device)).detach().cpu() if layer_norm else tokens
 
     reference, draws = c.references(c.draws(shots), c.clip)
-    memories = {k: methods_module.memory_of(reference, images, patches) for k, images in draws.items()}
+    memories = {k: methods.fit_references(reference, images, patches) for k, images in draws.items()}
     options = {"variants": variants, "fuse": fuse, "aggregate": aggregate}
 
     def detect(dense: Dense) -> dict[str, Output]:
-        zero_shot_map = methods_module.zero_shot_outputs(dense, texts, grid, temperature=c.temperature)[
-            ""
-        ].maps
+        language = methods.winclip(dense, texts, grid, c.temperature)
         tokens, found = patches(dense), {}
         for (k, seed), memory in memories.items():
-            outputs = methods_module.few_shot_outputs(dense, tokens, memory, zero_shot_map, grid, **options)
+            outputs = methods.winclip_plus(dense, tokens, memory, language, grid, **options)
             found |= {f"{variant}|{k}|{seed}": output for variant, output in outputs.items()}
         return found
 
@@ -239,13 +272,16 @@ def few_shot_baselines(
     c: Category,
     shots: Sequence[int],
     backbone: Backbone | None = None,
-    methods: Sequence[str] = ("spade", "padim", "patchcore"),
+    baselines: Sequence[str] = ("spade", "padim", "patchcore"),
 ) -> list[dict]:
     """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
     `baseline_detector`."""
-    detector = lambda: baseline_detector(c, shots, backbone, methods)  # noqa: E731
-    extractor = baseline_extractor(c, backbone)
-    found = c.measured("baselines", detector, extractor, shots=shots, kinds=(), methods=list(methods))
+
+    def make() -> Detector:
+        return baseline_detector(c, shots, backbone, baselines)
+
+    extractor, names = baseline_extractor(c, backbone), list(baselines)
+    found = c.measured("baselines", make, extractor, shots=shots, kinds=(), methods=names)
     return [
         c.record(values, task, method, **where)
         for kind, task in (("scores", "image"), ("pixel", "pixel"))
@@ -261,13 +297,13 @@ def baseline_detector(
     c: Category,
     shots: Sequence[int],
     backbone: Backbone | None = None,
-    methods: Sequence[str] = ("spade", "padim", "patchcore"),
+    baselines: Sequence[str] = ("spade", "padim", "patchcore"),
 ) -> Detector:
     """The few-shot baselines for each draw of references: outputs `<method>|<shots>|<seed>`.
 
     backbone: a convolutional network with `layer1` to `layer4`, of which each method takes those of its
         paper; None: the CLIP, with the two hidden blocks that stand for layer2 and layer3 (supplement B).
-    methods: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
+    baselines: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
     """
     extractor = baseline_extractor(c, backbone)
     if backbone is None:
@@ -280,7 +316,7 @@ def baseline_detector(
     def features(dense: Dense) -> dict[str, Tensor]:
         layers = dense.starting("layer")
         maps = {k: v.unflatten(1, c.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
-        local = {m: names[m] for m in methods if m in names}
+        local = {m: names[m] for m in baselines if m in names}
         # PatchCore's own features once for all memories
         return maps | {
             m: few_shot_module.locally_aware({k: maps[k] for k in own}) for m, own in local.items()
@@ -301,8 +337,8 @@ def baseline_detector(
     reference, draws = c.references(c.draws(shots), extractor)
     fitted = {}
     for (k, seed), images in draws.items():
-        chosen = methods_module.tiles_of(reference, images, features)
-        fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in methods}
+        chosen = methods.tiles_of(reference, images, features)
+        fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in baselines}
 
     def detect(dense: Dense) -> dict[str, Output]:
         query = features(dense)
@@ -322,7 +358,7 @@ def few_shot_scores(
     c: Category, shots: Sequence[int], variants: Sequence[str]
 ) -> dict[tuple[int, int], np.ndarray]:
     """{(shots, seed): scores (n,)} of WinCLIP+ (Eq. 6), of test images, for sums with other scores."""
-    ascore0 = image_scores(c.views(c.whole), c.texts(), c.temperature)
+    ascore0 = clip(c.views(c.whole), c.texts(), c.temperature).scores
     found = few_shot_arrays(c, shots, variants)
     return {
         (where["shots"], where["seed"]): (values + ascore0) / 2
@@ -334,7 +370,10 @@ def few_shot_scores(
 def left_open(c: Category) -> list[dict]:
     """What the paper does not say, one option at a time: zero-shot maps, and WinCLIP+ with one reference."""
     size = 2 * min(c.encoder.image_size) // 3
-    changed = lambda **values: replace(c, settings=replace(c.settings, **values))  # noqa: E731
+
+    def changed(**values: object) -> Category:
+        return replace(c, settings=replace(c.settings, **values))
+
     both = {
         "": c,
         "temperature=0.01": changed(temperature=0.01),
@@ -366,5 +405,5 @@ def _full(records: list[dict]) -> list[dict]:
 def few_shot_design(settings: Settings, role: str) -> tuple[Sequence[int], Sequence[str]]:
     """Shots and sets of maps that the tables ask for; the ablations (Tables 5, 6) are on MVTec-AD alone."""
     if role == "mvtec":
-        return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods_module.MAPS)
-    return settings.shots, tuple(methods_module.MAPS)[-1:]
+        return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods.MAPS)
+    return settings.shots, tuple(methods.MAPS)[-1:]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from zsad_core.image_features import PART, Dense, Extractor, dense_parts
 from zsad_core.maps import image_maps
-from zsad_core.methods import Detector, zero_shot_outputs
+from zsad_core.methods import Detector, detector, winclip
 from zsad_core.prompts import object_name
 from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.common.experiment import Category
@@ -39,8 +39,7 @@ def example(
     the first of `shots`. The references are the first seed's; the first of them is shown as `normal`
     (black where there are none)."""
     number, place = divmod(image, PART)
-    texts = c.texts()
-    language: Detector = lambda d: zero_shot_outputs(d, texts, c.encoder.grid, temperature=c.temperature)  # noqa: E731
+    language = detector(winclip, c.texts(), c.encoder.grid, c.temperature)
     maps = {"WinCLIP": _map(c, c.clip, language, "", number, place)}
     seed = c.settings.seed
     if shots:

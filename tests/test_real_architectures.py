@@ -13,7 +13,7 @@ from zsad_core import methods
 from zsad_core.encoders import load_encoder
 from zsad_core.image_features import clip_extractor, dense_parts, image_embeddings, random_word_embeddings
 from zsad_core.methods import category_texts
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import train_prompts
 from zsad_papers.rwda import experiments as rwda_experiments
 
@@ -42,7 +42,7 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     dense = part.load()
     assert dense.tensor("global").shape == (2, 768)
     assert dense.tensor("local/24").shape == (2, 1369, 768)
-    found = methods.anomalyclip(dense, learned.texts(encoder)[0], encoder.grid, recipe.temperature)
+    found = methods.anomalyclip(dense, learned.texts(encoder)[0], encoder.grid, config.temperature)
     assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
     for values in (found.scores, found.maps):
         assert ((values > 0) & (values < 1)).all() and values.unique().numel() > 1

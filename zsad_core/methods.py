@@ -184,10 +184,10 @@ def anomalyclip(
     return Output(scores, (sum(layers) / len(layers)).unflatten(1, grid) if layers else None)
 
 
-def extractor_of(encoder: ClipEncoder, recipe: Recipe, attention: str | None = None) -> Extractor:
-    """The features that prompts of a recipe are compared with."""
-    kinds = attention or recipe.attention
-    return glocal_extractor(encoder, recipe.layers, kinds, recipe.first, recipe.final_norm)
+def extractor_of(encoder: ClipEncoder, config: PromptConfig, attention: str | None = None) -> Extractor:
+    """The features that prompts of a configuration are compared with."""
+    kinds = attention or config.attention
+    return glocal_extractor(encoder, config.layers, kinds, config.first, config.final_norm)
 
 
 SIGMA, SIGMA_AT = 4.0, 518

@@ -204,8 +204,8 @@ def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path 
     encoder = data.prompt_encoder(settings)
     prompts = read_prompts(encoder, prompts_file)
     texts = prompts.texts(encoder, [object_name])[0]  # (2, d)
-    recipe = prompts.recipe
-    extractor = methods.extractor_of(encoder, recipe)
+    config = prompts.config
+    extractor = methods.extractor_of(encoder, config)
     key = {**_ids("anomalyclip", encoder), **extractor.key, "texts": _numbers(texts)}
     return Scorer(
         "anomalyclip",
@@ -213,7 +213,7 @@ def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path 
         {**key, "temperature": config.temperature},
         MAPS["anomalyclip"],
         extractor.features,
-        lambda dense: methods.anomalyclip(dense, texts, encoder.grid, recipe.temperature),
+        lambda dense: methods.anomalyclip(dense, texts, encoder.grid, config.temperature),
         smooth=True,
         trained_on=frozenset(prompts.trained_on.tolist()),
     )

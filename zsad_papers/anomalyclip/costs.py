@@ -16,7 +16,7 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.losses import logit_loss
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.scores import prompt_score
 from zsad_core.windows import winclip_map

@@ -28,7 +28,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor, text_embeddings
 from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector, extractor_of
-from zsad_core.prompt_config import recipe_of
+from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts, train_prompts
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
@@ -147,9 +147,9 @@ def score_dataset(
         prompts.refuse_training_images(dataset)
     names = [object_name(dataset.meta["category"].iloc[0])]
     texts = prompts.texts(encoder, names, swap=swap)[0]
-    found = detector(anomalyclip, texts, encoder.grid, prompts.recipe.temperature, maps=has_masks(dataset))
-    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.recipe.temperature)
-    return measure(extractor_of(encoder, prompts.recipe, attention), found, key)
+    found = detector(anomalyclip, texts, encoder.grid, prompts.config.temperature, maps=has_masks(dataset))
+    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.config.temperature)
+    return measure(extractor_of(encoder, prompts.config, attention), found, key)
 
 
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")

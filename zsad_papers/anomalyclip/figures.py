@@ -97,8 +97,8 @@ def mapper(c: Category, asks: LearnedPrompts | Adapters | None, *, look_at_train
     if asks is None:
         return clip_mapper(c)
     texts = asks.texts(encoder, [object_name(c.name)])[0]
-    detect = detector(anomalyclip, texts, encoder.grid, asks.recipe.temperature)
-    return Mapper(methods_module.extractor_of(encoder, asks.recipe), detect, sigma)
+    detect = detector(anomalyclip, texts, encoder.grid, asks.config.temperature)
+    return Mapper(methods_module.extractor_of(encoder, asks.config), detect, sigma)
 
 
 def clip_mapper(c: Category, attention: str = "qk") -> Mapper:

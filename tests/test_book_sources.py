@@ -26,7 +26,7 @@ PRESENTATION = {"hide-input", "hide-output", "hide-cell", "remove-input", "remov
 # Put together from parts, so that this file does not trip over itself.
 MACHINE_PATHS = ["/" + "work/", "/" + "root/", "/" + "tmp/w"]
 FOLDER_OF_A_MACHINE = re.compile(r"(?<![\w.-])/(?:home|root|work|tmp|Users|mnt)\b|\b[A-Z]:\\\w")
-INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
+INCLUDE = re.compile(r"^```\{include\} (\S+)\n(?::.*\n)*```$", re.M)
 LABEL = re.compile(r"^\(([\w-]+)\)=$|^:(?:label|name): ([\w-]+)$", re.M)
 
 

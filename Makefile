@@ -1,7 +1,8 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
 #                CLUSTER=workflow/profiles/slurm: as jobs of a cluster
 # make check     is everything there for `make book`?
-# make test      every test
+# make test      the tests, without the slow ones
+# make test-all  every test: also pages without data, clusters, killed runs, large networks
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv
 # make clean     everything that was made, except the environment and the datasets
@@ -9,13 +10,15 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book check test lab clean lock
+.PHONY: env book check test test-all lab clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 BIN := .venv/bin
 STAMP := .venv/.installed
+# One thread a worker, which sleeps when it waits: OpenMP threads that share a core would spin.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
 env: $(STAMP)
 
@@ -34,7 +37,10 @@ check: $(STAMP)
 	$(BIN)/zsad check --profile $(PROFILE)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 lab: $(STAMP)
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=.

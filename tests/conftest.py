@@ -69,7 +69,8 @@ def run_module() -> Callable[..., subprocess.CompletedProcess]:
 
     def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", *map(str, arguments)]
-        settings = {"OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": str(ROOT)}
+        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
+        settings["JUPYTER_PREFER_ENV_PATH"] = "1"
         settings["TQDM_DISABLE"] = "1"  # as in the Snakefile: a bar written to stderr would hide a warning
         return subprocess.run(
             command, cwd=ROOT, env={**os.environ, **settings, **environment}, capture_output=True, text=True

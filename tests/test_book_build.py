@@ -33,7 +33,14 @@ def book(once, executed, root) -> Path:
     def make(folder: Path) -> None:
         shutil.copytree(root / "book", folder / "book", ignore=shutil.ignore_patterns(*MADE))
         shutil.copy(root / "_config.yml", folder)
-        for name in ("zsad_core", "profiles", "workflow"):  # book/_ext and an included page read them
+        for name in (
+            "zsad_core",
+            "zsad_papers",
+            "data_scripts",
+            "profiles",
+            "workflow",
+            "pyproject.toml",
+        ):  # book/_ext and an included page read them
             (folder / name).symlink_to(root / name)
         for name in NOTEBOOKS:
             page = folder / "book" / "notebooks" / f"{name}.ipynb"

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
 PROFILE = Path("workflow/profiles/kubernetes")
 KUBECTL = """
 import json, os, re, signal, subprocess, sys

@@ -62,6 +62,7 @@ def test_result_files_can_be_read_and_name_their_origin(executed, small_run):
         assert origin["commit"] and origin["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_write_the_same_bytes(executed, papermill, small_run, tmp_path):
     notebook = "rwda/33_training_and_inference"
     executed(notebook)
@@ -73,6 +74,7 @@ def test_two_runs_with_one_seed_write_the_same_bytes(executed, papermill, small_
     assert second and second == {name: first[name] for name in second}
 
 
+@pytest.mark.slow
 def test_real_architecture_with_random_weights(papermill, small_data, small_run, tmp_path):
     shutil.copytree(small_data / "mini_mvtec", tmp_path / "data" / "mini_mvtec")
     table = tmp_path / "data" / "mini_mvtec" / "meta.csv"
@@ -121,7 +123,15 @@ NEED_NONE = ("contradictions", "coverage", "speed", "rwda/45_feature_embeddings"
 NEEDS = {"rwda/46_potential_application": "textile", "anomalyclip/42_medical": "mini_medical"}
 
 
-@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in NEED_NONE])
+ONE_A_PAPER = ("rwda/31_prompt_guided", "winclip/52_segmentation", "anomalyclip/42_medical")
+WITHOUT_DATA = [
+    pytest.param(name, marks=[] if name in ONE_A_PAPER else pytest.mark.slow)
+    for name in NOTEBOOKS
+    if name not in NEED_NONE
+]
+
+
+@pytest.mark.parametrize("notebook", WITHOUT_DATA)
 def test_a_page_without_datasets_says_how_to_get_them(papermill, small_run, tmp_path, notebook):
     folders = {"data_dir": str(tmp_path / "nowhere"), "results_dir": str(tmp_path / "results")}
     done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
@@ -141,7 +151,11 @@ PARTIAL = [  # what is there, a page, and what it says of the other
 ]
 
 
-@pytest.mark.parametrize(("there", "notebook", "told"), PARTIAL, ids=[f"{n}-{t}" for t, n, _ in PARTIAL])
+@pytest.mark.parametrize(
+    ("there", "notebook", "told"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if i else []) for i, case in enumerate(PARTIAL)],
+    ids=[f"{notebook}-{there}" for there, notebook, _ in PARTIAL],
+)
 def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_path, there, notebook, told):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / there).symlink_to(small_data / there)
@@ -153,6 +167,7 @@ def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_p
     assert {name.split("/")[0] for name in read_results(written)["dataset"] if name} == {there}
 
 
+@pytest.mark.slow
 def test_a_dataset_that_lost_an_image_is_an_error(papermill, small_data, small_run, tmp_path):
     shutil.copytree(small_data / "mini_mvtec", tmp_path / "mini_mvtec")
     meta = pd.read_csv(tmp_path / "mini_mvtec" / "meta.csv")
@@ -165,6 +180,7 @@ def test_a_dataset_that_lost_an_image_is_an_error(papermill, small_data, small_r
 OURS = {"model": "zsad-mini", "weights": "shipped", "prompt_model": "zsad-mini", "prompt_weights": "shipped"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", ["rwda/31_prompt_guided", "anomalyclip/f_class_by_class"])
 def test_the_paper_profile_is_accepted_whole(papermill, small_data, small_run, tmp_path, notebook):
     """As `-f profiles/paper.yaml`, made small by a second file. MVTec AD's place is taken, the others not."""

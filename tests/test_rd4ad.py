@@ -20,6 +20,7 @@ from zsad_papers.baselines.backbones import Backbone, load_backbone
 from zsad_papers.baselines.rd4ad import LAYERS, Rd4ad, rd4ad_detector, rd4ad_extractor, train_rd4ad
 from zsad_papers.common import experiment
 
+pytestmark = pytest.mark.slow
 OPTIONS = {"batch_size": 3, "progress": False}
 
 

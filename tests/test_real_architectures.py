@@ -18,6 +18,9 @@ from zsad_core.prompt_learning import train_prompts
 from zsad_papers.rwda import experiments as rwda_experiments
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def pair(toy_set):
     """A normal and an anomalous image of wood, the latter with its mask."""

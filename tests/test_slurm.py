@@ -17,6 +17,7 @@ import pytest
 from slurm import ask, cluster, missing_programs
 from test_workflow import copy_checkout
 
+pytestmark = pytest.mark.slow
 NOTEBOOK = "rwda/46_potential_application"  # datasets, embeddings of images and of prompts, a CSV and a JSON
 ON_SLURM = ("--cluster", "workflow/profiles/slurm", "--jobs", "2", "--latency-wait", "10")
 # The profile's pace is for jobs of minutes.

@@ -19,7 +19,9 @@ from PIL import Image
 
 from data_scripts.prepare import prepared_folder
 
-FOLDERS = ("zsad_core", "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
+pytestmark = pytest.mark.slow
+PACKAGES = ("zsad_core", "zsad_papers", "zsad_predict")
+FOLDERS = (*PACKAGES, "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
 PARTS = (*FOLDERS, "_config.yml")
 PROFILE = {
     "datasets": {"mvtec": None, "visa": None, "sewerml": "textile/textile"},  # a category: its folder is made

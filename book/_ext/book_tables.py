@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data_scripts.source import all_sources  # noqa: E402
-from zsad_papers.common.settings import KINDS
-from zsad_papers.common.settings import MEANINGS  # noqa: E402
+from zsad_papers.common.settings import KINDS, MEANINGS  # noqa: E402
 
 
 class ParametersTable(SphinxDirective):

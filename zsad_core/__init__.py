@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import load_encoder
-
-__all__ = ["load_encoder"]
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from zsad_papers import all_papers
 from zsad_papers.common import provenance
-from zsad_papers.common import settings as settings_module
 from zsad_papers.common.settings import read_settings
 
 
@@ -62,7 +62,7 @@ def test_run_line_of_anomalyclip_is_about_its_own_model():
     assert "the weights (the paper: ViT-L-14-336-quickgelu, openai)" in mini
 
 
-@pytest.mark.parametrize("paper", provenance.PUBLISHED_ENCODERS)
+@pytest.mark.parametrize("paper", all_papers())
 def test_weights_alone_make_a_difference(paper):
     settings = read_settings({"profile": "paper", "weights": "random", "prompt_weights": "random"})
     assert "the weights" in provenance.run_line(settings, ENCODER, paper=paper)
@@ -102,7 +102,7 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
-    monkeypatch.setattr(settings_module, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path)
     assert provenance.commit() == "unknown"
     git("init")
     (tmp_path / "a").write_text("1")
@@ -112,6 +112,6 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
     assert len(clean) == 12
     (tmp_path / "a").write_text("2")
     assert provenance.commit() == clean + "+changes"
-    monkeypatch.setattr(settings_module, "repository_root", lambda: tmp_path / "inner")
+    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path / "inner")
     (tmp_path / "inner").mkdir()
     assert provenance.commit() == "unknown"  # another project's repository around this copy

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from zsad_papers.common.results import PAPERS, load_published
+from zsad_papers import all_papers
+from zsad_papers.common.results import load_published
 from zsad_papers.common.settings import (
     DATASET_ROLES,
     KINDS,
@@ -48,7 +49,7 @@ def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
 def test_every_published_test_set_has_a_place_and_nothing_stands_where_the_profile_is_silent():
     settings = read_settings({"datasets": {"isic": "mini_medical_pixel/skin"}})
     assert settings.datasets == dict.fromkeys(DATASET_ROLES) | {"isic": "mini_medical_pixel/skin"}
-    published = {name for paper in PAPERS for name in load_published(paper)["dataset"]} - {""}
+    published = {name for paper in all_papers() for name in load_published(paper)["dataset"]} - {""}
     assert set(DATASET_ROLES) == published
 
 

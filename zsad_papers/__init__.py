@@ -1,1 +1,17 @@
-"""."""
+"""The experiments of three papers, one package a paper; `all_papers` finds them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any
+
+
+@cache
+def all_papers() -> dict[str, Any]:
+    """{key: `common.paper.Paper`} of every subpackage with a `PAPER`, in the book's order."""
+    names = (module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+    found = (getattr(importlib.import_module(f"{__name__}.{name}"), "PAPER", None) for name in names)
+    papers = sorted((paper for paper in found if paper is not None), key=lambda paper: paper.order)
+    return {paper.key: paper for paper in papers}

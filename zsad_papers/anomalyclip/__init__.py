@@ -1,1 +1,28 @@
-"""."""
+"""AnomalyCLIP: prompts that are learned on one dataset and know no object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zsad_papers.common.paper import Paper
+
+
+def _seeds(settings: Any) -> str:
+    from zsad_core.prompt_config import PromptConfig  # here: pages without a model need not wait for torch
+
+    return f"one training, seed {PromptConfig().seed}"
+
+
+PAPER = Paper(
+    key="anomalyclip",
+    title="AnomalyCLIP",
+    order=3,
+    encoder=("ViT-L-14-336-quickgelu", "openai"),
+    encoder_parameters=("prompt_model", "prompt_weights"),
+    datasets=(
+        *("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic"),  # industrial
+        *("headct", "brainmri", "br35h", "covid19", "isic"),  # medical
+        *("cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
+    ),
+    seeds=_seeds,
+)

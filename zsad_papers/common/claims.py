@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from zsad_papers.common.results import FULL_SHOT, PAPERS, validate
+from zsad_papers import all_papers
+from zsad_papers.common.results import FULL_SHOT, validate
 
 __all__ = [
     "FAILS",
@@ -56,10 +57,10 @@ def load_claims(paper: str | None = None) -> list[Claim]:
     >>> len(load_claims("rwda"))
     28
     """
-    if paper not in (None, *PAPERS):
-        raise ValueError(f"paper is {paper!r}; expected one of {sorted(PAPERS)}")
+    if paper not in (None, *all_papers()):
+        raise ValueError(f"paper is {paper!r}; expected one of {sorted(all_papers())}")
     claims = []
-    for key in PAPERS if paper is None else [paper]:
+    for key in all_papers() if paper is None else [paper]:
         with (files("zsad_papers") / key / "claims.csv").open(encoding="utf-8") as file:
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
         claims += [Claim(**row) for row in table.to_dict("records")]
@@ -68,7 +69,7 @@ def load_claims(paper: str | None = None) -> list[Claim]:
 
 def predicates(paper: str) -> dict[str, Callable[..., Verdict]]:
     """The predicates of a paper by claim id: the functions of its module that are named `<paper>_cNN`."""
-    if paper not in PAPERS or find_spec(f"zsad_papers.{paper}.claims") is None:
+    if paper not in all_papers() or find_spec(f"zsad_papers.{paper}.claims") is None:
         raise ValueError(f"no predicates for {paper!r}: expected a module zsad_papers/{paper}/claims.py")
     module = import_module(f"zsad_papers.{paper}.claims")
     names = sorted(name for name in vars(module) if name.startswith(f"{paper}_c"))

@@ -24,15 +24,10 @@ import psutil
 from zsad_core.cache import write_atomically
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Embedded
+from zsad_papers import all_papers
+from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import KINDS, Settings, read_settings, repository_root
-
-PUBLISHED_ENCODERS = {
-    "rwda": ("ViT-B-16-plus-240", "laion400m_e32"),
-    "winclip": ("ViT-B-16-plus-240", "laion400m_e32"),
-    "anomalyclip": ("ViT-L-14-336-quickgelu", "openai"),
-}
-"""The (architecture, weights tag) of each paper's main results."""
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 
@@ -52,15 +47,17 @@ def run_line(
     encoder: Encoder | None = None,
     datasets: Iterable[str] | None = None,
     *,
-    paper: str = "rwda",
+    paper: str | None = None,
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`.
 
     encoder: the one in use, for its exact weights; None where a notebook needs none.
+    paper: the one whose encoder and seeds are named (default: the book's first).
     datasets: names of those in use, each said once (default: every one of `settings.datasets`; empty when
         none is read).
     """
+    of = all_papers()[paper or next(iter(all_papers()))]
     roles: dict[str, list[str]] = {}
     for role, dataset in settings.datasets.items():
         if dataset:
@@ -74,8 +71,8 @@ def run_line(
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
         parts.append("datasets " + ", ".join(_with_roles(name, roles.get(name, [])) for name in names))
-    parts += [_seeds(settings, paper), f"commit {commit()}"]
-    line = "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, paper)
+    parts += [of.seeds(settings), f"commit {commit()}"]
+    line = "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, of)
     facts = provenance(settings, encoder, _fingerprints(settings, names)) | run_facts()
     return f"{line}\n\n{folded(facts)}"
 
@@ -118,10 +115,7 @@ def _gpu() -> str:
 
 def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
     """Of the datasets of these names that are prepared."""
-    from zsad_papers.common.data import (
-        dataset_named,
-        is_prepared,  # here: it needs torch
-    )
+    from zsad_papers.common.data import dataset_named, is_prepared  # here: it needs torch
 
     return {name: dataset_named(settings, name).fingerprint for name in names if is_prepared(settings, name)}
 
@@ -186,15 +180,12 @@ def _verdict(
     encoder: Encoder | None,
     names: list[str],
     roles: Mapping[str, list[str]],
-    paper: str,
+    paper: Paper,
 ) -> str:
-    model, weights = PUBLISHED_ENCODERS[paper]
     differs = []
-    own = (settings.model, settings.weights)
-    if paper == "anomalyclip":
-        own = (settings.prompt_model, settings.prompt_weights)
-    if encoder is not None and own != (model, weights):
-        differs.append(f"the weights (the paper: {model}, {weights})")
+    own = tuple(getattr(settings, name) for name in paper.encoder_parameters)
+    if encoder is not None and own != paper.encoder:
+        differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
     if any(roles.get(name) != [name] for name in names):
         differs.append("the data")
     if settings.limit_images is not None and names:
@@ -209,19 +200,6 @@ def _with_roles(name: str, roles: list[str]) -> str:
         return name
     places = " and ".join(part for part in (", ".join(roles[:-1]), roles[-1]) if part)
     return f"{name} (in the place of {places})"
-
-
-def _seeds(settings: Settings, paper: str) -> str:
-    """RWDA's seeds train networks; WinCLIP's only draw reference images; AnomalyCLIP trains once."""
-    if paper == "anomalyclip":
-        from zsad_core.prompt_config import PromptConfig  # here: other pages need not wait for torch
-
-        return f"one training, seed {PromptConfig().seed}"
-    draws = paper == "winclip"
-    number = settings.reference_seeds if draws else settings.seeds
-    last = settings.seed + number - 1
-    seeds = f"seed {settings.seed}" if number == 1 else f"seeds {settings.seed} to {last}"
-    return f"{seeds} for drawing reference images" if draws else seeds
 
 
 def _version(package: str) -> str | None:

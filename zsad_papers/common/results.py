@@ -30,6 +30,7 @@ from typing import Literal
 import pandas as pd
 
 from zsad_core.cache import write_atomically
+from zsad_papers import all_papers
 
 KEYS = ["paper", "artifact", "dataset", "category", "task", "shots", "method", "variant", "metric"]
 COLUMNS = [*KEYS, "mean", "std"]
@@ -38,9 +39,6 @@ NEVER_EMPTY = ["paper", "artifact", "category", "metric"]
 TASKS = ("image", "pixel", "text", "")
 FULL_SHOT = -1
 """Stands for 'all normal training images' in the shots column; written as `full` in files."""
-
-PAPERS = ("rwda", "winclip", "anomalyclip")
-"""Papers with published numbers. RWDA's first version holds its own numbering of Tables 1 to 4."""
 
 PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy")
 SILHOUETTES = ("silhouette_state", "silhouette_domain")
@@ -111,14 +109,14 @@ def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = Tr
 
 
 def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
-    """The published numbers of one of `PAPERS`, checked. Not every table has numbers: figures are plots only.
+    """The published numbers of a paper, checked. Not every table has numbers: figures are plots only.
 
     >>> frame = load_published("rwda").query("artifact == 'T1' and variant == 'object_unknown'")
     >>> frame[frame.metric == "auroc"]["mean"].tolist()
     [91.5, 76.5, 91.0, 78.1, 92.2, 78.2]
     """
-    if paper not in PAPERS:
-        raise ValueError(f"paper is {paper!r}; expected one of {PAPERS}")
+    if paper not in all_papers():
+        raise ValueError(f"paper is {paper!r}; expected one of {tuple(all_papers())}")
     path = Path(str(files("zsad_papers") / paper / file))
     source = f"{paper}/{file}"
     frame = validate(_read(path), source=source, undefined=False)

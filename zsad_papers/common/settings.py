@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from zsad_core.prompts import ALPHABETS
+from zsad_papers import all_papers
 
 PATH_PARAMETERS = (
     *("data_dir", "cache_dir", "results_dir", "captions_file"),
@@ -35,12 +36,7 @@ METHODS = ("clip", "rwda", "winclip", "winclip_plus", "anomalyclip")
 """What a folder of one's own images can be scored with."""
 THRESHOLDS = ("auto", "references", "folder")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-DATASET_ROLES = (
-    *("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic"),  # industrial
-    *("headct", "brainmri", "br35h", "covid19", "isic"),  # medical
-    *("cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
-    "sewerml",
-)
+DATASET_ROLES = tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
 """Published datasets for which a profile names what stands in their place: a prepared dataset, `name`, or one
 category of it, `name/category`. One may stand in several places."""
 

@@ -1,1 +1,13 @@
-"""."""
+"""RWDA: random word data augmentation for zero-shot anomaly detection."""
+
+from zsad_papers.common.paper import Paper, seed_range
+
+PAPER = Paper(
+    key="rwda",
+    title="Random word data augmentation (RWDA)",
+    order=1,
+    encoder=("ViT-B-16-plus-240", "laion400m_e32"),
+    encoder_parameters=("model", "weights"),
+    datasets=("mvtec", "visa", "sewerml"),
+    seeds=lambda settings: seed_range(settings.seed, settings.seeds),  # of networks that are trained
+)

@@ -1,1 +1,15 @@
-"""."""
+"""WinCLIP and WinCLIP+: zero- and few-shot anomaly classification and segmentation with windows."""
+
+from zsad_papers.common.paper import Paper, seed_range
+
+PAPER = Paper(
+    key="winclip",
+    title="WinCLIP",
+    order=2,
+    encoder=("ViT-B-16-plus-240", "laion400m_e32"),
+    encoder_parameters=("model", "weights"),
+    datasets=("mvtec", "visa"),
+    seeds=lambda settings: (
+        f"{seed_range(settings.seed, settings.reference_seeds)} for drawing reference images"
+    ),
+)

@@ -1,0 +1,37 @@
+"""What the book's common pages, the records and the workflow need to know of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper of the book; each paper's package has one, called `PAPER`.
+
+    seeds(settings) says in a few words what the seeds of this paper's experiments do.
+    """
+
+    key: str
+    """The name of its package, and the value of the column `paper` in its results."""
+    title: str
+    order: int
+    """Its place in the book."""
+    encoder: tuple[str, str]
+    """Architecture and weights tag of its main results, as open_clip names them."""
+    encoder_parameters: tuple[str, str]
+    """The parameters that name the encoder of a run of its experiments."""
+    datasets: tuple[str, ...]
+    """The published datasets on which it has numbers."""
+    seeds: Callable[[Any], str]
+
+
+def seed_range(first: int, number: int) -> str:
+    """The seeds of a run in words.
+
+    >>> seed_range(5, 1), seed_range(5, 2)
+    ('seed 5', 'seeds 5 to 6')
+    """
+    return f"seed {first}" if number == 1 else f"seeds {first} to {first + number - 1}"

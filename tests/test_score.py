@@ -114,8 +114,8 @@ def test_help_tells_the_exit_codes(capsys):
 def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path):
     seen = {}
 
-    def noted(folder, method, *, settings, **options):
-        seen[method] = settings
+    def noted(folder, method, *, options, **others):
+        seen[method] = options
         raise ValueError("seen")
 
     monkeypatch.setattr(run_module, "score_folder", noted)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,30 +22,30 @@ from zsad_core.methods import category_texts, clip
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_core.views import test_views as views_of
-from zsad_papers.common.settings import METHODS, Settings, read_settings
 from zsad_predict import files as files_module
 from zsad_predict import parts, report, run, scorers
 from zsad_predict import result as result_module
 from zsad_predict.files import Entry, FileChanged, Reader, digest_of, find_files
+from zsad_predict.options import METHODS, Options, options_from, read_options
 from zsad_predict.run import score_folder
 from zsad_predict.scorers import MAPS, load_scorer, read_prompts
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
+def settings(tmp_path_factory) -> Options:
     """A CLIP of 3 x 3 patches with random weights."""
     folder = tmp_path_factory.mktemp("settings")
     vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 2}}
     (folder / "tiny.json").write_text(json.dumps(config))
-    few = {"n_pairs": 8, "pool_pairs": 8, "pair_counts": [8], "batch_size": 8, "epochs": 1}
+    few = {"n_pairs": 8, "batch_size": 8, "epochs": 1}
     few |= {"model": str(folder / "tiny.json"), "weights": "random", "device": "cpu"}
-    return read_settings({**few, "cache_dir": str(folder / "cache")})
+    return options_from({**few, "cache_dir": str(folder / "cache")})
 
 
 @pytest.fixture
 def score(settings) -> Callable[..., result_module.Result]:
-    return partial(score_folder, settings=settings, progress=False)
+    return partial(score_folder, options=settings, progress=False)
 
 
 def noise(seed: int, size: tuple[int, int] = (30, 30)) -> Image.Image:
@@ -167,23 +168,23 @@ def test_a_resnet_has_no_map_for_clip_and_no_winclip_plus(tmp_path, settings):
     path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": config, "text_cfg": text}))
     own = replace(settings, model=str(path), scales=(1, 2))
     folder = fill(tmp_path / "photos", 2)
-    result = score_folder(folder, "clip", settings=own, out=tmp_path / "out", progress=False)
+    result = score_folder(folder, "clip", options=own, out=tmp_path / "out", progress=False)
     assert not result.has_maps and "No maps" in (tmp_path / "out" / "report.html").read_text()
     assert not list((tmp_path / "out" / "maps").iterdir())
     with pytest.raises(ValueError, match="take winclip"):
-        score_folder(folder, "winclip_plus", settings=own, normal=folder, progress=False)
+        score_folder(folder, "winclip_plus", options=own, normal=folder, progress=False)
 
 
 def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tmp_path, score, settings):
     folder = fill(tmp_path / "photos", 2)
-    own = read_settings({"cache_dir": str(tmp_path / "cache"), "device": "cpu"})
-    result = score_folder(folder, "anomalyclip", settings=own, progress=False)
+    own = read_options(cache_dir=str(tmp_path / "cache"), device="cpu")
+    result = score_folder(folder, "anomalyclip", options=own, progress=False)
     assert result.table["score"].between(0, 1).all() and result.smooth
     assert result.facts["model"] == "zsad-mini-144px"
     with pytest.raises(ValueError, match="give prompts_file"):
         read_prompts(load_encoder(settings.model, "random", device="cpu"))
     with pytest.raises(FileNotFoundError, match="released prompts"):
-        score_folder(folder, "anomalyclip", settings=own, prompts_file=tmp_path / "no.pth", progress=False)
+        score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)
     with pytest.raises(ValueError, match="leave it out"):
         score(folder, "winclip", prompts_file=tmp_path / "no.pth")
 
@@ -470,13 +471,19 @@ def test_a_prepared_folder_is_scored_on_its_test_split_with_its_masks(score, toy
 
 def test_example_is_a_category_of_the_profile(toy_set, tmp_path, settings):
     data = toy_set().root.parent
-    own = replace(settings, data_dir=str(data), datasets={"mvtec": "toys"}, scored_with="winclip_plus")
+    folders = dict.fromkeys(("images_dir", "normal_dir", "labels_from", "masks_dir", "prompts_file"))
+    folders |= {"data_dir": str(data), "datasets": {"mvtec": "toys"}, "scored_with": "winclip_plus"}
+    folders |= {"object_in_images": "object", "threshold": None, "threshold_quantile": None}
+    given = {**vars(settings), **folders, "threshold_from": "auto"}
+    own = SimpleNamespace(**given)
     result = run.score_from(own, progress=False)
     assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
     assert any("one reference only" in message for message in result.messages)
-    asked = replace(own, images_dir=str(fill(tmp_path / "photos", 2)), scored_with="clip", threshold=0.5)
+    photos = str(fill(tmp_path / "photos", 2))
+    asked = SimpleNamespace(**{**given, "images_dir": photos, "scored_with": "clip", "threshold": 0.5})
     assert run.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
-    nothing = run.score_from(replace(own, data_dir=str(tmp_path / "nowhere")), progress=False)
+    nowhere = SimpleNamespace(**{**given, "data_dir": str(tmp_path / "nowhere")})
+    nothing = run.score_from(nowhere, progress=False)
     assert nothing.table.empty and not nothing.has_maps and "images_dir" in nothing.messages[0]
 
 
@@ -490,3 +497,18 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
     plain = np.asarray(decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0)))
     assert (plain[0, 0] == plain[9, 12]).all() and plain[15, 15].sum() > plain[0, 0].sum()
     assert shown_size((4000, 10)) == (640, 2)
+
+
+def test_options_say_what_is_wrong(tmp_path):
+    wrong = {"device": "gpu", "precision": "fp8", "seed": -1, "n_pairs": 1, "scales": (), "lr": 0.0}
+    for name, value in {**wrong, "dropout": 1.0, "temperature": 0, "batch_size": True}.items():
+        with pytest.raises(ValueError, match=f"{name} = .*: expected"):
+            Options(**{name: value})
+    with pytest.raises(ValueError, match="shipped exist only for the model zsad-mini"):
+        read_options(model="RN50")
+    with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
+        read_options("no")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="name: value"):
+        read_options(str(tmp_path / "list.yaml"))
+    assert read_options() == Options(cache_dir=read_options().cache_dir), "the profile mini has the defaults"

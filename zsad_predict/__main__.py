@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from zsad_papers.common.settings import METHODS, THRESHOLDS, read_settings
+from zsad_predict.options import METHODS, THRESHOLDS, read_options
 
 OTHERS = {
     "prepare": "From a public dataset's download to a prepared folder.",
@@ -122,7 +122,7 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
     """
     names = ("profile", "model", "weights", "image_size", "device", "precision", "seed", "cache")
     try:
-        settings = read_settings(_parameters(method, **{name: options.pop(name) for name in names}))
+        own = read_options(**_parameters(method, **{name: options.pop(name) for name in names}))
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
     out = out or Path(f"{folder.resolve().name}-scores")
@@ -130,7 +130,7 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
         from zsad_predict.result import summary  # here: --help need not wait for torch
         from zsad_predict.run import score_folder
 
-        result = score_folder(folder, method, settings=settings, out=out, progress=not quiet, **options)
+        result = score_folder(folder, method, options=own, out=out, progress=not quiet, **options)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where it was.", file=sys.stderr)
         sys.exit(130)
@@ -143,7 +143,7 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
 
 
 def _parameters(method: str, **given: object) -> dict[str, object]:
-    """Notebook parameters of the options; model, weights and size are AnomalyCLIP's own for its method."""
+    """For `read_options`; model, weights and size are AnomalyCLIP's own for its method."""
     values = {name: given[name] for name in ("profile", "device", "precision", "seed")}
     values["cache_dir"] = None if given["cache"] is None else str(given["cache"])
     prefix = "prompt_" if method == "anomalyclip" else ""

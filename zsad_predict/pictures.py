@@ -16,13 +16,30 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from zsad_papers.common.plots import PALETTE, STYLE, new_figure
-
+BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everybody
+STYLE = {
+    **{"figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110, "font.size": 10},
+    **{"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False},
+}
 COLOURS = "inferno"
 SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288
 """Longer edge in pixels of a heat map, and of a picture in the report."""
 ABREAST = 3
 """Pictures beside each other in a figure, so that titles can be read on a phone."""
+
+
+class _Drawing(Figure):
+    """A figure that notebooks show, outside pyplot's global list."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], facecolor="white")
+        return buffer.getvalue()
+
+
+def _new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    figure = _Drawing(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -77,7 +94,7 @@ def pairs_figure(
     columns = min(len(pairs), ABREAST)
     rows = -(-len(pairs) // ABREAST)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(2 * rows, columns, 1.9 * columns + 1, 4.2 * rows)
+        figure, axes = _new_figure(2 * rows, columns, 1.9 * columns + 1, 4.2 * rows)
         for axis in axes.flat:
             axis.set_axis_off()
         for number, (pair, title) in enumerate(zip(pairs, titles, strict=True)):
@@ -94,15 +111,15 @@ def pairs_figure(
 def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Figure:
     """How often which score; the threshold as a dashed line, normal references as marks below the axis."""
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(width=6.4, height=2.9)
+        figure, axes = _new_figure(1, 1, 6.4, 2.9)
         axis = axes[0, 0]
         scores, references = np.asarray(scores, float), np.asarray(references, float)
         edges = np.histogram_bin_edges(np.append(scores, references), min(40, max(8, len(scores) // 3)))
-        axis.hist(scores, edges, color=PALETTE[0], edgecolor="white", label=f"your images ({len(scores)})")
+        axis.hist(scores, edges, color=BLUE, edgecolor="white", label=f"your images ({len(scores)})")
         if len(references):
             label = f"normal references ({len(references)})"
             axis.plot(references, np.zeros(len(references)), "|", ms=16, mew=1.6, color="black", label=label)
-        axis.axvline(threshold, color=PALETTE[1], ls="--", lw=2, label=f"threshold {threshold:.4g}")
+        axis.axvline(threshold, color=ORANGE, ls="--", lw=2, label=f"threshold {threshold:.4g}")
         axis.set(xlabel="score", ylabel="images")
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=9)

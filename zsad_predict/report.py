@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from zsad_papers.common.tables import LABELS
 from zsad_predict.files import BadImage, FileChanged, is_result_folder
 from zsad_predict.pictures import colour_bar, decorated, histogram, pairs_figure, shown_size, thumbnail
 from zsad_predict.result import Result, silent
@@ -37,6 +36,10 @@ METRICS = {
     "auroc": "AUROC", "ap": "average precision", "f1max": "F1-max", "pro": "PRO", "precision": "precision",
     "recall": "recall", "false_alarms": "false alarms among normal images",
 }  # fmt: skip
+METHOD_NAMES = {
+    **{"clip": "CLIP", "rwda": "RWDA", "winclip": "WinCLIP", "winclip_plus": "WinCLIP+"},
+    "anomalyclip": "AnomalyCLIP",
+}
 _MAP_NAME = re.compile(r"\d{5,}-.*\.jpg")
 
 
@@ -149,7 +152,7 @@ def page(result: Result, pictures: dict[int, tuple[str, str]]) -> str:
     card = lambda i: {**table.loc[i].to_dict(), "pictures": pictures.get(i, ("", ""))}  # noqa: E731
     return template.render(
         title=f"Anomaly scores of {result.facts['folder']}",
-        method=LABELS["method"][result.facts["method"]],
+        method=METHOD_NAMES[result.facts["method"]],
         facts=result.facts,
         n=len(table),
         n_scored=len(ok),

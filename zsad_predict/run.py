@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from zsad_core.cache import content_key
 from zsad_core.views import Whole
-from zsad_papers.common.data import missing
-from zsad_papers.common.provenance import provenance
-from zsad_papers.common.settings import Settings, folder_and_category, read_settings
 from zsad_predict import annotations, report
+from zsad_predict.facts import run_facts
 from zsad_predict.files import MADE_BY, MAX_PIXELS, BadImage, Entry, Listing, Reader, digest_of, find_files
+from zsad_predict.options import Options, options_from, read_options
 from zsad_predict.parts import named, score_parts, table_of
 from zsad_predict.result import COLUMNS, Result
 from zsad_predict.scorers import Detect, Scorer, load_scorer, see
@@ -37,7 +34,7 @@ def score_folder(
     folder: str | Path,
     method: str = "winclip",
     *,
-    settings: Settings | None = None,
+    options: Options | None = None,
     normal: str | Path | None = None,
     object_name: str = "object",
     out: str | Path | None = None,
@@ -57,7 +54,7 @@ def score_folder(
     """Score every image below a folder.
 
     method: clip, rwda, winclip, winclip_plus or anomalyclip. The default needs nothing and draws a map.
-    settings: encoder, weights, device, precision, cache and the methods' options; None: the profile mini.
+    options: encoder, weights, device, precision, cache and the methods' options; None: the profile mini.
     normal: a folder of a few normal images. winclip_plus compares with them; for the others they only set the
         threshold.
     object_name, prompts_file: see `detectors.load_scorer`.
@@ -75,7 +72,7 @@ def score_folder(
     there or has no image that can be read, an `out` that holds something else.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    settings, folder = settings or read_settings({}), Path(folder)
+    chosen, folder = options or read_options(), Path(folder)
     if whole not in ("tiles", "squash"):
         raise ValueError(f"whole={whole!r}: expected 'tiles' or 'squash'")
     if method == "winclip_plus" and normal is None:
@@ -95,18 +92,18 @@ def score_folder(
         raise ValueError(f"nothing in {folder} can be scored: {named(table_of(entries, [], {})[0])}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        scorer = load_scorer(method, settings, object_name=object_name, prompts_file=prompts_file)
+        scorer = load_scorer(method, chosen, object_name=object_name, prompts_file=prompts_file)
     messages += [str(warning.message) for warning in caught if warning.category is UserWarning]
     reader = Reader(whole, bits, max_pixels)
-    options = {"reader": reader, "cache_dir": settings.cache_dir, "progress": progress}
+    shared = {"reader": reader, "cache_dir": chosen.cache_dir, "progress": progress}
 
     seen = None
     if normal is not None:
-        seen = _references(find_files(normal, follow_links=follow_links).entries, scorer, options)
+        seen = _references(find_files(normal, follow_links=follow_links).entries, scorer, shared)
         messages += seen.messages
     detect = seen.detect if seen else scorer.detect
     key = {"references": sorted(seen.digests)} if seen and scorer.remember else {}
-    parts, failed = score_parts(entries, scorer, detect, key=key, name="your images", **options)
+    parts, failed = score_parts(entries, scorer, detect, key=key, name="your images", **shared)
     table, map_low = table_of(entries, parts, failed)
     ok = table["status"] == "scored"
     if not ok.any():
@@ -114,23 +111,23 @@ def score_folder(
 
     sample = Sample(table.loc[ok, "score"].to_numpy(), table.loc[ok, "map_maximum"].to_numpy())
     left_out = scorer.remember is not None
-    chosen = choose_threshold(sample, seen.sample if seen else None, left_out=left_out, **rule)
+    line = choose_threshold(sample, seen.sample if seen else None, left_out=left_out, **rule)
     digests = {e.name: d for part in parts for e, d in zip(part.entries, part.digests, strict=True)}
-    table = _noted(_decided(table, chosen), digests, scorer, seen.digests if seen else ())
+    table = _noted(_decided(table, line), digests, scorer, seen.digests if seen else ())
     used = {"images": digests.values(), "normal": seen.digests if seen else ()}
     asked = {"scored_with": method, "object_in_images": object_name, "threshold": threshold}
     asked |= {"threshold_from": threshold_from, "threshold_quantile": threshold_quantile}
     asked |= {"prompts_file": _last(prompts_file), "labels_from": _last(labels)}
     facts = {
         **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
-        **{"whole": whole, "bits": bits, "threshold": chosen.value, "rule": chosen.rule},
-        **_origin(replace(settings, **asked), scorer, used),
+        **{"whole": whole, "bits": bits, "threshold": line.value, "rule": line.rule},
+        **run_facts(chosen, scorer.encoder, used, asked),
         "started": started.isoformat(timespec="seconds"),
     }
     result = Result(
         table,
-        chosen,
-        (*messages, *chosen.warnings),
+        line,
+        (*messages, *line.warnings),
         facts,
         scorer.about_map,
         map_low,
@@ -139,32 +136,33 @@ def score_folder(
         reader=reader,
         smooth=scorer.smooth,
     )
-    result = annotations.with_metrics(result, truth, settings.map_size, progress=progress)
+    result = annotations.with_metrics(result, truth, chosen.map_size, progress=progress)
     result.facts["seconds"] = round(time.monotonic() - clock, 1)
     return result if out is None else report.write_results(result, Path(out), heat_maps, progress)
 
 
-def score_from(settings: Settings, out: str | Path | None = None, **options) -> Result:
-    """`score_folder` as the settings have it; without `images_dir`, the example's folders, and where there is
-    no example either, a result without files that says so."""
+def score_from(settings: Any, out: str | Path | None = None, **options) -> Result:
+    """`score_folder` as a notebook's parameters have it, which are attributes of `settings`; without
+    `images_dir`, the example's folders, and where there is no example either, a result without files."""
+    own = options_from(vars(settings))
     if settings.images_dir is None:
-        folders = example(settings)
+        folders = example(settings.data_dir, settings.datasets.get("mvtec"))
         if folders is None:
-            return _nothing(settings)
+            return _nothing(own)
     else:
         folders = {"folder": settings.images_dir, "normal": settings.normal_dir}
         folders |= {"labels": settings.labels_from, "masks": settings.masks_dir}
     names = ("threshold", "threshold_from", "threshold_quantile", "prompts_file")
-    own = {name: getattr(settings, name) for name in names}
-    own |= {"method": settings.scored_with, "object_name": settings.object_in_images, "settings": settings}
-    return score_folder(**{**folders, **own, "out": out, **options})
+    asked = {name: getattr(settings, name) for name in names}
+    asked |= {"method": settings.scored_with, "object_name": settings.object_in_images, "options": own}
+    return score_folder(**{**folders, **asked, "out": out, **options})
 
 
-def example(settings: Settings) -> dict[str, str] | None:
-    """Folders of the first category of the dataset in the place of MVTec-AD, as if they were a user's; None
-    where it is not prepared."""
-    root, category = folder_and_category(settings.datasets.get("mvtec") or "")
-    table = Path(settings.data_dir) / root / "meta.csv"
+def example(data_dir: str | Path, dataset: str | None) -> dict[str, str] | None:
+    """Folders of a category of a prepared dataset, `name` (its first one) or `name/category`, as if they were
+    a user's; None where it is not prepared."""
+    root, _, category = (dataset or "").partition("/")
+    table = Path(data_dir) / root / "meta.csv"
     if not root or not table.is_file():
         return None
     place = table.parent / (category or str(pd.read_csv(table, dtype=str)["category"].iloc[0]))
@@ -176,20 +174,15 @@ def example(settings: Settings) -> dict[str, str] | None:
     }
 
 
-def _nothing(settings: Settings) -> Result:
+def _nothing(options: Options) -> Result:
     table = pd.DataFrame(columns=[*COLUMNS, "map_maximum"])
     threshold = Threshold(np.nan, np.nan, "above a threshold that nothing has set")
-    messages = ("There are no images: give a folder in images_dir.", *missing(settings, ["mvtec"]))
+    messages = (
+        "There are no images: give a folder in images_dir.",
+        "The example needs the dataset in the place of mvtec, which is not prepared: see `zsad prepare`.",
+    )
     about = "Without images there are no heat maps."
-    return Result(table, threshold, messages, provenance(settings), about, 0.0, np.empty(0))
-
-
-def _origin(settings: Settings, scorer: Scorer, used: Mapping[str, Collection[str]]) -> dict:
-    """Provenance, with a fingerprint of the files in each part."""
-    encoder = scorer.encoder
-    own = {"device": str(encoder.device), "precision": encoder.precision, "seed": settings.seed}
-    found = {name: content_key(files=sorted(digests)) for name, digests in used.items() if digests}
-    return {**own, **provenance(settings, encoder, found)}
+    return Result(table, threshold, messages, run_facts(options), about, 0.0, np.empty(0))
 
 
 def _last(path: str | Path | None) -> str | None:

@@ -20,18 +20,15 @@ from zsad_core import methods
 from zsad_core.cache import content_key
 from zsad_core.checkpoints import SHIPPED
 from zsad_core.dpam import quarter_blocks
-from zsad_core.encoders import ClipEncoder
+from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.fnn import train_fnn
 from zsad_core.image_features import Dense, clip_extractor, random_word_embeddings, text_embeddings
 from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
 from zsad_core.released_prompts import read_released
-from zsad_papers.common import data
-from zsad_papers.common.data import encoder_of
-from zsad_papers.common.settings import METHODS, Settings
-from zsad_papers.rwda.experiments import train_runs
-from zsad_papers.rwda.tables import fnn_options
 from zsad_predict.files import Cut
+from zsad_predict.options import METHODS, Options
 
 SHIPPED_PROMPTS = SHIPPED / "zsad-mini-prompts.safetensors"
 
@@ -47,6 +44,8 @@ MAPS = {
     "anomalyclip": "The map is AnomalyCLIP's: local features against learned prompts, smoothed (App. A.1).",
 }
 """What a method's heat map is, and whether it is the paper's."""
+
+FNN_OPTIONS = ("epochs", "batch_size", "lr", "weight_decay", "dropout", "hidden")
 
 Detect = Callable[[Dense], Output]
 
@@ -77,9 +76,9 @@ class Scorer:
 
 
 def load_scorer(
-    method: str, settings: Settings, *, object_name: str = "object", prompts_file: str | Path | None = None
+    method: str, options: Options, *, object_name: str = "object", prompts_file: str | Path | None = None
 ) -> Scorer:
-    """A method with the profile's encoder and options.
+    """A method with the encoder and options.
 
     object_name: what the sentences call the thing. "object" by default: nothing has to be known, and RWDA and
         AnomalyCLIP mean it so. AnomalyCLIP's object-agnostic prompts do not use it at all.
@@ -92,11 +91,12 @@ def load_scorer(
     if prompts_file is not None and method != "anomalyclip":
         raise ValueError(f"prompts_file is for the method anomalyclip, not for {method}: leave it out")
     if method == "anomalyclip":
-        return _anomalyclip(settings, object_name, prompts_file)
-    encoder = encoder_of(settings)
+        return _anomalyclip(options, object_name, prompts_file)
+    own = {"device": options.device, "precision": options.precision, "seed": options.seed}
+    encoder = load_encoder(options.model, options.weights, **own)
     if method in ("winclip", "winclip_plus"):
-        return _winclip(method, settings, encoder, object_name)
-    return _clip(settings, encoder, object_name) if method == "clip" else _rwda(settings, encoder)
+        return _winclip(method, options, encoder, object_name)
+    return _clip(options, encoder, object_name) if method == "clip" else _rwda(options, encoder)
 
 
 def see(scorer: Scorer, images: Sequence[Cut]) -> Dense:
@@ -121,10 +121,10 @@ def _numbers(*values: Tensor | np.ndarray) -> str:
     return content_key(numbers=[np.asarray(value, float).ravel().tolist() for value in values])
 
 
-def _clip(settings: Settings, encoder: ClipEncoder, object_name: str) -> Scorer:
+def _clip(options: Options, encoder: ClipEncoder, object_name: str) -> Scorer:
     """s_pr (RWDA, Sec. 3.1), at the temperature that the weights were trained with: CLIP's 0.01, as there."""
-    texts = text_embeddings(encoder, prompt_pair(object_name), settings.cache_dir)  # (2, d)
-    temperature = settings.temperature or encoder.temperature
+    texts = text_embeddings(encoder, prompt_pair(object_name), options.cache_dir)  # (2, d)
+    temperature = options.temperature or encoder.temperature
     local, about, key = _patches(encoder, "clip")
 
     def detect(dense: Dense) -> Output:
@@ -133,18 +133,18 @@ def _clip(settings: Settings, encoder: ClipEncoder, object_name: str) -> Scorer:
             dense.tensor("views"), tuple(texts), temperature, patches=patches, grid=encoder.grid
         )
 
-    key |= {**_ids("clip", encoder), "texts": _numbers(texts), "crops": settings.multi_crop}
+    key |= {**_ids("clip", encoder), "texts": _numbers(texts), "crops": options.multi_crop}
     key["temperature"] = temperature
-    return Scorer("clip", encoder, key, about, local, detect, crops=settings.multi_crop)
+    return Scorer("clip", encoder, key, about, local, detect, crops=options.multi_crop)
 
 
-def _rwda(settings: Settings, encoder: ClipEncoder) -> Scorer:
+def _rwda(options: Options, encoder: ClipEncoder) -> Scorer:
     """s_FNN of the network of the profile's first seed. It trains on n_pairs pairs of random words, all that
     are drawn: one network does not need the profile's pool, which takes much longer to embed."""
-    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    pairs = random_word_embeddings(encoder, settings.cache_dir, settings.n_pairs, **options)
-    options = {**fnn_options(settings), "n_jobs": 1}
-    fnn = train_runs(pairs, [settings.seed], settings.n_pairs, settings.cache_dir, **options)[settings.seed]
+    words = {"seed": options.seed, "alphabet": ALPHABETS[options.alphabet]}
+    pairs = random_word_embeddings(encoder, options.cache_dir, options.n_pairs, **words)
+    own = {name: getattr(options, name) for name in FNN_OPTIONS}
+    fnn = train_fnn(*pairs, seed=options.seed, **own)
     local, about, key = _patches(encoder, "rwda")
 
     def detect(dense: Dense) -> Output:
@@ -152,8 +152,8 @@ def _rwda(settings: Settings, encoder: ClipEncoder) -> Scorer:
         return methods.rwda(dense.tensor("views"), fnn, patches=patches, grid=encoder.grid)
 
     weights = _numbers(*(value for _, value in sorted(fnn.state_dict().items())))
-    key |= {**_ids("rwda", encoder), "fnn": weights, "crops": settings.multi_crop}
-    return Scorer("rwda", encoder, key, about, local, detect, crops=settings.multi_crop)
+    key |= {**_ids("rwda", encoder), "fnn": weights, "crops": options.multi_crop}
+    return Scorer("rwda", encoder, key, about, local, detect, crops=options.multi_crop)
 
 
 def _patches(encoder: ClipEncoder, method: str) -> tuple[Callable, str, dict[str, object]]:
@@ -167,15 +167,15 @@ def _patches(encoder: ClipEncoder, method: str) -> tuple[Callable, str, dict[str
     return lambda tiles: {"local": embed(tiles)}, MAPS[method], {"attention": "vv", "first": first}
 
 
-def _winclip(method: str, settings: Settings, encoder: ClipEncoder, object_name: str) -> Scorer:
+def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: str) -> Scorer:
     plus = method == "winclip_plus"
     if plus and encoder.is_resnet:
         raise ValueError(
             f"winclip_plus compares patch tokens, which {encoder.model_id} has not: take winclip, or a "
             "Vision Transformer"
         )
-    texts = category_texts(encoder, object_name, settings.cache_dir)
-    temperature = settings.temperature or encoder.temperature
+    texts = category_texts(encoder, object_name, options.cache_dir)
+    temperature = options.temperature or encoder.temperature
     depth = encoder.depth
 
     def zero_shot(dense: Dense) -> Output:
@@ -193,15 +193,22 @@ def _winclip(method: str, settings: Settings, encoder: ClipEncoder, object_name:
 
         return detect
 
-    extractor = clip_extractor(encoder, settings.scales, (depth,) if plus else ())
-    key = {**_ids(method, encoder), "scales": list(settings.scales), "texts": _numbers(*texts)}
-    key |= {"temperature": temperature, "crops": settings.multi_crop}
+    extractor = clip_extractor(encoder, options.scales, (depth,) if plus else ())
+    key = {**_ids(method, encoder), "scales": list(options.scales), "texts": _numbers(*texts)}
+    key |= {"temperature": temperature, "crops": options.multi_crop}
     own = {"remember": remember} if plus else {"detect": zero_shot}
-    return Scorer(method, encoder, key, MAPS[method], extractor.features, crops=settings.multi_crop, **own)
+    return Scorer(method, encoder, key, MAPS[method], extractor.features, crops=options.multi_crop, **own)
 
 
-def _anomalyclip(settings: Settings, object_name: str, prompts_file: str | Path | None) -> Scorer:
-    encoder = data.prompt_encoder(settings)
+def _anomalyclip(options: Options, object_name: str, prompts_file: str | Path | None) -> Scorer:
+    encoder = load_encoder(
+        options.prompt_model,
+        options.prompt_weights,
+        device=options.device,
+        precision=options.precision,
+        seed=options.seed,
+        image_size=options.prompt_image_size,
+    )
     prompts = read_prompts(encoder, prompts_file)
     texts = prompts.texts(encoder, [object_name])[0]  # (2, d)
     config = prompts.config

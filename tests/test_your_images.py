@@ -195,7 +195,7 @@ def test_images_that_trained_the_prompts_are_marked(tmp_path, monkeypatch, score
     folder = fill(tmp_path / "photos", 2)
     seen = int.from_bytes(bytes.fromhex(sha256_of(folder / "01.png")[:16]), "big", signed=True)
     scorer = replace(load_scorer("winclip", settings), trained_on=frozenset([seen]))
-    monkeypatch.setattr(scorers, "load_scorer", lambda *args, **options: scorer)
+    monkeypatch.setattr(run, "load_scorer", lambda *args, **options: scorer)
     notes = score(folder).table["notes"].tolist()
     assert notes[0] == "" and "not zero-shot" in notes[1]
 
@@ -261,7 +261,7 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
         seen.extend(images)
         return see(scorer, images)
 
-    monkeypatch.setattr(scorers, "see", counting)
+    monkeypatch.setattr(parts, "see", counting)
     stop = 32
     with pytest.raises(KeyboardInterrupt):
         score(folder, out=tmp_path / "out")
@@ -312,7 +312,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypa
         found = digest_of(path)
         return "0" * 64 if path.name == "01.png" else found
 
-    monkeypatch.setattr(files_module, "digest_of", late)
+    monkeypatch.setattr(parts, "digest_of", late)
     table = score(folder).table
     assert table["status"].tolist() == ["scored", "unreadable", "scored"]
     assert table["error"][1] == "it changed while it was read"

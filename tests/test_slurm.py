@@ -77,7 +77,7 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     first = start(remote, *ON_SLURM, environment=slurm)
 
     # somebody, or something, kills a job in the middle: Snakemake submits it again
-    killed = job_that_runs("zsad_core.image_features", slurm, first)
+    killed = job_that_runs("zsad_papers.precompute", slurm, first)
     ask(slurm, "scancel", killed)
     # Ctrl-C when the notebook runs: its job leaves the queue
     job_that_runs("papermill", slurm, first)

@@ -150,7 +150,7 @@ def test_a_large_dataset_is_cut_and_a_lost_shard_alone_is_computed_again(
     checkout: Path, start: Callable
 ) -> None:
     """Large is what shards are: here of two images. A category's name holds a space, as one of SDD's does."""
-    for module, name in (("shards", "SHARD"), ("embeddings", "PART"), ("loading", "BATCH")):
+    for module, name in (("shards", "SHARD"), ("image_features", "PART"), ("loading", "BATCH")):
         path = checkout / "zsad_core" / f"{module}.py"
         text, number = re.subn(rf"^{name} = \d+$", f"{name} = 2", path.read_text(), flags=re.M)
         assert number == 1

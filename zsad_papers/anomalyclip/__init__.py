@@ -26,3 +26,23 @@ PAPER = Paper(
     ),
     seeds=_seeds,
 )
+
+INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
+MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
+MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
+
+_COMPARED = ("mvtec", "visa")  # with ablations and baselines; prompts for one are learned on the other
+_OTHERS = tuple(role for role in (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL) if role not in _COMPARED)
+
+EXPERIMENTS = {
+    role: {"needs": (role,), "features": {"anomalyclip": _COMPARED}, "after": (f"winclip-{role}",)}
+    for role in _COMPARED
+} | {
+    # The prompts for VisA and for all other datasets are learned on MVTec AD: once, so one after the other.
+    "others": {
+        "needs": ("mvtec",),
+        "features": dict.fromkeys(("views", "winclip", "anomalyclip"), _OTHERS),
+        "after": ("winclip-mvtec", "anomalyclip-visa"),
+    }
+}
+"""As of `winclip`; `others` is all datasets that have no ablations."""

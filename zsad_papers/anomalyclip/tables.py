@@ -1,11 +1,7 @@
-"""AnomalyCLIP's tables as tidy rows, of what `anomalyclip_studies` measured.
-
-python -m zsad_papers.anomalyclip.tables --profile mini --target mvtec      measures everything of a dataset
-"""
+"""AnomalyCLIP's tables as tidy rows, of what `anomalyclip_studies` measured."""
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +11,7 @@ import pandas as pd
 
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
+from zsad_papers.anomalyclip import INDUSTRIAL, MEDICAL_IMAGE, MEDICAL_PIXEL
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.anomalyclip.experiments import SWITCHES, WORDS, study, sweep_variants
 from zsad_papers.baselines.backbones import Backbone, backbone_of
@@ -23,12 +20,9 @@ from zsad_papers.common import data
 from zsad_papers.common.data import dataset_of, encoder_of
 from zsad_papers.common.experiment import Category, categories
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, rows, tidy
-from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.experiments import full_shot, language, zero_shot
 
-INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
-MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
-MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
 ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
@@ -234,18 +228,13 @@ def measure_everything(settings: Settings, role: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2].strip())
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--target", choices=("mvtec", "visa", "others"), required=True)
-    arguments = parser.parse_args()
-    settings = read_settings({"profile": arguments.profile})
-    roles = [role for role in ROLES if role not in ("mvtec", "visa")]
-    roles = roles if arguments.target == "others" else [arguments.target]
-    first = {name: role for role, name in reversed(present_roles(settings, roles).items())}
-    for name, role in first.items():  # a dataset in several places is measured once
-        print(f"{name}: {len(measure_everything(settings, role))} measurements")
-
-
-if __name__ == "__main__":
-    main()
+def run(settings: Settings, target: str) -> str:
+    """Measure everything of the dataset in a role, or of all `others`; a line for each."""
+    others = [role for role in ROLES if role not in ("mvtec", "visa")]
+    names = present_roles(settings, others if target == "others" else [target])
+    # a dataset in several places is measured once
+    lines = [
+        f"{n}: {len(measure_everything(settings, role))} measurements"
+        for n, role in first_roles(names).items()
+    ]
+    return "\n".join(lines)

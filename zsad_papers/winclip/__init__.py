@@ -13,3 +13,15 @@ PAPER = Paper(
         f"{seed_range(settings.seed, settings.reference_seeds)} for drawing reference images"
     ),
 )
+
+EXPERIMENTS = {
+    role: {
+        "needs": (role,),
+        "features": dict.fromkeys(("views", "winclip", "backbone"), (role,)),
+        "after": (),
+    }
+    for role in ("mvtec", "visa")
+}
+"""What is measured before the notebooks run, by dataset: the roles without which it is left out, the features
+that are computed before, with the roles of their datasets, and the experiments, `paper-dataset`, that come
+first."""

@@ -1,11 +1,7 @@
-"""WinCLIP's tables as tidy rows, of what `winclip_studies` and `winclip_few_shot` measured.
-
-python -m zsad_papers.winclip.tables --profile mini --role mvtec      measures all studies of a dataset
-"""
+"""WinCLIP's tables as tidy rows, of what `winclip_studies` and `winclip_few_shot` measured."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import pandas as pd
@@ -15,7 +11,7 @@ from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common.data import dataset_of, encoder_of, missing
 from zsad_papers.common.experiment import study
 from zsad_papers.common.results import FULL_SHOT, tidy
-from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
 from zsad_papers.winclip.experiments import (
     few_shot,
@@ -202,24 +198,15 @@ def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset:
     return tidy(records, dataset, "open")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2].strip())
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--role", choices=("mvtec", "visa"), required=True)
-    arguments = parser.parse_args()
-    settings = read_settings({"profile": arguments.profile})
-    encoder, role = encoder_of(settings), arguments.role
+def run(settings: Settings, role: str) -> str:
+    """Measure all studies of the dataset in a role, for the notebooks to read; a line that tells how many."""
     if not settings.datasets[role]:
-        print(f"no dataset in the place of {role}")
-        return
+        return f"no dataset in the place of {role}"
     if dataset_of(settings, role) is None:
-        parser.error(missing(settings, [role])[0])
+        raise FileNotFoundError(missing(settings, [role])[0])
+    encoder = encoder_of(settings)
     records = measured_studies(settings, encoder, role)
     if role == "mvtec":
         patchcore_rows(settings, encoder, records, settings.datasets[role])
     left_open_rows(settings, encoder, role, settings.datasets[role])
-    print(f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}")
-
-
-if __name__ == "__main__":
-    main()
+    return f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}"

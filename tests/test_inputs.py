@@ -1,0 +1,57 @@
+"""What a change of a file makes run again: the jobs whose programs use it, and no others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow.inputs import files_of
+
+EMBEDDINGS = ("zsad_papers/precompute.py",)
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def jobs(path: str) -> set[str]:
+    """Of all programs of the workflow, those that use a file."""
+    notebooks = map(str, Path("notebooks").rglob("*.ipynb"))
+    programs = {name: (name,) for name in notebooks}
+    for paper in ("winclip", "anomalyclip"):
+        programs[paper] = ("zsad_papers/run.py", f"zsad_papers/{paper}")
+    programs["embeddings"] = EMBEDDINGS
+    return {name for name, own in programs.items() if path in files_of(*own)}
+
+
+@pytest.mark.parametrize("path", ["zsad_predict/report.html", "zsad_predict/run.py"])
+def test_an_edit_of_your_images_runs_its_page_alone(path):
+    assert jobs(path) == {"notebooks/your_images.ipynb"}
+
+
+def test_an_edit_of_one_paper_runs_no_job_of_another():
+    assert {Path(name).parent.name for name in jobs("zsad_papers/rwda/tables.py")} <= {"rwda", "notebooks"}
+    assert not {"embeddings", "anomalyclip", "winclip"} & jobs("zsad_papers/rwda/tables.py")
+    assert {"winclip", "anomalyclip"} <= jobs("zsad_papers/winclip/experiments.py")
+
+
+def test_an_edit_of_the_methods_or_of_what_papers_share_runs_all():
+    for path in ("zsad_core/encoders.py", "zsad_papers/common/settings.py"):
+        page = "notebooks/rwda/46_potential_application.ipynb"
+        assert {"embeddings", "winclip", "anomalyclip", page} <= jobs(path)
+
+
+def test_data_files_count_and_caches_do_not():
+    found = files_of("zsad_papers/winclip")
+    assert {"zsad_core/weights/zsad-mini.safetensors", "zsad_papers/winclip/published.csv"} <= set(found)
+    assert not [path for path in found if "__pycache__" in path]
+
+
+def test_the_workflow_waits_for_no_torch():
+    code = "import sys, workflow.inputs, zsad_papers.common.settings, zsad_papers.anomalyclip"
+    done = subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"])
+    assert done.returncode == 0

@@ -174,3 +174,9 @@ def test_images_of_different_sizes_are_pooled():
     labels = np.concatenate([m.ravel() for m in masks])
     scores = np.concatenate([m.ravel() for m in maps])
     np.testing.assert_allclose(pixel_auroc(masks, maps), roc_auc_score(labels, scores))
+
+
+def test_aupro_ends_at_three_tenths_unless_told():
+    rng = np.random.default_rng(0)
+    masks, maps = rng.random((2, 8, 8)) > 0.8, rng.random((2, 8, 8))
+    assert aupro(masks, maps) == aupro(masks, maps, max_fpr=0.3) != aupro(masks, maps, max_fpr=0.35)

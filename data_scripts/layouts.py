@@ -10,7 +10,7 @@ import numpy as np
 
 from data_scripts.folders import by_name, child, folded, folders_in, folders_with, images_in
 from data_scripts.prepare import PreparedFolder
-from zsad_core.datasets import stored_image
+from zsad_core.datasets import anomalous_pixels, stored_image
 
 NORMAL = ("good", "ok")
 """Folder names of normal images; every other folder beside them is a kind of defect."""
@@ -41,18 +41,8 @@ def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str
 
 
 def read_mask(path: Path, above: int = 0) -> np.ndarray:
-    """(H, W) bool, True (anomalous) where the mask is above `above`. No other place thresholds masks.
-
-    One channel is taken as it is stored, so that a palette's indices are not turned into its colours; black
-    and white becomes 0 and 255; colour becomes grey, without alpha. above: 0 is AnomalyCLIP's rule, 127 asks
-    for half of white.
-    """
-    mask = stored_image(path)
-    if mask.mode == "1":
-        mask = mask.convert("L")
-    elif len(mask.getbands()) > 1:
-        mask = mask.convert("RGB").convert("L")
-    return np.asarray(mask) > above
+    """(H, W) bool, True (anomalous) where the mask in a file is above `above`: `datasets.anomalous_pixels`."""
+    return anomalous_pixels(stored_image(path), above)
 
 
 def add_mvtec_layout(

@@ -117,8 +117,7 @@ class AnomalyDataset:
     def mask(self, i: int) -> np.ndarray:
         """(H, W) bool, True where image i is anomalous; all False without a mask.
 
-        A mask is anomalous where its grey value, or its index if it has a palette, is above 0 (as in
-        AnomalyCLIP's code). Raises ValueError when the mask cannot be read or has another size than its
+        `anomalous_pixels` of the mask, above 0 as in AnomalyCLIP's code. Raises ValueError when the mask cannot be read or has another size than its
         image.
         """
         width, height = self.size(i)
@@ -131,8 +130,7 @@ class AnomalyDataset:
                 f"mask {self.root / relative} is {mask.width} x {mask.height} (W x H), its image "
                 f"{self.meta['image'].iloc[i]} is {width} x {height}: expected equal sizes; prepare it again"
             )
-        grey = mask if len(mask.getbands()) == 1 else mask.convert("RGB").convert("L")  # alpha is no anomaly
-        return np.asarray(grey) > 0  # (H, W)
+        return anomalous_pixels(mask)
 
     @property
     def files(self) -> list[str]:
@@ -230,6 +228,20 @@ def read_image(path: str | Path) -> Image.Image:
             f"image {path} has mode {image.mode}: expected 8 bits a channel; scale it to 0…255 and save again"
         )
     return image.convert("RGB")
+
+
+def anomalous_pixels(mask: Image.Image, above: int = 0) -> np.ndarray:
+    """(H, W) bool, True (anomalous) where a decoded mask is above `above`. No other place thresholds masks.
+
+    One channel is taken as it is stored, so that a palette's indices are not turned into its colours; black
+    and white becomes 0 and 255; colour becomes grey, without alpha. above: 0 is AnomalyCLIP's rule, 127 asks
+    for half of white.
+    """
+    if mask.mode == "1":
+        mask = mask.convert("L")
+    elif len(mask.getbands()) > 1:
+        mask = mask.convert("RGB").convert("L")
+    return np.asarray(mask) > above
 
 
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from zsad_core.datasets import anomalous_pixels
 from zsad_core.views import Preprocessor, Whole, boxes_of, test_views, to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -185,8 +186,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             image = _first(file, MAX_PIXELS, [])
     except OSError as error:
         raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
-    grey = image if len(image.getbands()) == 1 else image.convert("RGB").convert("L")
-    return np.asarray(grey) > 0
+    return anomalous_pixels(image)
 
 
 def _decode(file: BinaryIO, bits: int, max_pixels: int) -> Photo:

@@ -41,7 +41,7 @@ def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str
 
 
 def read_mask(path: Path, above: int = 0) -> np.ndarray:
-    """(H, W) bool, True (anomalous) where the mask in a file is above `above`: `datasets.anomalous_pixels`."""
+    """(H, W) bool, True (anomalous) where a mask is above `above`, as `datasets.anomalous_pixels` says."""
     return anomalous_pixels(stored_image(path), above)
 
 

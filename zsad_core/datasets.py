@@ -117,8 +117,8 @@ class AnomalyDataset:
     def mask(self, i: int) -> np.ndarray:
         """(H, W) bool, True where image i is anomalous; all False without a mask.
 
-        `anomalous_pixels` of the mask, above 0 as in AnomalyCLIP's code. Raises ValueError when the mask cannot be read or has another size than its
-        image.
+        `anomalous_pixels` of the mask, above 0 as in AnomalyCLIP's code. Raises ValueError when the mask
+        cannot be read or has another size than its image.
         """
         width, height = self.size(i)
         relative = self.meta["mask"].iloc[i]

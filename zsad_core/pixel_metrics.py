@@ -18,7 +18,6 @@ shared among workers changes the bins.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -37,42 +36,6 @@ class Bounded(NamedTuple):
 
     value: float
     error: float
-
-
-def pixel_metrics(
-    pairs: Iterable[tuple[ArrayLike, ArrayLike]],
-    max_fpr: float = 0.3,
-    connectivity: Literal[1, 2] = 2,
-    max_bins: int = 2**17,
-) -> dict[str, float]:
-    """Pixel AUROC, PRO and F1-max of a set of images, read once.
-
-    Parameters
-    ----------
-    pairs : (mask, anomaly map) of each image, for instance from a generator that reads files; see
-        `PixelHistogram.add`.
-    max_fpr, connectivity : as in `metrics.aupro`.
-    max_bins : as in `PixelHistogram`.
-
-    Returns
-    -------
-    Fractions "auroc", "pro" and "f1max", and a bound for each: "auroc_error", "pro_error", "f1max_error". NaN
-    with a warning when no pixel, or every pixel, is anomalous.
-
-    >>> pixel_metrics([([[0, 1, 1], [0, 0, 0]], [[0.1, 0.9, 0.6], [0.2, 0.7, 0.1]])], max_fpr=1.0)
-    {'auroc': 0.875, 'pro': 0.875, 'f1max': 0.8, 'auroc_error': 0.0, 'pro_error': 0.0, 'f1max_error': 0.0}
-    """
-    _check_max_fpr(max_fpr)
-    histogram = PixelHistogram(connectivity, max_bins)
-    for mask, anomaly_map in pairs:
-        histogram.add(mask, anomaly_map)
-    found = {
-        "auroc": histogram.pixel_auroc(),
-        "pro": histogram.aupro(max_fpr),
-        "f1max": histogram.f1_max(),
-    }
-    values = {name: metric.value for name, metric in found.items()}
-    return values | {f"{name}_error": metric.error for name, metric in found.items()}
 
 
 @dataclass(eq=False)
@@ -141,40 +104,6 @@ class PixelHistogram:
         self._n_pending += mask.size
         if self._n_pending >= PENDING_PIXELS:
             self._flush()
-
-    def merge(self, other: PixelHistogram) -> None:
-        """Add the images of another histogram, as if they had been added here one by one."""
-        if self.connectivity != other.connectivity:
-            raise ValueError(
-                f"connectivity is {self.connectivity} here and {other.connectivity} there; expected one for "
-                "both, since it defines the regions"
-            )
-        self._flush()
-        other._flush()
-        self.images += other.images
-        self._shift = max(self._shift, other._shift)
-        self.max_bins = min(self.max_bins, other.max_bins)
-        self._absorb((self._low, self._high, self._sums), (other._low, other._high, other._sums))
-
-    def state(self) -> dict[str, NDArray]:
-        """All of it as arrays, for `np.savez`."""
-        self._flush()
-        settings = np.array([self.connectivity, self.max_bins, self.images, self._shift])
-        return {"settings": settings, "low": self._low, "high": self._high, "sums": self._sums}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, NDArray]) -> PixelHistogram:
-        """The histogram that gave this `state`."""
-        connectivity, max_bins, images, shift = (int(value) for value in state["settings"])
-        histogram = cls(connectivity, max_bins)
-        histogram.images, histogram._shift = images, shift
-        histogram._low, histogram._high, histogram._sums = state["low"], state["high"], state["sums"]
-        return histogram
-
-    @property
-    def n_bins(self) -> int:
-        self._flush()
-        return self._low.size
 
     def pixel_auroc(self) -> Bounded:
         """`metrics.pixel_auroc` of all pixels."""

@@ -1,14 +1,38 @@
-"""Rows of the report on contradictions: two sides that should agree, and whether they do."""
+"""Checks of published numbers: two sides that should agree, and whether they do.
+
+Each paper's `contradictions.checks` returns rows of `COLUMNS`, whether its two sides agree or not.
+
+| kind | printed | computed |
+|---|---|---|
+| class mean | a mean in a table | the mean of the class-wise rows |
+| missing rows | nothing | the value that the printed mean leaves for the missing class |
+| quoted | a number quoted from another paper | that paper's number |
+| other version | a number in the second version | the first version's |
+| one version only | a table, or a claim | nothing: the other version lacks it |
+| renumbered | a table's number | its number in the first version |
+| text | a statement in the text | what the tables say |
+| same model | a number in a table | the number of the same model in another table |
+| stated twice | a setting in one place of the text | the same setting in another |
+| counting | a cost in a table | the same cost with everything counted |
+
+Printed numbers are rounded, so two of them contradict each other only if no unrounded values can give both: a
+mean over class values with one decimal is uncertain by 0.05, a printed mean by 0.05, together 0.1.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
+
+from zsad_papers.common.results import load_published
 
 COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
 SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 HALF_UNIT = 0.05  # every table of percentages prints one decimal
+UNROUNDED = "rounding explains a difference of at most 0.1"
+QUOTED = "; class values and mean are both quoted from the WinCLIP paper"
 Check = dict[str, str | float | bool]
 
 
@@ -55,3 +79,66 @@ def as_checks(frame: pd.DataFrame, checks: list[Check]) -> pd.DataFrame:
     defaults = {"paper": frame["paper"].iloc[0], "difference": math.nan, "explanation": "", "agrees": False}
     table = pd.DataFrame([defaults | check for check in checks], columns=COLUMNS)
     return table.astype({"difference": "float64", "agrees": "bool"})
+
+
+def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
+    """Means over class-wise rows against the printed means, for every artifact with rows for all classes.
+
+    A table that shows a few classes only is an excerpt and is left out. Where a table has all classes for
+    some settings and lacks one for others, the row tells which value the printed mean leaves for the missing
+    class. quotes: methods whose class values and means the paper takes from the WinCLIP paper.
+    """
+    classes = frame[frame["category"] != "mean"]
+    all_classes = classes.groupby("dataset")["category"].agg(set)
+    printed: dict[tuple, dict[float, str]] = {}  # setting -> mean -> the artifacts that print it
+    for row in frame[frame["category"] == "mean"].itertuples(index=False):
+        means = printed.setdefault(tuple(getattr(row, key) for key in SETTING), {})
+        means[row.mean] = f"{means[row.mean]}, {row.artifact}" if row.mean in means else row.artifact
+    checks = []
+    for (artifact, dataset), table in classes.groupby(["artifact", "dataset"], sort=False):
+        if set(table["category"]) != all_classes[dataset]:
+            continue
+        for setting, rows in table.groupby(SETTING, sort=False):
+            missing = sorted(all_classes[dataset] - set(rows["category"]))
+            source = QUOTED if setting[SETTING.index("method")] in quotes else ""
+            for mean, artifacts in printed.get(setting, {}).items():
+                where = f"{artifact} against {artifacts}: {setting_name(setting)}"
+                if missing:
+                    checks.append(_missing(where, missing, mean, rows["mean"]))
+                else:
+                    check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
+                    checks.append(check | {"explanation": UNROUNDED + source})
+    return as_checks(frame, checks)
+
+
+def _missing(where: str, missing: list[str], mean: float, values: pd.Series) -> Check:
+    """What a printed mean leaves for classes without a row, as far as rounding lets one tell."""
+    n = len(values) + len(missing)
+    left = (n * mean - values.sum()) / len(missing)
+    margin = (n + len(values)) * HALF_UNIT / len(missing)
+    sides = {"printed": "no row", "computed": f"{max(left - margin, 0):.1f} to {min(left + margin, 100):.1f}"}
+    explanation = (
+        f"no value for {', '.join(missing)} in the text at hand; the printed mean, {mean}, leaves this"
+    )
+    return {"where": where, "kind": "missing rows", "explanation": explanation} | sides
+
+
+def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Rows that a paper quotes from the WinCLIP paper against that paper's own, where it has them."""
+    keys = [*SETTING, "category"]
+    rows = frame[frame["method"].isin(methods)]
+    few_shot = (rows["method"] == "winclip") & (rows["shots"] > 0)
+    renamed = rows.assign(
+        method=rows["method"].mask(few_shot, "winclip_plus"),
+        variant=rows["variant"].replace({"object_known": "", "object_known;multi_crop=0": "prompt_ens"}),
+        metric=rows["metric"].replace({"ap": "aupr"}),
+    )
+    own = load_published("winclip").drop_duplicates(
+        keys
+    )  # it prints some numbers in several tables, all equal
+    checks = []
+    for row in renamed.merge(own, on=keys, suffixes=("", "_own")).to_dict("records"):
+        name = f"{row['category']}, {setting_name(tuple(row[key] for key in SETTING))}"
+        where = f"{row['artifact']} against WinCLIP's {row['artifact_own']}: {name}"
+        checks.append(equal_numbers(where, row["mean"], row["mean_own"], 0, "quoted"))
+    return as_checks(frame, checks)

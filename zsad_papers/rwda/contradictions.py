@@ -1,41 +1,17 @@
-"""Where the papers' numbers disagree with themselves, found by comparing the published numbers.
-
-Each check returns rows of `contradiction_checks.COLUMNS`, whether its two sides agree or not;
-`contradictions` keeps those that do not. The text of AnomalyCLIP is in `contradictions_anomalyclip`.
-
-| kind | printed | computed |
-|---|---|---|
-| class mean | a mean in a table | the mean of the class-wise rows |
-| missing rows | nothing | the value that the printed mean leaves for the missing class |
-| quoted | a number quoted from another paper | that paper's number |
-| other version | a number in the second version | the first version's |
-| one version only | a table, or a claim | nothing: the other version lacks it |
-| renumbered | a table's number | its number in the first version |
-| text | a statement in the text | what the tables say |
-| same model | a number in a table | the number of the same model in another table |
-| stated twice | a setting in one place of the text | the same setting in another |
-| counting | a cost in a table | the same cost with everything counted |
-
-Printed numbers are rounded, so two of them contradict each other only if no unrounded values can give both: a
-mean over class values with one decimal is uncertain by 0.05, a printed mean by 0.05, together 0.1.
-"""
+"""RWDA's numbers against each other, its first version, the WinCLIP paper and its own text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from zsad_papers.anomalyclip.contradictions import same_models, settings_stated_twice
-from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
 from zsad_papers.common.claims import load_claims
 from zsad_papers.common.contradictions import (
-    HALF_UNIT,
     SETTING,
-    Check,
     as_checks,
+    class_means,
     equal_numbers,
     larger,
+    quoted,
     same_words,
     setting_name,
 )
@@ -49,99 +25,15 @@ COUNTED = {
     "profiler": "counted like a profiler that skips attention, layer norms, embeddings and projection",
     "all": "everything counted, attention and projection too",
 }
-UNROUNDED = "rounding explains a difference of at most 0.1"
-QUOTED = "; class values and mean are both quoted from the WinCLIP paper"
 
 
-def contradictions(paper: str) -> pd.DataFrame:
-    """All disagreements in the published numbers of 'rwda', 'winclip' or 'anomalyclip'.
-
-    Returns
-    -------
-    One row each: paper, where, printed, computed (both as text), difference (computed minus printed; NaN
-    between words), kind, explanation.
-    """
-    checks = all_checks(paper)
-    return checks[~checks["agrees"]].drop(columns="agrees").reset_index(drop=True)
-
-
-def all_checks(paper: str) -> pd.DataFrame:
-    """Every comparison that was made, with a column `agrees`: how much was checked, not only what failed."""
-    frame = load_published(paper)
-    checks = [class_means(frame)]
-    if paper == "rwda":
-        first = load_published("rwda", "published_first_version.csv")
-        baselines = ("winclip", "spade", "padim", "patchcore")
-        checks += [quoted(frame, baselines), versions(frame, first), statements(frame), counting(frame)]
-    elif paper == "anomalyclip":
-        # on the other datasets its authors ran WinCLIP themselves
-        industrial = frame[frame["dataset"].isin(["mvtec", "visa"])]
-        checks += [quoted(industrial, ("winclip",)), same_models(frame)]
-        checks += [anomalyclip_statements(frame), settings_stated_twice(frame)]
-    return pd.concat(checks, ignore_index=True)
-
-
-def class_means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over class-wise rows against the printed means, for every artifact with rows for all classes.
-
-    A table that shows a few classes only is an excerpt and is left out. Where a table has all classes for
-    some settings and lacks one for others, the row tells which value the printed mean leaves for the missing
-    class.
-    """
-    classes = frame[frame["category"] != "mean"]
-    all_classes = classes.groupby("dataset")["category"].agg(set)
-    printed: dict[tuple, dict[float, str]] = {}  # setting -> mean -> the artifacts that print it
-    for row in frame[frame["category"] == "mean"].itertuples(index=False):
-        means = printed.setdefault(tuple(getattr(row, key) for key in SETTING), {})
-        means[row.mean] = f"{means[row.mean]}, {row.artifact}" if row.mean in means else row.artifact
-    checks = []
-    for (artifact, dataset), table in classes.groupby(["artifact", "dataset"], sort=False):
-        if set(table["category"]) != all_classes[dataset]:
-            continue
-        for setting, rows in table.groupby(SETTING, sort=False):
-            missing = sorted(all_classes[dataset] - set(rows["category"]))
-            own = frame["paper"].iloc[0] == "winclip" or setting[SETTING.index("method")] != "winclip"
-            for mean, artifacts in printed.get(setting, {}).items():
-                where = f"{artifact} against {artifacts}: {setting_name(setting)}"
-                if missing:
-                    checks.append(_missing(where, missing, mean, rows["mean"]))
-                else:
-                    check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
-                    checks.append(check | {"explanation": UNROUNDED + ("" if own else QUOTED)})
-    return as_checks(frame, checks)
-
-
-def _missing(where: str, missing: list[str], mean: float, values: pd.Series) -> Check:
-    """What a printed mean leaves for classes without a row, as far as rounding lets one tell."""
-    n = len(values) + len(missing)
-    left = (n * mean - values.sum()) / len(missing)
-    margin = (n + len(values)) * HALF_UNIT / len(missing)
-    sides = {"printed": "no row", "computed": f"{max(left - margin, 0):.1f} to {min(left + margin, 100):.1f}"}
-    explanation = (
-        f"no value for {', '.join(missing)} in the text at hand; the printed mean, {mean}, leaves this"
-    )
-    return {"where": where, "kind": "missing rows", "explanation": explanation} | sides
-
-
-def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Rows that a paper quotes from the WinCLIP paper against that paper's own, where it has them."""
-    keys = [*SETTING, "category"]
-    rows = frame[frame["method"].isin(methods)]
-    few_shot = (rows["method"] == "winclip") & (rows["shots"] > 0)
-    renamed = rows.assign(
-        method=rows["method"].mask(few_shot, "winclip_plus"),
-        variant=rows["variant"].replace({"object_known": "", "object_known;multi_crop=0": "prompt_ens"}),
-        metric=rows["metric"].replace({"ap": "aupr"}),
-    )
-    own = load_published("winclip").drop_duplicates(
-        keys
-    )  # it prints some numbers in several tables, all equal
-    checks = []
-    for row in renamed.merge(own, on=keys, suffixes=("", "_own")).to_dict("records"):
-        name = f"{row['category']}, {setting_name(tuple(row[key] for key in SETTING))}"
-        where = f"{row['artifact']} against WinCLIP's {row['artifact_own']}: {name}"
-        checks.append(equal_numbers(where, row["mean"], row["mean_own"], 0, "quoted"))
-    return as_checks(frame, checks)
+def checks() -> pd.DataFrame:
+    """Every comparison of the paper's published numbers, agreeing or not."""
+    frame = load_published("rwda")
+    first = load_published("rwda", "published_first_version.csv")
+    parts = [class_means(frame, quotes=("winclip",))]
+    parts += [quoted(frame, ("winclip", "spade", "padim", "patchcore")), versions(frame, first)]
+    return pd.concat([*parts, statements(frame), counting(frame)], ignore_index=True)
 
 
 def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:

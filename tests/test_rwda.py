@@ -200,3 +200,17 @@ def test_profile_options_reach_the_training():
         and rwda_tables.fnn_options(settings)["lr"] == 0.01
     )
     assert rwda_tables.run_seeds(settings) == [5, 6, 7]
+
+
+def test_held_out_accuracy_by_hand(monkeypatch):
+    """Scores stand for prompts: 3 of 4 normal ones are below 0.5, 2 of 4 anomalous ones are not: 5 of 8."""
+    unseen = (np.array([0.1, 0.2, 0.3, 0.7]), np.array([0.9, 0.5, 0.4, 0.4]))
+    fnns = {0: SimpleNamespace(score=lambda prompts: prompts)}
+    plain = rwda_tables.rows(
+        pd.DataFrame({"auroc": [0.9]}), paper="rwda", artifact="F4", dataset="a", method="rwda"
+    )
+    for name, value in (("pool", None), ("held_out", unseen), ("default_runs", fnns), ("fnn_rows", plain)):
+        monkeypatch.setattr(rwda_tables, name, lambda *_, value=value, **__: value)
+    settings = SimpleNamespace(pair_counts=[4], n_pairs=4)
+    table = rwda_tables.pair_count_rows(None, settings, None).set_index("metric")["mean"]
+    assert table["heldout_accuracy"] == pytest.approx(62.5)

@@ -1,7 +1,7 @@
-"""One predicate for each claim of the AnomalyCLIP paper: the `test` that `published/claims.csv` has for it.
+"""One predicate for each claim of the AnomalyCLIP paper: the `test` that `claims.csv` has for it.
 
 The claims about ablations are in `zsad_papers.anomalyclip.claims_ablations`. The predicates read rows of the
-paper `anomalyclip` only, named as in `published/anomalyclip.csv`: detection has task `image`, segmentation
+paper `anomalyclip` only, named as in `published.csv`: detection has task `image`, segmentation
 task `pixel`, costs an empty task; the category is `mean`, shots are 0 except of detectors trained on all
 normal images, and an empty variant is the full method. Rows that stand in no table, or under names that the
 table does not give away:
@@ -35,7 +35,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from zsad_papers.anomalyclip.claims_ablations import (
+from zsad_papers.anomalyclip.claims_ablations import (  # noqa: F401, the predicates of this paper
     AUROC,
     AUROCS,
     BOTH,
@@ -46,6 +46,36 @@ from zsad_papers.anomalyclip.claims_ablations import (
     PIXEL_AUROC,
     SEGMENTATION,
     ahead,
+    anomalyclip_c12,
+    anomalyclip_c13,
+    anomalyclip_c14,
+    anomalyclip_c15,
+    anomalyclip_c16,
+    anomalyclip_c17,
+    anomalyclip_c18,
+    anomalyclip_c19,
+    anomalyclip_c20,
+    anomalyclip_c21,
+    anomalyclip_c22,
+    anomalyclip_c23,
+    anomalyclip_c24,
+    anomalyclip_c25,
+    anomalyclip_c26,
+    anomalyclip_c27,
+    anomalyclip_c28,
+    anomalyclip_c29,
+    anomalyclip_c30,
+    anomalyclip_c31,
+    anomalyclip_c32,
+    anomalyclip_c33,
+    anomalyclip_c34,
+    anomalyclip_c35,
+    anomalyclip_c38,
+    anomalyclip_c39,
+    anomalyclip_c40,
+    anomalyclip_c41,
+    anomalyclip_c42,
+    anomalyclip_c43,
     mean_leads,
     ours,
     own_numbers,

@@ -1,6 +1,6 @@
-"""One predicate for each claim of the RWDA paper; each implements the `test` of `published/claims.csv`.
+"""One predicate for each claim of the RWDA paper; each implements the `test` of `claims.csv`.
 
-The predicates read the paper's own rows (`published/rwda.csv`): methods `clip`, `rwda`, `clip_rwda`,
+The predicates read the paper's own rows (`published.csv`): methods `clip`, `rwda`, `clip_rwda`,
 `winclip`; variants `object_unknown`, `object_known`, `object_known;multi_crop=0`, `normal=an;anomaly=a
 broken` and the other word pairs; few-shot rows with an empty variant; `params_M`, `macs_G`, `latency_ms`
 without a dataset, with everything counted, in the same way for all methods. Beyond these, they read rows that

@@ -1,6 +1,6 @@
-"""One predicate for each claim of the WinCLIP paper; each implements the `test` of `published/claims.csv`.
+"""One predicate for each claim of the WinCLIP paper; each implements the `test` of `claims.csv`.
 
-The predicates read rows of the paper `winclip` only, named as in `published/winclip.csv`: classification has
+The predicates read rows of the paper `winclip` only, named as in `published.csv`: classification has
 task `image`, segmentation task `pixel`, the category is `mean` unless another is named, and an empty variant
 is the full method: `winclip` at 0 shots, `winclip_plus` at 1, 2 and 4. Rows that stand in no table, or under
 names that the table does not give away:

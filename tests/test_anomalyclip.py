@@ -30,7 +30,6 @@ from zsad_papers.anomalyclip.experiments import (
     study,
     training_options,
 )
-from zsad_papers.baselines import rd4ad
 from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.common.data import dataset_of
 from zsad_papers.common.experiment import Category, categories
@@ -226,7 +225,7 @@ def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypat
         seen.append(backbone.layers)
         raise StopIteration
 
-    monkeypatch.setattr(rd4ad, "rd4ad_extractor", extractor)
+    monkeypatch.setattr(anomalyclip_tables, "rd4ad_extractor", extractor)
     layers = ("layer1", "layer2", "layer3", "layer4")
     backbone = Backbone(
         "b", "w", layers, (8, 8), torch.nn.Identity(), torch.device("cpu"), lambda image: image

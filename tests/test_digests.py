@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_core import cache
+from zsad_core import datasets
 from zsad_core.datasets import Digests
 
 
@@ -25,8 +25,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    real = cache.sha256_of
-    monkeypatch.setattr(cache, "sha256_of", lambda path: names.append(Path(path).name) or real(path))
+    real = datasets.sha256_of
+    monkeypatch.setattr(datasets, "sha256_of", lambda path: names.append(Path(path).name) or real(path))
     return names
 
 

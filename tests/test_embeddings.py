@@ -12,7 +12,8 @@ from PIL import Image
 
 from data_scripts.mini import write_dataset
 from data_scripts.prepare import prepared_folder
-from zsad_core import cache, image_features, shards
+from zsad_core import datasets as dataset_files
+from zsad_core import image_features, shards
 from zsad_core.datasets import load_dataset
 from zsad_core.encoders import load_encoder
 from zsad_core.views import test_views as views_of
@@ -65,14 +66,14 @@ def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, datase
 
 def test_shards_in_any_order_are_the_whole_and_read_their_own_files(encoder, dataset, tmp_path, monkeypatch):
     """A category of six images, two in a file, four in a shard."""
-    monkeypatch.setattr(image_features, "PART", 2)
+    monkeypatch.setattr(image_features, "VIEW_PART", 2)
     monkeypatch.setattr(shards, "SHARD", 4)
     for path in dataset.root.rglob("*.png"):
         os.utime(path, ns=(0, 10**18))  # not just now, or digests would not be kept
     category = dataset.categories[1]
     whole = image_features.image_embeddings(encoder, load_dataset(dataset.root), tmp_path / "whole")
-    hashed, real = [], cache.sha256_of
-    monkeypatch.setattr(cache, "sha256_of", lambda path: hashed.append(path) or real(path))
+    hashed, real = [], dataset_files.sha256_of
+    monkeypatch.setattr(dataset_files, "sha256_of", lambda path: hashed.append(path) or real(path))
     for shard, rows in ((1, slice(4, 6)), (0, slice(0, 4)), (2, slice(6, 6))):
         part = load_dataset(dataset.root, tmp_path / "digests").select(category)
         done = image_features.embed_images(encoder, part, tmp_path / "cut", shard=shard)
@@ -90,7 +91,7 @@ def test_shards_in_any_order_are_the_whole_and_read_their_own_files(encoder, dat
 
 
 def test_a_killed_shard_goes_on_and_workers_change_nothing(encoder, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_features, "PART", 2)
+    monkeypatch.setattr(image_features, "VIEW_PART", 2)
     part, real, calls = dataset.select(dataset.categories[0]), encoder.embed_images, []
 
     def killed(*arguments, **options):
@@ -154,9 +155,7 @@ def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, 
     """data_dir holds mini_visa alone."""
     settings = read_settings({"data_dir": str(dataset.root.parent), "cache_dir": str(tmp_path)})
     roles = ["visa", "mvtec"]
-    line = (
-        "The dataset mini_mvtec in the place of mvtec is not prepared: `zsad prepare mini_mvtec --help`"
-    )
+    line = "The dataset mini_mvtec in the place of mvtec is not prepared: `zsad prepare mini_mvtec --help`"
     with pytest.warns(UserWarning, match=line):
         assert data.dataset_of(settings, "mvtec") is None
     with pytest.warns(UserWarning, match=line):

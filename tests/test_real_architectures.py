@@ -17,7 +17,6 @@ from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import train_prompts
 from zsad_papers.rwda import experiments as rwda_experiments
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_papers.common import costs, settings
 from zsad_papers.common.costs import VisionTower, multiply_accumulates, tower_of
 from zsad_papers.common.plots import bars
 
@@ -26,7 +25,7 @@ def encoder() -> ClipEncoder:
 @pytest.fixture
 def papers_tower(monkeypatch: pytest.MonkeyPatch) -> VisionTower:
     """ViT-B/16+ at 240 pixels, without its weights."""
-    monkeypatch.setattr(costs, "tower_of", lambda encoder: VisionTower())
+    monkeypatch.setattr(speed, "tower_of", lambda encoder: VisionTower())
     return VisionTower()
 
 
@@ -127,7 +126,7 @@ def test_memory_of_the_record() -> None:
 def test_a_benchmark_that_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmark nothing: run `python -m benchmarks\.nothing`"):
         speed.read_benchmark("nothing")
-    monkeypatch.setattr(settings, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(speed, "repository_root", lambda: tmp_path)
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     (folder / "windows.csv").write_text("precision\nfp32\n")

@@ -20,7 +20,8 @@ from zsad_core.windows import upsample, zero_shot_map
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, labelled, map_gallery
 from zsad_papers.common.settings import Settings
-from zsad_papers.winclip import experiments as winclip_experiments
+from zsad_papers.winclip import analysis as winclip_analysis
+from zsad_papers.winclip import figures as winclip_figures
 from zsad_papers.winclip.analysis import failures, typical
 from zsad_papers.winclip.figures import effect_bars, effects, example, size_against_quality, slopes
 
@@ -41,7 +42,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, **frames: pd.DataFrame) -> list:
         name: frame.assign(label=(frame["kind"] != "good").astype(int)).drop(columns="kind")
         for name, frame in frames.items()
     }
-    monkeypatch.setattr(winclip_experiments, "within_images", lambda c: own[c.name])
+    monkeypatch.setattr(winclip_analysis, "within_images", lambda c: own[c.name])
     tests = {name: pd.DataFrame({"defect": frame["kind"]}) for name, frame in frames.items()}
     return [SimpleNamespace(name=name, test=SimpleNamespace(meta=meta)) for name, meta in tests.items()]
 
@@ -139,7 +140,7 @@ def test_the_map_of_an_example_is_winclips(square: Category, encoder: ClipEncode
 def test_an_example_of_a_later_part(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [example(square, i, [1]).maps for i in (2, 7)]
     monkeypatch.setattr(image_features, "PART", 3)
-    monkeypatch.setattr(image_features, "PART", 3)
+    monkeypatch.setattr(winclip_figures, "PART", 3)
     for i, maps in zip((2, 7), whole, strict=True):
         for name, values in example(square, i, [1]).maps.items():
             np.testing.assert_allclose(values, maps[name], rtol=1e-3, atol=1e-5)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from zsad_core import prompts, references
+from zsad_core import prompts
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import Embedded, dense_parts, image_embeddings
@@ -419,8 +419,8 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
         drawn.append((n, shots, seed))
         return np.arange(shots)
 
-    monkeypatch.setattr(references, "sample_references", spy)
-    monkeypatch.setattr(references, "sample_references", spy)
+    monkeypatch.setattr(rwda_experiments, "sample_references", spy)
+    monkeypatch.setattr(experiment, "sample_references", spy)
     meta = many.dataset.meta
     test = pd.concat(
         [meta[meta["split"] == "test"].assign(category=name) for name in many.dataset.categories]

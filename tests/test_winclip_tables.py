@@ -18,8 +18,7 @@ from sklearn.metrics import roc_auc_score
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import image_embeddings
 from zsad_core.windows import winclip_map
-from zsad_papers.common import costs, data, results
-from zsad_papers.common import tables as tables_module
+from zsad_papers.common import data, results
 from zsad_papers.common.experiment import Category, categories, study
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
 from zsad_papers.common.settings import Settings, read_settings
@@ -27,7 +26,6 @@ from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
 from zsad_papers.winclip import analysis as winclip_analysis
 from zsad_papers.winclip import costs as winclip_costs
-from zsad_papers.winclip import experiments as winclip_experiments
 from zsad_papers.winclip import tables as winclip_tables
 from zsad_papers.winclip.experiments import few_shot_scores, language, zero_shot
 
@@ -185,7 +183,7 @@ def test_table_of_a_supplement(
     assert "<span>Table 10: image AUROC (%) on MVTec-AD, by category; measured on mini_mvtec<" in table.html
     assert 'scope="rowgroup"' in table.html and 'scope="colgroup"' in table.html
 
-    monkeypatch.setattr(tables_module, "as_table", lambda frame, caption: frame)
+    monkeypatch.setattr(winclip_tables, "as_table", lambda frame, caption: frame)
     frame = winclip_tables.classwise_table(beside, "T10")
     blocks = {name: own.index.get_level_values("category").tolist() for name, own in frame.groupby(level=0)}
     assert len(blocks["published"]) == 16 and blocks["published"][-1] == "mean"
@@ -347,7 +345,7 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {
         name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5}) for name, own in images.items()
     }
-    monkeypatch.setattr(winclip_experiments, "within_images", lambda c: frames[c.name])
+    monkeypatch.setattr(winclip_analysis, "within_images", lambda c: frames[c.name])
     named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
     row, kept = winclip_analysis.small_defects(named)
     expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic
@@ -388,7 +386,7 @@ def test_what_is_timed_are_the_ablations(
         maps.update({name: step() for name, step in steps.items()})
         return dict.fromkeys(steps, float(repeats))
 
-    monkeypatch.setattr(costs, "latencies", run_once)
+    monkeypatch.setattr(winclip_costs, "latencies", run_once)
     assert (winclip_costs.time_rows(settings, encoder, "", repeats=3)["mean"] == 3).all()
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])

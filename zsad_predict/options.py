@@ -97,7 +97,7 @@ def read_options(profile: str = "mini", **given: object) -> Options:
     is_file = profile.endswith((".yaml", ".yml"))
     places = (Path(profile), ROOT / profile) if is_file else (ROOT / "profiles" / f"{profile}.yaml",)
     path = next((place for place in places if place.is_file()), None)
-    if path is None and profile != "mini":
+    if path is None and profile != Options.profile:  # whose values are the defaults here
         known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml"))) or "mini"
         raise FileNotFoundError(
             f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"

@@ -87,9 +87,9 @@ def operation_table(encoder: ClipEncoder, sizes: Sequence[int]) -> pd.DataFrame:
 
 def _saved(width: int, mlp: int, length: int) -> int:
     """What the shared pass does not compute of one window: q, k and v of the first block, and in the last
-    block attention, output projection and MLP of all tokens but the class token."""
+    block query, attention, output projection and MLP of all tokens but the class token."""
     first = 3 * length * width**2
-    last = (length - 1) * (width**2 + 2 * width * mlp + 2 * length * width)
+    last = (length - 1) * (2 * width**2 + 2 * width * mlp + 2 * length * width)
     return first + last
 
 

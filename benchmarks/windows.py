@@ -65,7 +65,7 @@ def operations(visual: nn.Module, sizes: Sequence[int], *, shared: bool) -> int:
 
     Counted is what is really computed, not what the method could be thought to need. shared: as in
     `zsad_core.vit_windows`, the first block's q, k, v once per patch for all scales, in the last block the
-    class token's attention, output projection and MLP. False: every token of every window through everything, as
+    class token's query, output projection and MLP. False: every token of every window through everything, as
     open_clip's blocks do it. Norms, activations, softmax and scores are left out, less than a hundredth.
     """
     patches, patch = math.prod(visual.grid_size), math.prod(visual.patch_size)
@@ -81,7 +81,7 @@ def operations(visual: nn.Module, sizes: Sequence[int], *, shared: bool) -> int:
         for number in range(1, depth + 1):
             queries = 1 if shared and number == depth else length
             if not shared or number > 1:
-                total += count * 3 * length * width**2  # q, k, v
+                total += count * (2 * length + queries) * width**2  # k and v, q
             total += count * 2 * queries * length * width  # scores of the keys, sum of the values
             total += count * queries * (width**2 + 2 * width * hidden)  # output projection, MLP
         total += count * width * visual.output_dim

@@ -23,7 +23,7 @@ from workflow.sizes import (
 
 LONGEST_MODULE, MEDIAN_FUNCTION = 425, 12  # lines; the aim is 400 for a module
 # What stands today, in lines; the aim is 4,000 for the core and 13,500 for the product.
-LARGEST = {"zsad_core": 5_250, "read first": 2_200, "product": 17_800}
+LARGEST = {"zsad_core": 5_260, "read first": 2_200, "product": 17_800}
 PAPERS = ("rwda", "winclip", "anomalyclip")
 PROFILES = ("mini", "paper")
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name

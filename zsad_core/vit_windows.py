@@ -164,9 +164,15 @@ def _run(
     s, length, width = x.shape
     x, qkv = x.flatten(0, 1), qkv.flatten(0, 1)  # (s l, ...): only attention knows where a sequence ends
     for number, block in enumerate(blocks, start=1):
-        qkv = qkv if number == 1 else _qkv(x, block, buffers)
-        q, k, v = qkv.view(s, length, 3, block.heads, -1).permute(2, 0, 3, 1, 4)  # (s, heads, l, ...) each
-        if number == len(blocks) and number not in keep:
+        last = number == len(blocks) and number not in keep  # read at the class token alone
+        if last and number > 1:
+            q, k, v = _class_qkv(x.view(s, length, width), block)
+        else:
+            qkv = qkv if number == 1 else _qkv(x, block, buffers)
+            q, k, v = qkv.view(s, length, 3, block.heads, -1).permute(
+                2, 0, 3, 1, 4
+            )  # (s, heads, l, ...) each
+        if last:
             q, x = q[:, :, :1], x.view(s, length, width)[:, 0].contiguous()
         attended = F.scaled_dot_product_attention(q, k, v)  # (s, heads, l or 1, width / heads)
         x = _residual(x, attended.transpose(1, 2).reshape(-1, width), block, buffers)
@@ -190,6 +196,15 @@ def _qkv(x: Tensor, block: BlockWeights, buffers: dict[str, Tensor]) -> Tensor:
     qkv = _product(_norm(x, block.norms[0]), block.qkv, buffers, "qkv")
     qkv[:, : x.shape[1]] += block.q_bias
     return qkv
+
+
+def _class_qkv(x: Tensor, block: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """q (s, heads, 1, ...) of the class tokens, k and v (s, heads, l, ...) of all tokens (s, l, width)."""
+    s, length, width = x.shape
+    normed = _norm(x.flatten(0, 1), block.norms[0])
+    q = normed.view(s, length, width)[:, 0] @ block.qkv[:, :width] + block.q_bias  # (s, width)
+    k, v = (normed @ block.qkv[:, width:]).view(s, length, 2, block.heads, -1).permute(2, 0, 3, 1, 4)
+    return q.view(s, 1, block.heads, -1).transpose(1, 2), k, v
 
 
 def _norm(x: Tensor, norm: tuple[Tensor, Tensor, float]) -> Tensor:

@@ -1,6 +1,8 @@
-"""What a detector costs on this machine: Table 3 of RWDA for the encoder in use, everything counted.
+"""Parameters, multiply-accumulates and latency of a detector.
 
-`zsad_papers.common.costs` explains by arithmetic how the paper's own figures were counted.
+The counts are closed formulas, so that they also hold for models that are not loaded. They are made in two
+ways: everything, and what the profiler behind RWDA's Table 3 saw of the image tower: patch embedding
+and MLPs.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ def tower_of(encoder: ClipEncoder) -> VisionTower:
 
 
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
-    """Median milliseconds of each step, measured in turn so that a machine's mood hits all alike; one warm-up
-    each."""
+    """Median milliseconds of each step, after one warm-up each.
+
+    The steps take turns, so that a machine that slows down for a while slows all of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():

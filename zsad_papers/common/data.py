@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The encoder and the datasets that a run's settings name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What CLIP, RWDA and both together cost for one image on this machine: RWDA's Table 3."""
 
 from __future__ import annotations
 

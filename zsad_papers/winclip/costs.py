@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Milliseconds that WinCLIP and its ablations take for one image: the last column of WinCLIP's Table 8."""
 
 from __future__ import annotations
 

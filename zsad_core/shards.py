@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""How the work on a large dataset is cut into jobs: by category, and a category into shards of images."""
 
 from __future__ import annotations
 

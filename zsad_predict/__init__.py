@@ -1,1 +1,1 @@
-"""."""
+"""Your own images: scores, decisions, heat maps and a report."""

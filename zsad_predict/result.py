@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What is known of an image after it was scored, and of a whole run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""."""
+"""What the experiments of all papers share: settings, data, measuring, results, tables, plots, claims."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""A category of a dataset under a method: features, draws of references, and measurements kept in the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Galleries of images beside their anomaly maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What WinCLIP's pages look at beyond the tables: small defects, typical images, failures."""
 
 from __future__ import annotations
 

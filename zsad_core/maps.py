@@ -1,4 +1,4 @@
-"""Anomaly maps at the size of an image: tiles are put back in their places and averaged where they overlap."""
+"""Anomaly maps at the size of an image: tiles are put back and averaged where they overlap."""
 
 from __future__ import annotations
 

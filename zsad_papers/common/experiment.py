@@ -1,4 +1,4 @@
-"""A category of a dataset under a method: features, draws of references, and measurements kept in the cache."""
+"""A category of a dataset under a method: features, draws of references, and measurements that are kept."""
 
 from __future__ import annotations
 

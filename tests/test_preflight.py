@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -42,10 +43,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     return asked
 
 
-def changed(settings: Settings, **values) -> Settings:
-    return Settings(**{**settings.__dict__, **values})
-
-
 def states(checks) -> set[tuple[str, str]]:
     return {(check.what, check.state) for check in checks}
 
@@ -57,14 +54,14 @@ def test_the_mini_profile_has_all_it_needs(settings, offline):
 
 
 def test_unknown_device(settings):
-    assert [c.state for c in check_device(changed(settings, device="cuda:7"))] == ["error"]
+    assert [c.state for c in check_device(replace(settings, device="cuda:7"))] == ["error"]
 
 
 def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
     settings, offline, monkeypatch
 ):
     monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
-    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = next(check_weights(paper))
     url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
     assert check.state == "error" and url in check.note and "nowhere/vit_b" in check.note
@@ -74,7 +71,7 @@ def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
 def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
     monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
     monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
-    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = next(check_weights(paper))
     assert check.state == "ok" and "834 MB will be downloaded" in check.note
 
@@ -83,7 +80,7 @@ def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypat
     monkeypatch.setattr(preflight, "CLIP_CACHE", tmp_path)
     url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
     (tmp_path / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
-    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     check = next(check_weights(paper))
     assert check.state == "error" and "is damaged" in check.note
 
@@ -98,13 +95,13 @@ def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypat
     ],
 )
 def test_wrong_weights(settings, offline, values, words):
-    found = list(check_weights(changed(settings, **values)))
+    found = list(check_weights(replace(settings, **values)))
     assert any(check.state == "error" and words in check.note for check in found), found
     assert not offline
 
 
 def test_a_missing_dataset_is_a_warning_and_says_how_to_get_it(settings):
-    checks = list(check_datasets(changed(settings, datasets={"visa": "visa", "mvtec": "mini_mvtec"})))
+    checks = list(check_datasets(replace(settings, datasets={"visa": "visa", "mvtec": "mini_mvtec"})))
     assert states(checks) == {("dataset visa", "warning"), ("dataset mini_mvtec", "ok")}
     assert "zsad prepare visa" in next(c.note for c in checks if c.state == "warning")
 
@@ -129,14 +126,14 @@ def test_a_broken_dataset_is_an_error(settings, copied, fault):
         meta = (copied / "meta.csv").read_text()
         first = dataset.meta["mask"][dataset.meta["mask"] != ""].iloc[0]
         (copied / "meta.csv").write_text(meta.replace(first, ""))
-    mine = changed(settings, data_dir=str(copied.parent), datasets={"visa": "mine"})
+    mine = replace(settings, data_dir=str(copied.parent), datasets={"visa": "mine"})
     errors = [check for check in check_datasets(mine) if check.state == "error"]
     assert len(errors) == 1, errors
 
 
 def test_counts_and_references(settings, copied):
     shutil.move(copied, copied.with_name("visa"))
-    mine = changed(settings, data_dir=str(copied.parent), datasets={"visa": "visa"}, shots=(5,))
+    mine = replace(settings, data_dir=str(copied.parent), datasets={"visa": "visa"}, shots=(5,))
     found = states(check_datasets(mine))
     assert {("counts of visa", "warning"), ("references of visa", "error")} <= found, found
 
@@ -176,5 +173,5 @@ def test_command(settings, tmp_path, monkeypatch, offline):
 @pytest.mark.parametrize("address", ["https://localhost:1/weights.pt", "no address at all"])
 def test_no_address(settings, monkeypatch, address):
     monkeypatch.setitem(checkpoints.PINNED, ("ViT-B-16-plus-240", "laion400m_e32"), (address, "0" * 64))
-    paper = changed(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
     assert "error" in [check.state for check in check_weights(paper, timeout=0.5)]

@@ -27,7 +27,7 @@ NO_REPRODUCTION = "no number measured here reproduces a published one"
 def test_run_line_names_everything_and_the_difference():
     line = provenance.run_line(read_settings({"seeds": 2, "seed": 5}), ENCODER, ["mini_mvtec"])
     for part in (
-        "**mini** with seeds = 2, seed = 5",
+        "**mini** with seed = 5, seeds = 2",
         "weights shipped@0123",
         "mini_mvtec (in the place of mvtec)",
     ):

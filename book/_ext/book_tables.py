@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data_scripts.source import all_sources  # noqa: E402
-from zsad_papers.common.settings import KINDS, MEANINGS  # noqa: E402
+from zsad_papers.common.settings import parameters  # noqa: E402
 
 
 class ParametersTable(SphinxDirective):
@@ -39,11 +39,11 @@ class ParametersTable(SphinxDirective):
         rows = [
             (
                 f"`{name}`",
-                KINDS[name].__name__,
-                MEANINGS[name],
+                kind,
+                meaning,
                 *(_value(values.get(name)) for values in profiles.values()),
             )
-            for name in KINDS
+            for name, (kind, meaning) in parameters().items()
         ]
         return _table(self, ("parameter", "type", "meaning", *profiles), rows)
 

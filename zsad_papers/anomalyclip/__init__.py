@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from zsad_papers.anomalyclip.settings import AnomalyclipSettings
 from zsad_papers.common.paper import Paper
 
 
@@ -24,6 +25,7 @@ PAPER = Paper(
         *("headct", "brainmri", "br35h", "covid19", "isic"),  # medical
         *("cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
     ),
+    settings=AnomalyclipSettings,
     seeds=_seeds,
 )
 

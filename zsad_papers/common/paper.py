@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from zsad_papers.common.settings import Settings
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -25,6 +27,8 @@ class Paper:
     """The parameters that name the encoder of a run of its experiments."""
     datasets: tuple[str, ...]
     """The published datasets on which it has numbers."""
+    settings: type[Settings]
+    """The parameters of its notebooks."""
     seeds: Callable[[Any], str]
 
 

@@ -27,7 +27,7 @@ from zsad_core.image_features import Embedded
 from zsad_papers import all_papers
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
-from zsad_papers.common.settings import KINDS, Settings, read_settings, repository_root
+from zsad_papers.common.settings import Settings, read_settings, repository_root
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 
@@ -159,7 +159,7 @@ def profile_name(settings: Settings) -> str:
 def _recorded(settings: Settings) -> dict[str, Any]:
     """The parameters for a record: without folders, of `datasets` the places that are taken, tuples as lists,
     of an absolute path the name alone."""
-    values = {name: getattr(settings, name) for name in KINDS if not name.endswith("_dir")}
+    values = {name: getattr(settings, name) for name in vars(settings) if not name.endswith("_dir")}
     for name, value in values.items():
         if isinstance(value, tuple):
             values[name] = list(value)
@@ -171,7 +171,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 
 def changed_parameters(settings: Settings) -> dict[str, Any]:
     """Parameters whose value is not the profile's; folders do not count."""
-    usual = _recorded(read_settings({"profile": settings.profile}))
+    usual = _recorded(read_settings({"profile": settings.profile}, type(settings)))
     return {name: value for name, value in _recorded(settings).items() if value != usual[name]}
 
 

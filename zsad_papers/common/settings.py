@@ -1,193 +1,207 @@
 """The parameters of every notebook: one name, one meaning, checked before anything is computed.
 
-A notebook declares the parameters that it uses in its first code cell and leaves them at None; the next cell
-turns them into one `Settings`:
+A notebook declares the parameters that it uses in its first code cell and leaves them at None; a parameter
+that is None takes the value of the profile, `profiles/<profile>.yaml`. Papermill only warns about a misspelt
+name and turns some values into other types, so everything is checked here. `Settings` has the parameters that
+several papers share; a paper's own ones are in its `settings.py`.
 
-    from zsad_papers.common.settings import read_settings
-    settings = read_settings(globals())
-
-A parameter that is None takes the value of the profile, `profiles/<profile>.yaml`. Papermill only warns about
-a misspelt name and turns some values into other types, so everything is checked here.
 `zsad params seeds n_pairs` prints a parameters cell for the names given.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
-import math
+import json
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
-from zsad_core.prompts import ALPHABETS
 from zsad_papers import all_papers
 
-PATH_PARAMETERS = (
-    *("data_dir", "cache_dir", "results_dir", "captions_file"),
-    *("images_dir", "normal_dir", "masks_dir", "labels_from", "prompts_file"),
-)
-METHODS = ("clip", "rwda", "winclip", "winclip_plus", "anomalyclip")
-"""What a folder of one's own images can be scored with."""
-THRESHOLDS = ("auto", "references", "folder")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-DATASET_ROLES = tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
-"""Published datasets for which a profile names what stands in their place: a prepared dataset, `name`, or one
-category of it, `name/category`. One may stand in several places."""
 
-_EXAMPLES = {str: '"text"', int: "4", float: "0.001", bool: "true", list: "[1, 2, 4]", dict: "{mvtec: name}"}
-
-
-def parameter(kind: type, meaning: str, **limits: Any) -> Any:
-    """A field of `Settings`: its YAML type, its meaning in one line, and any of at_least, above, below,
-    at_most, choices, optional (a profile may leave it empty), example (for the error message)."""
-    return field(metadata={"kind": kind, "meaning": meaning, **limits})
+settings_class = dataclass(
+    config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False), frozen=True, kw_only=True
+)
+"""Decorates each class of settings. Each field has its limits and its meaning in one line."""
 
 
-@dataclass(frozen=True)
+def published_datasets() -> tuple[str, ...]:
+    """The names for which a profile says which dataset stands in: a prepared one, `name`, or one category of
+    it, `name/category`. One may stand in for several."""
+    return tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
+
+
+def _with_all_datasets(value: dict[str, str | None]) -> dict[str, str | None]:
+    unknown = [name for name in value if name not in published_datasets()]
+    if unknown:
+        raise ValueError(f"unknown dataset {unknown[0]!r}; the keys are {', '.join(published_datasets())}")
+    return {name: value.get(name) for name in published_datasets()}
+
+
+Text = Annotated[str, Field(min_length=1)]
+NumbersFrom1 = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, strict=False)]
+NumbersFrom2 = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False)]
+Dataset = Annotated[str, Field(pattern="^[^/]+(/[^/]+)?$")]
+Datasets = Annotated[dict[str, Dataset | None], AfterValidator(_with_all_datasets)]
+
+
+def check_shipped(model: str, weights: str | None, prefix: str = "") -> None:
+    """Raises ValueError if a model has no weights that are shipped, and others are not named."""
+    if weights is None and model != "zsad-mini":
+        raise ValueError(
+            f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
+            f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
+        )
+
+
+@settings_class
 class Settings:
-    """Every parameter that a notebook can have. Lists arrive as tuples, folders relative to the working
+    """The parameters that several papers share. Lists arrive as tuples, folders relative to the working
     directory, `weights: shipped` as None."""
 
-    profile: str = parameter(str, "a name in profiles/ or a YAML file: the value of all that is None")
-    data_dir: str = parameter(str, "prepared datasets; a relative path starts at the repository root")
-    cache_dir: str = parameter(str, "embeddings and scores that are kept between runs")
-    results_dir: str = parameter(str, "the result files that this run writes")
-    datasets: dict[str, str | None] = parameter(dict, "published dataset: the one in its place (null: none)")
-    model: str = parameter(str, "zsad-mini, or the name of an open_clip architecture")
-    weights: str | None = parameter(str, "shipped, an open_clip tag, a checkpoint file, or random")
-    device: str = parameter(str, "auto, cpu, cuda, cuda:<number> or mps", example='"auto"')
-    precision: str = parameter(str, "fp32 or bf16", choices=("fp32", "bf16"))
-    seeds: int = parameter(int, "how many seeds; every mean and standard deviation is over these", at_least=1)
-    seed: int = parameter(int, "the first seed; the others follow it", at_least=0, below=2**31)
-    n_pairs: int = parameter(int, "random-word prompt pairs that train one FNN (N_p)", at_least=2)
-    pool_pairs: int = parameter(int, "prompt pairs embedded once; each seed draws from them", at_least=2)
-    pair_counts: tuple[int, ...] = parameter(list, "training-set sizes to compare, in pairs", at_least=2)
-    shots: tuple[int, ...] = parameter(list, "numbers of normal reference images", at_least=1)
-    ablation_shots: tuple[int, ...] = parameter(
-        list, "numbers of reference images in WinCLIP+'s ablations", at_least=1
+    profile: Text = Field(description="a name in profiles/ or a YAML file: the value of all that is None")
+    data_dir: Text = Field(description="prepared datasets; a relative path starts at the repository root")
+    cache_dir: Text = Field(description="embeddings and scores that are kept between runs")
+    results_dir: Text = Field(description="the result files that this run writes")
+    datasets: Datasets = Field(description="published dataset: the one in its place (null: none)")
+    model: Text = Field(description="zsad-mini, or the name of an open_clip architecture")
+    weights: Text | None = Field(description="shipped, an open_clip tag, a checkpoint file, or random")
+    device: str = Field(
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<number> or mps"
     )
-    reference_seeds: int = parameter(int, "how many draws of reference images", at_least=1)
-    scales: tuple[int, ...] = parameter(list, "window sizes of WinCLIP, in patches", at_least=1)
-    temperature: float | None = parameter(
-        float, "of WinCLIP's softmax (null in a profile: the model's own)", above=0, optional=True
+    precision: Literal["fp32", "bf16"] = Field(description="fp32 or bf16")
+    seed: int = Field(ge=0, lt=2**31, description="the first seed; the others follow it")
+    shots: NumbersFrom1 = Field(description="numbers of normal reference images")
+    ablation_shots: NumbersFrom1 = Field(description="numbers of reference images in WinCLIP+'s ablations")
+    reference_seeds: int = Field(ge=1, description="how many draws of reference images")
+    scales: NumbersFrom1 = Field(description="window sizes of WinCLIP, in patches")
+    temperature: float | None = Field(
+        gt=0, description="of WinCLIP's softmax (null in a profile: the model's own)"
     )
-    map_size: int | None = parameter(
-        int,
-        "shorter edge at which maps meet masks (null in a profile: that of the masks)",
-        at_least=1,
-        optional=True,
+    map_size: int | None = Field(
+        ge=1, description="shorter edge at which maps meet masks (null in a profile: that of the masks)"
     )
-    backbone: str = parameter(str, "of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture")
-    backbone_weights: str = parameter(str, "of a timm backbone: a tag, a .safetensors file, or random")
-    clip_backbones: dict[str, str] = parameter(
-        dict, "CLIPs to compare, by published name: architecture and weights", example="{rn50: RN50 openai}"
+    backbone: Text = Field(
+        description="of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture"
     )
-    prompt_model: str = parameter(str, "of AnomalyCLIP: zsad-mini, or the name of an open_clip architecture")
-    prompt_weights: str | None = parameter(
-        str, "of AnomalyCLIP: shipped, an open_clip tag, a checkpoint file, or random"
+    backbone_weights: Text = Field(description="of a timm backbone: a tag, a .safetensors file, or random")
+    limit_images: int | None = Field(
+        ge=1, description="at most so many test images a category and label (null in a profile: all)"
     )
-    prompt_image_size: int | None = parameter(
-        int,
-        "edge of AnomalyCLIP's input in pixels (null in a profile: the model's own)",
-        at_least=1,
-        optional=True,
+
+    @model_validator(mode="after")
+    def _weights_are_there(self) -> Settings:
+        check_shipped(self.model, self.weights)
+        return self
+
+
+@settings_class
+class YourImages(Settings):
+    """The parameters of the page about a folder of your own images."""
+
+    multi_crop: bool = Field(description="score six views of a test image (false: the whole image only)")
+    images_dir: Text | None = Field(
+        description="a folder of your own images (null in a profile: an example from the datasets)"
     )
-    prompt_epochs: int | None = parameter(
-        int, "epochs of all that is learned from images (null in a profile: each method's own)",
-        at_least=1, optional=True,
-    )  # fmt: skip
-    context_lengths: tuple[int, ...] = parameter(list, "learned words in a prompt to compare (E)", at_least=1)
-    prompt_depths: tuple[int, ...] = parameter(
-        list, "text blocks with learned tokens to compare (M)", at_least=1
+    normal_dir: Text | None = Field(description="a folder of a few normal images (null in a profile: none)")
+    labels_from: Text | None = Field(
+        description="labels of your images: folders, or a CSV file (null in a profile: none)"
     )
-    token_lengths: tuple[int, ...] = parameter(
-        list, "learned tokens in a text block to compare (L)", at_least=1
+    masks_dir: Text | None = Field(description="a folder of masks of your images (null in a profile: none)")
+    scored_with: Literal["clip", "rwda", "winclip", "winclip_plus", "anomalyclip"] = Field(
+        description="the method for your images"
     )
-    multi_crop: bool = parameter(bool, "score six views of a test image (false: the whole image only)")
-    batch_size: int = parameter(int, "embeddings in one training batch, two for each pair", at_least=2)
-    epochs: int = parameter(int, "passes over the training pairs", at_least=1)
-    lr: float = parameter(float, "learning rate of the first epoch", above=0)
-    weight_decay: float = parameter(float, "weight decay of AdamW", at_least=0)
-    dropout: float = parameter(float, "dropout rate in the FNN", at_least=0, below=1, example="0.5")
-    alphabet: str = parameter(str, "symbols of the random words", choices=tuple(ALPHABETS))
-    hidden: tuple[int, ...] = parameter(list, "widths of the FNN's hidden layers", at_least=1)
-    limit_images: int | None = parameter(
-        int,
-        "at most so many test images a category and label (null in a profile: all)",
-        at_least=1,
-        optional=True,
+    object_in_images: Text = Field(description="what the prompts call the thing in your images")
+    prompts_file: Text | None = Field(
+        description="learned prompts for AnomalyCLIP on your images (null in a profile: shipped)"
     )
-    captions_file: str | None = parameter(
-        str, "COCO captions JSON (null in a profile: this project's own sentences)", optional=True
+    threshold_from: Literal["auto", "references", "folder"] = Field(
+        description="auto (references if there are any), references or folder"
     )
-    tsne_points: int = parameter(int, "embeddings of each kind in a t-SNE plot", at_least=10)
-    images_dir: str | None = parameter(
-        str, "a folder of your own images (null in a profile: an example from the datasets)", optional=True
+    threshold_quantile: float | None = Field(
+        ge=0, le=1, description="of the scores there (null in a profile: 1 of references, 0.9 of a folder)"
     )
-    normal_dir: str | None = parameter(
-        str, "a folder of a few normal images (null in a profile: none)", optional=True
-    )
-    labels_from: str | None = parameter(
-        str, "labels of your images: folders, or a CSV file (null in a profile: none)", optional=True
-    )
-    masks_dir: str | None = parameter(
-        str, "a folder of masks of your images (null in a profile: none)", optional=True
-    )
-    scored_with: str = parameter(str, "the method for your images", choices=METHODS)
-    object_in_images: str = parameter(str, "what the prompts call the thing in your images")
-    prompts_file: str | None = parameter(
-        str, "learned prompts for AnomalyCLIP on your images (null in a profile: shipped)", optional=True
-    )
-    threshold_from: str = parameter(
-        str, "auto (references if there are any), references or folder", choices=THRESHOLDS
-    )
-    threshold_quantile: float | None = parameter(
-        float,
-        "of the scores there (null in a profile: 1 of references, 0.9 of a folder)",
-        at_least=0,
-        at_most=1,
-        optional=True,
-    )
-    threshold: float | None = parameter(
-        float, "a number that decides (null in a profile: the quantile does)", optional=True
+    threshold: float | None = Field(
+        description="a number that decides (null in a profile: the quantile does)"
     )
 
 
-_FIELDS: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(Settings)}
-KINDS: dict[str, type] = {name: metadata["kind"] for name, metadata in _FIELDS.items()}
-MEANINGS: dict[str, str] = {name: metadata["meaning"] for name, metadata in _FIELDS.items()}
+@cache
+def all_settings() -> type[Settings]:
+    """The class with the parameters of all papers: what a profile holds."""
+    kinds = [*(paper.settings for paper in all_papers().values()), YourImages]
+    return settings_class(
+        type("AllSettings", tuple(reversed(kinds)), {})
+    )  # the last base's fields come first
 
 
-def read_settings(namespace: Mapping[str, Any]) -> Settings:
+@cache
+def parameters() -> dict[str, tuple[str, str]]:
+    """{name: (type in YAML, meaning)} of every parameter, in the order of a parameters cell."""
+    fields = all_settings().__pydantic_fields__
+    return {name: (_kind(field.annotation), field.description) for name, field in fields.items()}
+
+
+def _kind(annotation: Any) -> str:
+    if NoneType in get_args(annotation):
+        return _kind(get_args(annotation)[0])
+    kind = get_origin(annotation) or annotation
+    if kind is Annotated:
+        return _kind(get_args(annotation)[0])
+    return {tuple: "list", Literal: "str"}.get(kind) or kind.__name__
+
+
+def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = None) -> Settings:
     """Check a notebook's parameters and fill those left at None from the profile.
 
     namespace: `globals()` of the notebook, or a dict of parameters. Any other public name with a plain value
     is taken for a misspelt one, unless a `Settings` is there already (the cell runs again, by hand).
+    kind: the class of the paper; None: the parameters of all.
     Raises ValueError (name, value or combination) or FileNotFoundError (profile); the message says what was
     expected and how to write it.
     """
+    kind = kind or all_settings()
     if not any(isinstance(value, Settings) for value in namespace.values()):
-        _refuse_unknown((n for n, value in namespace.items() if _looks_like_parameter(n, value)), "notebook")
+        refuse_unknown((n for n, value in namespace.items() if _looks_like_parameter(n, value)), "notebook")
     profile = namespace.get("profile") or "mini"
     if not isinstance(profile, str):
-        raise _wrong("profile", profile, "the name of a profile or the path of a YAML file")
-    values = read_profile(profile)
-    values |= {name: namespace[name] for name in KINDS if namespace.get(name) is not None}
-    values["profile"] = profile
-    checked = {name: _check(name, value) for name, value in values.items()}
-    checked |= {n: _from_root(checked[n]) for n in PATH_PARAMETERS if checked[n] != "folders"}
-    for name in ("weights", "prompt_weights"):
-        if (checked[name] or "").endswith(CHECKPOINT_SUFFIXES):
-            checked[name] = _from_root(checked[name])
-    settings = Settings(**checked)
-    _check_together(settings)
-    return settings
+        raise ValueError(
+            f"parameter profile = {profile!r}: expected a profile's name, or the path of a YAML file"
+        )
+    usual = read_profile(profile)
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = {name: namespace[name] for name in names if namespace.get(name) is not None}
+    values = {name: value for name, value in {**usual, **given}.items() if name in names}
+    values = {name: _as_seen_from_here(name, value) for name, value in values.items()}
+    try:
+        return kind(**{**values, "profile": profile})
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first error: the parameter, the value that was given, what was expected, and an example."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    name, value = first["loc"][0], first["input"]
+    usual = read_profile("mini").get(name)
+    usual = dict(list(usual.items())[:1]) if isinstance(usual, dict) else usual
+    return (
+        f"parameter {name} = {value!r} ({type(value).__name__}): {first['msg']}; "
+        f"it is {parameters()[name][1]}. "
+        f"In a YAML file (papermill -f) write for example '{name}: {json.dumps(usual)}'"
+    )
 
 
 def read_profile(profile: str) -> dict[str, Any]:
@@ -200,8 +214,8 @@ def read_profile(profile: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
     values.pop("profile", None)  # in the file for papermill's -f, which knows no profile otherwise
-    _refuse_unknown(values, f"profile {path.name}")
-    missing = [name for name in KINDS if name not in values and name != "profile"]
+    refuse_unknown(values, f"profile {path.name}")
+    missing = [name for name in parameters() if name not in values and name != "profile"]
     if missing:
         raise ValueError(f"profile {path} lacks {', '.join(missing)}; profiles/mini.yaml has every name")
     return values
@@ -210,11 +224,9 @@ def read_profile(profile: str) -> dict[str, Any]:
 def profile_path(profile: str) -> Path:
     """The YAML file of a profile; raises FileNotFoundError naming those that exist."""
     root = repository_root()
-    if profile.endswith((".yaml", ".yml")):
-        candidates = [Path(profile), root / profile]
-    else:
-        candidates = [root / "profiles" / f"{profile}.yaml"]
-    for path in candidates:
+    is_file = profile.endswith((".yaml", ".yml"))
+    places = [Path(profile), root / profile] if is_file else [root / "profiles" / f"{profile}.yaml"]
+    for path in places:
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in (root / "profiles").glob("*.yaml"))) or "none found"
@@ -244,15 +256,22 @@ def folder_and_category(dataset: str) -> tuple[str, str | None]:
 
 
 def parameters_cell(names: Iterable[str] | None = None) -> str:
-    """Source of a parameters cell: the profile, then `names` in the order of `Settings` (None: all)."""
-    wanted = set(KINDS if names is None else names) | {"profile"}
-    _refuse_unknown(wanted, "list of names")
+    """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all)."""
+    wanted = set(parameters() if names is None else names) | {"profile"}
+    refuse_unknown(wanted, "list of names")
     return "\n".join(
-        f"{name}: {KINDS[name].__name__} = {chr(34) + 'mini' + chr(34) if name == 'profile' else None}"
-        f"  # {MEANINGS[name]}"
-        for name in KINDS
+        f"{name}: {kind} = {chr(34) + 'mini' + chr(34) if name == 'profile' else None}  # {meaning}"
+        for name, (kind, meaning) in parameters().items()
         if name in wanted
     )
+
+
+def refuse_unknown(names: Iterable[str], where: str) -> None:
+    """Raises ValueError, with the parameter that was perhaps meant, if a name is no parameter."""
+    for name in sorted(set(names) - set(parameters())):
+        close = difflib.get_close_matches(name, parameters(), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown parameter {name!r} in the {where}: {hint}Known: {', '.join(parameters())}")
 
 
 def _looks_like_parameter(name: str, value: Any) -> bool:
@@ -261,116 +280,19 @@ def _looks_like_parameter(name: str, value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, list, tuple, dict))
 
 
-def _refuse_unknown(names: Iterable[str], where: str) -> None:
-    for name in sorted(set(names) - set(KINDS)):
-        close = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown parameter {name!r} in the {where}: {hint}Known: {', '.join(KINDS)}")
-
-
-def _wrong(name: str, value: Any, expected: str) -> ValueError:
-    kind, kind_given = KINDS[name], type(value).__name__
-    example = _FIELDS[name].get("example", _EXAMPLES[kind])
-    if kind is str and kind_given in ("int", "float"):
-        example = f'"{value}"'
-    return ValueError(
-        f"parameter {name} = {value!r} ({kind_given}): expected {expected}. "
-        f"In a YAML file (papermill -f) write for example '{name}: {example}'"
-    )
-
-
-def _check(name: str, value: Any) -> Any:
-    """The value with type and limits checked; lists become tuples, `shipped` becomes None."""
-    metadata = _FIELDS[name]
-    kind = metadata["kind"]
-    if value is None:
-        if metadata.get("optional"):
-            return None
-        raise _wrong(name, value, f"a value: {metadata['meaning']}")
-    if kind is list:
-        if not isinstance(value, (list, tuple)) or not value:
-            raise _wrong(name, value, "a list of whole numbers, not empty")
-        return tuple(_check_number(name, item, int) for item in value)
-    if kind in (int, float):
-        return _check_number(name, value, kind)
-    if not isinstance(value, kind):
-        words = {
-            str: "text (in quotes where it looks like a number)",
-            bool: "true or false, without quotes (papermill -p knows True and False only)",
-        }
-        raise _wrong(name, value, words.get(kind, "a mapping of names to names"))
-    if kind is str and (not value or value not in metadata.get("choices", (value,))):
-        expected = " or ".join(metadata["choices"]) if "choices" in metadata else "text that is not empty"
-        raise _wrong(name, value, expected)
-    if name == "datasets":
-        return _check_datasets(value)
-    if name == "clip_backbones":
-        return _check_backbones(value)
-    if name == "device" and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise _wrong(name, value, metadata["meaning"])
-    if name in ("weights", "prompt_weights"):
-        return None if value == "shipped" else value
-    return value
-
-
-def _check_number(name: str, value: Any, kind: type) -> int | float:
-    metadata = _FIELDS[name]
-    if isinstance(value, bool) or not isinstance(value, (int,) if kind is int else (int, float)):
-        words = {list: "whole numbers", int: "a whole number", float: "a number"}
-        raise _wrong(name, value, words[metadata["kind"]])
-    if not math.isfinite(value):
-        raise _wrong(name, value, "a finite number")
-    limits = (
-        ("at_least", lambda limit: value >= limit, "at least"),
-        ("above", lambda limit: value > limit, "above"),
-        ("below", lambda limit: value < limit, "below"),
-        ("at_most", lambda limit: value <= limit, "at most"),
-    )
-    for limit, holds, words in limits:
-        if limit in metadata and not holds(metadata[limit]):
-            raise _wrong(name, value, f"{words} {metadata[limit]}")
-    return kind(value)
-
-
-def _check_datasets(value: dict[str, Any]) -> dict[str, str | None]:
-    for role, dataset in value.items():
-        if role not in DATASET_ROLES:
-            raise _wrong("datasets", value, f"the keys {', '.join(DATASET_ROLES)}, not {role!r}")
-        if dataset is not None and not (
-            isinstance(dataset, str) and dataset.count("/") < 2 and all(dataset.split("/"))
-        ):
-            raise _wrong("datasets", value, f"a dataset's name, name/category or null for {role}")
-    return {role: value.get(role) for role in DATASET_ROLES}
-
-
-def _check_backbones(value: dict[str, Any]) -> dict[str, str]:
-    for text in value.values():
-        if not isinstance(text, str) or len(text.split()) != 2:
-            raise _wrong("clip_backbones", value, "an architecture and its weights for each name")
-    return value
-
-
-def _check_together(settings: Settings) -> None:
-    needed = max(settings.n_pairs, *settings.pair_counts)
-    if settings.pool_pairs < needed:
-        raise ValueError(
-            f"pool_pairs = {settings.pool_pairs} is less than {needed}, the largest of n_pairs and "
-            "pair_counts: raise pool_pairs or lower the others"
-        )
-    for prefix in ("", "prompt_"):
-        model = getattr(settings, f"{prefix}model")
-        if getattr(settings, f"{prefix}weights") is None and model != "zsad-mini":
-            raise ValueError(
-                f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
-                f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
-            )
-
-
-def _from_root(path: str | None) -> str | None:
-    """A path of the repository as seen from the working directory: no machine's path shows up in a page."""
-    if path is None or Path(path).is_absolute():
-        return path
-    return Path(os.path.relpath(repository_root() / path)).as_posix()
+def _as_seen_from_here(name: str, value: Any) -> Any:
+    """A path of the repository as seen from the working directory: no machine's path shows up in a page.
+    Weights that are `shipped` are None."""
+    if not isinstance(value, str) or not value:
+        return value
+    if name.endswith("weights"):
+        is_path = value.endswith(CHECKPOINT_SUFFIXES)
+        value = None if value == "shipped" else value
+    else:
+        is_path = name.endswith(("_dir", "_file")) or (name == "labels_from" and value != "folders")
+    if not is_path or Path(value).is_absolute():
+        return value
+    return Path(os.path.relpath(repository_root() / value)).as_posix()
 
 
 def main(arguments: list[str]) -> int:

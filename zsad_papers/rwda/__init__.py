@@ -1,6 +1,7 @@
 """RWDA: random word data augmentation for zero-shot anomaly detection."""
 
 from zsad_papers.common.paper import Paper, seed_range
+from zsad_papers.rwda.settings import RwdaSettings
 
 PAPER = Paper(
     key="rwda",
@@ -9,5 +10,6 @@ PAPER = Paper(
     encoder=("ViT-B-16-plus-240", "laion400m_e32"),
     encoder_parameters=("model", "weights"),
     datasets=("mvtec", "visa", "sewerml"),
+    settings=RwdaSettings,
     seeds=lambda settings: seed_range(settings.seed, settings.seeds),  # of networks that are trained
 )

@@ -1,6 +1,7 @@
 """WinCLIP and WinCLIP+: zero- and few-shot anomaly classification and segmentation with windows."""
 
 from zsad_papers.common.paper import Paper, seed_range
+from zsad_papers.winclip.settings import WinclipSettings
 
 PAPER = Paper(
     key="winclip",
@@ -9,6 +10,7 @@ PAPER = Paper(
     encoder=("ViT-B-16-plus-240", "laion400m_e32"),
     encoder_parameters=("model", "weights"),
     datasets=("mvtec", "visa"),
+    settings=WinclipSettings,
     seeds=lambda settings: (
         f"{seed_range(settings.seed, settings.reference_seeds)} for drawing reference images"
     ),

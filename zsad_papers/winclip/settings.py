@@ -1,0 +1,18 @@
+"""The parameter that only WinCLIP's notebooks have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from zsad_papers.common.settings import Settings, settings_class
+
+ModelAndWeights = Annotated[str, Field(pattern=r"^\s*\S+\s+\S+\s*$")]
+
+
+@settings_class
+class WinclipSettings(Settings):
+    clip_backbones: dict[str, ModelAndWeights] = Field(
+        description="CLIPs to compare, by published name: architecture and weights"
+    )

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.folders import child, images_in
-from data_scripts.layouts import add_labelled, add_pairs, by_stem, polyp_set, read_mask
+from data_scripts.layouts import add_labelled, add_pairs, by_stem, polyp_set
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Source, run
 from zsad_core.cache import sha256_of
+from zsad_core.images import read_mask
 
 N_NORMAL = 163
 

@@ -15,9 +15,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from data_scripts.folders import child, folders_in, images_in
-from data_scripts.layouts import by_stem, read_mask
+from data_scripts.layouts import by_stem
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Archive, Source, run
+from zsad_core.images import read_mask
 
 SMALL = {1: (79, 71), 2: (66, 84), 3: (66, 84), 4: (82, 68), 5: (70, 80), 6: (83, 67)}
 """Defective images of Train and Test in the classes with 575 each; the others have 150 of 1150."""

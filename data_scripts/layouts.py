@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_scripts.folders import by_name, child, folded, folders_in, folders_with, images_in
 from data_scripts.prepare import PreparedFolder
-from zsad_core.datasets import anomalous_pixels, stored_image
+from zsad_core.images import read_mask
 
 NORMAL = ("good", "ok")
 """Folder names of normal images; every other folder beside them is a kind of defect."""
@@ -38,11 +36,6 @@ def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str
             )
         found[stem] = path
     return found
-
-
-def read_mask(path: Path, above: int = 0) -> np.ndarray:
-    """(H, W) bool, True (anomalous) where a mask is above `above`, as `datasets.anomalous_pixels` says."""
-    return anomalous_pixels(stored_image(path), above)
 
 
 def add_mvtec_layout(

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from zsad_core.cache import sha256_of
-from zsad_core.datasets import COLUMNS, read_image
+from zsad_core.datasets import COLUMNS
+from zsad_core.images import image_size, read_image
 
 RECORD = "prepared.json"
 """Beside meta.csv: where the images come from and what was checked. Nothing reads it but people."""
@@ -122,8 +123,7 @@ class PreparedFolder:
         shutil.copyfile(image, path)
 
     def _write_mask(self, mask: np.ndarray, path: Path, given: Path | Image.Image, relative: str) -> None:
-        with Image.open(path) as opened:
-            expected = opened.size[::-1]  # (H, W)
+        expected = image_size(path)[::-1]  # (H, W)
         if mask.shape != expected:
             name = path.name if isinstance(given, Image.Image) else given
             raise ValueError(f"mask of {name} has shape {mask.shape}: expected {expected}, as its image")

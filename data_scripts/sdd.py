@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.folders import find_root, folders_in, images_in
-from data_scripts.layouts import add_mvtec_layout, by_stem, read_mask, require_pairs
+from data_scripts.layouts import add_mvtec_layout, by_stem, require_pairs
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Archive, Source, run
-from zsad_core.datasets import stored_image
+from zsad_core.images import read_image, read_mask
 
 CATEGORY = "electrical commutators"
 HALVES, ANOMALOUS, NORMAL = 798, 74, 724  # of 399 images
@@ -69,12 +69,11 @@ def add_halves(root: Path, out: PreparedFolder, *, above: int, seed: int) -> Non
     n_test = len(normal) // 4
     chosen = {normal[i] for i in np.random.default_rng(seed).permutation(len(normal))[:n_test]}
     for path, label in labels.items():
-        picture, mask = stored_image(path), read_mask(label, above)
+        picture, mask = read_image(path), read_mask(label, above)
         if picture.size != mask.shape[::-1]:
             raise ValueError(
                 f"mask of {path} has shape {mask.shape}: expected {picture.size[::-1]}, as its image"
             )
-        picture = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
         edges = (0, picture.height // 2, picture.height)
         for i, half in enumerate(_cut(mask)):
             name = _name(path, i)

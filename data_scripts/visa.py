@@ -15,9 +15,10 @@ from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
 from data_scripts.folders import find_file, find_root, read_table
-from data_scripts.layouts import add_mvtec_layout, read_mask
+from data_scripts.layouts import add_mvtec_layout
 from data_scripts.prepare import PreparedFolder
 from data_scripts.source import Archive, Source, run
+from zsad_core.images import read_mask
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ["object", "split", "label", "image", "mask"]

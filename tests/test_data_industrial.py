@@ -254,7 +254,9 @@ def test_sdd(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -
     assert np.array_equal(found[f"{folder}/kos01_Part2_0.png"], whole[:12])
     assert np.array_equal(found[f"{folder}/kos01_Part2_1.png"], whole[12:])
     halves = [np.asarray(Image.open(tmp_path / f"sdd/{folder}/kos01_Part2_{i}.png")) for i in (0, 1)]
-    assert np.array_equal(np.concatenate(halves), np.asarray(Image.open(raw / "kos01/Part2.jpg")))
+    assert np.array_equal(
+        np.concatenate(halves), np.asarray(Image.open(raw / "kos01/Part2.jpg").convert("RGB"))
+    )
     assert dataset.meta.groupby(["split", "label"]).size().to_dict() == {
         ("test", 0): 6, ("test", 1): 3, ("train", 0): 21}  # fmt: skip
     tested = names(dataset.select(split="test"))

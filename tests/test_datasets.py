@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_scripts.prepare import prepared_folder
-from zsad_core.datasets import COLUMNS, AnomalyDataset, fingerprints, load_dataset, read_image
+from zsad_core.datasets import COLUMNS, AnomalyDataset, fingerprints, load_dataset
 
 SIZE = (9, 7)  # (W, H)
 
@@ -138,41 +137,15 @@ def first_image(dataset: AnomalyDataset) -> Path:
     return dataset.root / dataset.meta["image"].iloc[0]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_truncated_empty_and_foreign_images_are_named(tmp_path: Path, suffix: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    with prepared_folder(tmp_path / "d") as folder:
-        folder.add(Image.fromarray(noise), category="c", split="test", defect="good", name=f"0{suffix}")
-    dataset = load_dataset(tmp_path / "d")
+def test_a_damaged_or_missing_image_is_named(root: Path) -> None:
+    dataset = load_dataset(root)
     path = first_image(dataset)
-    whole = path.read_bytes()
-    for content, reason in (
-        (whole[: len(whole) // 2], ""),
-        (b"", "it is empty"),
-        (b"no image", "cannot identify"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"0{re.escape(suffix)} cannot be read .*{reason}"):
-            dataset.image(0)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"image {path} cannot be read: .*cut off or damaged"):
+        dataset.image(0)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
         dataset.image(0)
-
-
-def test_nothing_is_started_and_no_memory_filled(tmp_path: Path) -> None:
-    """PIL hands an EPS file to Ghostscript whatever its name, and makes room for what a header promises."""
-    huge = tmp_path / "huge.png"
-    Image.new("1", (1, 1)).save(huge)
-    content = bytearray(huge.read_bytes())
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    huge.write_bytes(content)
-    with pytest.raises(ValueError, match="huge.png cannot be read .*3600000000 pixels"):
-        read_image(huge)
-    drawing = tmp_path / "drawing.png"
-    Image.new("L", (1, 1)).save(drawing, "EPS")
-    with pytest.raises(ValueError, match=r"drawing.png cannot be read \(cannot identify"):
-        read_image(drawing)
 
 
 def test_mask_of_another_size(root: Path) -> None:
@@ -180,30 +153,6 @@ def test_mask_of_another_size(root: Path) -> None:
     Image.new("L", (7, 9)).save(root / dataset.meta["mask"].iloc[-1])
     with pytest.raises(ValueError, match=r"3_mask.png is 7 x 9 \(W x H\).*is 9 x 7"):
         dataset.mask(len(dataset) - 1)
-
-
-def test_mask_values_above_zero_count(root: Path) -> None:
-    dataset = load_dataset(root).select("01", "test")
-    path = root / dataset.meta["mask"].iloc[-1]
-    indices = Image.new("P", SIZE)
-    indices.putpalette([0, 0, 0] * 256)  # VisA: classes 1 … 9, black in every palette colour
-    indices.putpixel((1, 0), 1)
-    indices.save(path)
-    assert np.argwhere(dataset.mask(len(dataset) - 1)).tolist() == [[0, 1]]
-    transparent = Image.new("RGBA", SIZE, (0, 0, 0, 255))
-    transparent.putpixel((0, 1), (255, 0, 0, 0))
-    transparent.save(path)
-    assert np.argwhere(dataset.mask(len(dataset) - 1)).tolist() == [[1, 0]]
-
-
-def test_images_of_any_8_bit_mode_become_rgb(tmp_path: Path) -> None:
-    Image.new("L", SIZE, 7).save(tmp_path / "grey.png")
-    Image.new("RGBA", SIZE, (1, 2, 3, 0)).save(tmp_path / "alpha.png")
-    Image.fromarray(np.full(SIZE, 40_000, np.uint16)).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
-    assert read_image(tmp_path / "alpha.png").getpixel((0, 0)) == (1, 2, 3)
-    with pytest.raises(ValueError, match="deep.png has mode I.*8 bits a channel"):
-        read_image(tmp_path / "deep.png")
 
 
 def test_unknown_category_and_split(root: Path) -> None:

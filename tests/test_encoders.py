@@ -22,7 +22,6 @@ import zsad_core
 from zsad_core import encoders
 from zsad_core.checkpoints import SHIPPED
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.views import to_rgb
 from zsad_core.windows import window_indices
 
 VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
@@ -247,26 +246,6 @@ def test_preprocessing_is_open_clips(tiny: Callable) -> None:
     std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
     torch.testing.assert_close(gray.preprocess(picture()), expected + mean / std)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "HSV"])
-def test_images_of_any_mode_look_as_pil_shows_them(mode: str) -> None:
-    image = picture(mode)
-    np.testing.assert_array_equal(to_rgb(image), image.convert("RGB"))
-
-
-def test_sixteen_bits_are_scaled_not_cut_off() -> None:
-    gray = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    for image in (Image.fromarray(gray * 257), Image.fromarray((gray * 257).astype(np.int32))):
-        assert image.mode in ("I;16", "I")
-        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.stack([gray] * 3, axis=-1))
-
-
-def test_transparent_parts_become_white_and_floats_are_refused() -> None:
-    hidden = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
-    np.testing.assert_array_equal(to_rgb(hidden), np.full((2, 2, 3), 255))
-    with pytest.raises(ValueError, match="no fixed range"):
-        to_rgb(Image.new("F", (2, 2)))
 
 
 # loading

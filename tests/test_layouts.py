@@ -3,11 +3,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem, read_mask
+from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import load_dataset
 
@@ -20,34 +19,6 @@ def test_by_stem() -> None:
     for twice in ("a/0.png", "a/0.bmp"):
         with pytest.raises(ValueError, match=f"{twice} and 0.BMP have one name, but for case and ends"):
             by_stem([Path("a/0.BMP"), Path(twice)])
-
-
-@pytest.mark.parametrize(
-    ("image", "above", "expected"),
-    [
-        (Image.fromarray(np.array([[0, 1, 3]], np.uint8)), 0, [0, 1, 1]),
-        (Image.fromarray(np.array([[0, 127, 128]], np.uint8)), 127, [0, 0, 1]),
-        (Image.fromarray(np.array([[False, True, False]])), 127, [0, 1, 0]),
-        (Image.fromarray(np.array([[0, 200, 60000]], np.uint16)), 0, [0, 1, 1]),
-        (Image.fromarray(np.array([[[0, 0, 0], [0, 0, 99], [255, 255, 255]]], np.uint8)), 0, [0, 1, 1]),
-        (Image.fromarray(np.array([[[0, 0, 0, 255], [9, 9, 9, 0], [0, 0, 0, 0]]], np.uint8)), 0, [0, 1, 0]),
-        (Image.fromarray(np.array([[[0, 255], [255, 255], [0, 0]]], np.uint8), "LA"), 0, [0, 1, 0]),
-    ],
-)  # fmt: skip
-def test_masks_of_every_mode(tmp_path: Path, image: Image.Image, above: int, expected: list[int]) -> None:
-    image.save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", above).tolist() == [[bool(value) for value in expected]]
-
-
-def test_palette_is_not_expanded(tmp_path: Path) -> None:
-    """Index 0 is the background, whatever its colour, and a black index is a defect."""
-    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
-    mask.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
-    mask.save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png").tolist() == [[False, True, True]]
-    (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:60])
-    with pytest.raises(ValueError, match="mask.png cannot be read"):
-        read_mask(tmp_path / "mask.png")
 
 
 def picture(path: Path) -> None:

@@ -242,7 +242,7 @@ def test_references_that_cannot_be_read(tmp_path, score):
     for method in ("winclip", "winclip_plus"):
         result = score(folder, method, normal=normal)
         assert len(result.references) == 2
-        assert any("broken.png (it is empty)" in message for message in result.messages)
+        assert any("broken.png (it is empty: copy" in message for message in result.messages)
         with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
             (tmp_path / "bad").mkdir(exist_ok=True)
             (tmp_path / "bad" / "a.png").write_bytes(b"")

@@ -24,15 +24,12 @@ import pandas as pd
 from PIL import Image
 
 from zsad_core.cache import sha256_of, write_atomically
+from zsad_core.images import image_size, read_image, read_mask
 
 COLUMNS = ("category", "split", "label", "defect", "image", "mask")
 """split: train or test; label: 0 normal, 1 anomalous; defect: "good" or the kind of defect; image, mask:
 paths relative to the root with forward slashes, mask empty when there is none."""
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
-"""What is decoded, by content. PIL knows more, and starts Ghostscript for an EPS file under any name."""
-
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises
 _SHOWN = 5  # faulty rows that an error lists
 
 
@@ -115,22 +112,21 @@ class AnomalyDataset:
         return read_image(self.root / self.meta["image"].iloc[i])
 
     def mask(self, i: int) -> np.ndarray:
-        """(H, W) bool, True where image i is anomalous; all False without a mask.
+        """(H, W) bool, True where image i is anomalous; all False without a mask; errors as in `read_mask`.
 
-        `anomalous_pixels` of the mask, above 0 as in AnomalyCLIP's code. Raises ValueError when the mask
-        cannot be read or has another size than its image.
+        Raises ValueError when the mask has another size than its image.
         """
         width, height = self.size(i)
         relative = self.meta["mask"].iloc[i]
         if not relative:
             return np.zeros((height, width), bool)
-        mask = stored_image(self.root / relative)
-        if mask.size != (width, height):
+        mask = read_mask(self.root / relative)
+        if mask.shape != (height, width):
             raise ValueError(
-                f"mask {self.root / relative} is {mask.width} x {mask.height} (W x H), its image "
+                f"mask {self.root / relative} is {mask.shape[1]} x {mask.shape[0]} (W x H), its image "
                 f"{self.meta['image'].iloc[i]} is {width} x {height}: expected equal sizes; prepare it again"
             )
-        return anomalous_pixels(mask)
+        return mask
 
     @property
     def files(self) -> list[str]:
@@ -148,12 +144,7 @@ class AnomalyDataset:
 
     def size(self, i: int) -> tuple[int, int]:
         """(W, H) of image i, from its header alone."""
-        path = self.root / self.meta["image"].iloc[i]
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                return image.size
-        except _BROKEN as error:
-            raise _unreadable(path, error) from error
+        return image_size(self.root / self.meta["image"].iloc[i])
 
     def _check_category(self, category: str) -> None:
         if category not in self.categories:
@@ -216,34 +207,6 @@ def how_to_prepare(name: str) -> str:
     return "no script makes it: the page on datasets tells how to add one"
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """A decoded RGB image: grey and palette images are expanded, transparency is dropped.
-
-    Raises FileNotFoundError, or ValueError naming the file when it is empty, cut off, no image at all, or has
-    more than 8 bits a channel, which a conversion to RGB would clip silently.
-    """
-    image = stored_image(Path(path))
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"image {path} has mode {image.mode}: expected 8 bits a channel; scale it to 0…255 and save again"
-        )
-    return image.convert("RGB")
-
-
-def anomalous_pixels(mask: Image.Image, above: int = 0) -> np.ndarray:
-    """(H, W) bool, True (anomalous) where a decoded mask is above `above`. No other place thresholds masks.
-
-    One channel is taken as it is stored, so that a palette's indices are not turned into its colours; black
-    and white becomes 0 and 255; colour becomes grey, without alpha. above: 0 is AnomalyCLIP's rule, 127 asks
-    for half of white.
-    """
-    if mask.mode == "1":
-        mask = mask.convert("L")
-    elif len(mask.getbands()) > 1:
-        mask = mask.convert("RGB").convert("L")
-    return np.asarray(mask) > above
-
-
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask (H, W) bool stretched to (h, w): bilinear with antialiasing, then more than one half.
 
@@ -252,30 +215,6 @@ def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
-
-
-def stored_image(path: Path) -> Image.Image:
-    """A decoded image as it is stored, in its own mode, whatever its extension says; errors as in
-    `read_image`."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()  # PIL is lazy: without it a file that is cut off fails later, far from its name
-            return image
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"image {path} does not exist; prepare the dataset again, or correct the path"
-        ) from None
-    except PermissionError:  # the file may be whole
-        raise
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error)
-    return ValueError(
-        f"image {path} cannot be read ({reason}): expected a whole image; fetch or prepare it again"
-    )
 
 
 def _check_rows(meta: pd.DataFrame, file: Path) -> None:

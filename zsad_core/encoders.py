@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from zsad_core import vit_windows
 from zsad_core.checkpoints import build, load_weights, locate_weights, read_config, resize_grid
 from zsad_core.dpam import attention_kinds, dual_path
+from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import Tokenizer, causal_text_tower, cut, encode_tokens, tokens_of
-from zsad_core.views import to_rgb
 from zsad_core.vit_windows import MultiScaleEmbeddings
 from zsad_core.windows import window_indices
 

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zsad_core.datasets import AnomalyDataset, read_image
-from zsad_core.views import to_rgb
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.images import read_image, to_rgb
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 

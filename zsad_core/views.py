@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
+from zsad_core.images import to_rgb
+
 Whole = Literal["squash", "center_crop", "tiles"]
 
 
@@ -95,24 +97,3 @@ def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
     right, lower = width - size, height - size
     corners = [(0, 0), (right, 0), (0, lower), (right, lower), (round(right / 2), round(lower / 2))]
     return [resized.crop((left, upper, left + size, upper + size)) for left, upper in corners]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from a PIL image of any mode.
-
-    Transparent parts are laid over white, as an image viewer shows them. 16-bit greyscale is scaled to 8 bits
-    (PIL would cut it off at 255). Palettes are looked up before any resizing. Floating-point images raise
-    ValueError: their range is not known.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError(
-            "a floating-point image has no fixed range; scale it to 0..255 and convert it to 'L'"
-        )
-    if image.mode.startswith("I"):  # I;16 and its kin; I is how PIL holds 16 bits after some operations
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

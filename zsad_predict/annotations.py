@@ -18,10 +18,11 @@ from sklearn.exceptions import UndefinedMetricWarning
 from tqdm import tqdm
 
 from zsad_core.datasets import COLUMNS, load_dataset, stretched_mask
+from zsad_core.images import BadImage, read_mask
 from zsad_core.maps import scaled_size
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
-from zsad_predict.files import BadImage, Entry, find_files, read_mask
+from zsad_predict.files import Entry, find_files
 from zsad_predict.result import Look, Result, silent
 
 GOOD = ("good", "ok", "normal")
@@ -188,7 +189,7 @@ def _matched(truth: Truth, names: list[str]) -> tuple[dict[str, int], set[str]]:
 
 
 def _masks_below(folder: str | Path) -> dict[str, Path]:
-    """Raises as `image_files.find_files`, and ValueError if there are none."""
+    """Raises as `files.find_files`, and ValueError if there are none."""
     paths: dict[str, Path] = {}
     for entry in find_files(folder).entries:
         if not entry.status:
@@ -209,9 +210,11 @@ def _mask(path: Path | BadImage | None, size: tuple[int, int]) -> np.ndarray | N
     if isinstance(path, BadImage):
         raise path
     try:
-        mask = read_mask(path)
+        mask = read_mask(path, upright=True)
     except BadImage as error:
-        raise BadImage("", f"its mask {path.name} cannot be read: {error}") from None
+        raise BadImage("", error.reason, f"its mask {path.name}") from None
+    except OSError as error:
+        raise BadImage("", f"its mask {path.name} cannot be opened: {error.strerror or error}") from None
     if mask.shape != size:
         (height, width), (own_height, own_width) = size, mask.shape
         raise BadImage(

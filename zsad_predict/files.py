@@ -1,49 +1,24 @@
-"""Images as people have them: every file below a folder accounted for, and what is odd about it noted.
-
-`datasets.read_image` reads what a script has prepared and refuses the rest. Here a photograph is turned as
-its EXIF data says, 16 bits become 8, transparency is laid over white, and each of these is noted.
-"""
+"""The files below a user's folder: all of them listed, read unless they have changed, and cut into tiles."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from zsad_core.datasets import anomalous_pixels
-from zsad_core.views import Preprocessor, Whole, boxes_of, test_views, to_rgb
+from zsad_core.images import BadImage, Photo, read_photo
+from zsad_core.views import Preprocessor, Whole, boxes_of, test_views
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
-"""What Pillow decodes by itself; others start programs (EPS) or are rarely photographs."""
-MAX_PIXELS = 100_000_000
-"""300 MB in RGB: more than any camera that is not a line scanner, less than a laptop's memory."""
-MAX_ASPECT = 40
-"""Longer over shorter edge; 50 square tiles, which are encoded at once."""
 MADE_BY = "zsad_predict"
 """In the `run.json` of a folder of results, which is never read as a folder of images."""
-
-_ORIENTATION = 274  # the EXIF tag
-_MAGIC = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"RIFF")
-_SMALL_PART = 1 / 8  # of the range, below which an image of 16 bits is dark or flat
-
-
-class BadImage(ValueError):
-    """Why an image has no score. status: "unreadable" or "no image". The message names no file."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class FileChanged(Exception):
@@ -70,14 +45,6 @@ class Listing:
     hidden: int = 0
     results: int = 0
     other: int = 0
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An upright RGB image, and what was done to it."""
-
-    image: Image.Image
-    notes: tuple[str, ...] = ()
 
 
 def find_files(
@@ -152,151 +119,6 @@ def digest_of(path: Path) -> str:
         raise BadImage("unreadable", f"it cannot be opened: {error.strerror}") from None
 
 
-def read_photo(
-    path: str | Path, *, digest: str | None = None, bits: int = 16, max_pixels: int = MAX_PIXELS
-) -> Photo:
-    """The first picture in a file, upright, in RGB.
-
-    digest: SHA-256 that the file must have; FileChanged is raised if it has another one.
-    bits: how many bits of a 16-bit file the camera fills. 16 by default, since nothing in a file tells; 12
-        for a 12-bit camera, whose pictures are nearly black otherwise. Never guessed from one picture: a dark
-        part would come out as bright as a bright one.
-    max_pixels: larger pictures are refused before they are decoded.
-    Raises BadImage for anything that is not a whole image.
-    """
-    if not 9 <= bits <= 16:
-        raise ValueError(f"bits={bits}: expected 9 to 16, the bits that a camera fills of 16")
-    try:
-        with Path(path).open("rb") as file:
-            if digest is not None and hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise FileChanged(str(path))
-            file.seek(0)
-            return _decode(file, bits, max_pixels)
-    except (BadImage, FileChanged):
-        raise
-    except OSError as error:
-        raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """(H, W) bool, True where a mask is not black, or its index not 0 if it has a palette; transparency does
-    not count. Raises BadImage."""
-    try:
-        with Path(path).open("rb") as file, _pillow_without_limits():
-            image = _first(file, MAX_PIXELS, [])
-    except OSError as error:
-        raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
-    return anomalous_pixels(image)
-
-
-def _decode(file: BinaryIO, bits: int, max_pixels: int) -> Photo:
-    notes: list[str] = []
-    with _pillow_without_limits():
-        image = _first(file, max_pixels, notes)
-        if image.mode.startswith("I"):
-            image = _eight_bits(image, bits, notes)
-        elif image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            notes.append("transparent parts laid over white")
-        try:
-            return Photo(to_rgb(image), tuple(notes))
-        except ValueError as error:  # floating point, or a colour space that Pillow cannot convert
-            raise BadImage("unreadable", str(error)) from None
-
-
-def _first(file: BinaryIO, max_pixels: int, notes: list[str]) -> Image.Image:
-    """The first picture, decoded and upright."""
-    try:
-        image = Image.open(file, formats=FORMATS)
-        _check_size(*image.size, max_pixels)
-        notes += _notes(image)
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise _unidentified(file) from None
-    except Exception as error:  # decoders raise nearly anything for a broken file
-        raise BadImage("unreadable", f"it is cut off or damaged ({_reason(error)})") from None
-
-
-def _notes(image: Image.Image) -> Iterator[str]:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        yield f"first of {frames} {'pages' if image.format == 'TIFF' else 'pictures'} in the file"
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # damaged EXIF data are no reason to lose the picture
-        turned = False
-    if turned:
-        yield "turned as its EXIF data say"
-    if image.mode == "CMYK":
-        yield "from CMYK, without its colour profile"
-
-
-def _eight_bits(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
-    """16 bits with the range that the camera fills stretched to all 16; `to_rgb` makes 8 of them."""
-    image = image.convert("I")
-    low, high = image.getextrema()
-    if low < 0 or high > 65535:
-        raise BadImage(
-            "unreadable",
-            f"its values go from {low} to {high}: scale them to 0…65535, 16 bits, and save again",
-        )
-    full = 2**bits - 1
-    notes.append(f"{bits} bits scaled to 8")
-    if high > full:
-        notes.append(f"values up to {high}, those above {full} are cut off")
-    elif high - low < _SMALL_PART * full:
-        hint = f"; is it from a camera of {max(9, high.bit_length())} bits?" if high < full / 2 else ""
-        notes.append(
-            f"only the values {low} to {high} of 0 to {full} are used, so there is little contrast{hint}"
-        )
-    return image if bits == 16 else image.point(lambda value: value * (65535 / full))
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise BadImage(
-            "unreadable",
-            f"it has {width} x {height} pixels, more than {max_pixels:,}: scale it down, or raise max_pixels",
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(
-            "unreadable",
-            f"it has {width} x {height} pixels, one edge more than {MAX_ASPECT} times the other: cut it up",
-        )
-
-
-def _unidentified(file: BinaryIO) -> BadImage:
-    file.seek(0)
-    start = file.read(16)
-    if not start:
-        return BadImage("unreadable", "it is empty")
-    if start[4:8] == b"ftyp":
-        return BadImage("no image", "HEIC, AVIF or video: save it as JPEG or PNG")
-    if start.startswith(_MAGIC):
-        return BadImage("unreadable", "it begins like an image and is cut off or damaged")
-    return BadImage("no image", "no image in a format that is read here (JPEG, PNG, TIFF, BMP, WebP, GIF …)")
-
-
-def _reason(error: Exception) -> str:
-    """What a decoder says, without the name of the file: the reason is kept under the file's content."""
-    text = str(error).split("<_io")[0].strip()
-    return text or type(error).__name__
-
-
-@contextmanager
-def _pillow_without_limits() -> Iterator[None]:
-    """Pillow warns of large images and odd metadata; size is checked here, by a limit that one can give."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
 def _name(path: Path, folder: Path) -> str:
     relative = path.relative_to(folder).as_posix()
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
@@ -318,14 +140,22 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """How files are opened and cut; the options are those of `image_files.read_photo` and of `views`."""
+    """How files are opened and cut; the options are those of `images.read_photo` and of `views`."""
 
     whole: Whole
     bits: int
     max_pixels: int
 
-    def photo(self, path: Path, digest: str | None = None) -> Photo:
-        return read_photo(path, digest=digest, bits=self.bits, max_pixels=self.max_pixels)
+    def photo(self, path: Path, digest: str) -> Photo:
+        """Raises BadImage, and FileChanged when the file has another SHA-256 digest than this one."""
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise FileChanged(str(path))
+                file.seek(0)
+                return read_photo(file, bits=self.bits, max_pixels=self.max_pixels)
+        except OSError as error:
+            raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
 
     def cut(self, image: Image.Image, encoder: Preprocessor, crops: bool | None) -> Cut:
         """What a method with this encoder needs of an RGB image; `crops` as in `detectors.Scorer`."""

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from zsad_core.cache import cached_arrays
 from zsad_core.image_features import PART
+from zsad_core.images import BadImage
 from zsad_core.loading import Preprocess, made_ahead, worker_count
-from zsad_predict.files import BadImage, Cut, Entry, FileChanged, Reader, digest_of, opened
+from zsad_predict.files import Cut, Entry, FileChanged, Reader, digest_of, opened
 from zsad_predict.result import COLUMNS, Part, silent
 from zsad_predict.scorers import Detect, Scorer, see
 

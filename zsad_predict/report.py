@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from zsad_predict.files import BadImage, FileChanged, is_result_folder
+from zsad_core.images import BadImage
+from zsad_predict.files import FileChanged, is_result_folder
 from zsad_predict.pictures import colour_bar, decorated, histogram, pairs_figure, shown_size, thumbnail
 from zsad_predict.result import Result, silent
 

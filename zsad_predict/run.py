@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from zsad_core.images import MAX_PIXELS, BadImage
 from zsad_core.views import Whole
 from zsad_predict import annotations, report
 from zsad_predict.facts import run_facts
-from zsad_predict.files import MADE_BY, MAX_PIXELS, BadImage, Entry, Listing, Reader, digest_of, find_files
+from zsad_predict.files import MADE_BY, Entry, Listing, Reader, digest_of, find_files
 from zsad_predict.options import Options, options_from, read_options
 from zsad_predict.parts import named, score_parts, table_of
 from zsad_predict.result import COLUMNS, Result
@@ -65,7 +66,7 @@ def score_folder(
     heat_maps: how many are written, the highest scores first; None: all, so that none is missed.
     whole: how an image that is not square is seen. "tiles" (WinCLIP's) keeps its shape and loses nothing;
         "squash" is what this book's pages on RWDA and AnomalyCLIP do.
-    bits, max_pixels: see `image_files.read_photo`. follow_links: see `image_files.find_files`.
+    bits, max_pixels: see `images.read_photo`. follow_links: see `files.find_files`.
     progress: whether bars count the images.
 
     Raises ValueError or OSError with a sentence for the user: options that do not fit, a folder that is not

@@ -19,8 +19,8 @@ from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, fetch, fetch_pinned, load_weights
 from zsad_core.encoders import choose_device
 from zsad_core.image_features import Extractor
+from zsad_core.images import to_rgb
 from zsad_core.loading import Preprocess
-from zsad_core.views import to_rgb
 from zsad_papers.common.settings import Settings
 
 

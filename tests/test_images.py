@@ -1,0 +1,186 @@
+"""Each kind of image and mask file gives the pixels that one expects, or an error that says what to do."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zsad_core.images import BadImage, Photo, image_size, read_image, read_mask, read_photo, to_rgb
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+PICTURE = Image.fromarray(PIXELS)
+
+
+def saved(path: Path, image: Image.Image = PICTURE, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def photo(path: Path, **options) -> Photo:
+    with path.open("rb") as file:
+        return read_photo(file, **options)
+
+
+def refused(path: Path, **options) -> BadImage:
+    with pytest.raises(BadImage) as caught:
+        photo(path, **options)
+    assert path.name not in str(caught.value), "kept by content: another file may be equal"
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "a.ppm", "a.jp2"])
+def test_formats_without_loss_give_the_pixels(tmp_path, name):
+    path = saved(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    assert photo(path).image.mode == "RGB" and photo(path).notes == () and image_size(path) == (30, 20)
+    np.testing.assert_array_equal(np.asarray(read_image(path)), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA", "CMYK", "HSV"])
+def test_opaque_images_of_any_mode_look_as_pil_shows_them(tmp_path, mode):
+    image = PICTURE.convert(mode)
+    np.testing.assert_array_equal(to_rgb(image), image.convert("RGB"))
+    if mode != "HSV":
+        found = photo(saved(tmp_path / "a.tiff", image))
+        np.testing.assert_array_equal(found.image, image.convert("RGB"))
+        assert found.notes == (("from CMYK, without its colour profile",) if mode == "CMYK" else ())
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    clear = PICTURE.convert("RGBA")
+    clear.putalpha(0)
+    found = photo(saved(tmp_path / "clear.png", clear))
+    assert found.notes == ("transparent parts laid over white",)
+    assert np.asarray(found.image).min() == 255
+
+
+def test_photographs_are_turned_and_images_of_datasets_are_not(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    for name in ("a.jpg", "a.png", "a.webp", "a.tiff"):
+        path = saved(tmp_path / name, exif=exif)
+        assert photo(path).image.size == (20, 30)
+        assert "turned as its EXIF data say" in photo(path).notes
+        assert read_mask(path, upright=True).shape == (30, 20)
+        assert read_image(path).size == read_mask(path).shape[::-1] == image_size(path)
+        assert image_size(path) == ((20, 30) if name == "a.tiff" else (30, 20))  # Pillow turns a TIFF anyhow
+    np.testing.assert_array_equal(np.asarray(photo(path).image), np.rot90(PIXELS, -1))
+
+
+def test_damaged_exif_data_do_not_lose_the_picture(tmp_path):
+    path = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08\xff\xff")
+    assert photo(path).image.size == image_size(path) == (30, 20)
+
+
+def test_sixteen_bits_are_scaled_and_a_dark_range_is_noted(tmp_path):
+    full = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    for name in ("full.png", "full.tiff"):
+        found = photo(saved(tmp_path / name, Image.fromarray(full)))
+        assert found.notes == ("16 bits scaled to 8",)
+        np.testing.assert_allclose(np.asarray(found.image)[..., 0], full / 257, atol=1)
+    twelve = saved(tmp_path / "twelve.png", Image.fromarray(full // 16))
+    found = photo(twelve)
+    assert "only the values 0 to 4095 of 0 to 65535 are used" in found.notes[1]
+    assert "is it from a camera of 12 bits?" in found.notes[1]
+    found = photo(twelve, bits=12)
+    assert found.notes == ("12 bits scaled to 8",) and np.asarray(found.image).max() == 255
+    assert "above 1023 are cut off" in photo(twelve, bits=10).notes[1]
+    with pytest.raises(ValueError, match="expected 9 to 16"):
+        photo(twelve, bits=8)
+
+
+def test_sixteen_bits_after_an_operation_of_pil_are_scaled_too():
+    gray = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for image in (Image.fromarray(gray * 257), Image.fromarray((gray * 257).astype(np.int32))):
+        assert image.mode in ("I;16", "I")
+        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.stack([gray] * 3, axis=-1))
+
+
+def test_first_page_of_many_is_taken_and_said(tmp_path):
+    path = saved(tmp_path / "pages.tiff", save_all=True, append_images=[PICTURE.convert("L")] * 2)
+    assert photo(path).notes == ("first of 3 pages in the file",)
+    np.testing.assert_array_equal(np.asarray(photo(path).image), PIXELS)
+
+
+def as_bytes(kind: str) -> bytes:
+    file = io.BytesIO()
+    PICTURE.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "reason"),
+    [
+        ("empty.png", b"", "unreadable", "it is empty"),
+        ("cut.jpg", as_bytes("JPEG")[:400], "unreadable", "cut off or damaged"),
+        ("cut.png", as_bytes("PNG")[:-40], "unreadable", "cut off or damaged"),
+        ("start.png", b"\x89PNG\r\n\x1a\n", "unreadable", "begins like an image"),
+        ("notes.txt", b"no image at all", "no image", "no image in a format"),
+        ("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "no image", "HEIC"),
+        ("page.png", as_bytes("EPS"), "no image", "no image in a format"),  # PIL would start Ghostscript
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, status, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.status == status and reason in str(error)
+    for kind, read in (("image", read_image), ("mask", read_mask)):
+        with pytest.raises(BadImage) as caught:
+            read(path)
+        assert str(caught.value) == f"{kind} {path} cannot be read: {error.reason}"
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "workers send it"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(FileNotFoundError, match="nowhere.png does not exist; prepare the dataset again"):
+            read(tmp_path / "nowhere.png")
+
+
+def test_floating_point_and_32_bit_integers_are_refused(tmp_path):
+    path = saved(tmp_path / "float.tiff", Image.fromarray(np.ones((4, 4), np.float32)))
+    assert "no fixed range" in str(refused(path))
+    path = saved(tmp_path / "wide.tiff", Image.fromarray(np.full((4, 4), 70_000, np.int32)))
+    assert "scale them to 0…65535" in str(refused(path))
+
+
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
+    path = saved(tmp_path / "huge.png", Image.new("1", (1, 1)))
+    content = bytearray(path.read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert "60000 x 60000 pixels, more than 100,000,000" in str(refused(path))
+    assert Image.MAX_IMAGE_PIXELS, "Pillow's own limit is as it was"
+    assert photo(saved(tmp_path / "a.png"), max_pixels=600).image.size == (30, 20)
+    assert "more than 599" in str(refused(tmp_path / "a.png", max_pixels=599))
+    assert "cut it up" in str(refused(saved(tmp_path / "thread.png", Image.new("L", (410, 10)))))
+
+
+@pytest.mark.parametrize(
+    ("image", "above", "expected"),
+    [
+        (Image.fromarray(np.array([[0, 1, 3]], np.uint8)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[0, 127, 128]], np.uint8)), 127, [0, 0, 1]),
+        (Image.fromarray(np.array([[False, True, False]])), 127, [0, 1, 0]),
+        (Image.fromarray(np.array([[0, 200, 60000]], np.uint16)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[[0, 0, 0], [0, 0, 99], [255, 255, 255]]], np.uint8)), 0, [0, 1, 1]),
+        (Image.fromarray(np.array([[[0, 0, 0, 255], [9, 9, 9, 0], [0, 0, 0, 0]]], np.uint8)), 0, [0, 1, 0]),
+        (Image.fromarray(np.array([[[0, 255], [255, 255], [0, 0]]], np.uint8), "LA"), 0, [0, 1, 0]),
+    ],
+)  # fmt: skip
+def test_masks_of_every_mode(tmp_path, image, above, expected):
+    assert read_mask(saved(tmp_path / "mask.png", image), above).tolist() == [list(map(bool, expected))]
+
+
+def test_a_palette_of_a_mask_is_not_expanded(tmp_path):
+    """Index 0 is the background, whatever its colour, and a black index is a defect."""
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    mask.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
+    assert read_mask(saved(tmp_path / "mask.png", mask)).tolist() == [[False, True, True]]

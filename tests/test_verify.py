@@ -24,6 +24,13 @@ FACTS = {
 }
 
 
+def call(*arguments) -> int:
+    """The command's exit code; what it prints is seen as of any program."""
+    with pytest.raises(SystemExit) as exit:
+        verify.main([str(argument) for argument in arguments], prog_name="zsad verify")
+    return exit.value.code
+
+
 def some_rows(aurocs=(0.9, 0.8), spearman=0.5) -> pd.DataFrame:
     names = {"paper": "rwda", "artifact": "T1", "dataset": "toys", "method": "rwda"}
     table = pd.DataFrame({"category": ["a", "b"], "auroc": aurocs})
@@ -46,7 +53,7 @@ def run(tmp_path):
 
 def test_the_same_run_agrees_exactly(run, capsys):
     a, b = run("a", some_rows()), run("b", some_rows())
-    assert verify.main([str(a), str(b), "--exact"]) == 0
+    assert call(a, b, "--exact") == 0
     assert "AGREE (exactly): 4 of 4 rows, 0 faults" in capsys.readouterr().out
 
 
@@ -54,8 +61,9 @@ def test_the_same_run_agrees_exactly(run, capsys):
 def test_percentages_are_compared_in_points(run, points, code):
     """0.05 points on one category, half of that on the mean."""
     a, b = run("a", some_rows()), run("b", some_rows((0.9005, 0.8)))
-    assert verify.main([str(a), str(b), "--points", str(points)]) == code
-    table = verify.compare_runs(a, b, points)[0]["one.csv"].set_index(["metric", "category"])
+    assert call(a, b, "--points", points) == code
+    rows, _, _ = verify.compare_runs(a, b, points=points, relative=0.01, spread=0.5)
+    table = rows["one.csv"].set_index(["metric", "category"])
     np.testing.assert_allclose(table.loc[("auroc", "a"), "difference"], 0.05, atol=1e-9)
     assert (table["problem"] == "differs").sum() == code
 
@@ -63,7 +71,7 @@ def test_percentages_are_compared_in_points(run, points, code):
 @pytest.mark.parametrize(("relative", "code"), [(0.009, 1), (0.011, 0)])
 def test_other_metrics_are_compared_by_their_size(run, relative, code):
     a, b = run("a", some_rows(spearman=0.5)), run("b", some_rows(spearman=0.505))
-    assert verify.main([str(a), str(b), "--relative", str(relative)]) == code
+    assert call(a, b, "--relative", relative) == code
 
 
 @pytest.mark.parametrize(("spread", "code"), [(0.3, 0), (0.2, 1)])
@@ -74,29 +82,29 @@ def test_means_of_seeds_may_differ_by_a_share_of_their_spread(run, capsys, sprea
         for mean in (0.90, 0.91)
     ]
     a, b = (run(name, frame[frame["metric"] == "auroc"]) for name, frame in zip("ab", frames))
-    assert verify.main([str(a), str(b), "--spread", str(spread)]) == code
+    assert call(a, b, "--spread", spread) == code
     line = capsys.readouterr().out.splitlines()[1].split()
     assert line[1:4] == (["3", "3", "2"] if code == 0 else ["3", "2", "1"]), "the mean moves by half a point"
-    assert verify.main([str(a), str(b), "--exact"]) == 1
+    assert call(a, b, "--exact") == 1
 
 
 def test_a_tiny_spread_may_double():
     pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
-    assert verify.compare_rows(*pair)["problem"].tolist() == [""]
+    assert verify.compare_rows(*pair, 0.1, 0.01, 0.5)["problem"].tolist() == [""]
 
 
 def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
     whole = some_rows()  # categories a and b, their mean, and another metric
     undefined = whole.assign(mean=whole["mean"].where(whole["category"] != "b"))
     parts = whole.iloc[:-1], undefined.iloc[1:]  # without the last one, without category a
-    found = verify.compare_rows(*parts).set_index(["metric", "category"])["problem"].to_dict()
+    found = verify.compare_rows(*parts, 0.1, 0.01, 0.5).set_index(["metric", "category"])["problem"].to_dict()
     assert found == {
         ("auroc", "a"): "only in A",
         ("auroc", "b"): "undefined in one",
         ("auroc", "mean"): "",
         ("spearman", "mean"): "only in B",
     }
-    assert verify.main([str(run(name, part)) for name, part in zip("ab", parts)]) == 1
+    assert call(*(run(name, part) for name, part in zip("ab", parts))) == 1
     assert "auroc: undefined in one" in capsys.readouterr().out
 
 
@@ -113,7 +121,7 @@ def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
 )
 def test_another_experiment_is_no_agreement(run, capsys, other):
     a, b = run("a", some_rows()), run("b", some_rows(), **other)
-    assert verify.main([str(a), str(b)]) == 1
+    assert call(a, b) == 1
     assert f"one.csv: {next(iter(other))}" in capsys.readouterr().out
 
 
@@ -124,7 +132,7 @@ def test_another_machine_is_told_and_no_fault(run, capsys):
         "device": "cuda:0",
         "parameters": {"seeds": 2, "device": "cuda", "profile": "mine"},
     }
-    assert verify.main([str(run("a", some_rows())), str(run("b", some_rows(), **elsewhere))]) == 0
+    assert call(run("a", some_rows()), run("b", some_rows(), **elsewhere)) == 0
     said = capsys.readouterr().out
     for part in ("commit is '0123' in A and '4567' in B", "versions: torch", "device is 'cpu'"):
         assert part in said
@@ -134,9 +142,9 @@ def test_a_file_of_one_run_only_is_a_fault(run, capsys):
     a = run("a", some_rows())
     run("b", some_rows())
     b = run("b", some_rows(), file="two")
-    assert verify.main([str(a), str(b)]) == 1
+    assert call(a, b) == 1
     assert "two.csv is only in B" in capsys.readouterr().out
-    assert verify.main([str(a / "one.csv"), str(b / "two.csv")]) == 0  # two files, whatever their names
+    assert call(a / "one.csv", b / "two.csv") == 0  # two files, whatever their names
 
 
 def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
@@ -156,6 +164,6 @@ def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
         "cut": "cut off in its last line",
     }
     for name, message in expected.items():
-        assert verify.main([str(a), str(tmp_path / name)]) == 2, name
+        assert call(a, tmp_path / name) == 2, name
         said = capsys.readouterr()
         assert message in said.err and not said.out

@@ -5,49 +5,42 @@
 A and B are results folders, or one result file (CSV) each. Compared are the rows of every file, and of the
 JSON beside it what must be equal for the numbers to be the same experiment: model, weights with SHA-256,
 fingerprints of the datasets, parameters, precision, seed. Another commit, other versions or another device
-are told, and are no fault: that is what the comparison is for. The folder `times` is left out.
+are reported, and are no fault. The folder `times` is left out.
 
 Exit code 0: they agree. 1: they differ. 2: nothing could be compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 
 from zsad_papers.common.results import KEYS, PERCENT, read_results
 
 POINTS = 0.1
-"""Percentages may differ by so many points: processors add in another order, and a network that is trained on
-other last digits ends a little elsewhere."""
+"""Percentages may differ by so many points: processors add in another order."""
 RELATIVE = 0.01
 """All other numbers by this share of the larger one."""
 SPREAD = 0.5
-"""Or half of the standard deviation over seeds, if that is more: means of ten other seeds differ as much. A
-network that takes many steps ends elsewhere when the last digits differ. With another instruction set, means
-of ten networks of 20,000 pairs moved by 0.8 points at a deviation of 3.8, and all others by at most 0.1."""
+"""Or half of the standard deviation over seeds, if that is more. With another instruction set, means of ten
+networks of 20,000 pairs moved by 0.8 points at a deviation of 3.8, and all others by at most 0.1."""
 
 SAME = ("model", "weights", "weights_sha256", "datasets", "parameters", "precision", "seed")
-"""Facts in which two runs of one experiment agree."""
-TOLD = ("profile", "commit", "versions", "device")
-"""Facts in which they may differ."""
+MAY_DIFFER = ("profile", "commit", "versions", "device")
 
-_SHOWN = 5  # rows that a report lists
+_SHOWN = 5  # rows of a file that are listed
+TOLERANCE = click.FloatRange(min=0)
 
 
 def compare_rows(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    points: float = POINTS,
-    relative: float = RELATIVE,
-    spread: float = SPREAD,
+    a: pd.DataFrame, b: pd.DataFrame, points: float, relative: float, spread: float
 ) -> pd.DataFrame:
     """Rows of two result frames side by side, matched on `results.KEYS`, in the order of these.
 
@@ -55,75 +48,70 @@ def compare_rows(
     deviations, in points for percentages and else relative; by_spread: whether they agree only because seeds
     spread; problem: "" where the two agree, else "only in A", "only in B", "undefined in one" or "differs".
     """
-    table = a.merge(b, on=KEYS, how="outer", suffixes=("_a", "_b"), indicator=True).sort_values(KEYS)
+    table = a.merge(b, on=KEYS, how="outer", suffixes=("_a", "_b"), indicator="side")
+    table = table.sort_values(KEYS, ignore_index=True)
+    left, right = (table[[f"mean_{side}", f"std_{side}"]].to_numpy() for side in "ab")  # (rows, 2)
     percent = table["metric"].isin(PERCENT)
-    columns = {c: (table[f"{c}_a"], table[f"{c}_b"]) for c in ("mean", "std")}
     # a spread of almost nothing may double: it is compared with the size of its mean
-    size = pd.concat([pair[i].abs() for pair in columns.values() for i in (0, 1)], axis=1).max(axis=1)
-    scale = size.where(~percent & (size > 0), 1)
-    table["difference"] = np.maximum(*((x - y).abs().fillna(0) / scale for x, y in columns.values()))
-    undefined = np.logical_or(*(x.isna() != y.isna() for x, y in columns.values()))
-    problem = pd.Series("", index=table.index, dtype="str")
-    limit = np.where(percent, points, relative)
-    wide = spread * np.fmax(*columns["std"]).fillna(0) / scale
-    problem[table["difference"] > np.maximum(limit, wide)] = "differs"
-    problem[undefined] = "undefined in one"
-    problem[table["_merge"] == "left_only"] = "only in A"
-    problem[table["_merge"] == "right_only"] = "only in B"
-    table["by_spread"] = (problem == "") & (table["difference"] > limit)
-    return table.drop(columns="_merge").assign(problem=problem).reset_index(drop=True)
-
-
-def compare_facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Sentences about provenance: (what makes these two experiments, what differs without fault)."""
-    a, b = ({**facts, "parameters": _of_experiment(facts.get("parameters"))} for facts in (a, b))
-    same, told = (
-        [fact for name in names for fact in _facts(name, a.get(name), b.get(name))] for names in (SAME, TOLD)
+    size = np.fmax.reduce(np.abs(np.hstack([left, right])), axis=1)
+    scale = np.where(percent | ~(size > 0), 1, size)
+    limit = np.where(percent, points, relative) * scale
+    wide = np.fmax(limit, spread * np.fmax(left[:, 1], right[:, 1]))
+    narrow, near = (
+        np.isclose(left, right, rtol=0, atol=tolerance[:, None], equal_nan=True).all(axis=1)
+        for tolerance in (limit, wide)
     )
-    return same, told
+    undefined = (np.isnan(left) != np.isnan(right)).any(axis=1)
+    problems = {
+        "only in A": table["side"] == "left_only",
+        "only in B": table["side"] == "right_only",
+        "undefined in one": undefined,
+        "differs": ~near,
+    }
+    table["difference"] = np.fmax.reduce(np.abs(left - right), axis=1, initial=0) / scale
+    table["by_spread"] = near & ~narrow
+    return table.drop(columns="side").assign(problem=np.select(list(problems.values()), list(problems), ""))
 
 
-def _of_experiment(parameters: Any) -> Any:
-    """Without those that say where it ran and how the set of parameters is called."""
-    return {k: v for k, v in (parameters or {}).items() if k not in ("device", "profile")}
+def compare_facts(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """A sentence for each fact of these names in which two provenances differ. Not compared is where an
+    experiment ran and how its set of parameters is called."""
+    a, b = ({key: value for name in names for key, value in _flat(name, side.get(name))} for side in (a, b))
+    keys = {**a, **b}.keys() - {"parameters: device", "parameters: profile"}
+    return [f"{k} is {a.get(k)!r} in A and {b.get(k)!r} in B" for k in sorted(keys) if a.get(k) != b.get(k)]
 
 
-def _facts(name: str, a: Any, b: Any) -> Iterable[str]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in sorted({*a, *b}):
-            yield from _facts(f"{name}: {key}", a.get(key), b.get(key))
-    elif a != b:
-        yield f"{name} is {a!r} in A and {b!r} in B"
+def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
+    parts = value.items() if isinstance(value, Mapping) else ()
+    return [(f"{name}: {key}", part) for key, part in parts] or [(name, value)]
 
 
 def compare_runs(
-    a: Path, b: Path, points: float = POINTS, relative: float = RELATIVE, spread: float = SPREAD
+    a: Path, b: Path, **tolerances: float
 ) -> tuple[dict[str, pd.DataFrame], list[str], list[str]]:
     """(rows by file as in `compare_rows`, faults, remarks) of two results folders or files.
 
-    Faults: files that only one of the two has, and what `compare_facts` calls two experiments.
+    Faults: files that only one of the two has, and facts that make two experiments.
     Raises FileNotFoundError where there is nothing to compare, ValueError for a damaged file.
     """
     files = [_result_files(path) for path in (a, b)]
     if a.is_file() and b.is_file():  # two files may be called differently
-        files[1] = {next(iter(files[0])): b}
+        files[1] = {a.name: b}
     rows, faults, remarks = {}, [], []
     for name in sorted({*files[0], *files[1]}):
         if name not in files[0] or name not in files[1]:
             faults.append(f"{name} is only in {'A' if name in files[0] else 'B'}")
             continue
-        left, right = files[0][name], files[1][name]
-        rows[name] = compare_rows(read_results(left), read_results(right), points, relative, spread)
-        wrong, told = compare_facts(_read_facts(left), _read_facts(right))
-        faults += [f"{name}: {fact}" for fact in wrong]
-        remarks += told
+        pair = [own[name] for own in files]
+        rows[name] = compare_rows(*map(read_results, pair), **tolerances)
+        facts = [_read_facts(path) for path in pair]
+        faults += [f"not the same experiment: {name}: {fact}" for fact in compare_facts(*facts, SAME)]
+        remarks += [f"differs without fault: {fact}" for fact in compare_facts(*facts, MAY_DIFFER)]
     return rows, faults, list(dict.fromkeys(remarks))
 
 
 def _result_files(path: Path) -> dict[str, Path]:
-    if path.is_file():
-        return {path.name: path}
-    found = {file.name: file for file in sorted(path.glob("*.csv"))}
+    found = {file.name: file for file in ([path] if path.is_file() else sorted(path.glob("*.csv")))}
     if not found:
         raise FileNotFoundError(
             f"{path} {'holds no result file (*.csv)' if path.is_dir() else 'does not exist'}: expected a "
@@ -138,82 +126,50 @@ def _read_facts(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a result file without its provenance cannot be compared")
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is cut off or damaged ({error}): run its notebook again") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{file} holds a {type(facts).__name__}: expected the provenance of {path.name}")
-    return facts
 
 
-def report(rows: Mapping[str, pd.DataFrame], faults: list[str], remarks: list[str]) -> str:
-    """What a reviewer reads: a line a file, then what is wrong, then what differs without fault."""
-    lines = [f"{'file':<34}{'rows':>7}{'agree':>7}{'by spread':>11}  largest difference"]
+def print_rows(rows: Mapping[str, pd.DataFrame]) -> None:
+    """A line a file, then rows that do not agree."""
+    print(f"{'file':<34}{'rows':>7}{'agree':>7}{'by spread':>11}  largest difference")
     for name, table in rows.items():
-        both = table[~table["problem"].str.startswith("only")]
-        counts = f"{len(table):>7}{int((table['problem'] == '').sum()):>7}{int(table['by_spread'].sum()):>11}"
-        lines.append(f"{name:<34}{counts}  {_largest(both)}")
+        largest = table.groupby(np.where(table["metric"].isin(PERCENT), "points", "relative"))["difference"]
+        counts = f"{len(table):>7}{(table['problem'] == '').sum():>7}{table['by_spread'].sum():>11}"
+        print(f"{name:<34}{counts}  {', '.join(f'{d:.2g} {unit}' for unit, d in largest.max().items())}")
     for name, table in rows.items():
         bad = table[table["problem"] != ""]
         for row in bad.head(_SHOWN).to_dict("records"):
-            lines.append(
-                f"{name}: {_key(row)}: {row['problem']} (A {row['mean_a']:.6g} ± {row['std_a']:.3g}, "
-                f"B {row['mean_b']:.6g} ± {row['std_b']:.3g})"
-            )
+            key = " ".join(str(row[key]) for key in KEYS if row[key] not in ("", 0))
+            sides = (f"{side.upper()} {row[f'mean_{side}']:.6g} ± {row[f'std_{side}']:.3g}" for side in "ab")
+            print(f"{name}: {key}: {row['problem']} ({', '.join(sides)})")
         if len(bad) > _SHOWN:
-            lines.append(f"{name}: {len(bad) - _SHOWN} more rows")
-    lines += [f"not the same experiment: {fault}" if ": " in fault else fault for fault in faults]
-    lines += [f"differs without fault: {remark}" for remark in remarks]
-    return "\n".join(lines)
+            print(f"{name}: {len(bad) - _SHOWN} more rows")
 
 
-def _largest(table: pd.DataFrame) -> str:
-    percent = table["metric"].isin(PERCENT)
-    parts = []
-    for own, unit in ((table[percent], "{:.2g} points"), (table[~percent], "{:.2g} relative")):
-        if len(own):
-            parts.append(unit.format(own["difference"].max()))
-    return ", ".join(parts) or "-"
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return " ".join(str(row[key]) for key in KEYS if row[key] not in ("", 0))
-
-
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="zsad verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("a", type=Path, help="results folder or result file")
-    add("b", type=Path, help="the other one")
-    add("--points", type=float, default=POINTS, help="tolerance for percentages, in points (%(default)s)")
-    add("--relative", type=float, default=RELATIVE, help="tolerance for all else, a share (%(default)s)")
-    add("--spread", type=float, default=SPREAD, help="or this share of the standard deviation over seeds, if "
-        "that is more (%(default)s)")  # fmt: skip
-    add("--exact", action="store_true", help="no tolerance: each number as it is in the file")
-    arguments = parser.parse_args(argv)
-    tolerance = (arguments.points, arguments.relative, arguments.spread)
-    if not all(number >= 0 for number in tolerance):
-        parser.error("tolerances are numbers from 0 on")
-    tolerance = (0.0, 0.0, 0.0) if arguments.exact else tolerance
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--points", default=POINTS, type=TOLERANCE, help="For percentages, in points.")
+@click.option("--relative", default=RELATIVE, type=TOLERANCE, help="For all else, a share.")
+@click.option("--spread", default=SPREAD, type=TOLERANCE, help="Or this share of the standard deviation.")
+@click.option("--exact", is_flag=True, help="No tolerance: each number as it is in the file.")
+def main(a: Path, b: Path, exact: bool, **tolerances: float) -> None:
+    if exact:
+        tolerances = dict.fromkeys(tolerances, 0.0)
     try:
-        rows, faults, remarks = compare_runs(arguments.a, arguments.b, *tolerance)
+        rows, faults, remarks = compare_runs(a, b, **tolerances)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report(rows, faults, remarks))
-    n = sum(len(table) for table in rows.values())
-    differing = sum(int((table["problem"] != "").sum()) for table in rows.values())
-    if not n:
-        print("nothing in common", file=sys.stderr)
-        return 2
-    agree = not differing and not faults
-    words = (
-        f"within {tolerance[0]:g} points, others within {tolerance[1]:.1%}, or {tolerance[2]:.2g} of a spread"
-    )
-    within = "exactly" if arguments.exact else words
-    print(f"{'AGREE' if agree else 'DIFFER'} ({within}): {n - differing} of {n} rows, {len(faults)} faults")
-    return 0 if agree else 1
+        raise click.UsageError(str(error)) from error
+    print_rows(rows)
+    print(*faults, *remarks, sep="\n")
+    problems = pd.concat([table["problem"] for table in rows.values()] or [pd.Series(dtype=str)])
+    if problems.empty:
+        raise click.UsageError("nothing in common")
+    agree = (problems == "").all() and not faults
+    within = "within {points:g} points, others within {relative:.1%}, or {spread:.2g} of a spread"
+    within = "exactly" if exact else within.format(**tolerances)
+    counts = f"{(problems == '').sum()} of {len(problems)} rows, {len(faults)} faults"
+    print(f"{'AGREE' if agree else 'DIFFER'} ({within}): {counts}")
+    sys.exit(0 if agree else 1)

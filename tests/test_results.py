@@ -21,7 +21,6 @@ from zsad_papers.common.results import (
     read_results,
     rows,
     validate,
-    with_status,
     write_results,
 )
 
@@ -186,8 +185,6 @@ def test_the_mean_row_averages_over_categories_first():
     np.testing.assert_allclose(
         table.loc["mean", "std"], 0.0, atol=1e-9
     )  # not the mean of the categories' 5.0
-    population = rows(seeds_table(), paper="rwda", artifact="T1", dataset="d", method="rwda", ddof=0)
-    np.testing.assert_allclose(population.set_index("category").loc["a", "std"], np.std([80, 90, 85]))
 
 
 def test_an_undefined_category_makes_the_mean_undefined_with_a_warning():
@@ -263,9 +260,7 @@ def test_compare_shows_what_is_missing_on_either_side():
     published = load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
     own = {"dataset": "mini_visa", "variant": "object_known", "method": "rwda"}
     measured = validate(frame_of({"mean": 90.0}, own, {"dataset": "mini_visa", "mean": math.nan}))
-    table = with_status(
-        compare(published, measured, roles={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
-    )
+    table = compare(published, measured, roles={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
     assert table["published"].tolist()[: len(published)] == published["mean"].tolist()
     assert len(table) == len(published) + 1
     cell = table.set_index(["dataset", "method", "variant"])
@@ -281,5 +276,5 @@ def test_compare_shows_what_is_missing_on_either_side():
 
 def test_compare_refuses_keys_that_do_not_tell_rows_apart():
     published = load_published("rwda")
-    with pytest.raises(ValueError, match=r"published rows are not told apart by \['dataset', 'metric'\]"):
-        compare(published, published.iloc[:0], keys=["dataset", "metric"])
+    with pytest.raises(ValueError, match="published rows are not told apart by"):
+        compare(published.assign(category="mean"), published.iloc[:0])

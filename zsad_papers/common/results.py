@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from zsad_core.cache import write_atomically
@@ -35,27 +36,21 @@ from zsad_papers import all_papers
 KEYS = ["paper", "artifact", "dataset", "category", "task", "shots", "method", "variant", "metric"]
 COLUMNS = [*KEYS, "mean", "std"]
 TEXT_COLUMNS = [key for key in KEYS if key != "shots"]
-NEVER_EMPTY = ["paper", "artifact", "category", "metric"]
 TASKS = ("image", "pixel", "text", "")
 FULL_SHOT = -1
 """Stands for 'all normal training images' in the shots column; written as `full` in files."""
 
 PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy")
-SILHOUETTES = ("silhouette_state", "silhouette_domain")
-COSTS = ("params_M", "macs_G", "latency_ms", "time_ms", "fps", "train_min_per_epoch")
-COUNTS = ("n_categories", "n_normal", "n_anomalous")
-SCORES = ("score_mean", "score_std", "score_overlap")
-SHARES = ("self_attention", "background_false_positives", "background_normal")
 METRICS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(PERCENT, (0.0, 100.0)),
-    **dict.fromkeys(SILHOUETTES, (-1.0, 1.0)),
-    "spearman": (-1.0, 1.0),
+    **dict.fromkeys(("silhouette_state", "silhouette_domain", "spearman"), (-1.0, 1.0)),
     "cosine_distance": (0.0, 2.0),
-    **dict.fromkeys(COSTS + COUNTS, (0.0, math.inf)),
-    **dict.fromkeys(SCORES + SHARES, (0.0, 1.0)),
+    **dict.fromkeys(("params_M", "macs_G", "latency_ms", "time_ms", "fps"), (0.0, math.inf)),
+    **dict.fromkeys(("train_min_per_epoch", "n_categories", "n_normal", "n_anomalous"), (0.0, math.inf)),
+    **dict.fromkeys(("score_mean", "score_std", "score_overlap", "self_attention"), (0.0, 1.0)),
+    **dict.fromkeys(("background_false_positives", "background_normal"), (0.0, 1.0)),
 }
-"""Known metrics and their ranges: percent; silhouettes; rank correlation; cosine distance 1 - cos; counts,
-costs and times; and three about image scores and three shares, from 0 to 1.
+"""Known metrics and their ranges. `cosine_distance` is 1 - cos, `spearman` a rank correlation.
 
 `score_mean` and `score_std` are of the image scores, which are probabilities; `score_overlap` is the area
 that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
@@ -74,41 +69,42 @@ def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = Tr
         missing, extra = sorted(set(COLUMNS) - set(frame)), sorted(set(frame) - set(COLUMNS))
         raise ValueError(f"{source}: missing columns {missing}, unknown columns {extra}; expected {COLUMNS}")
     frame = frame[COLUMNS].reset_index(drop=True)
-
-    def refuse(bad: pd.Series, column: str, expected: str) -> None:
+    for column, bad, expected in _faults(frame, undefined):
         if bad.any():
             at = int(bad.to_numpy().argmax())
             row = frame.iloc[[at]].astype("object").to_dict("records")[0]
             raise ValueError(
                 f"{source}, line {at + 2}: {column} is {row[column]!r}; expected {expected}: {row}"
             )
+    types = {**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64", "mean": "float64", "std": "float64"}
+    return frame.assign(shots=pd.to_numeric(frame["shots"])).astype(types)
 
+
+def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Series, str]]:
+    """(column, which rows are wrong, what is expected); each check may rely on those before it."""
     for column in TEXT_COLUMNS:
-        refuse(~frame[column].map(lambda v: isinstance(v, str)).astype(bool), column, "text, empty for none")
-    for column in NEVER_EMPTY:
-        refuse(frame[column] == "", column, "a name")
-    refuse(~frame["task"].isin(TASKS), "task", f"one of {TASKS}")
-    refuse(~frame["metric"].isin(list(METRICS)), "metric", f"one of {sorted(METRICS)}")
-    shots = pd.to_numeric(frame["shots"], errors="coerce")
-    refuse(~((shots >= FULL_SHOT) & (shots % 1 == 0)), "shots", "a whole number from 0 on, or FULL_SHOT")
+        is_text = frame[column].map(lambda value: isinstance(value, str)).astype(bool)
+        yield column, ~is_text, "text, empty for none"
+    for column in ("paper", "artifact", "category", "metric"):
+        yield column, frame[column] == "", "a name"
+    yield "task", ~frame["task"].isin(TASKS), f"one of {TASKS}"
+    yield "metric", ~frame["metric"].isin(list(METRICS)), f"one of {sorted(METRICS)}"
+    numbers = frame[["shots", "mean", "std"]].apply(pd.to_numeric, errors="coerce")
+    shots, mean, std = (numbers[column] for column in numbers)
+    yield "shots", ~((shots >= FULL_SHOT) & (shots % 1 == 0)), "a whole number from 0 on, or FULL_SHOT"
     for column in ("mean", "std"):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        refuse(numbers.isna() & frame[column].notna(), column, "a number or NaN")
-        frame[column] = numbers.astype("float64")
+        yield column, numbers[column].isna() & frame[column].notna(), "a number or NaN"
     if not undefined:
-        refuse(frame["mean"].isna(), "mean", "a number")
+        yield "mean", mean.isna(), "a number"
     low, high = (frame["metric"].map(lambda m, end=end: METRICS[m][end]).astype(float) for end in (0, 1))
-    outside = (frame["mean"] < low - ROUNDING) | (frame["mean"] > high + ROUNDING)
-    refuse(outside, "mean", "a value in the metric's range, see METRICS")
-    refuse((frame["std"] < 0) | (frame["std"] == math.inf), "std", "a standard deviation from 0 on, or NaN")
-    frame = frame.astype({**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64"})
-    refuse(
-        frame.duplicated(KEYS), "metric", "each combination of keys once, but this row repeats an earlier one"
-    )
-    return frame
+    outside = (mean < low - ROUNDING) | (mean > high + ROUNDING)
+    yield "mean", outside, "a value in the metric's range, see METRICS"
+    yield "std", (std < 0) | (std == math.inf), "a standard deviation from 0 on, or NaN"
+    repeated = frame.assign(shots=shots).duplicated(KEYS)
+    yield "metric", repeated, "each combination of keys once, but this row repeats an earlier one"
 
 
-def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
+def load_published(paper: str) -> pd.DataFrame:
     """The published numbers of a paper, checked. Not every table has numbers: figures are plots only.
 
     >>> frame = load_published("rwda").query("artifact == 'T1' and variant == 'object_unknown'")
@@ -117,10 +113,9 @@ def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
     """
     if paper not in all_papers():
         raise ValueError(f"paper is {paper!r}; expected one of {tuple(all_papers())}")
-    path = Path(str(files("zsad_papers") / paper / file))
-    source = f"{paper}/{file}"
-    frame = validate(_read(path), source=source, undefined=False)
-    others = ~frame["paper"].isin([paper, f"{paper}_{path.stem.removeprefix('published_')}"])
+    source = f"{paper}/published.csv"
+    frame = validate(_read(Path(str(files("zsad_papers") / source))), source=source, undefined=False)
+    others = frame["paper"] != paper
     if others.any():
         raise ValueError(f"{source}, line {int(others.to_numpy().argmax()) + 2}: paper is not {paper!r}")
     return frame
@@ -189,24 +184,19 @@ def rows(
     variant: str = "",
     task: str = "image",
     keep: Literal["both", "mean", "categories"] = "both",
-    ddof: int = 1,
 ) -> pd.DataFrame:
     """Tidy rows from what a loop over categories and seeds measured.
 
-    Each category gets the mean and standard deviation of its values over seeds. The `mean` row takes the mean
-    over categories *within each seed first*, then mean and standard deviation over seeds: the spread of the
-    whole experiment, usually smaller than that of a category. An undefined (NaN) category makes the mean row
-    NaN, with a warning, since a mean over the others is a number for another dataset.
+    Each category gets the mean and standard deviation of its values over seeds, the sample's (ddof 1). The
+    `mean` row takes the mean over categories *within each seed first*, then mean and standard deviation over
+    seeds: the spread of the whole experiment. An undefined (NaN) category makes the mean row NaN, with a
+    warning, since a mean over the others is a number for another dataset. With one seed std is NaN.
 
-    Parameters
-    ----------
     values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
         if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
         `seed` (without it: a single run).
     artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
     keep : which rows to return.
-    ddof : 1 is the sample standard deviation, since ten seeds are a sample of all seeds. The papers do not
-        say which they print; 0 gives values smaller by 5 % at ten seeds. With one seed std is NaN.
 
     >>> measured = pd.DataFrame(
     ...     {"category": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "auroc": [0.9, 0.8, 1.0, 0.8]}
@@ -215,14 +205,12 @@ def rows(
     >>> table[["category", "mean", "std"]].round(2).values.tolist()
     [['mean', 87.5, 3.54]]
     """
-    values = values.copy()
-    whole = "category" not in values
-    if whole:
-        values["category"] = "mean"
-    if "seed" not in values:
-        values["seed"] = 0
     if values.empty:
         return joined([])
+    whole = "category" not in values
+    values = values.assign(
+        category="mean" if whole else values["category"], seed=values.get("seed", default=0)
+    )
     metrics = [column for column in values if column not in ("category", "seed")]
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
@@ -247,15 +235,10 @@ def rows(
         parts = {} if keep == "mean" or whole else dict(cells.items())
         if keep != "categories":
             parts["mean"] = cells.mean(axis=1, skipna=False)  # (seeds,)
-        records += [
-            {**names, "category": category, "mean": part.mean(skipna=False), "std": _spread(part, ddof)}
-            for category, part in parts.items()
-        ]
+        for category, part in parts.items():
+            mean, std = part.mean(skipna=False), part.std(skipna=False)
+            records.append({**names, "category": category, "mean": mean, "std": std})
     return validate(pd.DataFrame(records, columns=COLUMNS), source="measured rows (rows() takes fractions)")
-
-
-def _spread(values: pd.Series, ddof: int) -> float:
-    return values.std(ddof=ddof, skipna=False) if len(values) > ddof and len(values) > 1 else math.nan
 
 
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -292,53 +275,43 @@ def compare(
     published: pd.DataFrame,
     measured: pd.DataFrame,
     *,
-    keys: Sequence[str] = tuple(KEYS),
     roles: Mapping[str, str | None] | None = None,
     keep: Literal["published", "both"] = "published",
 ) -> pd.DataFrame:
-    """Published beside measured, matched on keys, in the order of the published rows.
+    """Published beside measured, matched on `KEYS`, in the order of the published rows.
 
     Further columns: published, published_std, measured, measured_std; difference (measured minus published,
-    NaN where one is missing); measured_on (the measured dataset's own name); no_dataset (whether nothing
-    stands in the dataset's place, so that there was nothing to measure).
+    NaN where one is missing); measured_on (the measured dataset's own name); status: 'measured', 'not yet
+    run', 'dataset missing' (none stands in for it), 'undefined' or 'no published number'.
 
-    keys : the columns to match on; fewer of them, to compare across tables or papers.
     roles : as in `as_roles`, those that are there; None where it is not known which.
     keep : "both" adds the measured rows that no published number stands beside (other categories, say).
     """
-    if keep not in ("published", "both"):
-        raise ValueError(f"keep is {keep!r}; expected 'published' or 'both'")
-    keys, there = list(keys), {name: other for name, other in (roles or {}).items() if other}
+    there = {name: other for name, other in (roles or {}).items() if other}
     measured = as_roles(measured, there)
     measured = measured.assign(measured_on=measured["dataset"].map(lambda name: there.get(name, name)))
-    sides = {}
-    for side, frame, extra in (("published", published, []), ("measured", measured, ["measured_on"])):
-        repeated = frame.duplicated(keys)
-        if repeated.any():
-            example = frame.loc[repeated, KEYS].iloc[0].to_dict()
-            raise ValueError(f"{side} rows are not told apart by {keys}: {example}; select rows or add keys")
-        names = {"mean": side, "std": f"{side}_std"}
-        sides[side] = frame[[*keys, "mean", "std", *extra]].rename(columns=names)
-    table = sides["published"].merge(sides["measured"], on=keys, how="left")
+    sides = []
+    for side, frame in (("published", published), ("measured", measured)):
+        if frame.duplicated(KEYS).any():
+            example = frame.loc[frame.duplicated(KEYS), KEYS].iloc[0].to_dict()
+            raise ValueError(f"{side} rows are not told apart by {KEYS}: {example}; select rows")
+        sides.append(frame.rename(columns={"mean": side, "std": f"{side}_std"}))
+    table = sides[0].merge(sides[1], on=KEYS, how="left")
     if keep == "both":
-        alone = sides["measured"].merge(sides["published"], on=keys, how="left", indicator=True)
+        alone = sides[1].merge(sides[0], on=KEYS, how="left", indicator=True)
         alone = alone[alone.pop("_merge") == "left_only"]
         table = pd.concat([table, alone[table.columns]], ignore_index=True)  # published rows keep their order
     table["measured_on"] = table["measured_on"].fillna("").astype("str")
     table.insert(len(table.columns) - 1, "difference", table["measured"] - table["published"])
-    known = roles is not None and "dataset" in keys
-    table["no_dataset"] = ~table["dataset"].isin(["", *there]) if known else False
-    return table
-
-
-def with_status(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Adds `status`: 'measured', 'not yet run', 'dataset missing', 'undefined' or 'no published number'."""
-    status = pd.Series("measured", index=comparison.index, dtype="str")
-    status[comparison["published"].isna()] = "no published number"
-    status[comparison["measured"].isna()] = "not yet run"
-    status[comparison["measured"].isna() & comparison["no_dataset"]] = "dataset missing"
-    status[comparison["measured"].isna() & (comparison["measured_on"] != "")] = "undefined"
-    return comparison.assign(status=status)
+    missing = table["measured"].isna()
+    no_dataset = ~table["dataset"].isin(["", *there]) & (roles is not None)
+    states = {
+        "undefined": missing & (table["measured_on"] != ""),
+        "dataset missing": missing & no_dataset,
+        "not yet run": missing,
+        "no published number": table["published"].isna(),
+    }
+    return table.assign(status=np.select(list(states.values()), list(states), "measured"))
 
 
 def tidy(
@@ -358,24 +331,11 @@ def tidy(
         out.
     """
     for column, wanted in where.items():
-        values = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
-        records = records[records[column].isin(values)]
-    frames = []
-    for (method, variant, shots, task), group in records.groupby(
-        ["method", "variant", "shots", "task"], sort=False
-    ):
+        records = records[records[column].isin([wanted] if isinstance(wanted, (str, int)) else list(wanted))]
+    frames, common = [], {"paper": paper, "artifact": artifact, "dataset": dataset, "keep": keep}
+    by = ["method", "variant", "shots", "task"]
+    for (method, variant, shots, task), group in records.groupby(by, sort=False):
         present = [m for m in metrics if m in group and group[m].notna().any()]
-        frames.append(
-            rows(
-                group[["category", "seed", *present]],
-                paper=paper,
-                artifact=artifact,
-                dataset=dataset,
-                method=method,
-                shots=shots,
-                variant=(names or {}).get(variant, variant),
-                task=task,
-                keep=keep,
-            )
-        )
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+        own = {"method": method, "variant": (names or {}).get(variant, variant), "shots": shots, "task": task}
+        frames.append(rows(group[["category", "seed", *present]], **common, **own))
+    return joined(frames)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from zsad_papers.common.results import with_status
-
 LABELS: dict[str, dict[str, str]] = {
     "dataset": {
         "mvtec": "MVTec-AD",
@@ -160,7 +158,7 @@ def comparison_table(
         here', say.
     labels : readable names by column, added to `LABELS`.
     """
-    status = with_status(comparison).reset_index(drop=True)
+    status = comparison.reset_index(drop=True)
     texts = pd.DataFrame(
         {
             "published": _texts(status, "published", "no published number", digits),

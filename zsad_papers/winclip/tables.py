@@ -107,7 +107,7 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     what = f"{task} {LABELS['metric'][metric]} on {LABELS['dataset'][dataset]}"
     caption = f"Table {artifact[1:]}: {what}, by category"
     stand_in = own.loc[own["measured_on"] != "", "measured_on"].unique()
-    missing = "; dataset missing, nothing measured" if own["no_dataset"].all() else ""
+    missing = "; dataset missing, nothing measured" if own["status"].eq("dataset missing").all() else ""
     return as_table(frame, caption + (f"; measured on {', '.join(stand_in)}" if len(stand_in) else missing))
 
 

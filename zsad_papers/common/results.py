@@ -104,7 +104,7 @@ def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Seri
     yield "metric", repeated, "each combination of keys once, but this row repeats an earlier one"
 
 
-def load_published(paper: str) -> pd.DataFrame:
+def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
     """The published numbers of a paper, checked. Not every table has numbers: figures are plots only.
 
     >>> frame = load_published("rwda").query("artifact == 'T1' and variant == 'object_unknown'")
@@ -113,11 +113,12 @@ def load_published(paper: str) -> pd.DataFrame:
     """
     if paper not in all_papers():
         raise ValueError(f"paper is {paper!r}; expected one of {tuple(all_papers())}")
-    source = f"{paper}/published.csv"
+    source = f"{paper}/{file}"
     frame = validate(_read(Path(str(files("zsad_papers") / source))), source=source, undefined=False)
-    others = frame["paper"] != paper
+    name = file.removesuffix(".csv").replace("published", paper)
+    others = frame["paper"] != name
     if others.any():
-        raise ValueError(f"{source}, line {int(others.to_numpy().argmax()) + 2}: paper is not {paper!r}")
+        raise ValueError(f"{source}, line {int(others.to_numpy().argmax()) + 2}: paper is not {name!r}")
     return frame
 
 

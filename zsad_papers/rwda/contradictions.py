@@ -15,9 +15,9 @@ from zsad_papers.common.contradictions import (
     same_words,
     setting_name,
 )
-from zsad_papers.common.costs import complexity_table
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.claims import WORD_PAIR_VARIANTS
+from zsad_papers.rwda.costs import complexity_table
 
 FIRST_TO_SECOND = {"T1": "T1", "T2": "T2", "T3": "T4", "T4": "T5"}
 """Tables of RWDA's first version by their names in the second, which inserts a new Table 3."""

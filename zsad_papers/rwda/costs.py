@@ -11,11 +11,12 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.scores import average_views, prompt_score
 from zsad_papers.common.costs import (
-    fnn_multiply_accumulates,
-    fnn_parameters,
+    VisionTower,
     latencies,
     multiply_accumulates,
+    parameters,
     tower_of,
+    window_sequences,
 )
 from zsad_papers.common.results import rows
 
@@ -27,7 +28,7 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
     One image is `views` views in one batch; prompts are embedded beforehand, as in the paper. The counts are
     exact and the same in every run; the latencies are this machine's.
     """
-    tower, hidden = tower_of(encoder), tuple(layer[0].out_features for layer in fnn.layers)
+    tower, added = tower_of(encoder), fnn_counts(fnn)
     clip_parameters = sum(p.numel() for p in encoder.model.visual.parameters())
     clip_macs = multiply_accumulates(tower, views * [(1, tower.tokens)], patch_embeddings=views)
     pixels = torch.randn(views, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
@@ -53,9 +54,48 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
     for method, parts in scores.items():
         with_fnn = learned in parts
         values = {
-            "params_M": (clip_parameters + with_fnn * fnn_parameters(encoder.dim, hidden)) / 1e6,
-            "macs_G": (clip_macs + with_fnn * views * fnn_multiply_accumulates(encoder.dim, hidden)) / 1e9,
+            "params_M": (clip_parameters + with_fnn * added["params_M"]) / 1e6,
+            "macs_G": (clip_macs + with_fnn * views * added["macs_G"]) / 1e9,
             "latency_ms": measured[method],
         }
         frames.append(rows(pd.DataFrame([values]), paper="rwda", artifact="T3", dataset="", method=method))
     return pd.concat(frames, ignore_index=True)
+
+
+def fnn_counts(fnn: FNN) -> dict[str, int]:
+    """Parameters of RWDA's network, and its multiply-accumulates for one embedding.
+
+    >>> fnn_counts(FNN(640))
+    {'params_M': 297473, 'macs_G': 295168}
+    """
+    linear = [part for part in fnn.modules() if isinstance(part, torch.nn.Linear)]
+    return {
+        "params_M": sum(parameter.numel() for parameter in fnn.parameters()),
+        "macs_G": sum(part.weight.numel() for part in linear),
+    }
+
+
+def complexity_table() -> pd.DataFrame:
+    """Table 3's first two columns for the paper's models, counted both ways: method, metric, profiler, all
+    (millions and 10^9).
+
+    Six test-time views of CLIP and of RWDA is the only small number that gives the printed 105.4. The widths
+    of the network are not in the paper: 256, 256, 256 is the only equal choice that fits the table's total.
+    WinCLIP is counted as the table does: its windows once, on one patch embedding.
+    """
+    tower, added, views = VisionTower(), fnn_counts(FNN(640)), 6
+    whole, windows = (views * [(1, tower.tokens)], views), (window_sequences(tower), 1)
+    records = []
+    for method, with_fnn in (("clip", 0), ("winclip", 0), ("rwda", 1), ("clip_rwda", 1)):
+        sequences, images = windows if method == "winclip" else whole
+        for metric, unit in (("params_M", 1e6), ("macs_G", 1e9)):
+            numbers = {}
+            for counted in ("profiler", "all"):
+                if metric == "params_M":
+                    number = parameters(tower, counted) + with_fnn * added[metric]
+                else:
+                    number = multiply_accumulates(tower, sequences, patch_embeddings=images, counted=counted)
+                    number += with_fnn * views * added[metric]
+                numbers[counted] = number / unit
+            records.append({"method": method, "metric": metric, **numbers})
+    return pd.DataFrame(records)

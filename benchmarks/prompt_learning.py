@@ -110,9 +110,10 @@ def released_epoch(
     return total / len(dataset)
 
 
-def kept_epoch(encoder: ClipEncoder, config: PromptConfig, material: Auxiliary) -> float:
-    seen = torch.zeros(0, dtype=torch.int64)
-    return learn(encoder, config, material, seen, progress=False).losses[0]
+def kept_epoch(
+    encoder: ClipEncoder, config: PromptConfig, dataset: AnomalyDataset, material: Auxiliary
+) -> float:
+    return learn(encoder, config, material, dataset, progress=False).losses[0]
 
 
 def prepare(folder: Path, n: int) -> tuple[ClipEncoder, PromptConfig, AnomalyDataset, Auxiliary]:
@@ -132,7 +133,7 @@ def own_peak(kind: str, folder: Path, images: int) -> float:
     if kind == "released":
         released_epoch(encoder, config, dataset, material)
     else:
-        kept_epoch(encoder, config, material)
+        kept_epoch(encoder, config, dataset, material)
     return _status("VmHWM") - before
 
 
@@ -164,7 +165,7 @@ def main() -> None:
         first_pass, (encoder, config, dataset, material) = timed(lambda: prepare(folder, arguments.images))
         runs = {
             "released": lambda: released_epoch(encoder, config, dataset, material),
-            "kept": lambda: kept_epoch(encoder, config, material),
+            "kept": lambda: kept_epoch(encoder, config, dataset, material),
         }
         losses = {name: run() for name, run in runs.items()}
         apart = abs(losses["released"] - losses["kept"])

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.prompts import compositional_ensemble
-from zsad_core.references import Memory, build_memory, reference_maps, winclip_plus
+from zsad_core.references import Memory, reference_maps, winclip_plus
 from zsad_core.scores import prompt_score
 from zsad_core.vit_windows import MultiScaleEmbeddings
 from zsad_core.windows import upsample, winclip_map, zero_shot_map
@@ -129,7 +129,8 @@ def texts_of(
 
 def memory_of(encoder: ClipEncoder, references: Tensor, final_norm: bool) -> Memory:
     scales = embed(encoder, references)
-    return build_memory(patch_tokens(encoder, scales, final_norm), scales.windows)
+    windows = {size: values.flatten(0, 1) for size, values in scales.windows.items()}
+    return Memory(patch_tokens(encoder, scales, final_norm).flatten(0, 1), windows)
 
 
 def ours(encoder: ClipEncoder, pixels: Tensor, references: Tensor, options: Mapping[str, Any]) -> Found:

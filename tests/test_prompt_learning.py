@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
     with pytest.raises(FloatingPointError, match=message):
         train(toys, checkpoint=checkpoint)
     kept = LearnedPrompts.load(checkpoint)
-    assert same(replace(kept, config=good.config), good)
+    assert same(replace(kept, recipe=good.recipe), good)
 
 
 def test_rates_of_sgd_are_coops(
@@ -401,7 +401,7 @@ def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_pa
         ):
             LearnedPrompts.load(path)
     features = next((tmp_path / "cache" / "dense").iterdir())
-    with pytest.raises(ValueError, match="holds no learned prompts of this book.*read_released"):
+    with pytest.raises(ValueError, match="holds no learned prompts of this book"):
         LearnedPrompts.load(features)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors with learned prompts"):
         LearnedPrompts.load(tmp_path / "none.safetensors")

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from zsad_core.prompts import (
     ALPHABETS,
+    WINCLIP_STATES,
     WORD_PAIRS,
     compositional_ensemble,
     object_name,
     prompt_pair,
     random_word_prompts,
-    winclip_states,
     zero_shot_prompts,
 )
 
@@ -31,21 +31,15 @@ def words_of(normal: str, anomalous: str) -> list[str]:
 @settings(max_examples=40, deadline=None)
 @given(
     n_pairs=st.integers(1, 30),
-    lengths=st.tuples(st.integers(1, 6), st.integers(0, 6)),
     seed=st.integers(0, 2**31),
     alphabet=st.sampled_from([*ALPHABETS.values(), "z"]),
 )
-def test_random_words_keep_to_lengths_and_alphabet(
-    n_pairs: int, lengths: tuple[int, int], seed: int, alphabet: str
-) -> None:
-    shortest, longest = lengths[0], sum(lengths)
-    normal, anomalous = random_word_prompts(
-        n_pairs, min_length=shortest, max_length=longest, seed=seed, alphabet=alphabet
-    )
+def test_random_words_keep_to_lengths_and_alphabet(n_pairs: int, seed: int, alphabet: str) -> None:
+    normal, anomalous = random_word_prompts(n_pairs, seed=seed, alphabet=alphabet)
     assert len(normal) == len(anomalous) == n_pairs
     for pair in zip(normal, anomalous, strict=True):
         for word in words_of(*pair):
-            assert shortest <= len(word) <= longest
+            assert 5 <= len(word) <= 10
             assert set(word) <= set(alphabet)
 
 
@@ -71,8 +65,6 @@ def test_same_seed_same_words_for_every_word_pair_and_nested_sets() -> None:
     fewer = random_word_prompts(20, seed=3)
     assert fewer == (normal[:20], anomalous[:20])
     assert random_word_prompts(50, seed=4)[0] != normal
-    by_name, by_symbols = (random_word_prompts(5, alphabet=a) for a in list(ALPHABETS.items())[1])
-    assert by_name == by_symbols != random_word_prompts(5)
 
 
 def test_templates_without_random_words() -> None:
@@ -121,7 +113,7 @@ def test_compositional_ensemble_counts_and_wording() -> None:
 
 def test_winclips_states_and_templates_are_all_of_the_papers() -> None:
     """Public code lacks two of the 22 templates, or the full stops; "broken" came with a later method."""
-    normal, anomalous = winclip_states()
+    normal, anomalous = WINCLIP_STATES
     assert (len(set(normal)), len(set(anomalous))) == (7, 4)
     assert normal[0] == "{}" and not any("broken" in state for state in normal + anomalous)
     sentences = compositional_ensemble("bottle")[1]
@@ -142,7 +134,7 @@ def test_prompt_sets_that_winclip_compares() -> None:
     assert "a bad photo of a normal metal nut." in normal
     assert anomalous == [sentence.replace("normal", "anomalous") for sentence in normal]
     assert zero_shot_prompts("metal nut", "state_ens") == tuple(
-        [state.format("metal nut") for state in side] for side in winclip_states()
+        [state.format("metal nut") for state in side] for side in WINCLIP_STATES
     )
     assert zero_shot_prompts("metal nut") == compositional_ensemble("metal nut")
 
@@ -165,11 +157,13 @@ def test_object_names() -> None:
     ("call", "message"),
     [
         (lambda: random_word_prompts(0), "n_pairs=0"),
-        (lambda: random_word_prompts(1, min_length=6, max_length=5), "min_length=6, max_length=5"),
         (lambda: random_word_prompts(1, alphabet="a b"), "no blanks"),
         (lambda: prompt_pair(""), "object_name=''"),
-        (lambda: compositional_ensemble("x", states=(["{}"], [])), "none of the two empty"),
-        (lambda: compositional_ensemble("x", templates=["a photo"]), "one '{}' each"),
+        (
+            lambda: compositional_ensemble("x", states=(["{}"], [])),
+            "two lists of phrases, normal and anomalous, not empty",
+        ),
+        (lambda: compositional_ensemble("x", templates=["a photo"]), "one '{}' in each"),
         (lambda: zero_shot_prompts("x", "states"), "kind='states': expected one of two_class, imagenet"),
         (lambda: zero_shot_prompts(" x"), "object_name=' x'"),
     ],

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_core.scores import average_views, combine, prompt_score
+from zsad_core.scores import average_views, prompt_score
 
 RNG = np.random.default_rng(0)
 
@@ -60,18 +60,10 @@ def test_text_ensemble_is_the_mean_of_normalised_sentences() -> None:
     np.testing.assert_allclose(prompt_score(images, normal, anomalous), prompt_score(images, *means))
 
 
-def test_combine_adds_with_equal_weights() -> None:
-    np.testing.assert_allclose(
-        combine(np.array([0.2, 0.4]), np.array([0.5, 0.1]), np.array([0.1, 0.1])), [0.8, 0.6]
-    )
-
-
 def test_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"image embeddings \(3, 8\), normal \(9,\)"):
         prompt_score(np.ones((3, 8)), np.ones(9), np.ones(9))
     with pytest.raises(ValueError, match="temperature=0"):
         prompt_score(np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
-    with pytest.raises(ValueError, match="equal shape"):
-        combine(np.ones(3), np.ones((3, 1)))
     with pytest.raises(ValueError, match="expected \\(n, v\\)"):
         average_views(np.ones(3))

@@ -24,6 +24,7 @@ from zsad_papers.baselines.vand import (
     TEMPLATES,
     Adapters,
     initial_adapters,
+    patch_logits,
     train_adapters,
     vand_detector,
     vand_extractor,
@@ -183,7 +184,7 @@ def test_maps_are_softmaxes_of_upsampled_logits(learned: Adapters, size: tuple[i
         logits = plain_logits(tokens[layer], linear, texts, 30.0).detach()
         up = F.interpolate(logits, size, mode="bilinear", align_corners=True)
         expected += up.softmax(1)[:, 1] / 4
-    assert_close(vand_maps(learned.parameters, tokens, texts, 30.0, (3, 3), size), expected)
+    assert_close(vand_maps(patch_logits(learned.parameters, tokens, texts, 30.0, (3, 3)), size), expected)
 
 
 def test_one_step_is_that_of_the_written_out_loss(
@@ -191,14 +192,16 @@ def test_one_step_is_that_of_the_written_out_loss(
 ) -> None:
     """Loss, gradients by autograd and Adam, for a batch of two categories, each with its own texts."""
     drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path, progress=False)
-    assert drawn.losses == () and drawn.scale == pytest.approx(1 / 0.07)
+    assert drawn.losses == () and drawn.recipe["scale"] == pytest.approx(1 / 0.07)
     modules = linears(drawn.parameters)
     loss = torch.zeros(())
     found = features(encoder, dataset, tmp_path)
     masks = torch.stack([torch.from_numpy(dataset.mask(i)) for i in range(len(dataset))])
     for layer, linear in modules.items():
         logits = [
-            plain_logits(dense.tensor(f"layer/{layer}"), linear, vand_texts(encoder, category), drawn.scale)
+            plain_logits(
+                dense.tensor(f"layer/{layer}"), linear, vand_texts(encoder, category), drawn.recipe["scale"]
+            )
             for category, dense in zip(dataset.categories, found, strict=True)
         ]
         loss = loss + plain_loss(torch.cat(logits), masks)
@@ -230,15 +233,15 @@ def test_a_stopped_training_goes_on(
     encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
 ) -> None:
     options = {"batch_size": 4, "checkpoint": tmp_path / "checkpoint", "progress": False}
-    steps, loss = [], vand.logit_loss
+    steps, loss = [], vand.vand_loss
 
     def stop(*arguments) -> Tensor:
         steps.append(1)
-        if len(steps) > 4 * 3 + 5:  # in the second epoch, four layers and three batches each
+        if len(steps) > 3 + 1:  # in the second epoch of three batches each
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(vand, "logit_loss", stop)
+    monkeypatch.setattr(vand, "vand_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         train_adapters(encoder, dataset, epochs=3, **options)
     monkeypatch.undo()
@@ -275,7 +278,9 @@ def test_detector_on_a_category(
     (output,) = detect(dense).values()
     assert output.maps.shape == (6, 24, 24) and 0 <= output.maps.min() <= output.maps.max() <= 1
     texts = vand_texts(encoder, "metal_nut")
-    expected = (learned.scale * F.normalize(dense.tensor("image"), dim=-1) @ texts.T).softmax(-1)[:, 1]
+    expected = (learned.recipe["scale"] * F.normalize(dense.tensor("image"), dim=-1) @ texts.T).softmax(-1)[
+        :, 1
+    ]
     assert_close(output.scores.float(), expected)
     untrained = train_adapters(encoder, dataset, epochs=0, progress=False)
     before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut"))
@@ -289,7 +294,7 @@ def test_saved_layers_come_back(learned: Adapters, tmp_path: Path) -> None:
     found = Adapters.load(tmp_path / "adapters.safetensors")
     assert_close(found.parameters, learned.parameters, rtol=0, atol=0)
     assert torch.equal(found.trained_on, learned.trained_on)
-    for name in ("scale", "model_id", "weights_id", "losses"):
+    for name in ("recipe", "model_id", "weights_id", "losses"):
         assert getattr(found, name) == getattr(learned, name)
     assert found.layers == LAYERS
     content = (tmp_path / "adapters.safetensors").read_bytes()
@@ -311,7 +316,7 @@ def test_what_is_refused(
     learned.refuse_training_images(make(tmp_path / "fresh", first=1))
     with pytest.raises(ValueError, match="no anomalous image with a mask"):
         train_adapters(encoder, make(tmp_path / "unmasked", masks=False), progress=False)
-    for option in ({"lr": 0}, {"epochs": -1}, {"batch_size": 0}, {"scale": -1.0}):
+    for option in ({"lr": 0}, {"epochs": -1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="expected numbers above 0"):
             train_adapters(encoder, dataset, **option)
     with pytest.raises(FloatingPointError, match="lower lr"):

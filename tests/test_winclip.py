@@ -28,7 +28,7 @@ from zsad_core.methods import (
     winclip_plus,
 )
 from zsad_core.metrics import aupro, f1_max, pixel_auroc
-from zsad_core.references import build_memory, reference_maps
+from zsad_core.references import reference_maps
 from zsad_core.references import winclip_plus as joined
 from zsad_core.scores import prompt_score
 from zsad_core.views import tile_boxes
@@ -337,7 +337,7 @@ def test_few_shot_outputs_by_variant(variant: str) -> None:
     zero_shot = torch.rand(3, 3, 3)
     maps = reference_maps(patches(found), found.windows(), memory, GRID)
     chosen = {"P": ["P"], "P+Wm": ["P", "W3"], "P+Wm+Ws": ["P", "W3", "W2"]}[variant]
-    scores, fused = joined(torch.zeros(3), zero_shot, [maps[name] for name in chosen], score="max_map")
+    scores, fused = joined(None, zero_shot, [maps[name] for name in chosen])
     outputs = winclip_plus(found, patches(found), memory, Output(maps=zero_shot), GRID, variants=[variant])
     torch.testing.assert_close(outputs, {variant: Output(scores, fused)})
 
@@ -358,10 +358,9 @@ def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:
     first, second = features(4, seed=20), features(3)
     first = Dense(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
     memory = fit_references([first, second], [4, 1], patches)
-    expected = build_memory(
-        torch.cat([patches(first)[2:], patches(second)[2:]]),
-        {size: torch.cat([first.windows()[size][2:], second.windows()[size][2:]]) for size in (2, 3)},
-    )
-    torch.testing.assert_close(vars(memory), vars(expected))
+    windows = {k: torch.cat([first.windows()[k][2:], second.windows()[k][2:]]) for k in (2, 3)}
+    expected = torch.cat([patches(first)[2:], patches(second)[2:]])
+    torch.testing.assert_close(memory.patches, expected.flatten(0, 1))
+    torch.testing.assert_close(memory.windows, {k: values.flatten(0, 1) for k, values in windows.items()})
     with pytest.raises(ValueError, match="no reference images"):
         fit_references([first, second], [], patches)

@@ -1,9 +1,8 @@
 """Diagonally prominent attention, DPAM: local features beside the untouched path (AnomalyCLIP, Sec. 3.3, C).
 
-The ordinary path of the image tower stays as it is. From block `first` on a second one runs beside it. It
-adds up what each block's attention would give if every token looked for tokens like itself: the weights are
-the softmax of v v^T (or q q^T, k k^T) in the place of q k^T; the values and the output projection are the
-block's own.
+From block `first` on a local path runs beside the tower's ordinary one. It adds up what each block's
+attention would give if every token looked for tokens like itself: the weights are the softmax of v v^T (or
+q q^T, k k^T) instead of q k^T; the values and the output projection are the block's own.
 
     h_l = h' + MLP_l(LN2_l(h')),  h' = h_{l-1} + Out_l(softmax(q k^T / sqrt(64)) v)       the ordinary path
     d_l = d_{l-1} + Out_l(softmax(v v^T / sqrt(64)) v),  d_{first-1} = h_{first-1}         the local path
@@ -28,8 +27,6 @@ KINDS = ("qk", "qq", "kk", "vv")
 def quarter_blocks(depth: int) -> tuple[int, ...]:
     """The four output blocks: 6, 12, 18 and 24 of 24 (App. A.1), the same parts of another depth.
 
-    Raises ValueError for a depth of 0, which is a ResNet's.
-
     >>> quarter_blocks(24), quarter_blocks(6)
     ((6, 12, 18, 24), (2, 3, 5, 6))
     """
@@ -39,11 +36,7 @@ def quarter_blocks(depth: int) -> tuple[int, ...]:
 
 
 def attention_kinds(attention: str) -> tuple[str, ...]:
-    """The kinds in a name like "vv" or "qq+kk+vv", an ensemble; ValueError for anything else.
-
-    >>> attention_kinds("qq+kk+vv")
-    ('qq', 'kk', 'vv')
-    """
+    """The kinds in a name like "vv" or "qq+kk+vv", an ensemble; ValueError for anything else."""
     kinds = tuple(attention.split("+"))
     if not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
         raise ValueError(f"attention={attention!r}: expected some of {', '.join(KINDS)}, joined by '+'")
@@ -56,20 +49,18 @@ def dual_path(
     """The class token (n, width) of the ordinary path, and {kind: {block: (n, 1 + patches, width)}}.
 
     visual: open_clip's Vision Transformer. pixels: (n, 3, H, W).
-    layers: 1-based blocks whose tokens are wanted, as they leave the block: no norm, no projection. Those
-        below `first` are the ordinary path's.
+    layers: 1-based blocks whose tokens are returned as they leave the block, without norm or projection.
+        Those below `first` are the ordinary path's.
     first: first block of the local path; 6 of 24 in the paper. "qk" has no local path and ignores it.
     Raises ValueError for a block that does not exist or has another build.
     """
     blocks = visual.transformer.resblocks
     diagonal = [kind for kind in kinds if kind != "qk"]
-    _check(blocks, layers, first if diagonal else 1)
+    check_blocks(blocks, layers, first if diagonal else 1)
     x = visual._embeds(pixels)  # (n, t, width)
     local: dict[str, Tensor] = {}
     found: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
     for number, block in enumerate(blocks, start=1):
-        # nothing reads the last block's ordinary patch tokens unless they are asked for
-        last = number == len(blocks) and not ("qk" in kinds and number in layers)
         if number < first or not diagonal:
             x = block(x)
         else:
@@ -77,8 +68,9 @@ def dual_path(
             for kind in diagonal:
                 same = {"q": q, "k": k, "v": v}[kind[0]]
                 local[kind] = local.get(kind, x) + _attend(block, same, same, v)
-            x = x[:, :1] if last else x
-            x = x + _attend(block, q[:, :, :1] if last else q, k, v)
+            if number == len(blocks) and not ("qk" in kinds and number in layers):
+                x, q = x[:, :1], q[:, :, :1]  # nothing reads the ordinary patch tokens
+            x = x + _attend(block, q, k, v)
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
             for kind in kinds:
@@ -93,10 +85,9 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
     """
     x = visual._embeds(pixels)  # (n, t, width)
     for block in visual.transformer.resblocks:
-        parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))
+        parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
         scale = parts["q"].shape[-1] ** -0.5
-        product = lambda kind: parts[kind[0]] @ parts[kind[1]].mT * scale  # noqa: B023, E731
-        yield {kind: product(kind).softmax(-1) for kind in kinds}
+        yield {kind: (parts[kind[0]] @ parts[kind[1]].mT * scale).softmax(-1) for kind in kinds}
         x = block(x)
 
 
@@ -113,9 +104,10 @@ def _attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 
-def _check(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
+def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
+    """ValueError unless the tower has these 1-based blocks, and all blocks are of the build read here."""
     depth = len(blocks)
-    if not layers or any(not 1 <= layer <= depth for layer in layers) or not 1 <= first <= depth:
+    if not layers or not {*layers, first} <= set(range(1, depth + 1)):
         raise ValueError(
             f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}, as many as "
             "the image tower has"

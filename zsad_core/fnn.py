@@ -11,6 +11,9 @@ from torch import nn
 
 from zsad_core.scores import Array, like, to_tensor
 
+LR_DECAY = 0.1
+"""Factor on the learning rate after the first epoch. RWDA's rate decays, it does not say by how much."""
+
 
 class FNN(nn.Module):
     """Hidden layers of linear, batch norm, ReLU, dropout, then one linear layer to a logit (RWDA, Sec. 4.2).
@@ -18,7 +21,7 @@ class FNN(nn.Module):
     dim: size of the embeddings.
     hidden: widths of the hidden layers. The paper gives none; among equal widths and among non-increasing
         powers of two, only 256-256-256 adds the 0.30M parameters of Table 3.
-    dropout: rate, unsaid as well; 0.5 is the rate of the work that the paper cites.
+    dropout: rate. The paper gives none; 0.5 is the rate of the work that it cites.
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
@@ -31,40 +34,35 @@ class FNN(nn.Module):
                 f"dim={dim}, hidden={tuple(hidden)}, dropout={dropout}: "
                 "expected widths of at least 1, one hidden layer or more, and a dropout rate in [0, 1)"
             )
-        widths = (dim, *hidden)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(w_in, w_out), nn.BatchNorm1d(w_out), nn.ReLU(), nn.Dropout(dropout))
-            for w_in, w_out in zip(widths[:-1], widths[1:], strict=True)
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(w_in, w_out), nn.BatchNorm1d(w_out), nn.ReLU(), nn.Dropout(dropout))
+                for w_in, w_out in zip((dim, *hidden), hidden)
+            )
         )
-        self.last = nn.Linear(widths[-1], 1)
+        self.last = nn.Linear(hidden[-1], 1)
         self.dim = dim
-
-    def hidden_activations(self, embeddings: torch.Tensor) -> list[torch.Tensor]:
-        """(n, d) -> the output of each hidden layer, (n, width)."""
-        x, activations = embeddings, []  # (n, d)
-        for layer in self.layers:
-            x = layer(x)  # (n, width)
-            activations.append(x)
-        return activations
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(n, d) -> logits (n,)."""
-        return self.last(self.hidden_activations(embeddings)[-1])[:, 0]  # (n,)
+        return self.last(self.layers(embeddings))[:, 0]
 
     @torch.no_grad()
     def score(self, embeddings: Array) -> Array:
         """s_FNN in [0, 1], the sigmoid of the logit (RWDA, Sec. 3.3): (n, d) -> (n,), (n, v, d) -> (n, v).
 
-        Puts the network into evaluation mode. Give raw embeddings if it was trained on raw ones.
+        Give raw embeddings if it was trained on raw ones. Puts the network into evaluation mode.
         """
-        rows = self._rows(embeddings)
-        logits = self(rows).double()  # in float32 the sigmoid would round distinct large logits to 1
+        logits = self(self._rows(embeddings)).double()  # in float32 sigmoids of large logits would tie at 1
         return like(torch.sigmoid(logits).reshape(embeddings.shape[:-1]), embeddings)
 
     @torch.no_grad()
     def features(self, embeddings: Array) -> list[Array]:
         """Hidden activations after the ReLU, without dropout (RWDA, Fig. 5): (n, d) -> [(n, width), …]."""
-        return [like(layer, embeddings) for layer in self.hidden_activations(self._rows(embeddings))]
+        activations = [self._rows(embeddings)]
+        for layer in self.layers:
+            activations.append(layer(activations[-1]))  # (n, width)
+        return [like(x, embeddings) for x in activations[1:]]
 
     def _rows(self, embeddings: Array) -> torch.Tensor:
         if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != self.dim:
@@ -88,22 +86,18 @@ def train_fnn(
     seed: int = 0,
     hidden: Sequence[int] = (256, 256, 256),
     dropout: float = 0.5,
-    lr_decay: float = 0.1,
 ) -> FNN:
     """Train the FNN on text embeddings: binary cross-entropy, normal 0, anomalous 1 (RWDA, Sec. 3.3, 4.2).
 
     normal, anomalous: (n, d), row i of both from pair i. Give them raw (`embed_text(…, normalize=False)`):
         the paper marks a normalised vector with a bar and writes the FNN's inputs without it.
     same_pair, batch_size: see `paired_batches`. hidden, dropout: see `FNN`.
-    lr_decay: the learning rate is multiplied by it after the first epoch. The paper says that it decays and
-        not by how much; 0.1 is the usual factor.
     seed: initial weights, dropout and the order of the pairs. Equal seeds and embeddings give equal weights,
         bit by bit, on one machine; the global random state is left as it was.
-
     Returns the network in evaluation mode, on the CPU: it is too small to gain from another device.
     """
-    if lr_decay <= 0 or epochs < 1:
-        raise ValueError(f"lr_decay={lr_decay}, epochs={epochs}: expected a factor above 0, and epochs >= 1")
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs}: expected 1 or more")
     sides = [to_tensor(side, torch.float32) for side in (normal, anomalous)]
     if sides[0].ndim != 2 or sides[0].shape != sides[1].shape or len(sides[0]) < 2:
         raise ValueError(
@@ -123,8 +117,8 @@ def train_fnn(
         network = FNN(dim, hidden, dropout).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = lr * lr_decay if epoch else lr
-            for batch in paired_batches(n_pairs, batch_size=batch_size, same_pair=same_pair, generator=order):
+            optimizer.param_groups[0]["lr"] = lr * LR_DECAY if epoch else lr
+            for batch in paired_batches(n_pairs, order, batch_size, same_pair):
                 loss = F.binary_cross_entropy_with_logits(network(embeddings[batch]), targets[batch])
                 optimizer.zero_grad()
                 loss.backward()
@@ -144,29 +138,23 @@ def one_thread() -> Iterator[None]:
 
 
 def paired_batches(
-    n_pairs: int,
-    *,
-    batch_size: int = 128,
-    same_pair: bool = True,
-    generator: torch.Generator | None = None,
+    n_pairs: int, order: torch.Generator, batch_size: int = 128, same_pair: bool = True
 ) -> list[torch.Tensor]:
     """One epoch's batches, as indices into the 2 n embeddings: i and n + i are the two of pair i.
 
     same_pair: True keeps the two of a pair in one batch (RWDA, Sec. 3.3); False shuffles them all freely.
     batch_size: counts embeddings, so that 128 are 64 pairs. The paper says "a batch size of 128" and that a
-        batch is made of pairs.
+        batch is made of pairs. A last batch of one, which batch norm cannot train on, joins the one before.
 
-    A last batch of a single embedding, which batch norm cannot train on, joins the batch before it.
-
-    >>> [sorted(batch.tolist()) for batch in paired_batches(3, batch_size=6)]
+    >>> [sorted(batch.tolist()) for batch in paired_batches(3, torch.Generator(), batch_size=6)]
     [[0, 1, 2, 3, 4, 5]]
     """
     if batch_size < 2 or (same_pair and batch_size % 2):
         raise ValueError(f"batch_size={batch_size}: expected 2 embeddings or more, an even number for pairs")
     if same_pair:
-        pairs = torch.randperm(n_pairs, generator=generator)  # (n,)
+        pairs = torch.randperm(n_pairs, generator=order)  # (n,)
         return [torch.cat([chunk, chunk + n_pairs]) for chunk in pairs.split(batch_size // 2)]
-    batches = list(torch.randperm(2 * n_pairs, generator=generator).split(batch_size))
+    batches = list(torch.randperm(2 * n_pairs, generator=order).split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

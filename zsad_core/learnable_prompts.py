@@ -3,16 +3,16 @@
     normal      [V_1] ... [V_E] object .
     anomalous   [W_1] ... [W_E] damaged object .
 
-V and W are vectors in the place of word embeddings. Besides them the tower gets learned tokens in its first
-blocks ("textual prompt tuning"). All else is frozen. The tower is causal and is read at the end token, so it
-runs over the prompt alone, 15 to 20 tokens, not over the context of 77.
+V and W are vectors that replace word embeddings. The tower also gets learned tokens in its first blocks
+("textual prompt tuning"). All else is frozen. The tower is causal and is read at the end token, so it runs
+over the prompt alone, 15 to 20 tokens, not over the context of 77.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,8 @@ class PromptDesign:
     ending: "." is in the code that made the paper's numbers; the paper does not show it.
     depth: M, blocks of the text tower with learned tokens. length: L, tokens in each; 9 and 4 (Sec. 4.1).
     deep: "overwrite" (default, the code behind the numbers): before each of the blocks 2 to M the tokens 1 to
-        L are thrown away and replaced, so M = 9 means 8 sets, and block 1 sees the context alone.
-        "concatenate" (Eq. 3): before each of the blocks 1 to M, L tokens are put in front, and taken away
-        after it, so M = 9 means 9 sets.
+        L are replaced, so M = 9 means 8 sets, and block 1 sees the context alone. "concatenate" (Eq. 3): each
+        of the blocks 1 to M gets L tokens in front, taken away after it, so M = 9 means 9 sets.
     half: round the learned tokens of the blocks to float16 in the forward pass, as the released code does.
         A small gradient turns into 0 there; the default is not to.
     """
@@ -57,7 +56,7 @@ class PromptDesign:
     def __post_init__(self) -> None:
         if self.deep not in ("overwrite", "concatenate"):
             raise ValueError(f"deep={self.deep!r}: expected 'overwrite' or 'concatenate'")
-        if min(self.context_length, self.depth, self.length) < 0 or self.context_length < 1:
+        if self.context_length < 1 or min(self.depth, self.length) < 0:
             raise ValueError(
                 f"context_length={self.context_length}, depth={self.depth}, length={self.length}: "
                 "expected one learned word or more, and no negative numbers"
@@ -71,9 +70,8 @@ class PromptDesign:
     @property
     def deep_blocks(self) -> tuple[int, ...]:
         """The 1-based blocks of the text tower that get learned tokens."""
-        if not self.length:
-            return ()
-        return tuple(range(2 if self.deep == "overwrite" else 1, self.depth + 1))
+        first = 2 if self.deep == "overwrite" else 1
+        return tuple(range(first, self.depth + 1)) if self.length else ()
 
     def sentences(self, name: str = "object") -> tuple[str, str]:
         """The two templates with placeholders, ready for the tokenizer. name: used if object_word is None.
@@ -81,15 +79,13 @@ class PromptDesign:
         >>> PromptDesign(context_length=2, length=2).sentences()
         ('x x object.', 'x x damaged object.')
         """
-        word = name if self.object_word is None else self.object_word
-        context = [PLACEHOLDER] * self.context_length
+        context, word = [PLACEHOLDER] * self.context_length, self.object_word or name
         return tuple(" ".join([*context, *filter(None, (s, word))]) + self.ending for s in self.states)
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """What stays as it is of prompts: embeddings (2 c, t, width) without positions, those of the positions
-    (t, width), and the places of the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
+class Frozen(NamedTuple):
+    """What is not learned: embeddings (2 c, t, width) without positions, those of the positions (t, width),
+    and the places of the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
 
     embeddings: Tensor
     positions: Tensor
@@ -103,18 +99,14 @@ def initial_parameters(
 
     Raises ValueError for an encoder without a causal text tower, or one with fewer blocks than `depth`.
     """
-    tower = text_tower(encoder)
+    width = text_tower(encoder).token_embedding.embedding_dim
     if design.deep_blocks and design.depth > encoder.text_depth:
         raise ValueError(
-            f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks; "
-            "give at most so many"
+            f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks; lower depth"
         )
-    width = tower.token_embedding.embedding_dim
-    names = ["context/shared"] if design.shared else [f"context/{side}" for side in SIDES]
-    shapes = dict.fromkeys(names, design.context_length)
-    shapes |= {f"deep/{block}": design.length for block in design.deep_blocks}
-    draw = lambda rows: 0.02 * torch.randn(rows, width, generator=generator)  # noqa: E731
-    return {name: draw(rows) for name, rows in shapes.items()}
+    rows = dict.fromkeys(_contexts(design), design.context_length)
+    rows |= {f"deep/{block}": design.length for block in design.deep_blocks}
+    return {name: 0.02 * torch.randn(n, width, generator=generator) for name, n in rows.items()}
 
 
 @torch.no_grad()
@@ -124,8 +116,7 @@ def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("
     Raises ValueError for a prompt that is longer than the context: cut off it would lose its object.
     """
     tower = text_tower(encoder)
-    sentences = [sentence for name in names for sentence in design.sentences(name)]
-    tokens = encoder.tokenize(sentences)
+    tokens = encoder.tokenize([sentence for name in names for sentence in design.sentences(name)])
     longest = max(map(len, tokens))
     if longest > encoder.context_length:
         raise ValueError(
@@ -142,21 +133,21 @@ def encode(
 ) -> Tensor:
     """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`."""
     tower = text_tower(encoder)
-    contexts = [parameters["context/shared" if design.shared else f"context/{side}"] for side in SIDES]
     x = frozen.embeddings.unflatten(0, (-1, 2))  # (c, 2, t, width)
-    context = torch.stack(contexts).to(x).expand(len(x), -1, -1, -1)  # (c, 2, E, width)
+    context = torch.stack([parameters[name] for name in _contexts(design)]).to(x)  # (1 or 2, E, width)
+    context = context.expand(len(x), 2, -1, -1)  # (c, 2, E, width)
     x = torch.cat([x[:, :, :1], context, x[:, :, 1 + design.context_length :]], dim=2).flatten(0, 1)
     x = x + frozen.positions  # (2 c, t, width)
     for number, block in enumerate(tower.transformer.resblocks, start=1):
-        if number in design.deep_blocks:
-            learned = parameters[f"deep/{number}"]
-            learned = (learned.half() if design.half else learned).to(x).expand(len(x), -1, -1)
-            if design.deep == "overwrite":
-                x = torch.cat([x[:, :1], learned, x[:, 1 + design.length :]], dim=1)  # (2 c, t, width)
-            else:
-                x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
-                continue
-        x = _block(block, x)
+        if number not in design.deep_blocks:
+            x = _block(block, x)
+            continue
+        learned = parameters[f"deep/{number}"]
+        learned = (learned.half() if design.half else learned).to(x).expand(len(x), -1, -1)
+        if design.deep == "overwrite":
+            x = _block(block, torch.cat([x[:, :1], learned, x[:, 1 + design.length :]], dim=1))
+        else:
+            x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
     return F.normalize(read_ends(tower, x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
 
 
@@ -168,6 +159,10 @@ def text_tower(encoder: ClipEncoder) -> nn.Module:
             f"{encoder.model_id} is none; choose a CLIP such as ViT-L-14-336-quickgelu"
         )
     return encoder.text_tower
+
+
+def _contexts(design: PromptDesign) -> list[str]:
+    return ["context/shared"] if design.shared else [f"context/{side}" for side in SIDES]
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:

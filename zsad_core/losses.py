@@ -21,29 +21,31 @@ def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Te
     return F.cross_entropy(cosines / temperature, labels.long())
 
 
-def local_loss(probabilities: Tensor, masks: Tensor, parts: Sequence[str] = PARTS) -> Tensor:
+def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, logits: bool = False) -> Tensor:
     """The sum of the parts for maps of one layer.
 
-    probabilities: (b, rows, columns), of a patch being anomalous. masks: (b, H, W) bool, True where
-        anomalous; the maps are upsampled to their size, bilinearly between the centres of the patches.
+    maps: (b, rows, columns), of a patch being anomalous: probabilities, upsampled between the centres of the
+        patches, or with `logits` their logits (anomalous minus normal), upsampled from corner to corner and
+        only then made probabilities, which is VAND's order. masks: (b, H, W) bool, True where anomalous.
     parts: of `PARTS`. focal: `focal_loss`. dice_anomalous: `dice_loss` of the anomalous channel and the mask;
         of a normal image it is nearly 1 whatever the map is. dice_normal: of the normal channel and the rest.
     """
-    _check(probabilities, masks, parts)
-    size = masks.shape[1:]
-    maps = F.interpolate(probabilities[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return _sum(maps, masks, parts)
-
-
-def logit_loss(logits: Tensor, masks: Tensor, parts: Sequence[str] = PARTS) -> Tensor:
-    """`local_loss` where logits are upsampled, from corner to corner, and only then become probabilities.
-
-    logits: (b, rows, columns), of a patch being anomalous minus normal, so that their sigmoid is the softmax
-        of the two. That is VAND's order.
-    """
-    _check(logits, masks, parts)
-    maps = F.interpolate(logits[:, None], masks.shape[1:], mode="bilinear", align_corners=True)[:, 0]
-    return _sum(maps.sigmoid(), masks, parts)
+    if not set(parts) <= set(PARTS):
+        raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
+    if not maps.ndim == masks.ndim == 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
+        raise ValueError(
+            f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}: expected "
+            "(b, rows, columns) and bool (b, H, W), as many masks as maps; keep the batch axis of one image"
+        )
+    up = F.interpolate(maps[:, None], masks.shape[1:], mode="bilinear", align_corners=logits)[:, 0]
+    p = up.sigmoid() if logits else up  # (b, H, W)
+    losses = []
+    for part in parts:
+        if part == "focal":
+            losses.append(focal_loss(p, masks))
+        else:
+            losses.append(dice_loss(p, masks) if part == "dice_anomalous" else dice_loss(1 - p, ~masks))
+    return torch.stack(losses).sum()
 
 
 def focal_loss(maps: Tensor, masks: Tensor) -> Tensor:
@@ -57,23 +59,3 @@ def dice_loss(maps: Tensor, masks: Tensor) -> Tensor:
     """Dice loss, smoothed by 1: of each image over its pixels, then the mean. maps, masks: (b, H, W)."""
     hit, both = (maps * masks).sum((1, 2)), (maps + masks.to(maps)).sum((1, 2))  # (b,)
     return (1 - (2 * hit + SMOOTH) / (both + SMOOTH)).mean()
-
-
-def _sum(maps: Tensor, masks: Tensor, parts: Sequence[str]) -> Tensor:
-    losses = {
-        "focal": lambda: focal_loss(maps, masks),
-        "dice_anomalous": lambda: dice_loss(maps, masks),
-        "dice_normal": lambda: dice_loss(1 - maps, ~masks),
-    }
-    return torch.stack([losses[part]() for part in parts]).sum()
-
-
-def _check(maps: Tensor, masks: Tensor, parts: Sequence[str]) -> None:
-    if not set(parts) <= set(PARTS):
-        raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
-    fits = maps.ndim == masks.ndim == 3 and len(maps) == len(masks)
-    if not fits or masks.dtype != torch.bool:
-        raise ValueError(
-            f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}: expected "
-            "(b, rows, columns) and bool (b, H, W), as many masks as maps; keep the batch axis of one image"
-        )

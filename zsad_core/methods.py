@@ -26,7 +26,7 @@ from zsad_core.fnn import FNN
 from zsad_core.image_features import Dense, Extractor, glocal_extractor, text_embeddings
 from zsad_core.prompt_config import PromptConfig
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
-from zsad_core.references import Memory, build_memory, reference_maps
+from zsad_core.references import Memory, reference_maps
 from zsad_core.scores import Array, average_views, prompt_score
 from zsad_core.windows import Average, zero_shot_map
 
@@ -60,9 +60,8 @@ def clip(
 ) -> Output:
     """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
 
-    views: (n, v, d) embeddings of v views of each image. The score in [0, 1] is the mean over the views of
-        the anomalous probability. WinCLIP's "multi-crop" cites a scheme of ten crops without numbers; here
-        they are the six of `views.test_views`, without mirror images.
+    views: (n, v, d) embeddings of v views of each image; the score in [0, 1] is the mean over them. WinCLIP's
+        "multi-crop" cites a scheme of ten crops without numbers; here they are the six of `views.test_views`.
     patches: (n, p, d) in the joint space, for maps on `grid`. The papers have none for CLIP.
     """
     scores = average_views(prompt_score(views, *texts, temperature))
@@ -77,8 +76,7 @@ def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: 
 def rwda(views: Array, fnn: FNN, *, patches: Tensor | None = None, grid: tuple[int, int] = (0, 0)) -> Output:
     """RWDA's s_FNN (Sec. 3.3): the mean over the raw views (n, v, d) of the network's probability.
 
-    patches: (n, p, d), raw, for maps on `grid`. The paper has none.
-    """
+    patches: (n, p, d), raw, for maps on `grid`. The paper has none."""
     maps = None if patches is None else fnn.score(patches).unflatten(1, grid)
     return Output(average_views(fnn.score(views)), maps)
 
@@ -102,9 +100,8 @@ def winclip(
     image = dense.tensor("image") if image_scale else None
     windows = {size: v for size, v in dense.windows().items() if sizes is None or size in sizes}
     options = {"aggregate": aggregate, "across": across, "temperature": temperature}
-    maps = zero_shot_map(image, windows, grid, *texts, **options)
-    has_views = "views" in dense.arrays
-    return Output(clip(dense.tensor("views"), texts, temperature).scores if has_views else None, maps)
+    scores = clip(dense.tensor("views"), texts, temperature).scores if "views" in dense.arrays else None
+    return Output(scores, zero_shot_map(image, windows, grid, *texts, **options))
 
 
 MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
@@ -126,21 +123,14 @@ def winclip_plus(
     """WinCLIP+ (Sec. 4.3, Eq. 4 to 6) for each set of reference maps in `variants`, names of `MAPS`.
 
     patches: (n, p, width) tokens of the last block. memory: of `fit_references`. zero_shot: what `winclip`
-        says of the same tiles. Without its scores the scores are max M^W alone.
-    aggregate: as in `references.reference_maps`. fuse: as in `references.winclip_plus`.
+        gives for the same tiles. aggregate: as in `references.reference_maps`. fuse: as in
+        `references.winclip_plus`, where a zero_shot without scores is explained too.
     """
     found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
     sizes = sorted(memory.windows)
     found |= {"Ws": found[f"W{sizes[0]}"], "Wm": found[f"W{sizes[-1]}"]}
-    alone = zero_shot.scores is None
-    language = torch.zeros(len(patches)) if alone else zero_shot.scores
-    options = {"score": "max_map" if alone else "ascore0+max_map", "fuse": fuse}
-    return {
-        name: Output(
-            *references.winclip_plus(language, zero_shot.maps, [found[k] for k in MAPS[name]], **options)
-        )
-        for name in variants
-    }
+    chosen = {name: [found[k] for k in MAPS[name]] for name in variants}
+    return {name: Output(*references.winclip_plus(*zero_shot, maps, fuse)) for name, maps in chosen.items()}
 
 
 def fit_references(
@@ -150,8 +140,11 @@ def fit_references(
 
     patches: takes the tokens of the last block (t, p, width) from a part. Raises ValueError for no image.
     """
+    if not len(images):
+        raise ValueError("no reference images: WinCLIP+ needs at least one; WinCLIP needs none")
     chosen = tiles_of(parts, images, lambda part: {"P": patches(part), **part.starting("windows")})
-    return build_memory(chosen.pop("P"), {int(size): values for size, values in chosen.items()})
+    rows = {name: values.flatten(0, 1) for name, values in chosen.items()}
+    return Memory(rows.pop("P"), {int(size): values for size, values in rows.items()})
 
 
 def tiles_of(
@@ -173,14 +166,10 @@ def anomalyclip(
 
     dense: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
     A map is the mean over layers. The paper sums them; the mean ranks the same and stays a probability.
-    The softmax of two is the sigmoid of the difference. Features have unit length, or are means of unit rows,
-    whose cosine is the mean of theirs.
     """
-    direction = (texts[1] - texts[0]).double() / temperature  # (d,)
+    direction = (texts[1] - texts[0]).double() / temperature  # (d,); a softmax of two is a sigmoid
     scores = torch.sigmoid(dense.tensor("global").double() @ direction)  # (t,)
-    if not maps:
-        return Output(scores)
-    layers = [torch.sigmoid(v.double() @ direction) for v in dense.starting("local").values()]  # (t, p) each
+    layers = [torch.sigmoid(v.double() @ direction) for v in dense.starting("local").values() if maps]
     return Output(scores, (sum(layers) / len(layers)).unflatten(1, grid) if layers else None)
 
 
@@ -190,13 +179,9 @@ def extractor_of(encoder: ClipEncoder, config: PromptConfig, attention: str | No
     return glocal_extractor(encoder, config.layers, kinds, config.first, config.final_norm)
 
 
-SIGMA, SIGMA_AT = 4.0, 518
-"""AnomalyCLIP smooths maps of 518 pixels by a Gaussian filter of this sigma (App. A.1)."""
-
-
 def smoothing(image_size: tuple[int, int]) -> float:
-    """The sigma in pixels that is to a map of this size what 4 is to one of 518 pixels."""
-    return SIGMA * image_size[0] / SIGMA_AT
+    """Sigma in pixels of AnomalyCLIP's Gaussian filter: 4 at 518 pixels (App. A.1), else in proportion."""
+    return 4 * image_size[0] / 518
 
 
 def category_sentences(
@@ -217,9 +202,9 @@ def category_texts(
 ) -> Texts:
     """WinCLIP's text embeddings of a category's two sides (Sec. 4.1).
 
-    normalize_sentences: True (default) gives all sentences, which scores bring to length 1 before they take
-        the mean, so that none weighs more. False gives the mean of raw embeddings, as public code does. The
-        paper says "average of text embeddings" only.
+    normalize_sentences: True (default) gives all sentences; scores take the mean of their unit vectors, so
+        none weighs more. False gives the mean of raw embeddings, as public code does. The paper says "average
+        of text embeddings" only.
     """
     sides = category_sentences(category, kind, defects)
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, f"winclip-{kind}")

@@ -54,8 +54,7 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         attention_kinds(self.attention)
-        unknown = set(self.local) - set(PARTS)
-        if unknown or not (self.global_loss or self.local):
+        if not set(self.local) <= set(PARTS) or not (self.global_loss or self.local):
             raise ValueError(
                 f"global_loss={self.global_loss}, local={self.local}: expected at least one loss, and local "
                 f"parts out of {', '.join(PARTS)}"
@@ -64,13 +63,12 @@ class PromptConfig:
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
         if not 1 <= self.n_layers <= 4:
             raise ValueError(f"n_layers={self.n_layers}: expected 1 to 4 of the four quarter blocks")
-        names = ("temperature", "lr", "local_weight", "batch_size")
-        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        wrong = [f"{name}={value}" for name, value in values.items() if not 0 < value < math.inf]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)}: expected finite numbers above 0")
         if self.epochs < 0:
             raise ValueError(f"epochs={self.epochs}: expected 0 or more")
+        for name in ("temperature", "lr", "local_weight", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected a finite number above 0")
 
     def key(self) -> dict[str, Any]:
         """All choices as plain JSON."""
@@ -116,32 +114,29 @@ def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: 
 
     options: fields of `PromptConfig` or `PromptDesign`, lists for tuples. The depth of learned tokens, when
     not given, is three quarters of the text blocks (9 of 12).
-    Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class token
-    or causal text tower.
+    Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class
+    token.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
-    config = PRESETS[preset]
-    own, of_design = ({f.name for f in fields(kind)} - {"design"} for kind in (PromptConfig, PromptDesign))
-    unknown = sorted(set(options) - own - of_design)
-    if unknown:
-        raise ValueError(
-            f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(own | of_design))}"
-        )
+    known = {field.name for kind in (PromptConfig, PromptDesign) for field in fields(kind)} - {"design"}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
     if not encoder.has_class_token:
-        raise ValueError(
-            f"prompt learning reads the class token, but {encoder.model_id} pools its image tokens in "
-            "another way"
-        )
-    options = _tupled(options)
-    if "depth" not in options and config.design.depth:
-        options["depth"] = round(encoder.text_depth * 9 / 12)
+        raise ValueError(f"prompt learning reads the class token, which {encoder.model_id} does not have")
+    config, options = PRESETS[preset], _tupled(options)
+    if config.design.depth:
+        options.setdefault("depth", round(encoder.text_depth * 9 / 12))
+    of_design = {field.name for field in fields(PromptDesign)} & set(options)
+    design = replace(config.design, **{name: options.pop(name) for name in of_design})
+    config = replace(config, design=design, **options)
     quarters = quarter_blocks(encoder.depth)
-    design = replace(config.design, **{k: v for k, v in options.items() if k in of_design})
-    config = replace(config, design=design, **{k: v for k, v in options.items() if k in own})
-    fitted = {"first": config.first or quarters[0], "layers": config.layers or quarters[-config.n_layers :]}
-    own_temperature = config.temperature is None
-    return replace(config, **fitted, **({"temperature": encoder.temperature} if own_temperature else {}))
+    return replace(
+        config,
+        first=config.first or quarters[0],
+        layers=config.layers or quarters[-config.n_layers :],
+        temperature=config.temperature or encoder.temperature,
+    )
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,19 @@ ALPHABETS = {
 }
 """RWDA's "letters from the English alphabet and digits" (Sec. 3.2), by the name that a profile gives."""
 
-WORDS_PER_SENTENCE = 5
-"""[w0] … [w4] of the normal template, [w5] … [w9] of the anomalous one (RWDA, Sec. 3.2)."""
+WORD_LENGTHS = (5, 10)
+"""Shortest and longest random word (RWDA, Sec. 3.2)."""
 
 NORMAL_WORDS = ("an", "a normal", "a good", "a flawless")
-"""Rows of RWDA's Table 4, spelt as printed; "an" is the indefinite article of the default pair."""
-
 ANOMALY_WORDS = ("a damaged", "a broken", "a defective", "an anomalous")
-"""Columns of RWDA's Table 4."""
-
 WORD_PAIRS = tuple((normal, anomaly) for normal in NORMAL_WORDS for anomaly in ANOMALY_WORDS)
-"""RWDA's 16 word pairs, row by row of Table 4."""
+"""RWDA's 16 word pairs, row by row of Table 4, spelt as printed; "an" is the article of the default pair."""
+
+_LISTS = json.loads((resources.files("zsad_core") / "winclip_prompts.json").read_text(encoding="utf-8"))
+WINCLIP_STATES = _LISTS["state_normal"], _LISTS["state_anomaly"]
+WINCLIP_TEMPLATES = _LISTS["templates"]
+"""WinCLIP's 7 normal and 4 anomalous states, with "{}" for the object, and 22 templates, with "{}" for the
+state (supplement, Figure 6)."""
 
 PromptKind = Literal["two_class", "imagenet", "state_ens", "prompt_ens", "specific_states"]
 
@@ -79,18 +81,16 @@ def compositional_ensemble(
     (154, 88, 'a cropped photo of the damaged metal nut.')
     """
     _check_words(object_name=object_name)
-    states = winclip_states() if states is None else states
-    templates = _winclip_lists()["templates"] if templates is None else templates
-    if len(states) != 2 or not all(states):
-        raise ValueError(
-            f"states={states!r}: expected (normal phrases, anomalous phrases), none of the two empty"
-        )
+    states = WINCLIP_STATES if states is None else states
+    templates = WINCLIP_TEMPLATES if templates is None else templates
+    if len(states) != 2 or not all(states) or any(isinstance(side, str) for side in states):
+        raise ValueError(f"states={states!r}: expected two lists of phrases, normal and anomalous, not empty")
     for phrase in (*states[0], *states[1], *templates):
-        if isinstance(states[0], str) or isinstance(states[1], str) or phrase.count("{}") != 1:
-            raise ValueError(f"state or template {phrase!r}: expected lists of phrases with one '{{}}' each")
+        if phrase.count("{}") != 1:
+            raise ValueError(f"state or template {phrase!r}: expected one '{{}}' in each")
     normal, anomalous = (
-        [template.format(state.format(object_name)) for state in group for template in templates]
-        for group in states
+        [template.format(state.format(object_name)) for state in side for template in templates]
+        for side in states
     )
     return normal, anomalous
 
@@ -111,33 +111,22 @@ def zero_shot_prompts(
     >>> [len(side) for side in zero_shot_prompts("bottle", "specific_states", ["broken_large"])]
     [154, 110]
     """
+    two = f"normal {object_name}", f"anomalous {object_name}"
     if kind == "two_class":
-        return [f"normal {object_name}"], [f"anomalous {object_name}"]
+        return [two[0]], [two[1]]
     if kind == "imagenet":
         import open_clip  # takes seconds, with torch; to prepare a dataset needs neither
 
-        templates = open_clip.OPENAI_IMAGENET_TEMPLATES
-        return tuple([t(f"{word} {object_name}") for t in templates] for word in ("normal", "anomalous"))
+        return tuple([t(words) for t in open_clip.OPENAI_IMAGENET_TEMPLATES] for words in two)
     if kind == "state_ens":
         return compositional_ensemble(object_name, templates=("{}",))
     if kind == "prompt_ens":
         return compositional_ensemble(object_name)
     if kind == "specific_states":
-        normal, anomalous = winclip_states()
+        normal, anomalous = WINCLIP_STATES
         named = [f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects]
         return compositional_ensemble(object_name, states=(normal, [*anomalous, *named]))
     raise ValueError(f"kind={kind!r}: expected one of {', '.join(get_args(PromptKind))}")
-
-
-def winclip_states() -> tuple[list[str], list[str]]:
-    """WinCLIP's 7 normal and 4 anomalous states, with "{}" for the object (supplement, Figure 6)."""
-    lists = _winclip_lists()
-    return lists["state_normal"], lists["state_anomaly"]
-
-
-def _winclip_lists() -> dict[str, list[str]]:
-    file = resources.files("zsad_core") / "winclip_prompts.json"
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def random_word_prompts(
@@ -145,23 +134,19 @@ def random_word_prompts(
     *,
     normal: str = "a",
     anomaly: str = "a damaged",
-    min_length: int = 5,
-    max_length: int = 10,
     seed: int = 0,
-    alphabet: str = "letters_digits36",
+    alphabet: str = ALPHABETS["letters_digits36"],
     words: bool = True,
 ) -> tuple[list[str], list[str]]:
     """RWDA's training sentences, n_pairs normal and n_pairs anomalous ones (Sec. 3.2):
     "[w0] a [w1] photo [w2] of [w3] [n] [w4]" and "[w5] a [w6] photo [w7] of [w8] [a] [w9]".
 
-    The ten words of a pair are drawn anew. A word's length is uniform on min_length … max_length, both
-    included, and its symbols are uniform on the alphabet. For one seed the words are the same whatever [n]
-    and [a] are, and the first k of n_pairs are what n_pairs=k draws, so training sets of growing size are
-    nested.
+    The ten words of a pair are drawn anew. A word's length is uniform on `WORD_LENGTHS`, both included, and
+    its symbols are uniform on the alphabet. For one seed the words are the same whatever [n] and [a] are, and
+    the first k of n_pairs are what n_pairs=k draws, so training sets of growing size are nested.
 
-    alphabet: a name in `ALPHABETS`, or the symbols themselves. Default a-z and 0-9, the literal reading;
-        CLIP's tokenizer lower-cases, so upper case ("letters_digits62") only makes digits rarer, 16 % in
-        place of 28 %.
+    alphabet: the symbols. Default a-z and 0-9, the literal reading; CLIP's tokenizer lower-cases, so upper
+        case only makes digits rarer: 16 % instead of 28 %.
     normal: the bare article is written as "a" here, whichever of "a" and "an" was given, because Sec. 4.2
         prints "a".
     words: False leaves the random words out: n_pairs times the same two sentences.
@@ -175,12 +160,8 @@ def random_word_prompts(
     (['a photo of a'], ['a photo of a damaged'])
     """
     _check_words(normal=normal, anomaly=anomaly)
-    if n_pairs < 1 or not 1 <= min_length <= max_length:
-        raise ValueError(
-            f"n_pairs={n_pairs}, min_length={min_length}, max_length={max_length}: "
-            "expected n_pairs >= 1 and 1 <= min_length <= max_length"
-        )
-    alphabet = ALPHABETS.get(alphabet, alphabet)
+    if n_pairs < 1:
+        raise ValueError(f"n_pairs={n_pairs}: expected 1 or more")
     if not alphabet or any(symbol.isspace() for symbol in alphabet):
         raise ValueError(
             f"alphabet={alphabet!r}: expected at least one symbol and no blanks, which would split a word"
@@ -188,27 +169,22 @@ def random_word_prompts(
     normal = "a" if normal == "an" else normal
     if not words:
         return [f"a photo of {normal}"] * n_pairs, [f"a photo of {anomaly}"] * n_pairs
-    drawn = _random_words(n_pairs, min_length, max_length, seed, alphabet)
+    drawn = _random_words(n_pairs, seed, alphabet)  # (n_pairs, 10)
     return (
         [f"{w[0]} a {w[1]} photo {w[2]} of {w[3]} {normal} {w[4]}" for w in drawn],
         [f"{w[5]} a {w[6]} photo {w[7]} of {w[8]} {anomaly} {w[9]}" for w in drawn],
     )
 
 
-def _random_words(
-    n_pairs: int, min_length: int, max_length: int, seed: int, alphabet: str
-) -> list[list[str]]:
+def _random_words(n_pairs: int, seed: int, alphabet: str) -> list[list[str]]:
     """(n_pairs, 10) words. Lengths and symbols have streams of their own, filled row by row: nested sets."""
-    n_words = 2 * WORDS_PER_SENTENCE
+    shape, longest = (n_pairs, 10), WORD_LENGTHS[1]
     lengths_stream, symbols_stream = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-    lengths = lengths_stream.integers(min_length, max_length, size=(n_pairs, n_words), endpoint=True)
-    symbols = symbols_stream.integers(len(alphabet), size=(n_pairs, n_words, max_length))
-    letters = np.array(list(alphabet))[symbols]  # (n_pairs, 10, max_length)
-    longest = letters.view(f"U{max_length}")[..., 0]  # (n_pairs, 10), words of max_length
-    return [
-        [word[:length] for word, length in zip(*row, strict=True)]
-        for row in zip(longest.tolist(), lengths.tolist(), strict=True)
-    ]
+    lengths = lengths_stream.integers(*WORD_LENGTHS, size=shape, endpoint=True)
+    symbols = symbols_stream.integers(len(alphabet), size=(*shape, longest))
+    words = np.array(list(alphabet))[symbols].view(f"U{longest}")[..., 0]  # (n_pairs, 10), of the longest
+    rows = zip(words.tolist(), lengths.tolist(), strict=True)
+    return [[word[:length] for word, length in zip(*row, strict=True)] for row in rows]
 
 
 def _check_words(**words: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,26 +31,17 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
         for rows in queries.flatten(0, 1).split(chunk)
     ]
     cosines = torch.cat(nearest) if nearest else queries.new_zeros(0)
-    distances = ((1 - cosines) / 2).clamp(0, 1).reshape(query.shape[:2])  # (n, p)
-    return distances if isinstance(query, torch.Tensor) else distances.numpy()
+    return like(((1 - cosines) / 2).clamp(0, 1).reshape(query.shape[:2]), query)  # (n, p)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """WinCLIP+'s reference memories (Sec. 4.3): what k normal images look like, whatever the place.
+class Memory(NamedTuple):
+    """WinCLIP+'s memories (Sec. 4.3) of k normal images: what they look like, whatever the place.
 
     patches: (k P, width) patch tokens. windows: {size: (k n_windows, d)}.
     """
 
     patches: torch.Tensor
     windows: dict[int, torch.Tensor]
-
-
-def build_memory(patches: torch.Tensor, windows: Mapping[int, torch.Tensor]) -> Memory:
-    """Memory of reference images: patches (k, P, width), windows {size: (k, n_windows, d)}, k >= 1."""
-    if not len(patches):
-        raise ValueError("no reference images: WinCLIP+ needs at least one; WinCLIP needs none")
-    return Memory(patches.flatten(0, 1), {size: values.flatten(0, 1) for size, values in windows.items()})
 
 
 def reference_maps(
@@ -61,9 +51,9 @@ def reference_maps(
     grid: tuple[int, int],
     aggregate: Average = "harmonic",
 ) -> dict[str, torch.Tensor]:
-    """M^P, and M^W for each window size, of WinCLIP+ (Eq. 4): {"P": (n, rows, columns), "W2": ..., "W3": ...}
+    """M^P, and M^W of each window size (WinCLIP, Eq. 4), in [0, 1]: {"P": (n, rows, columns), "W2": ..., ...}
 
-    Each in [0, 1]: half of 1 - cosine to the nearest entry of the memory, of any reference at any place.
+    patches: (n, P, width). windows: {size: (n, n_windows, d)}.
     aggregate: how a patch gets its value from the windows that cover it. The paper describes the harmonic
         mean for zero-shot windows and does not say whether it is meant here too; public code uses it, so does
         the default. A window equal to a reference has distance 0 and makes its patches 0.
@@ -76,61 +66,45 @@ def reference_maps(
 
 
 def winclip_plus(
-    zero_shot_score: torch.Tensor,
+    zero_shot_score: torch.Tensor | None,
     zero_shot: torch.Tensor,
     maps: Sequence[torch.Tensor],
-    *,
-    score: Literal["ascore0+max_map", "max_map", "ascore0"] = "ascore0+max_map",
     fuse: Literal["harmonic", "mean", "none"] = "harmonic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image scores (n,) and maps (n, rows, columns) of WinCLIP+ from its parts (Sec. 4.3, Eq. 5 and 6).
 
-    zero_shot_score: (n,) the language's. zero_shot: (n, rows, columns), its map. maps: those of
-    `reference_maps` that take part; their mean is M^W.
-    score: "ascore0+max_map" (Eq. 6) is the mean of the language's score and the maximum of M^W, taken over
-        patches, before any upsampling; the others are the ablations of Table 5.
+    zero_shot_score: (n,) of the texts. A score is the mean of it and of the maximum of M^W over patches,
+        before any upsampling (Eq. 6); with None it is this maximum alone ("max_map" of Table 5).
+    zero_shot: (n, rows, columns) map of the texts. maps: of `reference_maps`; their mean is M^W.
     fuse: how M^W and the zero-shot map become one, which the paper does not say. "harmonic" is how it joins
-        all other scores. It lets the smaller of the two decide, so that a patch has to look odd to both.
-        "mean" ranks as the sum in most public code does; there language, which runs from 0 to 1, drowns the
-        distances, which are below 0.1, and the gain from references that the paper prints in pixel AUROC
-        (85.1 to 95.2) can hardly come about. "none" leaves M^W alone.
+        all other scores; the smaller of the two decides, so that a patch has to look odd to both. "mean"
+        ranks as the sum in most public code does. There zero-shot scores, from 0 to 1, drown the distances,
+        below 0.1, and the gain from references in pixel AUROC (85.1 to 95.2) can hardly come about. "none"
+        leaves M^W alone.
     """
     if not maps:
         raise ValueError("no reference maps: expected at least one of those of reference_maps")
+    if fuse not in ("mean", "harmonic", "none"):
+        raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")
     visual = torch.stack([m.double() for m in maps]).mean(0)  # M^W, (n, rows, columns)
     highest = visual.amax((1, 2))
+    scores = highest if zero_shot_score is None else (zero_shot_score + highest) / 2
     if fuse == "none":
-        fused = visual
-    elif fuse in ("mean", "harmonic"):
-        fused = combine_scales([visual, zero_shot], "arithmetic" if fuse == "mean" else "harmonic")
-    else:
-        raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")
-    scores = {
-        "ascore0+max_map": (zero_shot_score + highest) / 2,
-        "max_map": highest,
-        "ascore0": zero_shot_score,
-    }
-    if score not in scores:
-        raise ValueError(f"score={score!r}: expected one of {', '.join(scores)}")
-    return scores[score], fused
+        return scores, visual
+    return scores, combine_scales([visual, zero_shot], "arithmetic" if fuse == "mean" else "harmonic")
 
 
 def image_similarity_score(query: Array, references: Array) -> Array:
-    """s_img in [0, 1]: how far the image embeddings are from the nearest reference (RWDA, Sec. 4.2) -> (n,).
+    """s_img (n,) in [0, 1]: the distance to the nearest reference embedding (RWDA, Sec. 4.2).
 
-    query: (n, v, d), v views of n images. references: (m, v, d), those of m normal images.
-    Each view is compared with all m v reference embeddings; the mean over the views is the score. RWDA refers
+    query: (n, v, d), v views of n images. references: (m, v, d), those of m >= 1 normal images.
+    Each view is compared with all m v reference embeddings; the score is the mean over the views. RWDA refers
     to WinCLIP here, which has no views.
     """
-    if (
-        query.ndim != 3
-        or references.ndim != 3
-        or query.shape[2] != references.shape[2]
-        or not len(references)
-    ):
+    shapes = tuple(query.shape), tuple(references.shape)
+    if not len(shapes[0]) == len(shapes[1]) == 3 or shapes[0][2] != shapes[1][2] or not shapes[1][0]:
         raise ValueError(
-            f"query {tuple(query.shape)} and references {tuple(references.shape)}: "
-            "expected (n, v, d) and (m, v, d) with m >= 1"
+            f"query {shapes[0]} and references {shapes[1]}: expected (n, v, d) and (m, v, d) with m >= 1"
         )
     views, normal = (F.normalize(to_tensor(x), dim=-1) for x in (query, references))
     cosines = torch.einsum("nvd,mwd->nvmw", views, normal).flatten(2).amax(2)  # (n, v)

@@ -55,7 +55,7 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     parameters |= {f"deep/{block}": state[name] for block, name in enumerate(deep, start=2)}
     parameters = {name: value.float().contiguous() for name, value in parameters.items()}
     nothing = torch.empty(0, dtype=torch.int64)
-    return LearnedPrompts(parameters, config, encoder.model_id, encoder.weights_id, nothing)
+    return LearnedPrompts(parameters, config.key(), encoder.model_id, encoder.weights_id, nothing)
 
 
 def _check_names(path: Path, state: dict[str, Tensor], deep: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Image-level anomaly scores: prompt score, mean over views, sums of scores.
+"""Image-level anomaly scores: the prompt score and the mean over views.
 
 Arrays give arrays and tensors give tensors, on the CPU and in float64: scores saturate towards 0 and 1, and
 in float32 distinct images would tie there, which AUROC sees.
@@ -20,16 +20,14 @@ def prompt_score(
 
     image_embeddings: (n, d) for scores (n,), or (n, v, d) with v views of each image for scores (n, v).
     normal, anomalous: (d,), or (k, d) for an ensemble: the mean of its normalised rows (WinCLIP, Sec. 4.1).
-    temperature: T; 0.01 as in Sec. 3.1.
-    Nothing needs to be normalised beforehand: the score does not depend on any scale.
+    temperature: T; 0.01 as in Sec. 3.1. No input needs to be normalised.
 
     >>> prompt_score(np.array([[1.0, 0.0], [3.0, 3.0]]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))[1].item()
     0.5
     """
     if temperature <= 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0")
-    images = to_tensor(image_embeddings)  # (n, d) or (n, v, d)
-    sides = [to_tensor(side) for side in (normal, anomalous)]  # (d,) or (k, d) each
+    images, *sides = (to_tensor(x) for x in (image_embeddings, normal, anomalous))
     if images.ndim not in (2, 3) or any(t.ndim > 2 or t.shape[-1:] != images.shape[-1:] for t in sides):
         raise ValueError(
             f"image embeddings {tuple(images.shape)}, normal {tuple(sides[0].shape)}, "
@@ -44,19 +42,8 @@ def prompt_score(
 def average_views(scores: Array) -> Array:
     """Mean over the views of each image: (n, v) -> (n,)."""
     if scores.ndim != 2:
-        raise ValueError(
-            f"scores of shape {tuple(scores.shape)}: expected (n, v), v views of each of n images"
-        )
+        raise ValueError(f"scores {tuple(scores.shape)}: expected (n, v), v views of each of n images")
     return scores.mean(1)
-
-
-def combine(*scores: Array) -> Array:
-    """Sum with equal weights, each (n,): s_pr + s_FNN, and + s_img with references (RWDA, Sec. 4.2)."""
-    if not scores or any(score.shape != scores[0].shape for score in scores):
-        raise ValueError(
-            f"scores of shapes {[tuple(s.shape) for s in scores]}: expected one or more of equal shape"
-        )
-    return sum(scores[1:], scores[0])
 
 
 def to_tensor(values: Array, dtype: torch.dtype = torch.float64) -> torch.Tensor:

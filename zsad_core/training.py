@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,104 +19,166 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsad_core.auxiliary import image_hashes
-from zsad_core.cache import write_atomically
+from zsad_core.cache import content_key, write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import one_thread
 
 
-def run_epochs(
-    parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[Tensor], Tensor],
-    n: int,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    key: str,
-    checkpoint: str | Path | None = None,
-    about: Mapping[str, Any] | None = None,
-    kept: Mapping[str, Tensor] | None = None,
-    rate: Callable[[int], float] | None = None,
-    change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    progress: bool = True,
-    what: str = "prompts",
-) -> list[float]:
-    """Learn the parameters in place; the mean loss of each epoch.
+@dataclass(frozen=True)
+class Learned:
+    """Tensors that were learned for one encoder: how, and from which images.
 
-    parameters: leaves that the optimizer updates. loss_of: the mean loss of the images at these places of n.
-    seed: of the order, which depends on nothing but it and the number of the epoch, so that a training that
-        goes on from a checkpoint ends where it would have ended at once.
-    key: what a checkpoint must agree in. checkpoint: a file, written after every epoch. about, kept: plain
-        JSON and tensors that it holds besides.
-    rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
-    change: other places in the stead of an epoch's (n,), drawn with the generator of its order.
-    Raises ValueError for a checkpoint of another training, and FloatingPointError when the loss or a
-    parameter is no longer finite; the checkpoint of the last epoch stays.
+    parameters: by name, beginning with one of `PREFIXES`. recipe: how they were learned, as plain JSON, with
+    `epochs`, `batch_size` and `seed`. trained_on: (n,) int64, `auxiliary.image_hashes` of the images. losses:
+    the mean loss of each epoch.
     """
-    order = torch.Generator()
-    losses = _resume(checkpoint, key, parameters, optimizer, what)
-    for epoch in tqdm(range(len(losses), epochs), desc=what, leave=False, disable=not progress):
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] if rate is None else rate(epoch)
-        order.manual_seed(seed + 1_000_003 * (epoch + 1))
-        places = torch.randperm(n, generator=order)
-        places = places if change is None else change(places, order)
-        total = 0.0
-        with one_thread():
-            for step, rows in enumerate(places.split(batch_size), start=1):
-                loss = loss_of(rows)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if not all(value.isfinite().all() for value in (loss, *parameters.values())):
-                    raise FloatingPointError(
-                        f"the loss ({loss.item()}) or the {what} are no longer finite in epoch {epoch + 1}, "
-                        f"step {step}: lower lr={optimizer.param_groups[0]['lr']}, or check features and "
-                        "masks" + (f"; {checkpoint} holds the epochs before" if checkpoint and losses else "")
-                    )
-                total += loss.item() * len(rows)
-        losses.append(total / n)
-        if checkpoint:
-            tensors = {**_state(parameters, optimizer), **(kept or {})}
-            write_tensors(checkpoint, tensors, {**(about or {}), "key": key, "losses": losses})
-    return losses
+
+    KIND: ClassVar[str] = "tensors"
+    PREFIXES: ClassVar[tuple[str, ...]] = ()
+
+    parameters: dict[str, Tensor]
+    recipe: dict[str, Any]
+    model_id: str
+    weights_id: str
+    trained_on: Tensor
+    losses: tuple[float, ...] = ()
+
+    def check(self, encoder: ClipEncoder) -> None:
+        """ValueError when the encoder is not the one that these were learned with."""
+        own, given = (f"{x.model_id}, weights {x.weights_id}" for x in (self, encoder))
+        if own != given:
+            raise ValueError(
+                f"these {self.KIND} were learned with {own}, and mean nothing to {given}; load that encoder, "
+                f"or learn {self.KIND} for this one"
+            )
+
+    def refuse_training_images(self, dataset: AnomalyDataset) -> None:
+        """ValueError if any image of the dataset, by its bytes, is one that these were learned from."""
+        seen = np.isin(image_hashes(dataset), self.trained_on.numpy())
+        if seen.any():
+            raise ValueError(
+                f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these {self.KIND}, the first "
+                f"is {dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other "
+                "data, or pass allow_training_images=True to look at them all the same"
+            )
+
+    def save(self, path: str | Path, **more: Any) -> None:
+        """A safetensors file, whole or not at all. more: tensors and plain JSON that it holds besides."""
+        about = {
+            "model": self.model_id,
+            "weights": self.weights_id,
+            "recipe": self.recipe,
+            "losses": self.losses,
+        }
+        tensors = {**self.parameters, "trained_on": self.trained_on}
+        for name, value in more.items():
+            (tensors if isinstance(value, Tensor) else about)[name] = value
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        content = save(tensors, {"about": json.dumps(about, sort_keys=True)})
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """From a file that `save` made, or a checkpoint of the training: what its last epoch had.
+
+        Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
+        """
+        tensors, about = _read(path, cls.KIND)
+        own = {name: value for name, value in tensors.items() if name.startswith(cls.PREFIXES)}
+        if not own or "recipe" not in about or "trained_on" not in tensors:
+            raise ValueError(f"{path} holds no learned {cls.KIND} of this book")
+        losses = tuple(about["losses"])
+        return cls(own, about["recipe"], about["model"], about["weights"], tensors["trained_on"], losses)
+
+    def trained(
+        self,
+        encoder: ClipEncoder,
+        optimizer: type[torch.optim.Optimizer],
+        options: Mapping[str, Any],
+        loss_of: Callable[[dict[str, Tensor], Tensor], Tensor],
+        n: int,
+        images: str,
+        *,
+        rate: Callable[[int], float] | None = None,
+        change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """These after the recipe's epochs.
+
+        options: of the optimizer. loss_of: mean loss, by the parameters, of the images at these of n places.
+        images: a fingerprint of them; with recipe and encoder all that a checkpoint must agree in.
+        rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
+        change: replaces the places (n,) of an epoch, with the generator of its order.
+        checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
+            the epoch, so a training that goes on from it ends where it would have ended at once.
+        Raises ValueError for a checkpoint of another training, and FloatingPointError when the loss or a
+        parameter is no longer finite; the checkpoint of the last epoch stays.
+        """
+        ids = {"model": self.model_id, "weights": self.weights_id, "precision": encoder.precision}
+        key = content_key(recipe=self.recipe, images=images, **ids)
+        parameters = {k: v.to(encoder.device, copy=True).requires_grad_() for k, v in self.parameters.items()}
+        stepper, order = optimizer(list(parameters.values()), **options), torch.Generator()
+        losses = self._resume(checkpoint, key, parameters, stepper.state) if checkpoint else []
+        epochs = range(len(losses), self.recipe["epochs"])
+        for epoch in tqdm(epochs, desc=self.KIND, leave=False, disable=not progress):
+            if rate is not None:
+                stepper.param_groups[0]["lr"] = rate(epoch)
+            order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
+            places = torch.randperm(n, generator=order)
+            places = places if change is None else change(places, order)
+            total = 0.0
+            with one_thread():
+                for step, rows in enumerate(places.split(self.recipe["batch_size"]), start=1):
+                    loss = loss_of(parameters, rows)
+                    stepper.zero_grad()
+                    loss.backward()
+                    stepper.step()
+                    if not all(value.isfinite().all() for value in (loss, *parameters.values())):
+                        kept = f"; {checkpoint} holds the epochs before" if checkpoint and losses else ""
+                        raise FloatingPointError(
+                            f"the loss ({loss.item()}) or the {self.KIND} are not finite in epoch "
+                            f"{epoch + 1}, step {step}: lower lr={options['lr']}, or check features and "
+                            f"masks{kept}"
+                        )
+                    total += loss.item() * len(rows)
+            losses.append(total / n)
+            if checkpoint:
+                state = {
+                    f"optimizer/{name}/{entry}": torch.as_tensor(number)
+                    for name, value in parameters.items()
+                    for entry, number in stepper.state[value].items()
+                }
+                after = replace(self, parameters=parameters, losses=tuple(losses))
+                after.save(checkpoint, key=key, **state)
+        learned = {name: value.detach().cpu() for name, value in parameters.items()}
+        return replace(self, parameters=learned, losses=tuple(losses))
+
+    def _resume(
+        self, checkpoint: str | Path, key: str, parameters: dict[str, Tensor], state: dict[Tensor, Any]
+    ) -> list[float]:
+        """Fill parameters and the optimizer's state from a checkpoint, if it is there; the losses so far."""
+        if not Path(checkpoint).is_file():
+            return []
+        tensors, about = _read(checkpoint, self.KIND)
+        if about.get("key") != key:
+            raise ValueError(
+                f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete "
+                "it, or choose another checkpoint file"
+            )
+        for name, value in parameters.items():
+            value.data.copy_(tensors[name])
+            own = f"optimizer/{name}/"
+            entries = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
+            state[value] = {k: v.to(value.device) if v.ndim else v for k, v in entries.items()}
+        return about["losses"]
 
 
-def check_encoder(encoder: ClipEncoder, model_id: str, weights_id: str, what: str) -> None:
-    """ValueError when the encoder is not the one that something (`what`) was learned with."""
-    if (model_id, weights_id) != (encoder.model_id, encoder.weights_id):
-        raise ValueError(
-            f"these {what} were learned with {model_id}, weights {weights_id}, and mean nothing to "
-            f"{encoder.model_id}, weights {encoder.weights_id}; load that encoder, or learn {what} for this "
-            "one"
-        )
-
-
-def refuse_training_images(dataset: AnomalyDataset, trained_on: Tensor, what: str) -> None:
-    """ValueError if any image of the dataset is among those (`image_hashes`) that `what` was learned from."""
-    seen = np.isin(image_hashes(dataset), trained_on.numpy())
-    if seen.any():
-        raise ValueError(
-            f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these {what}, the first is "
-            f"{dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other data, "
-            "or pass allow_training_images=True to look at them all the same"
-        )
-
-
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """A safetensors file, whole or not at all. about: plain JSON."""
-    content = save(
-        {k: v.cpu().contiguous() for k, v in tensors.items()}, {"about": json.dumps(about, sort_keys=True)}
-    )
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def read_tensors(path: str | Path, what: str = "prompts") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises FileNotFoundError, or ValueError for a file that is cut off."""
+def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON of what `Learned.save` wrote."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path} with learned {what}")
+        raise FileNotFoundError(f"no file {path} with learned {kind}")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
@@ -124,37 +187,3 @@ def read_tensors(path: str | Path, what: str = "prompts") -> tuple[dict[str, Ten
         raise ValueError(
             f"{path} is no whole safetensors file ({error}); delete it and learn again"
         ) from error
-
-
-def _state(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    kept = {
-        f"optimizer/{name}/{entry}": torch.as_tensor(number)
-        for name, value in parameters.items()
-        for entry, number in optimizer.state[value].items()
-    }
-    return {**{name: value.detach() for name, value in parameters.items()}, **kept}
-
-
-def _resume(
-    checkpoint: str | Path | None,
-    key: str,
-    parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    what: str,
-) -> list[float]:
-    """Fill parameters and optimizer from a checkpoint; the losses so far, none if there is no checkpoint."""
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return []
-    tensors, about = read_tensors(checkpoint, what)
-    if about.get("key") != key:
-        raise ValueError(
-            f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete it, "
-            "or choose another checkpoint file"
-        )
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[name])
-            own = f"optimizer/{name}/"
-            state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
-            optimizer.state[value] = {k: v.to(value.device) if v.ndim else v for k, v in state.items()}
-    return list(about["losses"])

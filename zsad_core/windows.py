@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -15,17 +15,11 @@ Average = Literal["harmonic", "arithmetic"]
 
 
 def window_indices(grid: int | tuple[int, int], size: int) -> Tensor:
-    """Indices of the patches of every `size` x `size` window (the w_ij of WinCLIP, Eq. 2), stride 1 patch.
+    """(n_windows, size * size) int64: the patches of each window in the grid (the w_ij of WinCLIP, Eq. 2).
 
-    Only windows that lie inside the grid.
-
-    Args:
-        grid: patches in an image, (rows, columns), or one number for a square grid.
-        size: edge of a window in patches, 1 up to the grid's shorter edge.
-
-    Returns:
-        (n_windows, size * size) int64: windows row-major by their top-left corner, patches row-major within a
-        window; patch (r, c) is number r * columns + c, n_windows = (rows - size + 1) * (columns - size + 1).
+    grid: patches in an image, (rows, columns), or one number for a square grid. size: of a window in patches.
+    Windows have stride 1, are row-major by their top-left corner, and lie inside the grid:
+    n_windows = (rows - size + 1) * (columns - size + 1). Patch (r, c) is number r * columns + c.
 
     >>> window_indices(3, 2)
     tensor([[0, 1, 3, 4],
@@ -48,8 +42,8 @@ def aggregate_windows(
     """The score of each patch: the mean over the windows that cover it (WinCLIP, Eq. 3).
 
     scores: (n, n_windows) in [0, 1], in the order of `window_indices`. Returns (n, rows, columns) float64.
-    average: "harmonic" (the paper's) is pulled towards the most normal window: one window without a sign of a
-        defect speaks against it. A window that scores 0 makes its patches 0. "arithmetic" is the ablation.
+    average: "harmonic" (the paper's) is pulled towards the most normal window; a window that scores 0 makes
+        its patches 0. "arithmetic" is the ablation of Table 8.
 
     >>> aggregate_windows(torch.tensor([[0.5, 0.5, 0.5, 1.0]]), (3, 3), 2)[0, 1, 1].item()  # 4 / 7
     0.5714285714285714
@@ -95,29 +89,25 @@ def zero_shot_map(
     windows: {size: (n, n_windows, d)}. normal, anomalous: texts (d,) or (k, d), see `scores.prompt_score`.
     aggregate: the mean over the windows that cover a patch; across: the mean over the scales, None for the
         same. The paper averages harmonically in both places.
-    temperature: of the softmax over the two texts. The paper prints no value. 0.01 is what CLIP's trained
-        weights and this book's other scores use, and a sharp one is what makes harmonic and arithmetic means
-        differ as much as its Table 8 says; 0.07, CLIP's initial value, is that of most public code.
+    temperature: of the softmax over the two texts. The paper prints no value. 0.01 is what CLIP was trained
+        with; it makes harmonic and arithmetic means differ as much as Table 8 says. 0.07, CLIP's initial
+        value, is that of most public code.
     """
-    text = {"normal": normal, "anomalous": anomalous, "temperature": temperature}
-    maps = []
-    if image is not None:
-        whole = torch.as_tensor(prompt_score(image, **text))  # (n,)
-        maps.append(whole[:, None, None].expand(-1, *grid))
-    for size, embeddings in windows.items():
-        scores = torch.as_tensor(prompt_score(embeddings, **text))  # (n, n_windows)
-        maps.append(aggregate_windows(scores, grid, size, aggregate))
+
+    def score(embeddings: Array) -> Tensor:
+        return torch.as_tensor(prompt_score(embeddings, normal, anomalous, temperature))
+
+    maps = [] if image is None else [score(image)[:, None, None].expand(-1, *grid)]
+    maps += [aggregate_windows(score(x), grid, size, aggregate) for size, x in windows.items()]
     return combine_scales(maps, across or aggregate)
 
 
 class WindowEncoder(Protocol):
-    """What `winclip_map` asks of an encoder; `encoders.ClipEncoder` is one."""
+    """What `winclip_map` needs of an encoder, as `encoders.ClipEncoder` has it."""
 
     grid: tuple[int, int]
     image_size: tuple[int, int]
-
-    def embed_scales(self, pixels: Tensor, sizes: Sequence[int], *, whole: bool) -> object:
-        """An object with `image` (n, d), or None, and `windows` {size: (n, n_windows, d)}."""
+    embed_scales: Callable[..., object]
 
 
 def winclip_map(
@@ -134,9 +124,8 @@ def winclip_map(
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
 
-    normal, anomalous: text embeddings (d,), or (k, d) of an ensemble. scales: window sizes in patches.
-    image_scale: whether the whole image's score takes part. The other options are those of `zero_shot_map`.
-    Raises ValueError for a window larger than the grid, or no scale at all.
+    scales: window sizes in patches. image_scale: whether the whole image's score takes part. The other
+    options are those of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
     """
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
     options = {"aggregate": aggregate, "across": across, "temperature": temperature}

@@ -16,7 +16,7 @@ from scipy.ndimage import label as components
 from torch import Tensor
 
 from zsad_core.datasets import stretched_mask
-from zsad_core.dpam import KINDS, _check, attention_weights
+from zsad_core.dpam import KINDS, attention_weights, check_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import dense_parts
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
@@ -42,7 +42,7 @@ def self_attention(
         raise ValueError(f"self-attention reads the class token, but {encoder.model_id} has none")
     visual, tokens = encoder.model.visual, 1 + math.prod(encoder.grid)
     blocks = visual.transformer.resblocks
-    _check(blocks, (len(blocks),), first)
+    check_blocks(blocks, (len(blocks),), first)
     total = dict.fromkeys(kinds, 0.0)
     images = max(1, 2**19 // (tokens**2 * blocks[0].attn.num_heads))  # bounds the memory of the weights
     for batch in pixels.split(images):

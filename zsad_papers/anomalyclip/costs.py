@@ -15,12 +15,11 @@ from zsad_core.auxiliary import Batch
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
-from zsad_core.losses import logit_loss
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.scores import prompt_score
 from zsad_core.windows import winclip_map
-from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_maps
+from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_loss, vand_maps
 from zsad_papers.common.costs import latencies
 from zsad_papers.common.results import rows
 from zsad_papers.common.settings import Settings
@@ -116,8 +115,9 @@ def _vand_test(encoder: ClipEncoder) -> Callable[[], object]:
 
     def run() -> tuple[Tensor, Tensor]:
         found = see(pixels)
-        maps = vand_maps(adapters, _layers(found), texts, 100, encoder.grid, encoder.image_size)
-        return prompt_score(found["image"].float().cpu(), *texts, 0.01), maps
+        logits = patch_logits(adapters, _layers(found), texts, 100, encoder.grid)
+        scores = prompt_score(found["image"].float().cpu(), *texts, 0.01)
+        return scores, vand_maps(logits, encoder.image_size)
 
     return run
 
@@ -132,12 +132,7 @@ def _vand_step(encoder: ClipEncoder) -> Callable[[], object]:
     def run() -> None:
         optimizer.zero_grad()
         tokens = {layer: value.to(device) for layer, value in _layers(see(pixels)).items()}
-        logits = patch_logits(parameters, tokens, texts, 100)
-        losses = [
-            logit_loss(x.unflatten(1, encoder.grid), masks, ("focal", "dice_anomalous"))
-            for x in logits.values()
-        ]
-        sum(losses).backward()
+        vand_loss(patch_logits(parameters, tokens, texts, 100, encoder.grid), masks).backward()
         optimizer.step()
 
     return run

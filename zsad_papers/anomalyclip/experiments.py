@@ -82,7 +82,7 @@ def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -
     epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
     mosaic = 0.2 if auxiliary == "mvtec" else 0.0
     train = partial(train_adapters, encoder, epochs=epochs, mosaic=mosaic)
-    key = {"vand": 1, "epochs": epochs, "mosaic": mosaic}
+    key = {"vand": 2, "epochs": epochs, "mosaic": mosaic}
     return _kept(settings, encoder, auxiliary, key, train, Adapters)
 
 

@@ -14,8 +14,7 @@ that replace some when it is trained on MVTec. All is float32; the original comp
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,11 @@ from zsad_core.datasets import COLUMNS, AnomalyDataset, load_dataset, stretched_
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Dense, Extractor, clip_extractor, text_embeddings
-from zsad_core.losses import logit_loss
-from zsad_core.methods import Detector, Output
+from zsad_core.losses import local_loss
+from zsad_core.methods import Detector, Output, detector
 from zsad_core.prompts import compositional_ensemble, object_name
 from zsad_core.scores import prompt_score
-from zsad_core.training import check_encoder, read_tensors, refuse_training_images, run_epochs, write_tensors
+from zsad_core.training import Learned
 
 _FAULTS = ("flaw", "defect", "damage")
 STATES = (
@@ -44,77 +43,36 @@ STATES = (
 )
 """Normal and anomalous phrases: 7 and 5."""
 
-_LOOKS = (
-    "bad ",
-    "low resolution ",
-    "cropped ",
-    "bright ",
-    "dark ",
-    "close-up ",
-    "black and white ",
-    "jpeg corrupted ",
-    "blurry ",
-    "good ",
-    "",
-)
-TEMPLATES = (
-    *(f"a {look}photo of {article} {{}}." for look in _LOOKS for article in ("a", "the")),
-    *(
-        f"a photo of {article} {kind} {{}}."
-        for kind in ("cool", "large", "small")
-        for article in ("a", "the")
-    ),
-    *(f"a photo of {article} {{}}." for article in ("my", "one")),
-    *(f"there is {article} {{}} in the scene." for article in ("a", "the")),
-    *(f"this is {article} {{}} in the scene." for article in ("a", "the", "one")),
+_LOOKS = "bad,low resolution,cropped,bright,dark,close-up,black and white,jpeg corrupted,blurry,good"
+TEMPLATES = tuple(
+    pattern.format(article, "{}")
+    for pattern, articles in (
+        *((f"a {look} photo of {{}} {{}}.", "a the") for look in _LOOKS.split(",")),
+        ("a photo of {} {}.", "a the"),
+        *((f"a photo of {{}} {kind} {{}}.", "a the") for kind in ("cool", "large", "small")),
+        ("a photo of {} {}.", "my one"),
+        ("there is {} {} in the scene.", "a the"),
+        ("this is {} {} in the scene.", "a the one"),
+    )
+    for article in articles.split()
 )
 """35 sentences, 30 of them out of those that CLIP's authors wrote for ImageNet."""
 
 
-@dataclass(frozen=True)
-class Adapters:
-    """One linear layer for each block, and for which model.
+class Adapters(Learned):
+    """One linear layer for each block: `weight/<block>` (d, width) and `bias/<block>` (d,).
 
-    parameters: `weight/<block>` (d, width) and `bias/<block>` (d,). scale: of the cosines.
-    trained_on: (n,) int64, `auxiliary.image_hashes` of the images that they were learned from.
-    losses: the mean loss of each epoch.
+    recipe: options of `train_adapters`, of which `scale` is that of the cosines.
     """
 
-    parameters: dict[str, Tensor]
-    scale: float
-    model_id: str
-    weights_id: str
-    trained_on: Tensor
-    losses: tuple[float, ...] = ()
+    KIND, PREFIXES = "adapters", ("weight/", "bias/")
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The 1-based blocks that are read."""
-        names = [name for name in self.parameters if name.startswith("weight/")]
-        return tuple(sorted(int(name.removeprefix("weight/")) for name in names))
-
-    def check(self, encoder: ClipEncoder) -> None:
-        """ValueError when the encoder is not the one that they were learned with."""
-        check_encoder(encoder, self.model_id, self.weights_id, "adapters")
-
-    def refuse_training_images(self, dataset: AnomalyDataset) -> None:
-        """ValueError if any image of the dataset is among those that the adapters were learned from."""
-        refuse_training_images(dataset, self.trained_on, "adapters")
-
-    def save(self, path: str | Path) -> None:
-        """A safetensors file; whole or not at all."""
-        about = {"model": self.model_id, "weights": self.weights_id, "scale": self.scale}
-        tensors = {**self.parameters, "trained_on": self.trained_on}
-        write_tensors(path, tensors, about | {"losses": self.losses})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Adapters:
-        """Raises FileNotFoundError, or ValueError for a file that is cut off or not made by `save`."""
-        tensors, about = read_tensors(path, "adapters")
-        if "scale" not in about or "trained_on" not in tensors:
-            raise ValueError(f"{path} holds no adapters; expected a file that Adapters.save has written")
-        seen = tensors.pop("trained_on")
-        return cls(tensors, about["scale"], about["model"], about["weights"], seen, tuple(about["losses"]))
+        return tuple(
+            sorted(int(name.split("/")[1]) for name in self.parameters if name.startswith("weight/"))
+        )
 
 
 def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None = None) -> Tensor:
@@ -148,11 +106,11 @@ def initial_adapters(
     >>> sum(values.numel() for values in new.values())
     3148800
     """
-    bound = width**-0.5
-    draw = lambda *shape: bound * (2 * torch.rand(*shape, generator=generator) - 1)  # noqa: E731
-    shapes = {f"weight/{layer}": (dim, width) for layer in layers}
-    shapes |= {f"bias/{layer}": (dim,) for layer in layers}
-    return {name: draw(*shape) for name, shape in shapes.items()}
+    shapes = {f"weight/{layer}": (dim, width) for layer in layers} | {f"bias/{n}": (dim,) for n in layers}
+    return {
+        name: width**-0.5 * (2 * torch.rand(*shape, generator=generator) - 1)
+        for name, shape in shapes.items()
+    }
 
 
 def train_adapters(
@@ -162,37 +120,36 @@ def train_adapters(
     epochs: int = 15,
     batch_size: int = 8,
     lr: float = 1e-3,
-    betas: tuple[float, float] = (0.5, 0.999),
     seed: int = 111,
-    scale: float | None = None,
     mosaic: float = 0.0,
     split: str | None = "test",
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Adapters:
-    """Learn the linear layers on an auxiliary dataset, in the paper its test split, by focal and dice loss.
+    """Learn the linear layers on an auxiliary dataset, in the paper its test split, by `vand_loss`.
 
-    epochs: 15 when trained on VisA, 3 when trained on MVTec. The rest of the defaults is the original's.
-    scale: of the cosines; None: 1 / temperature of the encoder, 100 for most trained CLIPs.
+    epochs: 15 when trained on VisA, 3 when trained on MVTec. The other values are the original's.
     mosaic: probability that an image is replaced by a mosaic of 2 x 2 images of its category: 0.2 when
         trained on MVTec, 0 on VisA.
-    split: None takes all images. cache_dir: where features are kept; None: in a temporary folder.
-    checkpoint: a file that is written after every epoch, and from which the same training goes on.
+    split, cache_dir, checkpoint: as in `prompt_learning.train_prompts`.
     Equal seeds give equal layers, bit for bit, on one machine; the global random state is left as it was.
 
-    The loss is the sum over layers of focal loss, gamma 2, and dice loss of the anomalous channel (not of the
-    normal one). Raises ValueError without masks, FloatingPointError when the loss is not finite.
+    Raises ValueError without masks, FloatingPointError when the loss is not finite.
     """
-    scale = float(1 / encoder.temperature if scale is None else scale)
-    if not min(batch_size, lr, scale) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
+    if not min(batch_size, lr) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
         raise ValueError(
-            f"batch_size={batch_size}, lr={lr}, scale={scale}, epochs={epochs}, mosaic={mosaic}: expected "
-            "numbers above 0, or 0 epochs for layers as drawn, and a probability"
+            f"batch_size={batch_size}, lr={lr}, epochs={epochs}, mosaic={mosaic}: expected numbers above 0, "
+            "or 0 epochs for layers as drawn, and a probability"
         )
+    scale = 1 / encoder.temperature  # of the cosines; 100 for most trained CLIPs
+    recipe = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "lr": lr, "mosaic": mosaic}
     extractor = vand_extractor(encoder)
     layers = tuple(extractor.key["layers"])
+    parameters = initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(seed))
     chosen = dataset if split is None else dataset.select(split=split)
+    seen = torch.from_numpy(image_hashes(chosen))
+    drawn = Adapters(parameters, recipe | {"scale": scale}, encoder.model_id, encoder.weights_id, seen)
     with tempfile.TemporaryDirectory() as temporary:
         folder = cache_dir or temporary
         material = auxiliary_of(chosen, extractor, folder, split=None)
@@ -206,94 +163,80 @@ def train_adapters(
             mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
             material = material.followed_by(auxiliary_of(mosaics, extractor, folder, split=None))
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
-        width = encoder.width
-        drawn = initial_adapters(width, encoder.dim, layers, torch.Generator().manual_seed(seed))
-        parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
 
-        def loss_of(rows: Tensor) -> Tensor:
+        def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
             batch = material.batch(rows.numpy(), layers, "image", "layer")
             tokens = {layer: values.to(encoder.device) for layer, values in batch.patches.items()}
-            logits = patch_logits(parameters, tokens, texts[batch.names].to(encoder.device), scale)
-            masks = batch.masks.to(encoder.device)
-            parts = ("focal", "dice_anomalous")
-            return sum(logit_loss(x.unflatten(1, encoder.grid), masks, parts) for x in logits.values())
+            own, masks = texts[batch.names].to(encoder.device), batch.masks.to(encoder.device)
+            return vand_loss(patch_logits(parameters, tokens, own, scale, encoder.grid), masks)
 
         def some_mosaics(places: Tensor, generator: torch.Generator) -> Tensor:
             return places + n * (torch.rand(n, generator=generator) < mosaic)  # image i has mosaic n + i
 
-        key = {**extractor.key, "images": chosen.fingerprint, "scale": scale, "lr": lr, "betas": list(betas)}
-        key |= {"mosaic": mosaic} if mosaic else {}
-        losses = run_epochs(
-            parameters,
-            torch.optim.Adam(parameters.values(), lr, betas),
+        return drawn.trained(
+            encoder,
+            torch.optim.Adam,
+            {"lr": lr, "betas": (0.5, 0.999)},
             loss_of,
             n,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            key=content_key(**key, epochs=epochs, batch_size=batch_size, seed=seed),
-            checkpoint=checkpoint,
+            chosen.fingerprint,
             change=some_mosaics if mosaic else None,
+            checkpoint=checkpoint,
             progress=progress,
-            what="adapters",
         )
-    learned = {name: value.detach().cpu() for name, value in parameters.items()}
-    seen = torch.from_numpy(image_hashes(chosen))
-    return Adapters(learned, scale, encoder.model_id, encoder.weights_id, seen, tuple(losses))
 
 
 def patch_logits(
-    parameters: Mapping[str, Tensor], tokens: Mapping[int, Tensor], texts: Tensor, scale: float
-) -> dict[int, Tensor]:
-    """{block: (n, p)}: the anomalous minus the normal logit of patch tokens {block: (n, p, width)}.
-
-    texts: (2, d) for all images, or (n, 2, d).
-    """
-    direction = scale * (texts[..., 1, :] - texts[..., 0, :])[..., None]  # (d, 1) or (n, d, 1)
-    logits = {}
-    for layer, x in tokens.items():
-        adapted = F.linear(x, parameters[f"weight/{layer}"], parameters[f"bias/{layer}"])  # (n, p, d)
-        logits[layer] = (F.normalize(adapted, dim=-1) @ direction)[..., 0]
-    return logits
-
-
-def vand_maps(
     parameters: Mapping[str, Tensor],
     tokens: Mapping[int, Tensor],
     texts: Tensor,
     scale: float,
     grid: tuple[int, int],
-    size: tuple[int, int],
-) -> Tensor:
+) -> list[Tensor]:
+    """(n, rows, columns) of each layer: anomalous minus normal logits of tokens {block: (n, p, width)}.
+
+    texts: (2, d) for all images, or (n, 2, d).
+    """
+    direction = scale * (texts[..., 1, :] - texts[..., 0, :])[..., None]  # (d, 1) or (n, d, 1)
+    logits = []
+    for layer, x in tokens.items():
+        adapted = F.linear(x, parameters[f"weight/{layer}"], parameters[f"bias/{layer}"])  # (n, p, d)
+        logits.append((F.normalize(adapted, dim=-1) @ direction)[..., 0].unflatten(1, grid))
+    return logits
+
+
+def vand_loss(logits: Sequence[Tensor], masks: Tensor) -> Tensor:
+    """The sum over layers of focal loss and of dice loss of the anomalous channel, not of the normal one."""
+    return sum(local_loss(x, masks, ("focal", "dice_anomalous"), logits=True) for x in logits)
+
+
+def vand_maps(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(n, H, W) in [0, 1]: the mean over layers of the anomalous probability, at `size` (H, W), unsmoothed.
 
-    The original adds the layers up, which ranks pixels alike. Other arguments as in `patch_logits`.
+    logits: of `patch_logits`. The original adds the layers up, which ranks pixels alike.
     """
-    logits = patch_logits(parameters, tokens, texts, scale)
-    options = {"mode": "bilinear", "align_corners": True}
-    maps = [F.interpolate(x.unflatten(1, grid)[:, None], size, **options)[:, 0] for x in logits.values()]
+    maps = [F.interpolate(x[:, None], size, mode="bilinear", align_corners=True)[:, 0] for x in logits]
     return sum(x.sigmoid() for x in maps) / len(maps)
 
 
 def vand_detector(
     encoder: ClipEncoder, adapters: Adapters, category: str, cache_dir: str | Path | None = None
 ) -> Detector:
-    """VAND on features of `vand_extractor`: the output "" with image scores (t,) and maps (t, H, W) at the
-    encoder's image size.
+    """VAND on features of `vand_extractor`: scores (t,), maps (t, H, W) at the encoder's image size.
 
-    The image score compares the ordinary global feature with the texts; the adapters have no part in it.
-    Raises ValueError when the adapters were learned with another encoder. Whether the images trained them is
-    for `Adapters.refuse_training_images`, which sees the files.
+    The image score compares the ordinary global feature with the texts, without the adapters.
+    Raises ValueError when the adapters were learned with another encoder.
     """
     adapters.check(encoder)
-    texts = vand_texts(encoder, category, cache_dir)
+    texts, scale = vand_texts(encoder, category, cache_dir), adapters.recipe["scale"]
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def vand(dense: Dense) -> Output:
         tokens = {layer: dense.tensor(f"layer/{layer}") for layer in adapters.layers}
-        maps = vand_maps(adapters.parameters, tokens, texts, adapters.scale, encoder.grid, encoder.image_size)
-        return {"": Output(prompt_score(dense.tensor("image"), *texts, 1 / adapters.scale), maps)}
+        logits = patch_logits(adapters.parameters, tokens, texts, scale, encoder.grid)
+        scores = prompt_score(dense.tensor("image"), *texts, 1 / scale)
+        return Output(scores, vand_maps(logits, encoder.image_size))
 
-    return detect
+    return detector(vand)
 
 
 def mosaics_of(
@@ -308,47 +251,31 @@ def mosaics_of(
     key = content_key(images=dataset.fingerprint, size=list(size), seed=seed)
     root = Path(folder) / "mosaics" / f"{dataset.root.name}-{key}"
     if not (root / "meta.csv").is_file():  # written last
-        rows = [
-            row for category in dataset.categories for row in _category(dataset, category, size, root, seed)
-        ]
+        rows = []
+        for number, category in enumerate(dataset.categories):
+            part = dataset.select(category=category)
+            for i in range(len(part)):
+                generator = np.random.default_rng([seed, number, i])  # its own: a rerun may begin anywhere
+                picture, mask = _mosaic(part, generator.choice(len(part), 4, replace=len(part) < 4), size)
+                defect = "mosaic" if mask.any() else "good"
+                image = f"{category}/test/{defect}/{i:05d}.png"
+                mask_file = f"{category}/ground_truth/{defect}/{i:05d}_mask.png" if mask.any() else ""
+                write_atomically(root / image, picture.save)
+                if mask_file:
+                    write_atomically(root / mask_file, Image.fromarray(mask.astype(np.uint8) * 255).save)
+                rows.append((category, "test", int(mask.any()), defect, image, mask_file))
         meta = pd.DataFrame(rows, columns=list(COLUMNS))
         write_atomically(root / "meta.csv", lambda path: meta.to_csv(path, index=False, lineterminator="\n"))
     return load_dataset(root)
 
 
-def _category(
-    dataset: AnomalyDataset, category: str, size: tuple[int, int], root: Path, seed: int
-) -> list[tuple[str, str, int, str, str, str]]:
-    part = dataset.select(category=category)
-    number = dataset.categories.index(category)
-    rows = []
-    for i in range(len(part)):
-        generator = np.random.default_rng([seed, number, i])  # its own: a rerun may begin anywhere
-        picture, mask = _mosaic(part, generator.choice(len(part), 4, replace=len(part) < 4), size)
-        defect = "mosaic" if mask.any() else "good"
-        names = [
-            f"{category}/test/{defect}/{i:05d}.png",
-            f"{category}/ground_truth/{defect}/{i:05d}_mask.png",
-        ]
-        _save(picture, root / names[0])
-        if mask.any():
-            _save(Image.fromarray(mask.astype(np.uint8) * 255), root / names[1])
-        rows.append((category, "test", int(mask.any()), defect, names[0], names[1] if mask.any() else ""))
-    return rows
-
-
 def _mosaic(part: AnomalyDataset, four: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
-    height, width = size
+    (height, width), (middle, centre) = size, (size[0] // 2, size[1] // 2)
     picture, mask = Image.new("RGB", (width, height)), np.zeros(size, bool)
     for place, i in enumerate(four):
-        rows, columns = divmod(place, 2)
-        top, left = rows * (height // 2), columns * (width // 2)
-        bottom, right = (height if rows else height // 2), (width if columns else width // 2)
+        top, bottom = ((0, middle), (middle, height))[place // 2]
+        left, right = ((0, centre), (centre, width))[place % 2]
         quarter = (bottom - top, right - left)
         picture.paste(part.image(i).resize(quarter[::-1], Image.Resampling.BICUBIC), (left, top))
         mask[top:bottom, left:right] = stretched_mask(part.mask(i), quarter)
     return picture, mask
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda temporary: picture.save(temporary))

@@ -25,7 +25,6 @@ from zsad_core.image_features import Embedded, text_embeddings
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.prompts import object_name, prompt_pair
 from zsad_core.references import image_similarity_score, sample_references
-from zsad_core.scores import combine
 from zsad_papers.common.results import rows
 
 METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
@@ -177,10 +176,7 @@ def measure(images: Embedded, runs: Runs, metrics: Mapping[str, Callable] = METR
 def added(*parts: np.ndarray | Runs) -> Runs:
     """The sum of scores run by run (Sec. 3.3, 4.2): arrays without seeds go into every run."""
     seeds = sorted({seed for part in parts if isinstance(part, Mapping) for seed in part})
-    return {
-        seed: combine(*(part[seed] if isinstance(part, Mapping) else part for part in parts))
-        for seed in seeds
-    }
+    return {seed: sum(part[seed] if isinstance(part, Mapping) else part for part in parts) for seed in seeds}
 
 
 def zero_shot_rows(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zsad_core.cache import sha256_of
-from zsad_core.images import MAX_PIXELS, BadImage
+from zsad_core.images import BadImage
 from zsad_predict import files
 from zsad_predict.files import FileChanged, Reader, find_files
 
@@ -21,7 +21,7 @@ def saved(path: Path, value: int = 0) -> Path:
 
 
 def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
-    path, reader = saved(tmp_path / "a.png"), Reader("tiles", 16, MAX_PIXELS)
+    path, reader = saved(tmp_path / "a.png"), Reader()
     digest = sha256_of(path)
     assert reader.photo(path, digest).image.size == (30, 20)
     saved(path, value=1)
@@ -45,17 +45,19 @@ def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
-    for name in (".hidden.png", ".git/1.png", "old/run.json"):
+    for name in (".hidden.png", ".git/1.png", "old/run.json", "older/run.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text('{"made_by": "zsad_predict"}')
+    (folder / "older/run.json").write_text('{"made_by": "zsad_core.score"}')
     os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
     found = find_files(folder, other=[folder / "good"])
-    assert [entry.name for entry in found.entries] == sorted([*names[:-1], "pipe.png"])
-    assert (found.hidden, found.results, found.other) == (2, 1, 1)
-    assert {entry.name: entry.status for entry in found.entries if entry.status} == {"pipe.png": "left out"}
+    assert [entry.name for entry in found.files] == sorted([*names[:-1], "pipe.png"])
+    others = ("the results of an earlier run", "the references, masks or labels of this run")
+    assert found.passed_over == {"hidden": 2, others[0]: 2, others[1]: 1}
+    assert {entry.name: entry.status for entry in found.files if entry.status} == {"pipe.png": "left out"}
 
 
-def test_links_out_of_the_folder_are_left_out_unless_asked_for(tmp_path):
+def test_links_out_of_the_folder_are_left_out(tmp_path):
     folder = tmp_path / "photos"
     saved(folder / "a.png")
     saved(tmp_path / "elsewhere" / "secret.png")
@@ -64,30 +66,26 @@ def test_links_out_of_the_folder_are_left_out_unless_asked_for(tmp_path):
     (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "more").symlink_to(tmp_path / "elsewhere")
     (folder / "round").symlink_to(folder)
-    found = {entry.name: entry.status for entry in find_files(folder).entries}
+    found = {entry.name: entry.status for entry in find_files(folder).files}
     assert found == {
         "a.png": "", "inside.png": "", "lost.png": "unreadable",
         "more": "left out", "outside.png": "left out", "round": "left out",
-    }  # fmt: skip
-    followed = {entry.name: entry.status for entry in find_files(folder, follow_links=True).entries}
-    assert followed == {
-        "a.png": "", "inside.png": "", "lost.png": "unreadable", "more/secret.png": "", "outside.png": "",
     }  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypatch):
     saved(tmp_path / "a.png")
     saved(tmp_path / "locked" / "b.png")
-    scandir = os.scandir
+    iterdir = Path.iterdir
 
     def guarded(path):
-        if Path(path).name == locked:
+        if path.name == locked:
             raise PermissionError(13, "Permission denied")
-        return scandir(path)
+        return iterdir(path)
 
-    monkeypatch.setattr(files.os, "scandir", guarded)
+    monkeypatch.setattr(Path, "iterdir", guarded)
     locked = "locked"
-    (entry,) = [entry for entry in find_files(tmp_path).entries if entry.status]
+    (entry,) = [entry for entry in find_files(tmp_path).files if entry.status]
     assert (entry.name, entry.status) == ("locked/", "unreadable")
     assert "Permission denied" in entry.error
     locked = tmp_path.name
@@ -101,5 +99,5 @@ def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypat
 
 def test_names_that_are_no_unicode_can_be_written(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
-    (entry,) = find_files(tmp_path).entries
+    (entry,) = find_files(tmp_path).files
     assert entry.name == "caf\\xe9.png" and entry.path.is_file()

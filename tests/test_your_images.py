@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from zsad_core.views import test_views as views_of
 from zsad_predict import files as files_module
 from zsad_predict import parts, report, run, scorers
 from zsad_predict import result as result_module
-from zsad_predict.files import Entry, FileChanged, Reader, digest_of, find_files
+from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import METHODS, Options, options_from, read_options
 from zsad_predict.run import score_folder
 from zsad_predict.scorers import MAPS, load_scorer, read_prompts
@@ -123,7 +122,7 @@ def test_a_folder_of_100_mixed_images(tmp_path, score):
     shown = (out / "report.html").read_text()
     assert all(name in shown for name in bad)
     facts = json.loads((out / "run.json").read_text())
-    assert facts["weights"].startswith("random") and facts["parameters"]["scored_with"] == "winclip"
+    assert facts["weights"].startswith("random") and facts["method"] == "winclip"
     assert {"commit", "versions", "device", "seed", "precision", "started", "seconds"} <= set(facts)
     assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
 
@@ -166,7 +165,7 @@ def test_a_resnet_has_no_map_for_clip_and_no_winclip_plus(tmp_path, settings):
     text = {"width": 32, "heads": 2, "layers": 1}
     path = tmp_path / "resnet.json"
     path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": config, "text_cfg": text}))
-    own = replace(settings, model=str(path), scales=(1, 2))
+    own = settings.model_copy(update={"model": str(path), "scales": (1, 2)})
     folder = fill(tmp_path / "photos", 2)
     result = score_folder(folder, "clip", options=own, out=tmp_path / "out", progress=False)
     assert not result.has_maps and "No maps" in (tmp_path / "out" / "report.html").read_text()
@@ -253,15 +252,15 @@ def test_references_that_cannot_be_read(tmp_path, score):
 
 def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings, monkeypatch):
     folder, seen = fill(tmp_path / "photos", 40, size=(24, 24)), []
-    see = scorers.see
+    embed = scorers.embed
 
     def counting(scorer, images):
         if len(seen) == stop:
             raise KeyboardInterrupt
         seen.extend(images)
-        return see(scorer, images)
+        return embed(scorer, images)
 
-    monkeypatch.setattr(parts, "see", counting)
+    monkeypatch.setattr(parts, "embed", counting)
     stop = 32
     with pytest.raises(KeyboardInterrupt):
         score(folder, out=tmp_path / "out")
@@ -279,21 +278,17 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
 
 def test_workers_read_what_is_read_without_them_and_every_image_is_told(tmp_path, settings):
     folder, _ = mixed_folder(tmp_path / "photos")
-    entries = [*find_files(folder).entries[:9], Entry("notes", folder / "notes.txt")]
-    digests = [digest_of(entry.path) for entry in entries]
-    scorer, told = load_scorer("winclip", settings), []
-    reader = Reader("tiles", 16, 10**8)
-    here, there = (
-        parts.look(entries, digests, scorer, scorer.detect, reader, workers=workers, told=told.append)
-        for workers in (0, 1)
+    files = [*find_files(folder).files[:9], ImageFile("notes", folder / "notes.txt")]
+    digests, scored = [digest_of(file.path) for file in files], []
+    score = partial(
+        parts.score_part, scorer=load_scorer("winclip", settings), reader=Reader(), on_progress=scored.append
     )
-    assert here.keys() == there.keys() and sum(told) == 2 * 9
+    here, there = (score(files, digests, workers=workers) for workers in (0, 1))
+    assert here.keys() == there.keys() and sum(scored) == 2 * 9
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values)
     with pytest.raises(FileChanged, match=r"notes\.txt"):
-        parts.look(
-            entries, [*digests[:-1], "0" * 64], scorer, scorer.detect, reader, workers=1, told=told.append
-        )
+        score(files, [*digests[:-1], "0" * 64], workers=1)
 
 
 def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):
@@ -442,7 +437,7 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     assert any("1 masks belong to no image" in message for message in result.messages)
     truth, maps = np.zeros((5, 30, 30), bool), []
     truth[3:, 5:15, 5:15] = True
-    maps = np.stack([result.map(look, (30, 30)) for look in result.looks()])
+    maps = np.stack([result.map(scored, (30, 30)) for scored in result.scored_images()])
     found = values(result, "pixel")
     assert found["auroc"] == pytest.approx(pixel_auroc(truth, maps), abs=1e-3)
     assert found["pro"] == pytest.approx(aupro(truth, maps), abs=1e-3)
@@ -469,21 +464,13 @@ def test_a_prepared_folder_is_scored_on_its_test_split_with_its_masks(score, toy
     assert not result.metrics["value"].isna().all()
 
 
-def test_example_is_a_category_of_the_profile(toy_set, tmp_path, settings):
+def test_example_is_a_category_of_a_prepared_dataset(toy_set, tmp_path, score, settings):
     data = toy_set().root.parent
-    folders = dict.fromkeys(("images_dir", "normal_dir", "labels_from", "masks_dir", "prompts_file"))
-    folders |= {"data_dir": str(data), "datasets": {"mvtec": "toys"}, "scored_with": "winclip_plus"}
-    folders |= {"object_in_images": "object", "threshold": None, "threshold_quantile": None}
-    given = {**vars(settings), **folders, "threshold_from": "auto"}
-    own = SimpleNamespace(**given)
-    result = run.score_from(own, progress=False)
+    result = score(**run.example_folders(data, "toys"), method="winclip_plus")
     assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
     assert any("one reference only" in message for message in result.messages)
-    photos = str(fill(tmp_path / "photos", 2))
-    asked = SimpleNamespace(**{**given, "images_dir": photos, "scored_with": "clip", "threshold": 0.5})
-    assert run.score_from(asked, progress=False).table["rule"][0] == "above 0.5, a number that was given"
-    nowhere = SimpleNamespace(**{**given, "data_dir": str(tmp_path / "nowhere")})
-    nothing = run.score_from(nowhere, progress=False)
+    assert run.example_folders(tmp_path / "nowhere", "toys") is run.example_folders(data, None) is None
+    nothing = run.empty_result(settings)
     assert nothing.table.empty and not nothing.has_maps and "images_dir" in nothing.messages[0]
 
 
@@ -502,10 +489,13 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
 def test_options_say_what_is_wrong(tmp_path):
     wrong = {"device": "gpu", "precision": "fp8", "seed": -1, "n_pairs": 1, "scales": (), "lr": 0.0}
     for name, value in {**wrong, "dropout": 1.0, "temperature": 0, "batch_size": True}.items():
-        with pytest.raises(ValueError, match=f"{name} = .*: expected"):
-            Options(**{name: value})
+        with pytest.raises(ValueError, match=rf"{name} = .*: \w+ should"):
+            options_from({name: value})
     with pytest.raises(ValueError, match="shipped exist only for the model zsad-mini"):
         read_options(model="RN50")
+    (tmp_path / "typo.yaml").write_text("sedes: 3")
+    with pytest.raises(ValueError, match="typo.yaml sets an unknown parameter 'sedes': did you mean 'seeds'"):
+        read_options(str(tmp_path / "typo.yaml"))
     with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
         read_options("no")
     (tmp_path / "list.yaml").write_text("[1, 2]")

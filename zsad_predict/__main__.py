@@ -90,8 +90,6 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--bits", type=int, default=16, show_default=True, help="Of 16-bit files that the camera fills."
 )
-@click.option("--max-pixels", type=int, default=100_000_000, show_default=True, help="Refuse larger images.")
-@click.option("--follow-links", is_flag=True, help="Also links that leave the folder.")
 @click.option("--profile", default="mini", show_default=True, help="A name in profiles/ or a YAML file.")
 @click.option("--model", help="An open_clip architecture, in the place of the profile's.")
 @click.option("--weights", help="An open_clip tag, a checkpoint file, or random.")

@@ -1,125 +1,132 @@
-"""The options of a run on your own images: the encoder, the cache and what the methods can be told."""
+"""The options of a run on your own images: encoder, cache and what the methods let one choose."""
 
 from __future__ import annotations
 
-import os
-import re
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zsad_core.prompts import ALPHABETS
 
 METHODS = ("clip", "rwda", "winclip", "winclip_plus", "anomalyclip")
 THRESHOLDS = ("auto", "references", "folder")
-ROOT = Path(__file__).resolve().parents[1]  # the checkout, if this is one
-_AT_LEAST = {
-    **{"seed": 0, "n_pairs": 2, "batch_size": 2, "epochs": 1, "map_size": 1, "prompt_image_size": 1},
-    **{"weight_decay": 0, "dropout": 0},
-}
-_CHOICES = {"precision": ("fp32", "bf16"), "alphabet": tuple(ALPHABETS)}
+ROOT = Path(__file__).resolve().parents[1]  # the checkout, or the folder of installed packages
+
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Several = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
 
-@dataclass(frozen=True)
-class Options:
-    """Names and meanings are those of the notebooks' parameters. weights: None are those that ship with
-    zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature, map_size, prompt_image_size: None is the
-    model's own, or the masks'. The last six train RWDA's network. Raises ValueError for a wrong value."""
+class Options(BaseModel):
+    """Names and meanings are those of the notebooks' parameters.
+
+    weights: None for those that ship with zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature,
+    map_size,
+    prompt_image_size: None for the model's own, or that of the masks. The last six train RWDA's network.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: str = "mini"
     cache_dir: str = "cache"
     model: str = "zsad-mini"
     weights: str | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    seed: int = 0
-    n_pairs: int = 4000
-    alphabet: str = "letters_digits36"
-    scales: tuple[int, ...] = (2, 3)
-    temperature: float | None = None
-    map_size: int | None = None
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0, lt=2**31)
+    n_pairs: int = Field(4000, ge=2)
+    alphabet: Literal[tuple(ALPHABETS)] = "letters_digits36"
+    scales: Several = (2, 3)
+    temperature: float | None = Field(None, gt=0)
+    map_size: Positive | None = None
     multi_crop: bool = True
     prompt_model: str = "zsad-mini"
     prompt_weights: str | None = None
-    prompt_image_size: int | None = 144
-    epochs: int = 2
-    batch_size: int = 128
-    lr: float = 0.001
-    weight_decay: float = 0.0001
-    dropout: float = 0.5
-    hidden: tuple[int, ...] = (256, 256, 256)
+    prompt_image_size: Positive | None = 144
+    epochs: Positive = 2
+    batch_size: int = Field(128, ge=2)
+    lr: float = Field(0.001, gt=0)
+    weight_decay: float = Field(0.0001, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    hidden: Several = (256, 256, 256)
 
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            _check(name, getattr(self, name) in choices, getattr(self, name), " or ".join(choices))
-        device = isinstance(self.device, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
-        _check("device", device, self.device, "auto, cpu, cuda, cuda:<number> or mps")
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            empty = value is None and name in ("map_size", "prompt_image_size")
-            _check(name, empty or _is_number(value) and value >= least, value, f"at least {least}")
-        _check("seed", self.seed < 2**31, self.seed, f"below {2**31}")
-        _check("dropout", self.dropout < 1, self.dropout, "below 1")
-        _check("lr", _is_number(self.lr) and self.lr > 0, self.lr, "above 0")
-        t = self.temperature
-        _check("temperature", t is None or _is_number(t) and t > 0, t, "above 0")
-        for name in ("scales", "hidden"):
-            value = getattr(self, name)
-            fits = isinstance(value, tuple) and value and all(_is_number(n) and n >= 1 for n in value)
-            _check(name, fits, value, "whole numbers of at least 1")
-        for prefix in ("", "prompt_"):
-            model = getattr(self, f"{prefix}model")
-            if getattr(self, f"{prefix}weights") is None and model != "zsad-mini":
+    @model_validator(mode="after")
+    def _weights_belong_to_the_model(self) -> Self:
+        for name in ("model", "prompt_model"):
+            weights = name.replace("model", "weights")
+            model = getattr(self, name)
+            if getattr(self, weights) is None and model != "zsad-mini":
                 raise ValueError(
-                    f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
-                    f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
+                    f"{weights} = shipped exist only for the model zsad-mini, got {name} = {model!r}: give "
+                    "an open_clip tag, the path of a checkpoint, or random"
                 )
+        return self
 
 
-def options_from(values: Mapping[str, object]) -> Options:
-    """Options of a profile's or a notebook's values; other names are passed over. Lists become tuples, and
-    the weights `shipped` None."""
-    found = {f.name: values[f.name] for f in fields(Options) if f.name in values}
-    found = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    for name in ("weights", "prompt_weights"):
-        if found.get(name) == "shipped":
-            found[name] = None
-    return Options(**found)
+def options_from(values: Mapping[str, Any]) -> Options:
+    """Options from a profile's or a notebook's values, of which other names are left out. The weights
+    `shipped` become None. Raises ValueError with a sentence for each wrong value."""
+    found = {name: values[name] for name in Options.model_fields if name in values}
+    shipped = [name for name in ("weights", "prompt_weights") if found.get(name) == "shipped"]
+    try:
+        return Options(**{**found, **dict.fromkeys(shipped)})
+    except ValidationError as error:
+        raise ValueError("; ".join(map(_sentence, error.errors()))) from None
 
 
-def read_options(profile: str = "mini", **given: object) -> Options:
-    """Options of a profile, a name in profiles/ or a YAML file; what is given and not None goes before.
+def _sentence(error: Mapping[str, Any]) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{error['loc'][0]} = {error['input']!r}: {message}" if error["loc"] else message
 
-    Raises FileNotFoundError for an unknown profile, ValueError for a wrong value.
+
+def read_options(profile: str = "mini", **given: Any) -> Options:
+    """Options of a profile, a name in profiles/ or a YAML file; a given value that is not None replaces its
+    own.
+
+    Raises FileNotFoundError for an unknown profile, ValueError for an unknown name or a wrong value.
     """
+    path = _profile_path(profile)
+    values = _read_profile(path)
+    known = {*_read_profile(_profile_path("mini")), *Options.model_fields}  # mini sets every parameter
+    for name in sorted(set(values) - known, key=str):
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`zsad params` lists all."
+        raise ValueError(f"profile {path} sets an unknown parameter {name!r}: {hint}")
+    start = ROOT if (ROOT / "pyproject.toml").is_file() else Path()
+    for name in (
+        "cache_dir",
+        "weights",
+        "prompt_weights",
+    ):  # relative paths of a profile start at the checkout
+        value = values.get(name)
+        if isinstance(value, str) and (
+            name == "cache_dir" or value.endswith((".safetensors", ".pt", ".pth", ".bin"))
+        ):
+            values[name] = str(start / value)
+    values |= {name: value for name, value in given.items() if value is not None}
+    return options_from({**values, "profile": profile})
+
+
+def _profile_path(profile: str) -> Path:
     is_file = profile.endswith((".yaml", ".yml"))
     places = (Path(profile), ROOT / profile) if is_file else (ROOT / "profiles" / f"{profile}.yaml",)
-    path = next((place for place in places if place.is_file()), None)
-    if path is None and profile != Options.profile:  # whose values are the defaults here
-        known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml"))) or "mini"
-        raise FileNotFoundError(
-            f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
-        )
+    for place in places:
+        if place.is_file():
+            return place
+    known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml")))
+    raise FileNotFoundError(
+        f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
+    )
+
+
+def _read_profile(path: Path) -> dict[str, Any]:
     try:
-        values = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
-    for name in ("cache_dir", "weights", "prompt_weights"):  # files of a profile start at the checkout
-        value = values.get(name)
-        is_path = name == "cache_dir" or str(value).endswith((".safetensors", ".pt", ".pth", ".bin"))
-        if isinstance(value, str) and is_path and not Path(value).is_absolute():
-            values[name] = Path(os.path.relpath(ROOT / value)).as_posix()
-    return options_from({**values, **{n: v for n, v in given.items() if v is not None}, "profile": profile})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _check(name: str, holds: object, value: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} = {value!r}: expected {expected}")
+    return values

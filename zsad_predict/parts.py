@@ -1,7 +1,7 @@
-"""Files as parts: read ahead while a GPU works, scored some tiles at a time, cached under their content.
+"""Files in parts: read ahead while a GPU works, scored some tiles at a time, cached under their content.
 
-A part is `dense.PART` files. What is kept of it are scores and maps of patches, no features and no pixels, so
-that a killed run goes on with the part it was in and the memory does not grow with the folder.
+A part is `image_features.PART` files. Scores and maps of patches are kept, features and pixels are not. So a
+killed run goes on with the part it was in, and the memory does not grow with the folder.
 """
 
 from __future__ import annotations
@@ -20,133 +20,143 @@ from zsad_core.cache import cached_arrays
 from zsad_core.image_features import PART
 from zsad_core.images import BadImage
 from zsad_core.loading import Preprocess, made_ahead, worker_count
-from zsad_predict.files import Cut, Entry, FileChanged, Reader, digest_of, opened
+from zsad_predict.files import FileChanged, ImageFile, Reader, Tiles, digest_of, read_tiles
 from zsad_predict.result import COLUMNS, Part, silent
-from zsad_predict.scorers import Detect, Scorer, see
+from zsad_predict.scorers import Scorer, embed
 
 TILES = 32
 """Square tiles that are encoded at once; bounds the memory, not the result."""
 
 
 def score_parts(
-    entries: Sequence[Entry],
+    files: Sequence[ImageFile],
     scorer: Scorer,
-    detect: Detect,
     reader: Reader,
     cache_dir: str | Path,
     *,
-    key: Mapping[str, object] | None = None,
     name: str = "images",
     progress: bool = True,
 ) -> tuple[list[Part], dict[str, BadImage]]:
-    """Every file that can be opened in some part, and for the others the reason, by name.
-
-    key: what `detect` depends on besides the scorer. name: of the bar.
-    """
+    """Every file that can be opened in some part, and for the others the reason, by name. name: of the
+    bar."""
     failed: dict[str, BadImage] = {}
     parts: list[Part] = []
-    candidates = [entry for entry in entries if not entry.status]
-    # on a processor they would take the encoder's cores: a tenth slower with two
+    candidates = [file for file in files if not file.status]
+    # on a CPU, workers would take the encoder's cores: a tenth slower with two
     workers = 0 if scorer.encoder.device.type == "cpu" else worker_count(len(candidates))
-    key = {**scorer.key, **reader.key, **(key or {})}
     with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
+        score = partial(score_part, scorer=scorer, reader=reader, workers=workers, on_progress=bar.update)
         for start in range(0, len(candidates), PART):
-            waiting = candidates[start : start + PART]
-            end = start + len(waiting)
-            while waiting:
-                waiting, digests = _openable(waiting, failed)
-                options = {"workers": workers, "told": bar.update}
-                compute = partial(look, waiting, digests, scorer, detect, reader, **options)
-                folder, own = Path(cache_dir) / "your_images", {**key, "files": digests}
-                part = Part(waiting, digests, partial(cached_arrays, folder, scorer.method, own, compute))
-                try:
-                    if waiting:
-                        part.arrays()
-                        parts.append(part)
-                    break
-                except FileChanged as changed:  # without it, once more
-                    moved = [entry for entry in waiting if str(entry.path) == str(changed)]
-                    failed |= {e.name: BadImage("unreadable", "it changed while it was read") for e in moved}
-                    waiting = [entry for entry in waiting if entry not in moved]
-            bar.update(end - bar.n)  # what was cached, could not be opened, or was looked at twice
+            chosen = candidates[start : start + PART]
+            part = _cached_part(chosen, failed, scorer, reader, Path(cache_dir) / "your_images", score)
+            parts += [part] if part.files else []
+            bar.update(start + len(chosen) - bar.n)  # those that were cached, or could not be opened
     return parts, failed
 
 
-def look(
-    entries: Sequence[Entry],
+def _cached_part(
+    files: list[ImageFile],
+    failed: dict[str, BadImage],
+    scorer: Scorer,
+    reader: Reader,
+    folder: Path,
+    score: Callable[..., dict[str, np.ndarray]],
+) -> Part:
+    """A part of those files that can be opened and do not change meanwhile; the others go into `failed`."""
+    digests: dict[ImageFile, str] = {}
+    for file in files:
+        try:
+            digests[file] = digest_of(file.path)
+        except BadImage as error:
+            failed[file.name] = error
+    files = list(digests)
+    key = {**scorer.key, "whole": reader.whole, "bits": reader.bits, "files": list(digests.values())}
+    compute = partial(score, files, key["files"])
+    part = Part(files, key["files"], partial(cached_arrays, folder, scorer.method, key, compute))
+    try:
+        if files:
+            part.arrays()
+    except FileChanged as changed:
+        moved = [file for file in files if str(file.path) == str(changed)]
+        failed |= {file.name: BadImage("unreadable", "it changed while it was read") for file in moved}
+        return _cached_part([f for f in files if f not in moved], failed, scorer, reader, folder, score)
+    return part
+
+
+def score_part(
+    files: Sequence[ImageFile],
     digests: Sequence[str],
     scorer: Scorer,
-    detect: Detect,
     reader: Reader,
     *,
     workers: int = 0,
-    told: Callable[[int], object] = lambda number: None,
+    on_progress: Callable[[int], object],
 ) -> dict[str, np.ndarray]:
     """Scores (n,), NaN for a file that is no whole image, sizes (n, 2), the tiles' owner, boxes and maps, and
     records as JSON. No name is kept: equal files are equal, whatever they are called.
 
-    workers: processes that read files ahead. told: is called with how many more images have been scored.
+    workers: processes that read files ahead. on_progress: called with the number of images scored since.
     """
-    scores, sizes, records = np.full(len(entries), np.nan), np.zeros((len(entries), 2), int), []
-    found: dict[str, list[np.ndarray]] = {"owner": [], "boxes": [], "maps": []}
-    pending: list[tuple[int, Cut]] = []
+    scores, sizes, records = np.full(len(files), np.nan), np.zeros((len(files), 2), int), []
+    tiles = {"owner": [np.zeros(0, int)], "boxes": [np.zeros((0, 4), int)], "maps": []}
+    pending: list[tuple[int, Tiles]] = []
 
     def flush() -> None:
         numbers = np.array([number for number, _ in pending])
-        dense = see(scorer, [image for _, image in pending])
-        output = detect(dense)
+        dense = embed(scorer, [image for _, image in pending])
+        output = scorer.detect(dense)
         scores[numbers] = dense.mean_of_tiles(output.scores)
         maps = np.zeros((len(dense.owner), 0, 0)) if output.maps is None else np.asarray(output.maps)
         for name, values in (("owner", numbers[dense.owner]), ("boxes", dense.boxes), ("maps", maps)):
-            found[name].append(values)
-        told(len(pending))
+            tiles[name].append(values)
+        on_progress(len(pending))
         pending.clear()
 
-    files = [(entry.path, digest) for entry, digest in zip(entries, digests, strict=True)]
-    own = {"reader": reader, "encoder": Preprocess.of(scorer.encoder), "crops": scorer.crops}
-    with closing(made_ahead(files, partial(opened, **own), workers=workers)) as images:
+    items = [(file.path, digest) for file, digest in zip(files, digests, strict=True)]
+    make = partial(read_tiles, reader=reader, encoder=Preprocess.of(scorer.encoder), crops=scorer.crops)
+    with closing(made_ahead(items, make, workers=workers)) as images:
         for number, (image, record) in enumerate(images):
             records.append(record)
-            if image is None:
-                continue
-            pending.append((number, image))
-            sizes[number] = image.size
+            if image is not None:
+                pending.append((number, image))
+                sizes[number] = image.size
             if sum(len(image.tiles) for _, image in pending) >= TILES:
                 flush()
     if pending:
         flush()
     if not np.isfinite(scores[[record["status"] == "scored" for record in records]]).all():
         raise ValueError("a score is no number: check the weights, or take precision fp32")
-    empty = {"owner": np.zeros(0, int), "boxes": np.zeros((0, 4), int), "maps": np.zeros((0, 0, 0))}
-    arrays = {name: np.concatenate(found[name]) if found[name] else value for name, value in empty.items()}
+    arrays = {name: np.concatenate(values or [np.zeros((0, 0, 0))]) for name, values in tiles.items()}
     arrays["maps"] = arrays["maps"].astype(np.float32)
-    text = np.frombuffer(json.dumps(records).encode(), np.uint8)
-    return {"scores": scores, "sizes": sizes, "records": text, **arrays}
+    return {"scores": scores, "sizes": sizes, **arrays, "records": _as_bytes(records)}
+
+
+def _as_bytes(records: list[dict]) -> np.ndarray:
+    return np.frombuffer(json.dumps(records).encode(), np.uint8)
 
 
 def table_of(
-    entries: Sequence[Entry], parts: Sequence[Part], failed: Mapping[str, BadImage]
+    files: Sequence[ImageFile], parts: Sequence[Part], failed: Mapping[str, BadImage]
 ) -> tuple[pd.DataFrame, float]:
     """A row a file with `COLUMNS` and map_maximum, and the median over images of their maps' medians (0
     without maps)."""
-    rows = {}
-    for entry in entries:
-        bad = failed.get(entry.name)
-        status, error = (bad.status, str(bad)) if bad else (entry.status, entry.error)
-        rows[entry.name] = {"file": entry.name, "status": status, "error": error, "notes": ""}
-    middles = []
+    rows, middles = {}, []
+    for file in files:
+        bad = failed.get(file.name)
+        status, error = (bad.status, str(bad)) if bad else (file.status, file.error)
+        rows[file.name] = {"file": file.name, "status": status, "error": error, "notes": ""}
     for part in parts:
         found = part.arrays()
-        for i, (entry, record) in enumerate(zip(part.entries, part.records(), strict=True)):
-            rows[entry.name] |= {**record, "notes": "; ".join(record["notes"])}
-            if record["status"] != "scored":
-                continue
-            height, width = found["sizes"][i].tolist()
-            rows[entry.name] |= {"score": float(found["scores"][i]), "width": width, "height": height}
-            own = found["maps"][found["owner"] == i]
-            if own.size:
-                rows[entry.name]["map_maximum"] = float(own.max())
-                middles.append(float(np.median(own)))
+        for i, (file, record) in enumerate(zip(part.files, part.records(), strict=True)):
+            row = rows[file.name]
+            row |= {**record, "notes": "; ".join(record["notes"])}
+            if record["status"] == "scored":
+                row["score"] = float(found["scores"][i])
+                row["height"], row["width"] = found["sizes"][i].tolist()
+                maps = found["maps"][found["owner"] == i]
+                if maps.size:
+                    row["map_maximum"] = float(maps.max())
+                    middles.append(float(np.median(maps)))
     table = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, "map_maximum"])
     numbers = {"score": "float64", "map_maximum": "float64", "width": "Int64", "height": "Int64"}
     return table.astype(numbers), float(np.median(middles)) if middles else 0.0
@@ -158,14 +168,3 @@ def named(table: pd.DataFrame, most: int = 5) -> str:
         return "there is no file in it"
     shown = [f"{row.file} ({row.error})" for row in table.head(most).itertuples()]
     return ", ".join(shown) + (f" and {len(table) - most} more" if len(table) > most else "")
-
-
-def _openable(entries: Sequence[Entry], failed: dict[str, BadImage]) -> tuple[list[Entry], list[str]]:
-    """Those that can be opened, and their digests; the reason of the others goes into `failed`."""
-    digests = {}
-    for entry in entries:
-        try:
-            digests[entry] = digest_of(entry.path)
-        except BadImage as error:
-            failed[entry.name] = error
-    return list(digests), list(digests.values())

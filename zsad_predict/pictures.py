@@ -18,7 +18,7 @@ from scipy.ndimage import binary_dilation
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everybody
 STYLE = {
-    **{"figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110, "font.size": 10},
+    **{"figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 130, "font.size": 10},
     **{"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False},
 }
 COLOURS = "inferno"
@@ -28,29 +28,22 @@ ABREAST = 3
 """Pictures beside each other in a figure, so that titles can be read on a phone."""
 
 
-class _Drawing(Figure):
-    """A figure that notebooks show, outside pyplot's global list."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], facecolor="white")
-        return buffer.getvalue()
-
-
-def _new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    figure = _Drawing(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of a heat map: the longer edge between SMALLEST and LARGEST, the shape kept.
 
     >>> shown_size((96, 48)), shown_size((300, 200)), shown_size((4000, 3000))
     ((256, 128), (300, 200), (640, 480))
     """
-    longer = max(size)
-    scale = np.clip(longer, SMALLEST, LARGEST) / longer
-    width, height = (max(1, round(edge * scale)) for edge in size)
+    return _scaled(size, np.clip(max(size), SMALLEST, LARGEST))
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """With THUMBNAIL pixels along the longer edge; small images are enlarged, so that all look alike."""
+    return image.resize(_scaled(image.size, THUMBNAIL), Image.Resampling.BICUBIC)
+
+
+def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    width, height = (max(1, round(edge * longer / max(size))) for edge in size)
     return width, height
 
 
@@ -63,9 +56,7 @@ def decorated(
     threshold: where the map is above it, a line is drawn around; NaN draws none.
     """
     low, high = scale
-    colours = mpl.colormaps[COLOURS](np.clip((heat - low) / (high - low), 0, 1))[..., :3]  # (h, w, 3)
-    grey = np.asarray(image.convert("L"), float)[..., None] / 255
-    mixed = 0.4 * grey + 0.6 * colours
+    mixed = _mixed((heat - low) / (high - low), np.asarray(image.convert("L"), float)[..., None] / 255)
     if np.isfinite(threshold):
         above = heat > threshold
         line = binary_dilation(above, iterations=1) & ~above
@@ -74,27 +65,25 @@ def decorated(
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
-    """With THUMBNAIL pixels along the longer edge; small images are enlarged, so that all look alike."""
-    scale = THUMBNAIL / max(image.size)
-    return image.resize([max(1, round(edge * scale)) for edge in image.size], Image.Resampling.BICUBIC)
-
-
 def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
     """The colours from low to high, mixed with grey as over an image."""
-    colours = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[None, :, :3]
-    mixed = 0.4 * 0.5 + 0.6 * np.repeat(colours, height, 0)
+    mixed = _mixed(np.tile(np.linspace(0, 1, width), (height, 1)), 0.5)
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:
+    """(h, w, 3) from heat (h, w), of which 0 to 1 are the ends of the colours, and grey."""
+    return 0.4 * grey + 0.6 * mpl.colormaps[COLOURS](np.clip(heat, 0, 1))[..., :3]
 
 
 def pairs_figure(
     pairs: Sequence[tuple[Image.Image, Image.Image]], titles: Sequence[str], scale: tuple[float, float]
-) -> Figure:
+) -> Image.Image:
     """Images above their heat maps, three beside each other, with one colour bar."""
-    columns = min(len(pairs), ABREAST)
-    rows = -(-len(pairs) // ABREAST)
+    columns, rows = min(len(pairs), ABREAST), -(-len(pairs) // ABREAST)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = _new_figure(2 * rows, columns, 1.9 * columns + 1, 4.2 * rows)
+        figure = Figure(figsize=(1.9 * columns + 1, 4.2 * rows), layout="constrained")
+        axes = figure.subplots(2 * rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
         for number, (pair, title) in enumerate(zip(pairs, titles, strict=True)):
@@ -105,16 +94,18 @@ def pairs_figure(
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(*scale), COLOURS)
         label = "map (mixed with the grey image)"
         figure.colorbar(colours, ax=axes, label=label, extend="both", shrink=0.8)
-        return figure
+        return _drawn(figure)
 
 
-def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Figure:
+def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Image.Image:
     """How often which score; the threshold as a dashed line, normal references as marks below the axis."""
     with mpl.rc_context(STYLE):
-        figure, axes = _new_figure(1, 1, 6.4, 2.9)
-        axis = axes[0, 0]
+        figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+        axis = figure.subplots()
         scores, references = np.asarray(scores, float), np.asarray(references, float)
-        edges = np.histogram_bin_edges(np.append(scores, references), min(40, max(8, len(scores) // 3)))
+        both = np.append(scores, references)
+        ends = both.min() - 1e-6, both.max() + 1e-6  # bins have a width also if all scores are equal
+        edges = np.histogram_bin_edges(both, min(40, max(8, len(scores) // 3)), ends)
         axis.hist(scores, edges, color=BLUE, edgecolor="white", label=f"your images ({len(scores)})")
         if len(references):
             label = f"normal references ({len(references)})"
@@ -123,11 +114,10 @@ def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike =
         axis.set(xlabel="score", ylabel="images")
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=9)
-        return figure
+        return _drawn(figure)
 
 
-def histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Image.Image:
-    """`score_histogram` as a picture."""
+def _drawn(figure: Figure) -> Image.Image:
     buffer = BytesIO()
-    score_histogram(scores, threshold, references).savefig(buffer, format="png", dpi=130, facecolor="white")
+    figure.savefig(buffer, format="png")
     return Image.open(buffer)

@@ -15,87 +15,18 @@ from PIL import Image
 from zsad_core.image_features import Dense
 from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
-from zsad_predict.files import (
-    Entry,
-    Reader,
-)
+from zsad_predict.files import ImageFile, Reader
 from zsad_predict.thresholds import Threshold
 
-
-class Look(NamedTuple):
-    """A scored image once more. place: of its row in the table."""
-
-    place: int
-    part: Part
-    number: int
-    dense: Dense
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found.
-
-    table: a row a file, sorted by name: `image_parts.COLUMNS`, map_maximum (the highest value of the map of
-        patches), and label if there are any. metrics: rows (task, metric, value, note); empty without labels.
-    messages: what the user should know. facts: provenance and options, plain JSON.
-    about_map: what the heat maps are. map_low: where their colours begin.
-    references: scores of the normal references, (0,) without any.
-    """
-
-    table: pd.DataFrame
-    threshold: Threshold
-    messages: tuple[str, ...]
-    facts: dict
-    about_map: str
-    map_low: float
-    references: np.ndarray
-    metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    parts: list[Part] = field(repr=False, default_factory=list)
-    reader: Reader = field(repr=False, default=None)
-    smooth: bool = False
-
-    @property
-    def has_maps(self) -> bool:
-        return bool(self.table["map_maximum"].notna().any())
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Of the colours of all heat maps: from the middle of a typical map to nearly the highest place of
-        all, with the threshold well inside."""
-        maxima, limit = self.table["map_maximum"].dropna(), self.threshold.map_value
-        inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else self.map_low
-        high = max(maxima.quantile(0.98), min(inside, maxima.max()))
-        return self.map_low, max(float(high), self.map_low + 1e-9)
-
-    def looks(self, wanted: Collection[int] | None = None) -> Iterator[Look]:
-        """The scored images at these places of the table, or all, part by part."""
-        ok = self.table.index[self.table["status"] == "scored"]
-        places = {self.table["file"][i]: i for i in (ok if wanted is None else ok.intersection(list(wanted)))}
-        for part in self.parts:
-            chosen = [i for i, entry in enumerate(part.entries) if entry.name in places]
-            dense = part.dense() if chosen else None
-            for i in chosen:
-                yield Look(places[part.entries[i].name], part, i, dense)
-
-    def image(self, look: Look) -> Image.Image:
-        """The picture; raises BadImage or FileChanged if the file is no longer what it was."""
-        return self.reader.photo(look.part.entries[look.number].path, look.part.digests[look.number]).image
-
-    def map(self, look: Look, size: tuple[int, int]) -> np.ndarray:
-        """The heat map (h, w)."""
-        one = look.dense.only(look.number)
-        sigma = smoothing((min(size),) * 2) if self.smooth else 0.0
-        return next(image_maps(one, one.tensor("maps"), size, sigma))
-
-
 COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", "error", "width", "height")
+_SHOWN = 20  # files with a problem that are printed
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some files that could be opened, their SHA-256 digests, and what `look` found in them."""
+    """Some files that could be opened, their SHA-256 digests, and the arrays of `parts.score_part`."""
 
-    entries: list[Entry]
+    files: list[ImageFile]
     digests: list[str]
     arrays: Callable[[], dict[str, np.ndarray]] = field(repr=False)
 
@@ -106,8 +37,83 @@ class Part:
     def dense(self) -> Dense:
         """The maps, as the array `maps` of tiles; images without a score have no tile."""
         found = self.arrays()
-        meta = pd.DataFrame(index=range(len(self.entries)))
+        meta = pd.DataFrame(index=range(len(self.files)))
         return Dense(meta, found["sizes"], found["owner"], found["boxes"], {"maps": found["maps"]})
+
+
+class ScoredImage(NamedTuple):
+    """row: its row in the table. size: (height, width). dense: of this image alone, with the array `maps`."""
+
+    row: int
+    path: Path
+    digest: str
+    size: tuple[int, int]
+    dense: Dense
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found.
+
+    table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of patches), and
+        label if there are any. metrics: rows (task, metric, value, note); empty without labels.
+    messages: what the user should know. facts: provenance and options, plain JSON.
+    about_map: what the heat maps are. map_low: where their colours begin.
+    references: scores of the normal references, (0,) without any.
+    """
+
+    table: pd.DataFrame
+    threshold: Threshold
+    messages: tuple[str, ...]
+    facts: dict
+    about_map: str
+    map_low: float = 0.0
+    references: np.ndarray = field(default_factory=lambda: np.empty(0))
+    metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    parts: list[Part] = field(repr=False, default_factory=list)
+    reader: Reader = field(repr=False, default_factory=Reader)
+    smooth: bool = False
+
+    @property
+    def has_maps(self) -> bool:
+        return bool(self.table["map_maximum"].notna().any())
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """The rows of the scored images, the highest score first."""
+        scored = self.table[self.table["status"] == "scored"]
+        return scored.sort_values("score", ascending=False, kind="stable")
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Of the colours of all heat maps: from the middle of a typical map to nearly the highest place of
+        all, with the threshold well inside."""
+        maxima, limit = self.table["map_maximum"].dropna(), self.threshold.map_value
+        inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else self.map_low
+        high = max(maxima.quantile(0.98), min(inside, maxima.max()))
+        return self.map_low, max(float(high), self.map_low + 1e-9)
+
+    def scored_images(self, wanted: Collection[int] | None = None) -> Iterator[ScoredImage]:
+        """The scored images in these rows of the table, or all, part by part."""
+        scored = self.table.index[self.table["status"] == "scored"]
+        chosen = scored if wanted is None else scored.intersection(list(wanted))
+        rows = {self.table["file"][row]: row for row in chosen}
+        for part in self.parts:
+            places = [i for i, file in enumerate(part.files) if file.name in rows]
+            dense = part.dense() if places else None
+            for i in places:
+                file, one = part.files[i], dense.only(i)
+                size = tuple(one.sizes[0].tolist())
+                yield ScoredImage(rows[file.name], file.path, part.digests[i], size, one)
+
+    def image(self, scored: ScoredImage) -> Image.Image:
+        """The picture; raises BadImage or FileChanged if the file is no longer what it was."""
+        return self.reader.photo(scored.path, scored.digest).image
+
+    def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
+        """The heat map (h, w)."""
+        sigma = smoothing((min(size),) * 2) if self.smooth else 0.0
+        return next(image_maps(scored.dense, scored.dense.tensor("maps"), size, sigma))
 
 
 def silent(progress: bool) -> dict[str, bool]:
@@ -115,26 +121,24 @@ def silent(progress: bool) -> dict[str, bool]:
     return {} if progress else {"disable": True}
 
 
-_SHOWN = 20  # files with a problem that are printed
-
-
 def summary(result: Result, out: Path) -> str:
     """What a person at a terminal wants to know."""
-    table = result.table
-    scored, bad = table[table["status"] == "scored"], table[table["error"] != ""]
-    flagged = scored[scored["decision"] == "anomalous"].sort_values("score", ascending=False)
+    table, bad = result.table, result.table[result.table["error"] != ""]
+    flagged = result.ranked[result.ranked["decision"] == "anomalous"]
     lines = [
-        f"{len(table)} files, {len(scored)} scored, {len(flagged)} decided anomalous.",
+        f"{len(table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",
         f"Anomalous is what scores {result.threshold.rule}.",
         *(f"Note: {message}" for message in result.messages),
+        *(f"  {row.score:.4g}  {row.file}" for row in flagged.head(5).itertuples()),
     ]
-    lines += [f"  {row.score:.4g}  {row.file}" for row in flagged.head(5).itertuples()]
-    lines += [f"  … and {len(flagged) - 5} more" for _ in range(len(flagged) > 5)]
+    if len(flagged) > 5:
+        lines.append(f"  … and {len(flagged) - 5} more")
     if len(bad):
-        lines += [f"{len(bad)} with a problem:"]
+        lines.append(f"{len(bad)} with a problem:")
         lines += [f"  {row.file}: {row.status}, {row.error}" for row in bad.head(_SHOWN).itertuples()]
-        lines += [f"  … and {len(bad) - _SHOWN} more, in scores.csv" for _ in range(len(bad) > _SHOWN)]
-    for row in result.metrics.itertuples() if len(result.metrics) else ():
+    if len(bad) > _SHOWN:
+        lines.append(f"  … and {len(bad) - _SHOWN} more, in scores.csv")
+    for row in result.metrics.itertuples():
         value = "undefined" if row.value != row.value else f"{row.value:.3f}"
         lines.append(f"{row.task} {row.metric}: {value} ({row.note})")
     return "\n".join([*lines, f"Written to {out}: report.html, scores.csv, scores.parquet, maps, run.json."])

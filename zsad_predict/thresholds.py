@@ -1,4 +1,4 @@
-"""From scores to decisions: a threshold, and in words where it comes from."""
+"""From scores to decisions: a threshold, and a sentence that says where it comes from."""
 
 from __future__ import annotations
 
@@ -8,18 +8,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from zsad_predict.options import THRESHOLDS
+
 FEW = 10
-"""Fewer scores than these make a rough quantile, which is said."""
+"""A quantile of fewer scores than these is rough, and a warning says so."""
 DEFAULTS = {"references": 1.0, "folder": 0.9}
-"""References are normal, so the highest of them is still normal. Of a folder nothing is known; one image in
-ten is what a person can look through."""
+"""Quantiles. References are normal, so the highest of them is still normal. Nothing is known of a folder; one
+image in ten is what a person can look through."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the user says about the threshold. Raises ValueError for values that contradict each other.
+
+    source: "references", "folder", or "auto": references if there are any that can be compared.
+    quantile: of the scores there, by linear interpolation; None: `DEFAULTS`. number: the threshold itself.
+    """
+
+    source: str = "auto"
+    quantile: float | None = None
+    number: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in THRESHOLDS:
+            raise ValueError(f"threshold_from={self.source!r}: expected auto, references or folder")
+        if self.quantile is not None and not 0 <= self.quantile <= 1:
+            raise ValueError(f"threshold_quantile={self.quantile}: expected 0 to 1, such as 0.95")
+        if self.number is not None and (self.quantile is not None or self.source != "auto"):
+            raise ValueError(
+                f"threshold={self.number} decides alone: leave out either it, or threshold_quantile and "
+                "threshold_from"
+            )
+        if self.number is not None and not math.isfinite(self.number):
+            raise ValueError(f"threshold={self.number}: expected a finite number")
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """An image is anomalous if its score is above `value`, and a place if the map is above `map_value` (NaN:
-    nothing tells). rule: a phrase that completes "anomalous is what scores ...". warnings: what to beware
-    of."""
+    """An image is anomalous if its score is above `value`, a place in it if the map is above `map_value`
+    (NaN if unknown). rule: a phrase that completes "anomalous is what scores ..."."""
 
     value: float
     map_value: float
@@ -35,90 +62,50 @@ class Threshold:
 class Sample:
     """Scores (n,) of images and the maxima (n,) of their maps, NaN without maps.
 
-    comparable: False where a score says nothing about other images, as that of an only reference of WinCLIP+
-    does, which could be compared with nothing but itself.
+    left_out: whether each was scored against the others. A single one then has no others, and no score.
     """
 
     scores: np.ndarray
     maxima: np.ndarray
-    comparable: bool = True
+    left_out: bool = False
 
 
-def choose_threshold(
-    folder: Sample,
-    references: Sample | None = None,
-    *,
-    source: str = "auto",
-    quantile: float | None = None,
-    number: float | None = None,
-    left_out: bool = False,
-) -> Threshold:
-    """The threshold of a folder's scores.
-
-    source: "references", "folder", or "auto": references if there are any that can be compared.
-    quantile: of the scores there, by linear interpolation; None: `DEFAULTS`. number: the threshold itself.
-    left_out: whether each reference was scored against the others, for the wording.
-    Raises ValueError for options that contradict each other.
-    """
-    check_options(references is not None, source=source, quantile=quantile, number=number)
-    if number is not None:
-        return Threshold(
-            number, _quantile(references.maxima, 1.0) if references else math.nan, _given(number)
-        )
-    warnings = []
-    usable = references is not None and references.comparable
-    if source != "folder" and references is not None and not usable:
+def choose_threshold(rule: Rule, folder: Sample, references: Sample | None = None) -> Threshold:
+    """The threshold of a folder's scores by a rule."""
+    if rule.number is not None:
+        place = _quantile(references.maxima, 1.0) if references else math.nan
+        return Threshold(rule.number, place, f"above {rule.number:g}, a number that was given")
+    warnings, quantile = [], rule.quantile
+    if rule.source != "folder" and references is not None and not len(references.scores):
+        quantile = None
         warnings.append(
             "There is one reference only, which can be compared with none but itself, so the threshold comes "
             "from the folder's own scores. Give two references or more."
         )
-    if source == "folder" or not usable:
-        q, sample = DEFAULTS["folder"] if quantile is None or warnings else quantile, folder
-        rule = f"above the {q:g}-quantile of the folder's own {len(sample.scores)} scores"
+    if rule.source == "folder" or references is None or not len(references.scores):
+        sample, kind = folder, "image"
+        quantile = DEFAULTS["folder"] if quantile is None else quantile
+        where = f"above the {quantile:g}-quantile of the folder's own {len(sample.scores)} scores"
         warnings.append(
-            f"A quantile of the folder's own scores flags about {100 * (1 - q):.0f} % of the images, whether "
-            "any of them is damaged or all are. It ranks; it does not judge."
+            f"A quantile of the folder's own scores flags about {100 * (1 - quantile):.0f} % of the images, "
+            "whether any of them is damaged or all are. It ranks; it does not judge."
         )
-        kind = "image"
     else:
-        q, sample = DEFAULTS["references"] if quantile is None else quantile, references
-        what = "highest score" if q == 1 else f"{q:g}-quantile of the scores"
-        rule = f"above the {what} of {len(sample.scores)} normal references"
-        rule += ", each scored against the others" if left_out else ""
-        kind = "reference"
-    if len(sample.scores) < FEW:
-        number = len(sample.scores)
+        sample, kind = references, "reference"
+        quantile = DEFAULTS["references"] if quantile is None else quantile
+        what = "highest score" if quantile == 1 else f"{quantile:g}-quantile of the scores"
+        where = f"above the {what} of {len(sample.scores)} normal references"
+        where += ", each scored against the others" if sample.left_out else ""
+    number = len(sample.scores)
+    if number < FEW:
         warnings.append(
             f"{number} {kind}{'s' if number > 1 else ''} make a rough threshold: another choice of them "
             "would move it."
         )
-    value, highest = _quantile(sample.scores, q), _quantile(sample.maxima, q)
-    return Threshold(value, highest, f"{rule}, {value:.4g}", tuple(warnings))
+    value, place = _quantile(sample.scores, quantile), _quantile(sample.maxima, quantile)
+    return Threshold(value, place, f"{where}, {value:.4g}", tuple(warnings))
 
 
-def _given(number: float) -> str:
-    return f"above {number:g}, a number that was given"
-
-
-def _quantile(values: np.ndarray, q: float) -> float:
-    """NaN where there are no values, or they are NaN."""
-    return float(np.quantile(values, q)) if len(values) and not np.isnan(values).any() else math.nan
-
-
-def check_options(
-    has_references: bool, *, source: str = "auto", quantile: float | None = None, number: float | None = None
-) -> None:
-    """ValueError for options of `choose_threshold` that contradict each other, before anything is scored."""
-    if source not in ("auto", "references", "folder"):
-        raise ValueError(f"threshold_from={source!r}: expected auto, references or folder")
-    if source == "references" and not has_references:
-        raise ValueError("threshold_from=references, but there are none: give a folder of normal images")
-    if quantile is not None and not 0 <= quantile <= 1:
-        raise ValueError(f"threshold_quantile={quantile}: expected a number from 0 to 1, such as 0.95")
-    if number is not None and (quantile is not None or source != "auto"):
-        raise ValueError(
-            f"threshold={number} is a number, so threshold_quantile and threshold_from have no use: leave "
-            "out the one or the others"
-        )
-    if number is not None and not math.isfinite(number):
-        raise ValueError(f"threshold={number}: expected a finite number")
+def _quantile(values: np.ndarray, quantile: float) -> float:
+    """NaN where there are no values, or one is NaN."""
+    return float(np.quantile(values, quantile)) if len(values) else math.nan

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from zsad_papers.common.plots import STYLE, new_figure, or_words
+from zsad_papers.common.plots import PICTURES, new_figure, or_words, show_image
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Example:
 
 
 @or_words
+@mpl.rc_context({**PICTURES, "font.size": 8})
 def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
     """Rows of examples: the image with its mask outlined, then each method's map, one colour scale a method.
 
@@ -32,39 +33,28 @@ def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: floa
     """
     methods = list(examples[0].maps)
     columns = ["normal"] * normal + ["image, mask"] + methods
-    with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        figure, axes = new_figure(
-            len(examples) + 1,
-            len(columns),
-            size * len(columns) + 1.0,
-            size * len(examples) + 0.7,
-            height_ratios=[1] * len(examples) + [0.07],
-        )
-        for j, title in enumerate(columns):
-            axes[0, j].set_title(title, fontsize=8)
-            if title in methods:
-                values = [found.maps[title] for found in examples]
-                scale = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
-                drawn = [axes[i, j].imshow(v, cmap="inferno", **scale) for i, v in enumerate(values)]
-                bar = figure.colorbar(drawn[0], cax=axes[-1, j], orientation="horizontal")
-                bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
-                bar.set_label("score", labelpad=0, fontsize=7)
-                for text, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
-                    text.set(ha=side, fontsize=7)
-            else:
-                for i, found in enumerate(examples):
-                    axes[i, j].imshow(found.normal if title == "normal" else found.image)
-                axes[-1, j].set_axis_off()
-        for row, found in zip(axes[:-1], examples, strict=True):
-            row[0].set_ylabel(found.label, rotation=0, ha="right", va="center", fontsize=7.5)
-            for axis in row[int(normal) :]:
-                if found.mask.any():
-                    axis.contour(found.mask, [0.5], colors="black", linewidths=1.6)
-                    axis.contour(found.mask, [0.5], colors="white", linewidths=0.7)
-            for axis in row:
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-        return figure
+    width, height = size * len(columns) + 1.0, size * len(examples) + 0.7
+    ratios = [1] * len(examples) + [0.07]
+    figure, axes = new_figure(len(ratios), len(columns), width, height, height_ratios=ratios)
+    for j, title in enumerate(columns):
+        axes[0, j].set_title(title, fontsize=8)
+        values = [found.maps[title] for found in examples] if title in methods else None
+        scale = {"vmin": min(map(np.min, values)), "vmax": max(map(np.max, values))} if values else {}
+        for axis, found in zip(axes[:-1, j], examples, strict=True):
+            image = found.normal if title == "normal" else found.image
+            mask = None if title == "normal" else found.mask
+            show_image(axis, found.maps.get(title, image), mask, 0.7, cmap="inferno", **scale)
+        if values:
+            bar = figure.colorbar(axes[0, j].images[0], cax=axes[-1, j], orientation="horizontal")
+            bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
+            bar.set_label("score", labelpad=0, fontsize=7)
+            for text, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
+                text.set(ha=side, fontsize=7)
+        else:
+            axes[-1, j].set_axis_off()
+    for axis, found in zip(axes[:-1, 0], examples, strict=True):
+        axis.set_ylabel(found.label, rotation=0, ha="right", va="center", fontsize=7.5)
+    return figure
 
 
 def labelled(found: Example, text: str) -> Example:

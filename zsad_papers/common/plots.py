@@ -15,12 +15,14 @@ from io import BytesIO
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from sklearn.manifold import TSNE
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+HATCHES = ("", "//", "..", "xx")
 STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -32,6 +34,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.prop_cycle": mpl.cycler(color=PALETTE),
 }
+PICTURES = {**STYLE, "axes.grid": False}
 
 
 class _Drawing(Figure):
@@ -45,7 +48,7 @@ class _Drawing(Figure):
 
 @dataclass(frozen=True)
 class Words:
-    """What a notebook shows in the place of a figure."""
+    """What a notebook shows where there is no figure."""
 
     text: str = "No dataset for it in this run, so nothing is drawn here."
 
@@ -54,7 +57,7 @@ class Words:
 
 
 def or_words(draw: Callable[..., Figure]) -> Callable[..., Figure | Words]:
-    """The function, which now says so in `Words` where its first argument is empty."""
+    """The function, which now returns `Words` where its first argument is empty."""
 
     @wraps(draw)
     def drawn(content: pd.DataFrame | Mapping | Sequence, *arguments, **options) -> Figure | Words:
@@ -71,129 +74,88 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def tsne(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 30.0) -> pd.DataFrame:
+def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed
     gives one picture."""
-    together = np.concatenate(list(groups.values()))
-    perplexity = min(perplexity, (len(together) - 1) / 3)
-    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        together.astype(np.float32)
-    )
+    together = np.concatenate(list(groups.values())).astype(np.float32)
+    perplexity = min(30.0, (len(together) - 1) / 3)
+    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(together)
     names = np.repeat(list(groups), [len(g) for g in groups.values()])
     return pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": names})
 
 
-def scatter(
-    panels: Mapping[str, pd.DataFrame],
-    *,
-    width: float | None = None,
-    panel_height: float = 3.6,
-    columns: int = 2,
-) -> Figure:
+@mpl.rc_context(STYLE)
+def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Point clouds side by side, groups told by colour and marker. panels: title -> frame with x, y,
     group."""
-    with mpl.rc_context(STYLE):
-        columns = min(columns, len(panels))
-        n_rows = -(-len(panels) // columns)
-        figure, axes = new_figure(n_rows, columns, width or 3.4 * columns + 0.4, panel_height * n_rows + 0.6)
-        for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
-            for number, name in enumerate(dict.fromkeys(points["group"])):
-                own = points[points["group"] == name]
-                axis.scatter(
-                    own["x"],
-                    own["y"],
-                    s=14,
-                    marker=MARKERS[number],
-                    c=PALETTE[number],
-                    alpha=0.6,
-                    linewidths=0,
-                    label=name,
-                )
-            axis.set(title=title, xticks=[], yticks=[])
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        beside = 2 if columns > 1 and len(labels) == 2 else 1  # one panel is too narrow for two names
-        figure.legend(handles, labels, loc="outside lower center", ncols=beside, markerscale=1.6)
-        return figure
+    columns = min(2, len(panels))
+    n_rows = -(-len(panels) // columns)
+    figure, axes = new_figure(n_rows, columns, 3.4 * columns + 0.4, 3.6 * n_rows + 0.6)
+    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        for (name, own), colour, marker in zip(points.groupby("group", sort=False), PALETTE, MARKERS):
+            options = {"s": 14, "alpha": 0.6, "linewidths": 0, "label": name}
+            axis.scatter(own["x"], own["y"], c=colour, marker=marker, **options)
+        axis.set(title=title, xticks=[], yticks=[])
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    beside = 2 if columns > 1 and len(labels) == 2 else 1  # one panel is too narrow for two names
+    figure.legend(handles, labels, loc="outside lower center", ncols=beside, markerscale=1.6)
+    return figure
 
 
 @or_words
+@mpl.rc_context(STYLE)
 def lines(
     frame: pd.DataFrame,
     x: str,
     *,
-    y: str = "mean",
-    error: str = "std",
     group: str | None = None,
     log_x: bool = False,
     labels: tuple[str, str] = ("", ""),
     mark: float | None = None,
 ) -> Figure:
-    """Means over x with one standard deviation as bars, one line a group. mark: a vertical line at this x."""
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(height=3.8)
-        axis = axes[0, 0]
-        groups = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
-        for number, (name, own) in enumerate(groups):
-            own = own.sort_values(x)
-            axis.errorbar(
-                own[x],
-                own[y],
-                own[error],
-                marker=MARKERS[number],
-                ls=("-", "--", ":", "-.")[number % 4],
-                capsize=3,
-                label=name,
-            )
-        if mark is not None:
-            axis.axvline(mark, color="grey", ls=":", lw=1)
-            axis.annotate(
-                "default",
-                (mark, 0.02),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                ha="right",
-                fontsize=8,
-                color="dimgrey",
-            )
-        if log_x:
-            ticks = sorted(frame[x].unique())
-            axis.set_xscale("log")
-            axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
-            axis.minorticks_off()
-        axis.set(xlabel=labels[0], ylabel=labels[1])
-        if group is not None:
-            axis.legend()
-        return figure
+    """Column `mean` over x with `std` as bars, one line a group. mark: a vertical line at this x."""
+    figure, axes = new_figure(height=3.8)
+    axis = axes[0, 0]
+    groups = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
+    for number, (name, own) in enumerate(groups):
+        own = own.sort_values(x)
+        look = {"marker": MARKERS[number], "ls": DASHES[number % 4], "capsize": 3, "label": name}
+        axis.errorbar(own[x], own["mean"], own["std"], **look)
+    if mark is not None:
+        axis.axvline(mark, color="grey", ls=":", lw=1)
+        text = {"rotation": 90, "ha": "right", "fontsize": 8, "color": "dimgrey"}
+        axis.annotate("default", (mark, 0.02), xycoords=("data", "axes fraction"), **text)
+    if log_x:
+        ticks = sorted(frame[x].unique())
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
+        axis.minorticks_off()
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    if group is not None:
+        axis.legend()
+    return figure
 
 
-def histograms(
-    groups: Mapping[str, np.ndarray], *, xlabel: str, bins: int | Sequence[float] = 40
-) -> Figure | Words:
+@mpl.rc_context(STYLE)
+def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Words:
     """Overlaid outlines of distributions, told by line style and colour; an empty group is left out."""
-    groups = {name: values for name, values in groups.items() if np.size(values)}
+    groups = {name: np.ravel(values) for name, values in groups.items() if np.size(values)}
     if not groups:
         return Words()
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(height=3.2)
-        edges = np.histogram_bin_edges(np.concatenate([np.ravel(g) for g in groups.values()]), bins)
-        for number, (name, values) in enumerate(groups.items()):
-            axes[0, 0].hist(
-                np.ravel(values),
-                edges,
-                histtype="step",
-                density=True,
-                lw=1.8,
-                ls=("-", "--", ":", "-.")[number % 4],
-                label=name,
-            )
-        axes[0, 0].set(xlabel=xlabel, ylabel="density")
-        axes[0, 0].legend()
-        return figure
+    figure, axes = new_figure(height=3.2)
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 30)
+    for number, (name, values) in enumerate(groups.items()):
+        look = {"histtype": "step", "lw": 1.8, "ls": DASHES[number % 4]}
+        axes[0, 0].hist(values, edges, density=True, label=name, **look)
+    axes[0, 0].set(xlabel=xlabel, ylabel="density")
+    axes[0, 0].legend()
+    return figure
 
 
 @or_words
+@mpl.rc_context(STYLE)
 def bars(
     frame: pd.DataFrame,
     *,
@@ -205,92 +167,73 @@ def bars(
     reference: float | None = None,
 ) -> Figure:
     """Horizontal bars, one block a label and one bar a group, hatched so that grey print tells them apart."""
-    with mpl.rc_context(STYLE):
-        names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
-        thick = 0.8 / len(groups)
-        figure, axes = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
-        axis = axes[0, 0]
-        for number, name in enumerate(groups):
-            own = frame[frame[group] == name].set_index(label).reindex(names)
-            at = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * thick
-            axis.barh(
-                at,
-                own[value],
-                thick * 0.92,
-                xerr=own[error] if error else None,
-                color=PALETTE[number],
-                hatch=("", "//", "..", "xx")[number % 4],
-                edgecolor="white",
-                label=name,
-                error_kw={"capsize": 2, "lw": 1},
-            )
-        if reference is not None:
-            axis.axvline(reference, color="grey", ls=":", lw=1.2)
-        axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel)
-        axis.invert_yaxis()
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
-        return figure
+    names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
+    thick = 0.8 / len(groups)
+    figure, axes = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
+    axis = axes[0, 0]
+    for number, name in enumerate(groups):
+        own = frame[frame[group] == name].set_index(label).reindex(names)
+        at = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * thick
+        look = {"color": PALETTE[number], "hatch": HATCHES[number % 4], "edgecolor": "white"}
+        look |= {"xerr": own[error] if error else None, "error_kw": {"capsize": 2, "lw": 1}}
+        axis.barh(at, own[value], thick * 0.92, label=name, **look)
+    if reference is not None:
+        axis.axvline(reference, color="grey", ls=":", lw=1.2)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel)
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
+    return figure
 
 
 @or_words
-def grid_of_values(
-    table: pd.DataFrame, *, colour_label: str, digits: int = 1, annotations: pd.DataFrame | None = None
-) -> Figure:
+@mpl.rc_context(PICTURES)
+def grid_of_values(table: pd.DataFrame, *, colour_label: str) -> Figure:
     """A small table as a heat map with every value written in it."""
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
-        axis = axes[0, 0]
-        image = axis.imshow(table.to_numpy(float), cmap="cividis", aspect="auto")
-        middle = np.nanmean([image.norm.vmin, image.norm.vmax])
-        for (i, j), value in np.ndenumerate(table.to_numpy(float)):
-            text = f"{value:.{digits}f}" if annotations is None else str(annotations.iloc[i, j])
-            axis.text(
-                j, i, text, ha="center", va="center", color="black" if value > middle else "white", fontsize=9
-            )
-        axis.set(
-            xticks=range(table.shape[1]),
-            xticklabels=table.columns,
-            yticks=range(table.shape[0]),
-            yticklabels=table.index,
-        )
-        figure.colorbar(image, ax=axis, label=colour_label)
-        return figure
+    from seaborn import heatmap  # here: no other figure needs it
+
+    figure, axes = new_figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
+    options = {"annot": True, "fmt": ".1f", "cmap": "cividis", "cbar_kws": {"label": colour_label}}
+    heatmap(table.astype(float), ax=axes[0, 0], annot_kws={"fontsize": 9}, **options)
+    axes[0, 0].set(xlabel="", ylabel="")
+    return figure
+
+
+def show_image(
+    axis: Axes, image: np.ndarray, mask: np.ndarray | None = None, width: float = 0.9, **options
+) -> None:
+    """An image (H, W, 3) or map (H, W) without axes; the contour of a mask (H, W) bool is dark on light and
+    light on dark. options: of `imshow`."""
+    axis.imshow(image, **options)
+    if mask is not None and mask.any():
+        axis.contour(mask, [0.5], colors="black", linewidths=2.4 * width)
+        axis.contour(mask, [0.5], colors="white", linewidths=width)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
 
 
 @or_words
+@mpl.rc_context(PICTURES)
 def gallery(
     images: Sequence[Sequence[np.ndarray]],
     *,
     row_labels: Sequence[str],
-    column_labels: Sequence[str] = (),
     outlines: Sequence[Sequence[np.ndarray | None]] | None = None,
     size: float = 1.0,
 ) -> Figure:
-    """Rows of images (H, W, 3); `outlines` (H, W) bool draws a mask's contour, dark on light and light on
-    dark."""
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(
-            len(images), len(images[0]), size * len(images[0]) + 1.1, size * len(images) + 0.3
-        )
-        for i, row in enumerate(images):
-            for j, image in enumerate(row):
-                axis = axes[i, j]
-                axis.imshow(image)
-                outline = outlines[i][j] if outlines is not None else None
-                if outline is not None and outline.any():
-                    axis.contour(outline, [0.5], colors="black", linewidths=2.2)
-                    axis.contour(outline, [0.5], colors="white", linewidths=0.9)
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-                if i == 0 and column_labels:
-                    axis.set_title(column_labels[j], fontsize=8)
-            axes[i, 0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
-        return figure
+    """Rows of images (H, W, 3), with the contours of the masks in `outlines` (H, W) bool."""
+    width, height = size * len(images[0]) + 1.1, size * len(images) + 0.3
+    figure, axes = new_figure(len(images), len(images[0]), width, height)
+    for i, row in enumerate(images):
+        for j, image in enumerate(row):
+            show_image(axes[i, j], image, outlines[i][j] if outlines is not None else None)
+        axes[i, 0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
+    return figure
 
 
+@mpl.rc_context(PICTURES)
 def diagram(
     boxes: Mapping[str, tuple[float, float, str]],
-    arrows: Sequence[tuple[str, str] | tuple[str, str, str]],
+    arrows: Sequence[tuple[str, ...]],
     *,
     width: float = 8.0,
     height: float = 3.4,
@@ -302,42 +245,29 @@ def diagram(
 
     Boxes named in `emphasis` have a thick frame and a tint: the parts that are trained.
     """
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = new_figure(width=width, height=height)
-        axis = axes[0, 0]
-        axis.set(xlim=(0, 1), ylim=(0, 1))
-        axis.set_axis_off()
-        drawn = {}
-        for name, (x, y, text) in boxes.items():
-            style = {
-                "boxstyle": "round,pad=0.5",
-                "fc": "#FFF3D6" if name in emphasis else "#EEF3F8",
-                "ec": "#D55E00" if name in emphasis else "#33506B",
-                "lw": 2.2 if name in emphasis else 1.1,
-            }
-            drawn[name] = axis.text(x, y, text, ha="center", va="center", fontsize=9.5, bbox=style)
-        figure.draw_without_rendering()
-        patches: dict[str, FancyBboxPatch] = {name: text.get_bbox_patch() for name, text in drawn.items()}
-        for arrow in arrows:
-            start, stop, *label = arrow
-            axis.annotate(
-                "",
-                xy=boxes[stop][:2],
-                xytext=boxes[start][:2],
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#33506B",
-                    "patchA": patches[start],
-                    "patchB": patches[stop],
-                    "shrinkA": 2,
-                    "shrinkB": 3,
-                },
-            )
-            if label:
-                (x0, y0), (x1, y1) = boxes[start][:2], boxes[stop][:2]
-                clear = {"fc": "white", "ec": "none", "pad": 1.5}  # the arrow must not cross the word
-                middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-                axis.text(*middle, label[0], fontsize=9, ha="center", va="center", bbox=clear)
-        for x, y, text in titles:
-            axis.text(x, y, text, fontsize=10, fontweight="bold", ha="left", va="center")
-        return figure
+    figure, axes = new_figure(width=width, height=height)
+    axis = axes[0, 0]
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    axis.set_axis_off()
+    looks = {
+        True: {"boxstyle": "round,pad=0.5", "fc": "#FFF3D6", "ec": "#D55E00", "lw": 2.2},
+        False: {"boxstyle": "round,pad=0.5", "fc": "#EEF3F8", "ec": "#33506B", "lw": 1.1},
+    }
+    middle = {"ha": "center", "va": "center"}
+    drawn = {
+        name: axis.text(x, y, text, fontsize=9.5, bbox=looks[name in emphasis], **middle)
+        for name, (x, y, text) in boxes.items()
+    }
+    figure.draw_without_rendering()
+    patches = {name: text.get_bbox_patch() for name, text in drawn.items()}
+    for start, stop, *label in arrows:
+        ends = np.array([boxes[start][:2], boxes[stop][:2]])
+        look = {"arrowstyle": "-|>", "color": "#33506B", "shrinkA": 2, "shrinkB": 3}
+        look |= {"patchA": patches[start], "patchB": patches[stop]}
+        axis.annotate("", xy=ends[1], xytext=ends[0], arrowprops=look)
+        if label:
+            clear = {"fc": "white", "ec": "none", "pad": 1.5}  # the arrow must not cross the word
+            axis.text(*ends.mean(axis=0), label[0], fontsize=9, bbox=clear, **middle)
+    for x, y, text in titles:
+        axis.text(x, y, text, fontsize=10, fontweight="bold", ha="left", va="center")
+    return figure

@@ -6,85 +6,42 @@ caption belongs to the table, and a wide table scrolls inside a region that the 
 
 from __future__ import annotations
 
-import hashlib
 import html
+import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+
+def _keyed(*names: str) -> dict[str, str]:
+    return {name.lower().replace("-", "_"): name for name in names}
+
+
 LABELS: dict[str, dict[str, str]] = {
     "dataset": {
-        "mvtec": "MVTec-AD",
-        "visa": "VisA",
-        "sewerml": "Sewer-ML",
-        "mpdd": "MPDD",
-        "btad": "BTAD",
-        "sdd": "SDD",
-        "dagm": "DAGM",
-        "dtd_synthetic": "DTD-Synthetic",
-        "headct": "HeadCT",
-        "brainmri": "BrainMRI",
-        "br35h": "Br35H",
-        "covid19": "COVID-19",
-        "isic": "ISIC",
-        "cvc_colondb": "CVC-ColonDB",
-        "cvc_clinicdb": "CVC-ClinicDB",
-        "kvasir": "Kvasir",
-        "endo": "Endo",
-        "tn3k": "TN3K",
-        "": "any image",
+        **{"mvtec": "MVTec-AD", "sewerml": "Sewer-ML", "covid19": "COVID-19", "": "any image"},
+        **_keyed("VisA", "MPDD", "BTAD", "SDD", "DAGM", "DTD-Synthetic", "HeadCT", "BrainMRI", "Br35H"),
+        **_keyed("ISIC", "CVC-ColonDB", "CVC-ClinicDB", "Kvasir", "Endo", "TN3K"),
     },
     "method": {
-        "clip": "CLIP",
-        "rwda": "RWDA",
-        "clip_rwda": "CLIP + RWDA",
-        "winclip": "WinCLIP",
-        "winclip_plus": "WinCLIP+",
-        "spade": "SPADE",
-        "padim": "PaDiM",
-        "patchcore": "PatchCore",
-        "regad": "RegAD",
-        "clip_ac": "CLIP-AC",
+        **_keyed("CLIP", "RWDA", "WinCLIP", "SPADE", "PaDiM", "PatchCore", "RegAD", "Trans-MM", "MaskCLIP"),
+        **_keyed("DifferNet", "TDG", "RegAD-L", "MKD", "P-SVDD", "CutPaste", "VAND", "CoOp", "AnomalyCLIP"),
+        **{"rd4ad": "RD4AD", "clip_rwda": "CLIP + RWDA", "winclip_plus": "WinCLIP+", "clip_ac": "CLIP-AC"},
         "clip_ac_prompt_ens": "CLIP-AC + ImageNet templates",
-        "trans_mm": "Trans-MM",
-        "maskclip": "MaskCLIP",
-        "differnet": "DifferNet",
-        "tdg": "TDG",
-        "regad_l": "RegAD-L",
-        "mkd": "MKD",
-        "p_svdd": "P-SVDD",
-        "cutpaste": "CutPaste",
-        "vand": "VAND",
-        "coop": "CoOp",
-        "anomalyclip": "AnomalyCLIP",
-        "rd4ad": "RD4AD",
     },
     "metric": {
-        "auroc": "AUROC (%)",
-        "aupr": "AUPR (%)",
-        "ap": "AP (%)",
-        "f1max": "F1-max (%)",
-        "pro": "PRO (%)",
-        "accuracy": "accuracy (%)",
-        "heldout_accuracy": "held-out accuracy (%)",
-        "params_M": "parameters (M)",
-        "macs_G": "multiply-accumulates (G)",
-        "latency_ms": "latency (ms)",
-        "time_ms": "time (ms)",
-        "fps": "images a second",
+        **{"auroc": "AUROC (%)", "aupr": "AUPR (%)", "ap": "AP (%)", "f1max": "F1-max (%)", "pro": "PRO (%)"},
+        **{"accuracy": "accuracy (%)", "heldout_accuracy": "held-out accuracy (%)"},
+        **{"params_M": "parameters (M)", "macs_G": "multiply-accumulates (G)", "latency_ms": "latency (ms)"},
+        **{"time_ms": "time (ms)", "fps": "images a second"},
         "train_min_per_epoch": "training (minutes an epoch)",
-        "n_categories": "categories",
-        "n_normal": "normal images",
-        "n_anomalous": "anomalous images",
+        **{"n_categories": "categories", "n_normal": "normal images", "n_anomalous": "anomalous images"},
     },
     "variant": {
-        "": "-",
-        "object_unknown": "object unknown",
-        "object_known": "object known",
+        **{"": "-", "object_unknown": "object unknown", "object_known": "object known"},
         "object_known;multi_crop=0": "object known, one view",
     },
     "shots": {"-1": "all"},
@@ -158,49 +115,71 @@ def comparison_table(
         here', say.
     labels : readable names by column, added to `LABELS`.
     """
-    status = comparison.reset_index(drop=True)
+    comparison = comparison.reset_index(drop=True)
     texts = pd.DataFrame(
         {
-            "published": _texts(status, "published", "no published number", digits),
-            "measured": _texts(status, "measured", "not yet run", digits),
-            "difference": ["" if pd.isna(d) else f"{d:+.{digits}f}" for d in status["difference"]],
+            "published": _texts(comparison, "published", digits),
+            "measured": _texts(comparison, "measured", digits),
+            "difference": ["" if pd.isna(d) else f"{d:+.{digits}f}" for d in comparison["difference"]],
         }
     )
-    texts.loc[(status["status"] == "undefined").to_numpy(), "measured"] = "undefined"
-    lacking = status[status["status"].isin(["not yet run", "dataset missing"])]
-    texts.loc[lacking.index, "measured"] = [
-        (absent or {}).get(row.method, row.status) for row in lacking.itertuples()
-    ]
+    lacking = comparison["status"].isin(["not yet run", "dataset missing"])
+    words = [(absent or {}).get(row.method, row.status) for row in comparison.itertuples()]
+    texts["measured"] = texts["measured"].mask(lacking, pd.Series(words, dtype="str"))
     for column in (*index, *columns):
         names = {**LABELS.get(column, {}), **dict((labels or {}).get(column, {}))}
         if column == "dataset":
-            stands_in = status[(status["measured_on"] != "") & (status["measured_on"] != status["dataset"])]
-            for name, other in zip(stands_in["dataset"], stands_in["measured_on"]):
-                names[name] = f"{LABELS['dataset'].get(name, name)} (measured: {other})"
-        texts[column] = [names.get(name, name.replace("_", " ")) for name in status[column].astype("str")]
-    order = {column: texts[column].drop_duplicates().tolist() for column in columns}
+            other = comparison.loc[comparison["measured_on"] != "", ["dataset", "measured_on"]]
+            stands_in = other[other["measured_on"] != other["dataset"]].to_numpy().tolist()
+            names |= {name: f"{names.get(name, name)} (measured: {own})" for name, own in stands_in}
+        texts[column] = [names.get(name, name.replace("_", " ")) for name in comparison[column].astype("str")]
     lines = texts[list(index)].drop_duplicates()
-    # Grouped by all but the last column, in the order of first appearance: a line that only a run has stands
-    # with its kin and not at the end.
-    if len(index) > 1:
+    if len(index) > 1:  # a line that only a run has stands with its kin and not at the end
         ranks = lines[list(index)[:-1]].apply(lambda values: pd.factorize(values)[0])
         lines = lines.loc[ranks.sort_values(list(ranks.columns), kind="stable").index]
+    groups = itertools.product(*(texts[column].drop_duplicates() for column in columns), show)
     wide = texts.pivot(index=list(index), columns=list(columns), values=list(show))
     wide = wide.reorder_levels([*range(1, 1 + len(columns)), 0], axis="columns")
-    groups = [()]
-    for column in columns:
-        groups = [(*group, name) for group in groups for name in order[column]]
-    wide = wide.reindex(columns=[(*g, s) for g in groups for s in show if (*g, s) in wide.columns])
-    wide = wide.reindex(lines.itertuples(index=False, name=None) if len(index) > 1 else lines.iloc[:, 0])
-    wide = wide.fillna("")
-    wide.index.names = list(index)
+    wide = wide.reindex(columns=[group for group in groups if group in wide.columns])
+    wide = wide.reindex(pd.MultiIndex.from_frame(lines) if len(index) > 1 else lines.iloc[:, 0]).fillna("")
     wide.columns.names = [None] * wide.columns.nlevels
     return as_table(wide, caption)
 
 
-def _texts(status: pd.DataFrame, side: str, absent: str, digits: int) -> list[str]:
-    pairs = zip(status[side], status[f"{side}_std"], strict=True)
+def _texts(comparison: pd.DataFrame, side: str, digits: int) -> list[str]:
+    pairs = zip(comparison[side], comparison[f"{side}_std"], strict=True)
+    absent = "no published number" if side == "published" else "undefined"
     return [absent if pd.isna(mean) else mean_std(mean, std, digits) for mean, std in pairs]
+
+
+class _Accessible(Styler):
+    """A styled frame, whose header cells have the scope that screen readers announce them by. The book's
+    style keeps the span of the caption in sight while a wide table scrolls beneath it."""
+
+    template_html_table = Styler.env.from_string("""
+{%- macro row(cells) -%}
+<tr>
+{%- for c in cells if c.is_visible != False -%}
+{%- if c.type == "th" and c.display_value not in ("", "&nbsp;") -%}
+{%- set scope = ("row" if "row_heading" in c.class else "col") ~ ("group" if c.attributes else "") -%}
+<th scope="{{ scope }}" class="{{ c.class }}" {{ c.attributes }}>{{ c.display_value }}</th>
+{%- else -%}
+{%- set text = "" if c.type == "th" else c.display_value -%}
+<td class="{{ c.class }}" {{ c.attributes }}>
+{%- if text in links -%}<a href="{{ links[text] }}">{{ text }}</a>{%- else -%}{{ text }}{%- endif -%}
+</td>
+{%- endif -%}
+{%- endfor -%}
+</tr>
+{%- endmacro -%}
+<div role="region" aria-label="{{ caption }}" tabindex="0" style="overflow-x: auto">
+<table>
+<caption><span>{{ caption }}</span></caption>
+<thead>{% for cells in head %}{{ row(cells) }}{% endfor %}</thead>
+<tbody>{% for cells in body %}{{ row(cells) }}{% endfor %}</tbody>
+</table>
+</div>
+""")
 
 
 def as_table(
@@ -213,28 +192,12 @@ def as_table(
     """
     if frame.empty:
         frame = pd.DataFrame({"result": ["nothing measured in this run"]})
-    identity = hashlib.sha256((caption + frame.to_csv()).encode()).hexdigest()[:8]  # same table, same bytes
-    styler = Styler(frame, uuid=identity, cell_ids=False, caption=html.escape(caption))
+    styler = _Accessible(frame, caption=html.escape(caption), cell_ids=False)
     styler = styler.format(escape="html", precision=digits, na_rep="-")
     styler = styler.format_index(escape="html", axis="columns").format_index(escape="html", axis="index")
     plain = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     if plain:
         styler = styler.hide(axis="index")
-    body = re.sub(r"<th ([^>]*)>(?:&nbsp;)?</th>", r"<td \1></td>", styler.to_html())  # empty: no header
-    body = re.sub(r"<th ([^>]*)>", _with_scope, body)
-    # The book's style keeps this span in sight while a wide table scrolls beneath it.
-    body = re.sub(r"<caption>(.*?)</caption>", r"<caption><span>\1</span></caption>", body, flags=re.S)
-    for name, target in (links or {}).items():
-        cell = f">{html.escape(name)}</td>"
-        body = body.replace(cell, f'><a href="{html.escape(target)}">{html.escape(name)}</a></td>')
-    label = html.escape(caption, quote=True)
-    region = f'<div role="region" aria-label="{label}" tabindex="0" style="overflow-x: auto">\n{body}</div>'
+    escaped = {html.escape(name): html.escape(target) for name, target in (links or {}).items()}
     text = frame.to_string(index=not plain, float_format=lambda v: f"{v:.{digits}f}", na_rep="-")
-    return Table(html=region, text=f"{caption}\n{text}")
-
-
-def _with_scope(header: re.Match[str]) -> str:
-    """A header cell with the scope that screen readers announce it by."""
-    row = "row_heading" in header[1]
-    group = "group" if ("rowspan" if row else "colspan") in header[1] else ""
-    return f'<th scope="{"row" if row else "col"}{group}" {header[1]}>'
+    return Table(html=styler.to_html(exclude_styles=True, links=escaped), text=f"{caption}\n{text}")

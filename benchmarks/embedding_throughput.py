@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from zsad_core.shards import SHARD
 
 from benchmarks.windows import machine_facts, write_results
 from data_scripts.prepare import prepared_folder
@@ -41,8 +42,7 @@ from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import embed_images
 from zsad_core.loading import Batch, Preprocess, load_batches, worker_count
-from zsad_core.shards import SHARD
-from zsad_core.views import test_views
+from zsad_core.views import inference_views
 
 MODEL, THREADS = "ViT-B-16-plus-240", 2
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))
@@ -76,7 +76,7 @@ def save_photographs(folder: Path, n: int) -> list[Path]:
 
 def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[str, object]:
     """One row: seconds an image of each way, and overheads, for images of 1 or 6 views, one at a time."""
-    prepare = partial(test_views, encoder=Preprocess.of(encoder), multi_crop=views > 1)
+    prepare = partial(inference_views, encoder=Preprocess.of(encoder), multi_crop=views > 1)
     with tempfile.TemporaryDirectory() as folder:
         batches = [[path] for path in save_photographs(Path(folder), n + AHEAD)]
         held = list(load_batches(batches[:n], prepare, workers=0))

@@ -91,7 +91,7 @@ def test_features_are_computed_once_and_train_images_on_demand(
 def test_masks_of_any_size_become_bits_and_back(
     extractor: Extractor, toy_set: Callable[..., AnomalyDataset], tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    part = image_features.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
+    part = image_features.feature_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
     bits = auxiliary._masks(part, size, tmp_path / "masks")
     height, width = size
     assert bits.shape == (4, -(-height * width // 8))  # the last byte may not be full
@@ -110,7 +110,7 @@ def test_small_defects_can_vanish_and_are_told(
     assert not stretched_mask(mask, (10, 10)).any() and stretched_mask(mask, (100, 100)).sum() == 1
     mask[40:60, 40:60] = True
     assert stretched_mask(mask, (10, 10)).sum() == 4
-    part = image_features.dense_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
+    part = image_features.feature_parts(extractor, toy_set().select("wood", "test"), tmp_path)[0]
     with pytest.warns(
         UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels; their pixels count as normal"
     ):

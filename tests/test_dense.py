@@ -15,7 +15,7 @@ from torch import Tensor
 from zsad_core import image_features, loading, shards
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Dense, Extractor, clip_extractor, compute_parts, dense_parts
+from zsad_core.image_features import Extractor, TileFeatures, clip_extractor, compute_features, feature_parts
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 
 SIDE = 8  # of what the stub of an encoder sees
@@ -54,13 +54,13 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
 ) -> None:
     monkeypatch.setattr(image_features, "PART", 3)
     dataset, first = dataset_with(reds(8)), Counting()
-    parts = dense_parts(first.extractor, dataset, tmp_path / "cache")
+    parts = feature_parts(first.extractor, dataset, tmp_path / "cache")
     assert [len(part.dataset) for part in parts] == [3, 3, 2] and first.calls == []
     computed = [parts[1].load(), parts[0].load()]  # killed before the last one
     assert first.calls == [3, 3]
     again = Counting()
     loaded = [
-        part.load() for part in dense_parts(again.extractor, load_dataset(dataset.root), tmp_path / "cache")
+        part.load() for part in feature_parts(again.extractor, load_dataset(dataset.root), tmp_path / "cache")
     ]
     assert again.calls == [2]
     assert [value for part in loaded for value in part.arrays["image"][:, 0]] == list(range(8))
@@ -69,7 +69,7 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
     for fresh, read in zip(computed, (loaded[1], loaded[0]), strict=True):
         np.testing.assert_equal(vars(read) | {"meta": None}, vars(fresh) | {"meta": None})
         pd.testing.assert_frame_equal(read.meta, fresh.meta)
-    assert dense_parts(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
+    assert feature_parts(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
 
 
 def test_shards_are_computed_by_other_processes_and_read_as_parts(
@@ -78,16 +78,16 @@ def test_shards_are_computed_by_other_processes_and_read_as_parts(
     monkeypatch.setattr(image_features, "PART", 2)
     monkeypatch.setattr(shards, "SHARD", 4)
     dataset, extractor = dataset_with([*reds(6), quadrants(20, 48)]), clip_extractor(tiny_clip, (2,), (1,))
-    alone = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "alone")]
+    alone = [part.load() for part in feature_parts(extractor, dataset, tmp_path / "alone")]
     done = [
-        compute_parts(extractor, dataset, tmp_path / "cut", shard=shard, workers=1) for shard in (1, 0, 2)
+        compute_features(extractor, dataset, tmp_path / "cut", shard=shard, workers=1) for shard in (1, 0, 2)
     ]
     assert done == [3, 4, 0]
     monkeypatch.setattr(loading, "load_batches", lambda *_, **__: pytest.fail("computed again"))
-    read = [part.load() for part in dense_parts(extractor, dataset, tmp_path / "cut")]
+    read = [part.load() for part in feature_parts(extractor, dataset, tmp_path / "cut")]
     for one, other in zip(alone, read, strict=True):
         np.testing.assert_equal(vars(other) | {"meta": None}, vars(one) | {"meta": None})
-    compute_parts(extractor, dataset, tmp_path / "cut")  # nothing is left
+    compute_features(extractor, dataset, tmp_path / "cut")  # nothing is left
 
 
 def test_a_truncated_image_in_a_shard_is_named_and_what_came_before_is_kept(
@@ -98,7 +98,7 @@ def test_a_truncated_image_in_a_shard_is_named_and_what_came_before_is_kept(
     cut = dataset.root / dataset.meta["image"].iloc[3]
     cut.write_bytes(cut.read_bytes()[:80])
     with pytest.raises(ValueError, match=r"03\.png cannot be read"):
-        compute_parts(extractor, load_dataset(dataset.root), tmp_path / "cache", workers=1)
+        compute_features(extractor, load_dataset(dataset.root), tmp_path / "cache", workers=1)
     assert len(list((tmp_path / "cache" / "dense").iterdir())) == 1
 
 
@@ -108,7 +108,7 @@ def test_failure_in_one_part_keeps_the_others(
     monkeypatch.setattr(image_features, "PART", 2)
     dataset, stub = dataset_with(reds(4)), Counting()
     (dataset.root / dataset.meta["image"].iloc[3]).write_bytes(b"no image")
-    one, two = dense_parts(stub.extractor, load_dataset(dataset.root), tmp_path / "cache")
+    one, two = feature_parts(stub.extractor, load_dataset(dataset.root), tmp_path / "cache")
     one.load()
     with pytest.raises(ValueError, match=r"03\.png cannot be read"):
         two.load()
@@ -122,7 +122,7 @@ def test_key_is_made_of_what_features_depend_on(dataset_with: Callable, tmp_path
 
     def calls(dataset: AnomalyDataset, stub: Counting = stub, **options: str) -> int:
         before = len(stub.calls)
-        for part in dense_parts(stub.extractor, dataset, tmp_path / "cache", **options):
+        for part in feature_parts(stub.extractor, dataset, tmp_path / "cache", **options):
             part.load()
         return len(stub.calls) - before
 
@@ -140,7 +140,7 @@ def test_half_precision_on_disk_moves_cosines_little(dataset_with: Callable, tmp
     unit = torch.nn.functional.normalize(torch.randn(2, 40, 192, generator=generator), dim=-1)
     tokens = 30 * torch.randn(2, 40, 192, generator=generator)
     extractor = replace(Counting().extractor, features=lambda pixels: {"windows/2": unit, "layer/1": tokens})
-    (part,) = dense_parts(extractor, dataset_with(reds(2)), tmp_path / "cache")
+    (part,) = feature_parts(extractor, dataset_with(reds(2)), tmp_path / "cache")
     stored = part.load()
     for exact, found in ((unit, stored.windows()[2]), (tokens, stored.starting("layer")["1"])):
         assert found.dtype == torch.float32
@@ -153,7 +153,7 @@ def test_half_precision_on_disk_moves_cosines_little(dataset_with: Callable, tmp
 
 def test_tiles_of_images_that_are_not_square(dataset_with: Callable, tmp_path: Path) -> None:
     pictures = [quadrants(20, 20), quadrants(48, 20), quadrants(20, 30)]
-    (part,) = dense_parts(Counting().extractor, dataset_with(pictures), tmp_path)
+    (part,) = feature_parts(Counting().extractor, dataset_with(pictures), tmp_path)
     found = part.load()
     assert found.sizes.tolist() == [[20, 20], [20, 48], [30, 20]]
     assert found.owner.tolist() == [0, 1, 1, 1, 2, 2]
@@ -177,7 +177,7 @@ def test_images_that_are_not_tiled(
     dataset_with: Callable, tmp_path: Path, whole: str, box: tuple[int, ...]
 ) -> None:
     picture = quadrants(48, 20)
-    (part,) = dense_parts(Counting().extractor, dataset_with([picture]), tmp_path, whole=whole)
+    (part,) = feature_parts(Counting().extractor, dataset_with([picture]), tmp_path, whole=whole)
     found = part.load()
     assert (found.sizes.tolist(), found.owner.tolist(), found.boxes.tolist()) == (
         [[20, 48]],
@@ -196,12 +196,12 @@ def test_images_of_other_modes_and_of_few_pixels(dataset_with: Callable, tmp_pat
     grey = quadrants(9, 9).convert("L")
     alike = [grey, grey.convert("RGB"), grey.convert("P"), grey.convert("RGBA")]
     alike += [Image.new("RGB", (5, 5), (9, 9, 9)), Image.new("RGB", (1, 1), (9, 9, 9))]
-    (part,) = dense_parts(Counting().extractor, dataset_with(alike), tmp_path)
+    (part,) = feature_parts(Counting().extractor, dataset_with(alike), tmp_path)
     pixels = part.load().tensor("layer/1")
     torch.testing.assert_close(pixels[1:4], pixels[:1].expand(3, 3, SIDE, SIDE))
     torch.testing.assert_close(pixels[4:], torch.full((2, 3, SIDE, SIDE), 9.0))
     deep = Image.fromarray(np.full((9, 9), 40_000, np.uint16))
-    (part,) = dense_parts(Counting().extractor, dataset_with([deep], "deep"), tmp_path)
+    (part,) = feature_parts(Counting().extractor, dataset_with([deep], "deep"), tmp_path)
     with pytest.raises(ValueError, match=r"00\.png has mode I.*8 bits a channel"):
         part.load()
 
@@ -209,7 +209,7 @@ def test_images_of_other_modes_and_of_few_pixels(dataset_with: Callable, tmp_pat
 def test_arrays_by_name_and_by_image() -> None:
     arrays = {name: i + np.arange(3.0) for i, name in enumerate(["layer/2", "windows/3", "layer/1"])}
     meta, sizes = pd.DataFrame({"image": ["0.png", "1.png"]}), np.array([[4, 6], [4, 4]])
-    found = Dense(meta, sizes, np.array([0, 0, 1]), np.arange(12).reshape(3, 4), arrays)
+    found = TileFeatures(meta, sizes, np.array([0, 0, 1]), np.arange(12).reshape(3, 4), arrays)
     assert {name: value[0].item() for name, value in found.starting("layer").items()} == {"2": 0, "1": 2}
     assert [*found.windows()] == [3]
     for image, tiles in ((0, [0, 1]), (1, [2])):
@@ -226,7 +226,7 @@ def test_arrays_by_name_and_by_image() -> None:
 
 def test_features_are_the_encoders(tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path) -> None:
     pictures = [quadrants(24, 24), quadrants(30, 30), quadrants(5, 5)]  # the last is smaller than a patch
-    (part,) = dense_parts(clip_extractor(tiny_clip, (2, 3), (1, 2)), dataset_with(pictures), tmp_path)
+    (part,) = feature_parts(clip_extractor(tiny_clip, (2, 3), (1, 2)), dataset_with(pictures), tmp_path)
     found = part.load()
     pixels = torch.stack([tiny_clip.preprocess(picture) for picture in pictures])
     assert pixels.shape == (3, 3, 24, 24)

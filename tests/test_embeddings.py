@@ -16,7 +16,7 @@ from zsad_core import datasets as dataset_files
 from zsad_core import image_features, shards
 from zsad_core.datasets import load_dataset
 from zsad_core.encoders import load_encoder
-from zsad_core.views import test_views as views_of
+from zsad_core.views import inference_views as views_of
 from zsad_papers.common import data
 from zsad_papers.common.settings import read_settings
 
@@ -35,11 +35,11 @@ def dataset(tmp_path_factory):
 
 def test_vectors_are_those_of_the_images_in_the_order_of_meta(encoder, dataset, tmp_path):
     embedded = image_features.image_embeddings(encoder, dataset, tmp_path)
-    assert embedded.vectors.shape == (len(dataset), 6, encoder.dim)
+    assert embedded.views.shape == (len(dataset), 6, encoder.dim)
     assert embedded.meta["image"].tolist() == dataset.meta["image"].tolist()
     i = len(dataset) - 1
     alone = encoder.embed_images(views_of(dataset.image(i), encoder), normalize=False)
-    torch.testing.assert_close(torch.from_numpy(embedded.vectors[i]), alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(embedded.views[i]), alone, atol=1e-4, rtol=1e-4)
 
 
 def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, dataset, tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, datase
     monkeypatch.setattr(encoder, "embed_images", lambda *a, **k: calls.append(1) or real(*a, **k))
     again = image_features.image_embeddings(encoder, load_dataset(dataset.root), tmp_path)
     assert not calls and again.fingerprint == first.fingerprint
-    np.testing.assert_array_equal(first.vectors, again.vectors)
+    np.testing.assert_array_equal(first.views, again.views)
 
     path = dataset.root / dataset.meta["image"].iloc[0]
     original = path.read_bytes()
@@ -60,8 +60,8 @@ def test_second_call_reads_and_a_changed_image_is_embedded_again(encoder, datase
         path.write_bytes(original)
     assert len(calls) == 1  # one category, in one batch
     assert changed.fingerprint != first.fingerprint
-    assert (changed.vectors[0] != first.vectors[0]).any()
-    np.testing.assert_array_equal(changed.vectors[1], first.vectors[1])
+    assert (changed.views[0] != first.views[0]).any()
+    np.testing.assert_array_equal(changed.views[1], first.views[1])
 
 
 def test_shards_in_any_order_are_the_whole_and_read_their_own_files(encoder, dataset, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_shards_in_any_order_are_the_whole_and_read_their_own_files(encoder, dat
     part = load_dataset(dataset.root, tmp_path / "digests").select(category)
     together = image_features.image_embeddings(encoder, part, tmp_path / "cut")
     assert not hashed
-    assert together.vectors.tobytes() == whole.select(category).vectors.tobytes()
+    assert together.views.tobytes() == whole.select(category).views.tobytes()
     assert together.meta.equals(whole.select(category).meta)
 
 
@@ -107,13 +107,13 @@ def test_a_killed_shard_goes_on_and_workers_change_nothing(encoder, dataset, tmp
     again = image_features.image_embeddings(encoder, part, tmp_path)
     assert len(calls) == 4  # of three parts, one was left
     other = image_features.image_embeddings(encoder, part, tmp_path / "other")
-    assert again.vectors.tobytes() == other.vectors.tobytes()
+    assert again.views.tobytes() == other.views.tobytes()
 
 
 def test_all_rows_are_no_copy(encoder, dataset, tmp_path):
     embedded = image_features.image_embeddings(encoder, dataset, tmp_path)
     test = embedded.select(split="test")
-    assert np.shares_memory(test.select(split="test").vectors, test.vectors)
+    assert np.shares_memory(test.select(split="test").views, test.views)
 
 
 def test_cut_off_cache_file_is_computed_again(encoder, dataset, tmp_path):
@@ -122,7 +122,7 @@ def test_cut_off_cache_file_is_computed_again(encoder, dataset, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.warns(RuntimeWarning, match="computing it anew"):
         again = image_features.image_embeddings(encoder, dataset, tmp_path)
-    np.testing.assert_array_equal(whole.vectors, again.vectors)
+    np.testing.assert_array_equal(whole.views, again.views)
 
 
 def test_selecting_keeps_rows_and_vectors_together(encoder, dataset, tmp_path):
@@ -130,7 +130,7 @@ def test_selecting_keeps_rows_and_vectors_together(encoder, dataset, tmp_path):
     category = embedded.categories[1]
     part = embedded.select(category=category, split="test")
     own = (embedded.meta["category"] == category) & (embedded.meta["split"] == "test")
-    np.testing.assert_array_equal(part.vectors, embedded.vectors[own.to_numpy()])
+    np.testing.assert_array_equal(part.views, embedded.views[own.to_numpy()])
     assert part.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -191,7 +191,7 @@ def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
 
     found = data.embedded_datasets(settings, encoder, ["visa", "isic", "tn3k", "headct"])
     assert [images.name for images in found.values()] == [dataset.root.name, value, value]
-    np.testing.assert_array_equal(found["isic"].vectors, found["visa"].select(category).vectors)
+    np.testing.assert_array_equal(found["isic"].views, found["visa"].select(category).vectors)
     files = [path.relative_to(tmp_path / "images") for path in (tmp_path / "images").rglob("*")]
     assert len(files) == len(dataset.categories) and all(len(file.parts) == 1 for file in files)
 

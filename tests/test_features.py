@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from zsad_core.shards import KINDS
 
 from data_scripts.prepare import prepared_folder
 from zsad_core import image_features as dense
 from zsad_core import image_features as embeddings
-from zsad_core.shards import KINDS
 from zsad_papers import precompute
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.common import data

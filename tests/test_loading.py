@@ -20,7 +20,7 @@ from PIL import Image
 
 from zsad_core import loading
 from zsad_core.loading import Preprocess, batches_of, load_batches, worker_count
-from zsad_core.views import test_views as views_of
+from zsad_core.views import inference_views as views_of
 
 
 def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:

@@ -10,7 +10,7 @@ import pytest
 
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import Embedded
+from zsad_core.image_features import TileFeatures
 from zsad_papers.common.costs import latencies, parameters, tower_of
 from zsad_papers.common.provenance import read_records, write_record, write_times
 from zsad_papers.common.results import rows
@@ -34,7 +34,7 @@ def some_rows(value=0.9, artifact="T1"):
 
 
 def test_record_is_written_twice_with_the_same_bytes(settings, tmp_path):
-    part = Embedded("toys", pd.DataFrame(), np.zeros((0, 1, 1)), "abc")
+    part = TileFeatures("toys", pd.DataFrame(), np.zeros((0, 1, 1)), "abc")
     folder, seen = tmp_path / "results", []
     for _ in range(2):
         write_record("one", some_rows(), settings, None, [part])

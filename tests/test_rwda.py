@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_distances
 
-from zsad_core.image_features import Embedded
+from zsad_core.image_features import TileFeatures
 from zsad_papers.rwda import analysis as rwda_analysis
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
@@ -53,7 +53,9 @@ def images():
             vectors.append(
                 rng.normal(size=(n, 6, DIM)) * 0.5 + np.eye(DIM)[1] + (2 * label - 1) * 0.4 * DAMAGE
             )
-    return Embedded("toys", pd.concat(frames, ignore_index=True), np.concatenate(vectors).astype(np.float32))
+    return TileFeatures(
+        "toys", pd.concat(frames, ignore_index=True), np.concatenate(vectors).astype(np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_prompt_scores_by_hand(images, tmp_path):
     )
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     cosines = (
-        np.stack([unit(test.vectors.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01
+        np.stack([unit(test.views.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01
     )  # (n, 6, 2)
     expected = (np.exp(cosines) / np.exp(cosines).sum(-1, keepdims=True))[..., 1].mean(1)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
@@ -129,7 +131,7 @@ def test_draw_pairs_without_replacement():
 
 def test_similarity_to_references_of_the_own_category(images):
     test, train = images.select(split="test"), images.select(split="train")
-    itself = Embedded("toys", train.meta, train.vectors)
+    itself = TileFeatures("toys", train.meta, train.views)
     same = rwda_experiments.similarity_scores(itself, train, shots=6, seed=0)
     np.testing.assert_allclose(same, 0, atol=1e-6)  # every image is among its own references
     fewer, more = (rwda_experiments.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zsad_core import image_features
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Dense, DensePart, Extractor, clip_extractor, dense_parts
+from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, clip_extractor, feature_parts
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
     MAPS,
@@ -52,11 +52,11 @@ SPOTS = [(24, 24, 5, 18), (48, 24, 40, 6), (24, 48, 6, 40), (30, 24, 25, 12)]  #
 
 
 @pytest.fixture
-def parts_of(dataset_with: Callable, tmp_path: Path) -> Callable[..., list[DensePart]]:
+def parts_of(dataset_with: Callable, tmp_path: Path) -> Callable[..., list[FeaturePart]]:
     """parts_of(images, extractor): features of a dataset of these images."""
 
-    def make(images: Sequence, extractor: Extractor, **options: str) -> list[DensePart]:
-        return dense_parts(extractor, dataset_with(images), tmp_path / "cache", **options)
+    def make(images: Sequence, extractor: Extractor, **options: str) -> list[FeaturePart]:
+        return feature_parts(extractor, dataset_with(images), tmp_path / "cache", **options)
 
     return make
 
@@ -75,7 +75,7 @@ def brightness(size: int = 24) -> Extractor:
     )
 
 
-def detect_light(found: Dense) -> dict[str, Output]:
+def detect_light(found: TileFeatures) -> dict[str, Output]:
     grey = found.tensor("grey")
     return {
         "light": Output(grey.amax((1, 2)), grey),
@@ -102,9 +102,9 @@ def test_a_spot_lands_where_it_is(parts_of: Callable, whole: str) -> None:
             assert centre == pytest.approx((x, y), abs=1)
 
 
-def tiled(width: int, height: int, boxes: Sequence[tuple[int, int, int, int]]) -> Dense:
+def tiled(width: int, height: int, boxes: Sequence[tuple[int, int, int, int]]) -> TileFeatures:
     owner = np.zeros(len(boxes), int)
-    return Dense(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
+    return TileFeatures(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
 
 
 def test_overlapping_tiles_are_averaged() -> None:
@@ -280,13 +280,15 @@ def test_image_scores_are_means_over_views_of_probabilities() -> None:
 # detectors
 
 
-def features(n: int, seed: int = 0) -> Dense:
+def features(n: int, seed: int = 0) -> TileFeatures:
     """n square images of 3 x 3 patches."""
     arrays = {"image": draw(n, 16, seed=seed), "layer/2": draw(n, 9, 32, seed=seed + 1)}
     arrays |= {"windows/2": draw(n, 4, 16, seed=seed + 2), "windows/3": draw(n, 1, 16, seed=seed + 3)}
     meta = pd.DataFrame({"image": [f"{i}.png" for i in range(n)]})
     boxes = np.tile([0, 0, 24, 24], (n, 1))
-    return Dense(meta, np.full((n, 2), 24), np.arange(n), boxes, {k: v.numpy() for k, v in arrays.items()})
+    return TileFeatures(
+        meta, np.full((n, 2), 24), np.arange(n), boxes, {k: v.numpy() for k, v in arrays.items()}
+    )
 
 
 def test_ablations_of_table_8() -> None:
@@ -327,7 +329,7 @@ def test_patch_tokens_in_the_joint_space(tiny_clip: ClipEncoder) -> None:
     assert token_map(joint[:, :6], (2, 3), TEXTS).shape == (2, 2, 3)
 
 
-def patches(found: Dense) -> Tensor:
+def patches(found: TileFeatures) -> Tensor:
     return found.tensor("layer/2")
 
 
@@ -356,7 +358,7 @@ def test_a_query_that_is_a_reference_has_no_distance() -> None:
 def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:
     """References are counted through all parts."""
     first, second = features(4, seed=20), features(3)
-    first = Dense(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
+    first = TileFeatures(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
     memory = fit_references([first, second], [4, 1], patches)
     windows = {k: torch.cat([first.windows()[k][2:], second.windows()[k][2:]]) for k in (2, 3)}
     expected = torch.cat([patches(first)[2:], patches(second)[2:]])

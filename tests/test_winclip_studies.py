@@ -18,12 +18,12 @@ from torch import Tensor
 from zsad_core import prompts
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import Embedded, dense_parts, image_embeddings
+from zsad_core.image_features import TileFeatures, feature_parts, image_embeddings
 from zsad_core.maps import image_maps
 from zsad_core.methods import token_map
 from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
-from zsad_core.views import boxes_of, test_views
+from zsad_core.views import boxes_of, inference_views
 from zsad_core.windows import upsample, winclip_map, zero_shot_map
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
@@ -42,7 +42,7 @@ from zsad_papers.winclip.experiments import (
     zero_shot_detector,
 )
 
-test_views.__test__ = False  # a function of the library whose name looks like a test's
+inference_views.__test__ = False  # a function of the library whose name looks like a test's
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,9 @@ def probability(views: Tensor, sides: tuple[Tensor, Tensor], temperature: float)
 def test_language_of_squares_is_the_direct_computation(square: Category, kept: Callable) -> None:
     encoder, t = square.encoder, square.temperature
     assert t == encoder.temperature != 0.01
-    views = torch.stack([encoder.embed_images(test_views(image, encoder)) for image in images_of(square)])
+    views = torch.stack(
+        [encoder.embed_images(inference_views(image, encoder)) for image in images_of(square)]
+    )
     whole = encoder.embed_images(pixels_of(square))[:, None]
     prompts = lambda kind, *defects: zero_shot_prompts("bottle top", kind, defects)  # noqa: E731
     sides = lambda *names: tuple(side(encoder, s) for s in prompts(*names))  # noqa: E731
@@ -137,7 +139,7 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
 
     def views(pictures: list[list[Image.Image]], **options: bool) -> Tensor:
         """(n, views of all parts, d)"""
-        own = [torch.cat([test_views(part, encoder, **options) for part in image]) for image in pictures]
+        own = [torch.cat([inference_views(part, encoder, **options) for part in image]) for image in pictures]
         return torch.stack([encoder.embed_images(pixels) for pixels in own])
 
     found, tiles = kept(language(oblong)), parts("tiles")
@@ -163,7 +165,7 @@ def test_views_that_rwda_has_embedded_are_not_embedded_again(
         theirs = image_embeddings(c.encoder, category, tmp_path, progress=False).select(split="test")
         with monkeypatch.context() as patch:
             patch.setattr(ClipEncoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
-            np.testing.assert_array_equal(fresh.views(whole), theirs.vectors)
+            np.testing.assert_array_equal(fresh.views(whole), theirs.views)
 
 
 def test_one_class_scores_rise_with_the_distance_to_the_normal_text(square: Category, kept: Callable) -> None:
@@ -267,7 +269,7 @@ def test_zero_shot_maps_of_squares(square: Category) -> None:
 def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) -> None:
     """From pixels, and by way of kept features, at the size of the encoder's input."""
     extractor = replace(square.clip, dtype=torch.float32)
-    (part,) = dense_parts(extractor, square.test, tmp_path)
+    (part,) = feature_parts(extractor, square.test, tmp_path)
     dense, size = part.load(), square.encoder.image_size
     tables = [*image_maps(dense, zero_shot_detector(square)(dense)[""].maps, size)]
     options = {"scales": square.settings.scales, "temperature": square.temperature}
@@ -423,7 +425,7 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
     test = pd.concat(
         [meta[meta["split"] == "test"].assign(category=name) for name in many.dataset.categories]
     )
-    embed = lambda part: Embedded("many", part, np.ones((len(part), 6, 4), np.float32))  # noqa: E731
+    embed = lambda part: TileFeatures("many", part, np.ones((len(part), 6, 4), np.float32))  # noqa: E731
     rwda_experiments.similarity_scores(embed(test), embed(meta[meta["split"] == "train"]), 2, seed=3)
     theirs = [*drawn]
     drawn.clear()

@@ -20,7 +20,7 @@ from zsad_core.encoders import load_encoder
 from zsad_core.methods import category_texts, clip
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
-from zsad_core.views import test_views as views_of
+from zsad_core.views import inference_views as views_of
 from zsad_predict import files as files_module
 from zsad_predict import parts, report, run, scorers
 from zsad_predict import result as result_module

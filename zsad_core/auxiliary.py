@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zsad_core.cache import cached_arrays
 from zsad_core.datasets import AnomalyDataset, stretched_mask
-from zsad_core.image_features import DensePart, Extractor, compute_parts, dense_parts
+from zsad_core.image_features import Extractor, FeaturePart, compute_features
 from zsad_core.prompts import object_name
 
 
@@ -112,8 +112,7 @@ def auxiliary_of(
     labels, owners = [], []
     for number, category in enumerate(chosen.categories):
         images = chosen.select(category=category)
-        compute_parts(extractor, images, cache_dir, whole="squash")
-        for part in dense_parts(extractor, images, cache_dir, whole="squash"):
+        for part in compute_features(extractor, images, cache_dir, whole="squash"):
             features.append(part.map())
             masks.append(_masks(part, extractor.image_size, Path(cache_dir) / "masks"))
             labels.append(part.dataset.labels)
@@ -129,7 +128,7 @@ def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
     return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
 
 
-def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
+def _masks(part: FeaturePart, size: tuple[int, int], folder: Path) -> np.ndarray:
     """(n, bytes) uint8: the masks of a part's images, one bit a pixel."""
 
     def compute() -> dict[str, np.ndarray]:
@@ -146,4 +145,4 @@ def _masks(part: DensePart, size: tuple[int, int], folder: Path) -> np.ndarray:
 
     label = f"{part.dataset.root.name}-{part.dataset.meta['category'].iloc[0]}"
     key = {"images": part.dataset.fingerprint, "size": list(size)}
-    return cached_arrays(folder, label, key, compute, mapped=True)["masks"]
+    return cached_arrays(folder, label, key, compute)["masks"]

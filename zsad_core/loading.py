@@ -14,61 +14,27 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zsad_core.datasets import AnomalyDataset
-from zsad_core.images import read_image, to_rgb
+from zsad_core.images import read_image
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
-BATCH = 8
-"""Images at once. Six views of 240 pixels of each take 33 MB."""
 FEW = 200
 """Images that are prepared before workers would have started, which takes seconds."""
 _SHARED = 2**29  # bytes of shared memory through which workers hand over batches; containers often have 64 MB
 
 
 class Batch(NamedTuple):
-    """pixels: (t, 3, H, W), what was made of b images, in order. counts: (b,) how many of each image.
-    sizes: (b,) width and height of each in pixels."""
+    """pixels: (p, 3, H, W), what was made of b images, in order. sizes: (b,) their widths and heights."""
 
     pixels: Tensor
-    counts: list[int]
     sizes: list[tuple[int, int]]
-
-
-class Preprocessed(Protocol):
-    """A `ClipEncoder` or a `Backbone`."""
-
-    image_size: tuple[int, int]
-    transform: Callable[[Image.Image], Tensor]
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a model does to an image, without the model, so that it can be sent to another process."""
-
-    image_size: tuple[int, int]
-    transform: Callable[[Image.Image], Tensor]
-
-    @classmethod
-    def of(cls, model: Preprocessed) -> Preprocess:
-        return cls(model.image_size, model.transform)
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """(3, H, W) float32 from a PIL image of any size and mode."""
-        return self.transform(to_rgb(image))
-
-
-def batches_of(dataset: AnomalyDataset) -> list[list[Path]]:
-    """The images of a dataset in order, `BATCH` at a time."""
-    paths = [dataset.root / path for path in dataset.meta["image"]]
-    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
 
 
 def load_batches(
@@ -80,18 +46,15 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Batches of images in order, each image made ready by `prepare`: from RGB to pixels (k, 3, H, W).
 
-    prepare: pickled for the workers, so a function of a module, or a `functools.partial` of one.
-    device: where pixels are brought, for CUDA from pinned memory while the device works.
-    workers: how many processes; 0: none, all is done here; None: as `worker_count` has it.
-    An image that cannot be read raises the error that `read_image` has for it, here, when its turn comes. The
-    workers end then, and when the iterator is closed (`contextlib.closing`: on Ctrl-C as well).
+    prepare, workers: as in `made_ahead`; None: as `worker_count` has it. device: where pixels are brought,
+    for CUDA from pinned memory while the device works.
     """
     workers = worker_count(sum(map(len, batches))) if workers is None else workers
-    on_gpu = torch.device(device).type == "cuda"
+    cuda = torch.device(device).type == "cuda"
     make = partial(_batch, prepare=prepare)
-    with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as made:
+    with closing(made_ahead(batches, make, workers=workers, pin_memory=cuda)) as made:
         for batch in made:
-            yield batch._replace(pixels=batch.pixels.to(device, non_blocking=True)) if on_gpu else batch
+            yield batch._replace(pixels=batch.pixels.to(device, non_blocking=True)) if cuda else batch
 
 
 def made_ahead(
@@ -99,29 +62,24 @@ def made_ahead(
 ) -> Iterator[Made]:
     """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
 
-    items, make: pickled for the workers. An error in `make` is raised here, when its turn comes. The workers
-    end then, and when the iterator is closed (`contextlib.closing`: on Ctrl-C as well).
+    items, make: pickled for the workers, so `make` is a function of a module, or a `functools.partial` of
+    one. workers: how many processes; 0: none, all is done here. An error in `make` is raised here, when its
+    turn comes. The workers end then, and when the iterator is closed (`contextlib.closing`: on Ctrl-C as
+    well).
     """
-    options: dict[str, Any] = {}
-    if workers:
-        options = {"multiprocessing_context": _context(), "prefetch_factor": 2, "num_workers": workers}
     loader = DataLoader(
         _Items(items, make),
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # it draws a seed, by default from everybody's random state
-        **options,
+        generator=torch.Generator(),  # it draws a seed, by default from the global random state
+        num_workers=workers,
+        multiprocessing_context=_context() if workers else None,
     )
-    running = iter(loader)
-    try:
-        for found in running:
-            if isinstance(found, Exception):
-                raise found
-            yield found
-    finally:
-        if workers:  # at once: an error's traceback, which a notebook keeps, would hold them
-            running._shutdown_workers()
+    for found in loader:  # no name for the iterator: a traceback that holds it would keep the workers
+        if isinstance(found, Exception):
+            raise found
+        yield found
 
 
 def worker_count(images: int) -> int:
@@ -159,10 +117,10 @@ def _batch(paths: Sequence[Path], prepare: Callable[[Image.Image], Tensor]) -> B
                 error.add_note(f"with the image {path}")
             raise
         sizes.append(image.size)
-    return Batch(torch.cat(pixels), [len(part) for part in pixels], sizes)
+    return Batch(torch.cat(pixels), sizes)
 
 
-def _as_it_is(made: Any) -> Any:
+def _unchanged(made: Any) -> Any:
     return made
 
 

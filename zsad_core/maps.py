@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from zsad_core.image_features import Dense
+from zsad_core.image_features import TileFeatures
 
 
 def image_maps(
-    dense: Dense, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
+    dense: TileFeatures, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 

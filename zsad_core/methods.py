@@ -23,7 +23,7 @@ from torch import Tensor
 from zsad_core import references
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import Dense, Extractor, glocal_extractor, text_embeddings
+from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor, text_embeddings
 from zsad_core.prompt_config import PromptConfig
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import Memory, reference_maps
@@ -41,7 +41,7 @@ class Output(NamedTuple):
     maps: Tensor | None = None
 
 
-Detector = Callable[[Dense], Mapping[str, Output]]
+Detector = Callable[[TileFeatures], Mapping[str, Output]]
 """From the features of some tiles to outputs by name, of variants or draws of references."""
 
 
@@ -61,7 +61,7 @@ def clip(
     """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
 
     views: (n, v, d) embeddings of v views of each image; the score in [0, 1] is the mean over them. WinCLIP's
-        "multi-crop" cites a scheme of ten crops without numbers; here they are the six of `views.test_views`.
+        "multi-crop" cites a scheme of ten crops without numbers; here they are the six of `views.inference_views`.
     patches: (n, p, d) in the joint space, for maps on `grid`. The papers have none for CLIP.
     """
     scores = average_views(prompt_score(views, *texts, temperature))
@@ -82,7 +82,7 @@ def rwda(views: Array, fnn: FNN, *, patches: Tensor | None = None, grid: tuple[i
 
 
 def winclip(
-    dense: Dense,
+    dense: TileFeatures,
     texts: Texts,
     grid: tuple[int, int],
     temperature: float = 0.01,
@@ -110,7 +110,7 @@ and the smallest (2 x 2)."""
 
 
 def winclip_plus(
-    dense: Dense,
+    dense: TileFeatures,
     patches: Tensor,
     memory: Memory,
     zero_shot: Output,
@@ -134,7 +134,7 @@ def winclip_plus(
 
 
 def fit_references(
-    parts: Sequence[Dense], images: Sequence[int], patches: Callable[[Dense], Tensor]
+    parts: Sequence[TileFeatures], images: Sequence[int], patches: Callable[[TileFeatures], Tensor]
 ) -> Memory:
     """WinCLIP+'s memories (Sec. 4.3) of some normal images, which are counted through all parts.
 
@@ -148,7 +148,7 @@ def fit_references(
 
 
 def tiles_of(
-    parts: Sequence[Dense], images: Sequence[int], read: Callable[[Dense], Mapping[str, Tensor]]
+    parts: Sequence[TileFeatures], images: Sequence[int], read: Callable[[TileFeatures], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """What `read` gives for the tiles of some images, which are counted through all parts."""
     found, first = [], 0
@@ -160,7 +160,7 @@ def tiles_of(
 
 
 def anomalyclip(
-    dense: Dense, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
+    dense: TileFeatures, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
 ) -> Output:
     """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
 

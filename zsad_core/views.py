@@ -1,8 +1,9 @@
-"""Test-time views of an image: RWDA's multi-crop, WinCLIP's square tiles, or the single whole image."""
+"""Inference views of an image: RWDA's multi-crop, WinCLIP's square tiles, or the single whole image."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -11,49 +12,40 @@ from zsad_core.images import to_rgb
 
 Whole = Literal["squash", "center_crop", "tiles"]
 
-
-class Preprocessor(Protocol):
-    """What views need of an encoder."""
-
-    image_size: tuple[int, int]
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor: ...
+CROPS = 5
+"""Crops of a tile besides the whole tile, four corners and the centre."""
+ZOOM = 274 / 240
+"""The shorter edge of a picture over that of its crops: the usual ratio of resizing to cropping, 1 / 0.875."""
 
 
-def test_views(
+def inference_views(
     image: Image.Image,
-    encoder: Preprocessor,
+    image_size: tuple[int, int],
+    transform: Callable[[Image.Image], torch.Tensor],
     multi_crop: bool = True,
-    zoom: float = 274 / 240,
     whole: Whole = "squash",
 ) -> torch.Tensor:
-    """The views of one image, preprocessed: (n_views, 3, H, W), where (H, W) is `encoder.image_size`.
+    """The views of one image (n_views, 3, H, W), for an encoder with these `image_size` and `transform`.
 
     View 0 is the whole image. With multi_crop, views 1 to 5 are the corners (top left, top right, bottom
-    left, bottom right) and the centre of the image enlarged so that its shorter edge is zoom times the
+    left, bottom right) and the centre of the image enlarged so that its shorter edge is `ZOOM` times the
     encoder's. RWDA does not describe its crops; its Table 3 counts 6 of them (105.4G multiply-accumulates,
     17.57G a view), and this is the common scheme of that size.
 
-    zoom: at least 1. The default is the usual ratio of resizing to cropping, 1 / 0.875, which is 274 pixels
-        for 240.
     whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
         (default) scales both edges and loses nothing; "center_crop" keeps the shape and cuts the ends off for
         all views, as open_clip does; "tiles" cuts the image into square tiles (`tile_boxes`) and gives each
         tile its own views, tile after tile, so that n_views is 6 or 1 times the number of tiles.
     """
-    height, width = encoder.image_size
-    if height != width:
-        raise ValueError(f"image_size={encoder.image_size}: expected a square, which crops and tiles assume")
-    if zoom < 1:
-        raise ValueError(f"zoom={zoom}: expected at least 1, else the crops would be larger than the image")
-    image = to_rgb(image)  # before any resizing, and as the encoder itself would
-    views = []
+    if image_size[0] != image_size[1]:
+        raise ValueError(f"image_size={image_size}: expected a square, which crops and tiles assume")
+    image, views = to_rgb(image), []
     for box in boxes_of(image.width, image.height, whole):
         picture = image.crop(box)
-        views.append(picture.resize((width, width), Image.Resampling.BICUBIC))
+        views.append(picture.resize(image_size, Image.Resampling.BICUBIC))
         if multi_crop:
-            views += _crops(picture, width, zoom)
-    return torch.stack([encoder.preprocess(view) for view in views])  # (n_views, 3, H, W)
+            views += _crops(picture, image_size[0])
+    return torch.stack([transform(view) for view in views])
 
 
 def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int, int]]:
@@ -88,10 +80,9 @@ def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:
     return [(0, start, side, start + side) for start in starts]
 
 
-def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
-    """Four corners and the centre, size x size, of the picture with its shorter edge resized to round(zoom *
-    size)."""
-    scale = round(zoom * size) / min(picture.size)
+def _crops(picture: Image.Image, size: int) -> list[Image.Image]:
+    """Four corners and the centre, size x size, of the picture with shorter edge round(ZOOM * size)."""
+    scale = round(ZOOM * size) / min(picture.size)
     width, height = (round(edge * scale) for edge in picture.size)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     right, lower = width - size, height - size

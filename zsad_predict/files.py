@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from zsad_core.images import BadImage, Photo, read_photo
-from zsad_core.views import Preprocessor, Whole, boxes_of, test_views
+from zsad_core.views import Whole, boxes_of, inference_views
 
 MADE_BY = "zsad_predict"
 """In the `run.json` of a folder of results, which is never read as a folder of images."""
 EARLIER = ("zsad_core.score",)
 """What earlier versions wrote there."""
+
+Model = tuple[tuple[int, int], Callable[[Image.Image], Tensor]]
+"""`image_size` and `transform` of an encoder."""
 
 
 class FileChanged(Exception):
@@ -153,12 +156,12 @@ class Reader:
             if self.whole == "squash":
                 tile = tile.resize(encoder.image_size[::-1], Image.Resampling.BICUBIC)
             tiles.append(encoder.preprocess(tile))
-        views = None if crops is None else test_views(image, encoder, crops, whole=self.whole)
+        views = None if crops is None else inference_views(image, encoder, crops, whole=self.whole)
         return Tiles(torch.stack(tiles), views, boxes, (image.height, image.width))
 
 
 def read_tiles(
-    file: tuple[Path, str], reader: Reader, encoder: Preprocessor, crops: bool | None
+    file: tuple[Path, str], reader: Reader, model: Model, crops: bool | None
 ) -> tuple[Tiles | None, dict]:
     """The tiles of a file with that digest, None if it is no whole image, and its record (status, error and
     notes). Raises FileChanged."""
@@ -167,4 +170,4 @@ def read_tiles(
     except BadImage as error:
         return None, {"status": error.status, "error": str(error), "notes": []}
     record = {"status": "scored", "error": "", "notes": list(photo.notes)}
-    return reader.cut(photo.image, encoder, crops), record
+    return reader.cut(photo.image, model, crops), record

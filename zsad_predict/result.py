@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from zsad_core.image_features import Dense
+from zsad_core.image_features import TileFeatures
 from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
 from zsad_predict.files import ImageFile, Reader
@@ -34,11 +34,11 @@ class Part:
         """status, error and notes of each file."""
         return json.loads(self.arrays()["records"].tobytes())
 
-    def dense(self) -> Dense:
+    def dense(self) -> TileFeatures:
         """The maps, as the array `maps` of tiles; images without a score have no tile."""
         found = self.arrays()
         meta = pd.DataFrame(index=range(len(self.files)))
-        return Dense(meta, found["sizes"], found["owner"], found["boxes"], {"maps": found["maps"]})
+        return TileFeatures(meta, found["sizes"], found["owner"], found["boxes"], {"maps": found["maps"]})
 
 
 class ScoredImage(NamedTuple):
@@ -48,7 +48,7 @@ class ScoredImage(NamedTuple):
     path: Path
     digest: str
     size: tuple[int, int]
-    dense: Dense
+    dense: TileFeatures
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from zsad_core.checkpoints import SHIPPED
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.fnn import FNN, train_fnn
-from zsad_core.image_features import Dense, clip_extractor, random_word_embeddings, text_embeddings
+from zsad_core.image_features import TileFeatures, clip_extractor, random_word_embeddings, text_embeddings
 from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
@@ -45,7 +45,7 @@ MAPS = {
 }
 """What a method's heat map is, and whether it is the paper's."""
 
-Detect = Callable[[Dense], Output]
+Detect = Callable[[TileFeatures], Output]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,16 @@ class Scorer:
     about_map: str
     features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
     detect: Detect | None = field(repr=False, default=None)
-    fit_references: Callable[[Sequence[Dense], Sequence[int]], Detect] | None = field(
+    fit_references: Callable[[Sequence[TileFeatures], Sequence[int]], Detect] | None = field(
         repr=False, default=None
     )
     crops: bool | None = None
     smooth: bool = False
     trained_on: frozenset[int] = frozenset()
+
+    @property
+    def model(self) -> Model:
+        return self.encoder.image_size, self.encoder.transform
 
 
 def load_scorer(
@@ -100,7 +104,7 @@ def load_scorer(
     return _winclip(method, options, encoder, object_name)
 
 
-def embed(scorer: Scorer, images: Sequence[Tiles]) -> Dense:
+def embed(scorer: Scorer, images: Sequence[Tiles]) -> TileFeatures:
     """The features of images, all encoded at once."""
     tiles = torch.cat([image.tiles for image in images])
     arrays = {name: value.numpy() for name, value in scorer.features(tiles).items()}
@@ -110,7 +114,7 @@ def embed(scorer: Scorer, images: Sequence[Tiles]) -> Dense:
     owner = np.repeat(np.arange(len(images)), [len(image.tiles) for image in images])
     boxes = np.array([box for image in images for box in image.boxes])
     sizes = np.array([image.size for image in images])
-    return Dense(pd.DataFrame(index=range(len(images))), sizes, owner, boxes, arrays)
+    return TileFeatures(pd.DataFrame(index=range(len(images))), sizes, owner, boxes, arrays)
 
 
 def _key(method: str, encoder: ClipEncoder, **more: object) -> dict[str, object]:
@@ -141,7 +145,7 @@ def _scorer_of_views(method: str, options: Options, encoder: ClipEncoder, object
         last, first = encoder.depth, quarter_blocks(encoder.depth)[0]
         return {"local": encoder.embed_patches(tiles, (last,), "vv", first, normalize=False)[last]}
 
-    def detect(dense: Dense) -> Output:
+    def detect(dense: TileFeatures) -> Output:
         patches = dense.tensor("local") if has_map else None  # (t, patches, d)
         return score(dense.tensor("views"), patches=patches, grid=encoder.grid)
 
@@ -184,16 +188,16 @@ def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: s
     texts = category_texts(encoder, object_name, options.cache_dir)
     temperature = options.temperature or encoder.temperature
 
-    def zero_shot(dense: Dense) -> Output:
+    def zero_shot(dense: TileFeatures) -> Output:
         return methods.winclip(dense, texts, encoder.grid, temperature)
 
-    def patches(dense: Dense) -> Tensor:
+    def patches(dense: TileFeatures) -> Tensor:
         return dense.tensor(f"layer/{encoder.depth}")
 
-    def fit_references(parts: Sequence[Dense], images: Sequence[int]) -> Detect:
+    def fit_references(parts: Sequence[TileFeatures], images: Sequence[int]) -> Detect:
         memory = methods.fit_references(parts, images, patches)
 
-        def detect(dense: Dense) -> Output:
+        def detect(dense: TileFeatures) -> Output:
             found = methods.winclip_plus(dense, patches(dense), memory, zero_shot(dense), encoder.grid)
             return found["P+Wm+Ws"]
 
@@ -211,7 +215,7 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
     texts, config = prompts.texts(encoder, [object_name])[0], prompts.config  # (2, d)
     extractor = methods.extractor_of(encoder, config)
 
-    def detect(dense: Dense) -> Output:
+    def detect(dense: TileFeatures) -> Output:
         return methods.anomalyclip(dense, texts, encoder.grid, config.temperature)
 
     key = _key("anomalyclip", encoder, texts=_numbers(texts), temperature=config.temperature)

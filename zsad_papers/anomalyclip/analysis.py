@@ -18,7 +18,7 @@ from torch import Tensor
 from zsad_core.datasets import stretched_mask
 from zsad_core.dpam import KINDS, attention_weights, check_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import dense_parts
+from zsad_core.image_features import feature_parts
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
 from zsad_core.losses import image_loss, local_loss
 from zsad_core.maps import image_maps
@@ -298,7 +298,7 @@ def background_shares(c: Category, prompts: LearnedPrompts) -> Shares:
         return rough
     makes, place = mapper(c, prompts), 0
     counts = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
-    for part in dense_parts(makes.extractor, c.test, c.settings.cache_dir, whole=c.whole):
+    for part in feature_parts(makes.extractor, c.test, c.settings.cache_dir, whole=c.whole):
         dense = part.load()
         for i, found in enumerate(image_maps(dense, makes.detect(dense)[""].maps, size, makes.sigma)):
             anomalous = stretched_mask(part.dataset.mask(i), size)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zsad_core import methods as methods_module
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import PART, Dense, Extractor, dense_parts
+from zsad_core.image_features import PART, Extractor, TileFeatures, feature_parts
 from zsad_core.maps import image_maps
 from zsad_core.methods import Detector, anomalyclip, detector
 from zsad_core.prompt_learning import LearnedPrompts
@@ -108,10 +108,10 @@ def clip_mapper(c: Category, attention: str = "qk") -> Mapper:
     return Mapper(clip_features(c.encoder, attention), detect, methods_module.smoothing(c.encoder.image_size))
 
 
-def features_of(c: Category, extractor: Extractor, image: int) -> Dense:
+def features_of(c: Category, extractor: Extractor, image: int) -> TileFeatures:
     """The features of test image number `image`."""
     number, place = divmod(image, PART)
-    return dense_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[number].load().only(place)
+    return feature_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[number].load().only(place)
 
 
 def image_map(c: Category, makes: Mapper, image: int) -> np.ndarray:

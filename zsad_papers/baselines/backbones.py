@@ -20,7 +20,6 @@ from zsad_core.checkpoints import PINNED, fetch, fetch_pinned, load_weights
 from zsad_core.encoders import choose_device
 from zsad_core.image_features import Extractor
 from zsad_core.images import to_rgb
-from zsad_core.loading import Preprocess
 from zsad_papers.common.settings import Settings
 
 
@@ -29,8 +28,7 @@ def backbone_extractor(backbone: Backbone) -> Extractor:
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
     key |= {"image_size": list(backbone.image_size)}
     features = lambda pixels: {f"layer/{k}": v for k, v in backbone.feature_maps(pixels).items()}  # noqa: E731
-    preprocess = Preprocess.of(backbone).preprocess
-    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
+    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
 
 
 # Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.

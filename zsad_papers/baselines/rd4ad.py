@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.image_features import Dense, Extractor, compute_parts, dense_parts
-from zsad_core.loading import Preprocess
+from zsad_core.image_features import Extractor, TileFeatures, compute_features
 from zsad_core.methods import Output
 from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.baselines.few_shot import Prediction
@@ -111,11 +110,11 @@ def train_rd4ad(
 
 
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) -> Extractor:
-    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for `dense_parts` with
+    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for `feature_parts` with
     whole="squash", and for `winclip.measure` with `rd4ad_detector`.
 
     options: of `train_rd4ad`. Training happens when features are first asked for: not at all where
-    `dense_parts` finds them on the disk.
+    `feature_parts` finds them on the disk.
     """
     trained = cache(lambda: train_rd4ad(normal, backbone, **options))
 
@@ -128,11 +127,10 @@ def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) 
         used["betas"] = list(used["betas"])
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
     key |= {"image_size": list(backbone.image_size), "rd4ad": 1, **used}
-    preprocess = Preprocess.of(backbone).preprocess
-    return Extractor(key, backbone.image_size, preprocess, features, device=backbone.device)
+    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
 
 
-def rd4ad_detector(dense: Dense) -> dict[str, Output]:
+def rd4ad_detector(dense: TileFeatures) -> dict[str, Output]:
     """The output "" of features of `rd4ad_extractor`."""
     return {"": Output(dense.tensor("scores"), dense.tensor("maps"))}
 
@@ -140,10 +138,8 @@ def rd4ad_detector(dense: Dense) -> dict[str, Output]:
 def _pixels(normal: AnomalyDataset, backbone: Backbone, cache_dir: str | Path) -> list[np.ndarray]:
     """Each image (3, H, W) as the teacher sees it, memory-mapped: decoded once, read in every epoch."""
     key = {"pixels": list(backbone.image_size), "transform": repr(backbone.transform)}
-    preprocess = Preprocess.of(backbone).preprocess
-    extractor = Extractor(key, backbone.image_size, preprocess, lambda pixels: {"pixels": pixels})
-    compute_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
-    parts = dense_parts(extractor, normal, cache_dir, whole="squash", name="pixels")
+    extractor = Extractor(key, backbone.image_size, backbone.transform, lambda pixels: {"pixels": pixels})
+    parts = compute_features(extractor, normal, cache_dir, whole="squash")
     return [image for part in parts for image in part.map()["pixels"]]
 
 

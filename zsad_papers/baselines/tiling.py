@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor
-from zsad_core.loading import Preprocess
+from zsad_core.image_features import Extractor, encoder_extractor
 from zsad_core.windows import window_indices
 
 
@@ -49,14 +48,12 @@ def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
 
 def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
     """Features `image` (t, d) and `tiles/<size>` (t, n_tiles, d)."""
-    key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
-    key |= {"tiling": list(sizes)}
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         tiles = {f"tiles/{size}": tile_embeddings(encoder, pixels, size) for size in sizes}
         return {"image": encoder.embed_images(pixels), **tiles}
 
-    return Extractor(key, encoder.image_size, Preprocess.of(encoder).preprocess, features)
+    return encoder_extractor(encoder, features, tiling=list(sizes))
 
 
 def tiling_map(

@@ -29,7 +29,7 @@ from zsad_core.cache import content_key, write_atomically
 from zsad_core.datasets import COLUMNS, AnomalyDataset, load_dataset, stretched_mask
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Dense, Extractor, clip_extractor, text_embeddings
+from zsad_core.image_features import Extractor, TileFeatures, clip_extractor, text_embeddings
 from zsad_core.losses import local_loss
 from zsad_core.methods import Detector, Output, detector
 from zsad_core.prompts import compositional_ensemble, object_name
@@ -92,7 +92,7 @@ def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None
 
 def vand_extractor(encoder: ClipEncoder) -> Extractor:
     """`image` (t, d), the ordinary global feature, and raw patch tokens `layer/<block>` (t, patches, width)
-    of the four quarter blocks, for `dense_parts`."""
+    of the four quarter blocks, for `feature_parts`."""
     blocks = quarter_blocks(encoder.depth)
     return clip_extractor(encoder, (), tuple(dict.fromkeys(blocks)))  # shallow towers have fewer than four
 
@@ -230,7 +230,7 @@ def vand_detector(
     adapters.check(encoder)
     texts, scale = vand_texts(encoder, category, cache_dir), adapters.recipe["scale"]
 
-    def vand(dense: Dense) -> Output:
+    def vand(dense: TileFeatures) -> Output:
         tokens = {layer: dense.tensor(f"layer/{layer}") for layer in adapters.layers}
         logits = patch_logits(adapters.parameters, tokens, texts, scale, encoder.grid)
         scores = prompt_score(dense.tensor("image"), *texts, 1 / scale)

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import (
-    Embedded,
-    image_embeddings,
-)
+from zsad_core.image_features import TileFeatures, image_embeddings
 from zsad_papers.common.settings import Settings, folder_and_category
 
 
@@ -78,13 +75,13 @@ def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
 
 def embedded_datasets(
     settings: Settings, encoder: ClipEncoder, roles: Sequence[str], *, first: bool = False
-) -> dict[str, Embedded]:
+) -> dict[str, TileFeatures]:
     """Embeddings of the datasets of these roles, six views each; the single-view results use view 0.
 
     A role without a prepared dataset is left out. first: only the first that has one, for a page that shows
     one example.
     """
-    found: dict[str, Embedded] = {}
+    found: dict[str, TileFeatures] = {}
     for role in roles:
         dataset = None if first and found else dataset_of(settings, role)
         if dataset is not None:

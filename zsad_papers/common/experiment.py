@@ -18,12 +18,11 @@ from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import (
-    Dense,
-    DensePart,
     Extractor,
+    FeaturePart,
+    TileFeatures,
     clip_extractor,
-    compute_parts,
-    dense_parts,
+    compute_features,
     image_embeddings,
 )
 from zsad_core.maps import _resize, image_maps, scaled_size
@@ -39,7 +38,7 @@ from zsad_papers.common.settings import Settings
 
 
 def measure(
-    parts: Sequence[DensePart],
+    parts: Sequence[FeaturePart],
     detect: Detector,
     *,
     map_size: int | tuple[int, int] | None = None,
@@ -95,7 +94,7 @@ def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, 
     return auroc(labels, scores), f1_max(labels, scores), highest
 
 
-def _masks(part: DensePart, map_size: int | tuple[int, int] | None) -> list[np.ndarray]:
+def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np.ndarray]:
     """(h, w) bool masks of a part's images."""
     dataset = part.dataset
     lacking = dataset.meta[(dataset.meta["label"] == 1) & (dataset.meta["mask"] == "")]
@@ -183,11 +182,11 @@ class Category:
         """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
         squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
         images, options = self.viewed(whole)
-        found = image_embeddings(self.encoder, images, self.settings.cache_dir, progress=False, **options)
-        return found.select(split="test").vectors
+        found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
+        return found.select(split="test").views
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
-        """The images that `views` embeds, and how: options of `views.test_views`."""
+        """The images that `views` embeds, and how: options of `views.inference_views`."""
         sizes = (self.test.size(i) for i in range(len(self.test)))
         if whole == "squash" or all(width == height for width, height in sizes):
             return self.dataset.select(category=self.name), {}
@@ -207,18 +206,16 @@ class Category:
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
         return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
 
-    def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[Dense], dict]:
+    def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[TileFeatures], dict]:
         """Features of the images that any draw needs, and the draws as numbers into these."""
         needed = np.unique(np.concatenate(list(draws.values())))
         chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
         parts = self.computed(extractor, chosen)
         return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
 
-    def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[DensePart]:
+    def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[FeaturePart]:
         """The features of images of this category, which are computed now if nobody has yet."""
-        options = {"whole": self.whole}
-        compute_parts(extractor, images, self.settings.cache_dir, **options)
-        return dense_parts(extractor, images, self.settings.cache_dir, **options)
+        return compute_features(extractor, images, self.settings.cache_dir, whole=self.whole)
 
     def measured(
         self,

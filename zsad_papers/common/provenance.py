@@ -23,7 +23,7 @@ import psutil
 
 from zsad_core.cache import write_atomically
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Embedded
+from zsad_core.image_features import TileFeatures
 from zsad_papers import all_papers
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
@@ -219,7 +219,7 @@ def write_record(
     frame: pd.DataFrame,
     settings: Settings,
     encoder: ClipEncoder | None = None,
-    images: Iterable[Embedded] = (),
+    images: Iterable[TileFeatures] = (),
 ) -> None:
     """Writes the rows to `<results_dir>/<name>.csv`, their provenance to `<name>.json` and
     `times/<name>.json`."""

@@ -21,7 +21,7 @@ from zsad_core import methods
 from zsad_core.cache import cached_arrays
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN, train_fnn
-from zsad_core.image_features import Embedded, text_embeddings
+from zsad_core.image_features import TileFeatures, text_embeddings
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.prompts import object_name, prompt_pair
 from zsad_core.references import image_similarity_score, sample_references
@@ -34,7 +34,11 @@ CLASSWISE = {
 }
 """The appendix's class-wise tables, by role and metric."""
 
-NO_IMAGES = Embedded("", pd.DataFrame(columns=["category", "split", "label", "defect"]), np.empty((0, 1, 1)))
+NO_IMAGES = TileFeatures(
+    pd.DataFrame(columns=["category", "split", "label", "defect"]),
+    *np.empty((3, 0), int),
+    {"views": np.empty((0, 1, 1))},
+)
 """In the place of a dataset that is not prepared: every function here finds no rows in it."""
 
 Runs = Mapping[int, np.ndarray]
@@ -118,7 +122,7 @@ def _digest(*arrays: np.ndarray) -> str:
 
 
 def prompt_scores(
-    images: Embedded,
+    images: TileFeatures,
     encoder: ClipEncoder,
     cache_dir: str | Path,
     *,
@@ -138,31 +142,31 @@ def prompt_scores(
     scores = np.empty(len(images.meta))
     for category, texts_of_category in zip(images.categories, texts, strict=True):
         own = (images.meta["category"] == category).to_numpy()
-        views = images.vectors[own] if multi_crop else images.vectors[own, :1]  # (m, v, d)
+        views = images.views[own] if multi_crop else images.views[own, :1]  # (m, v, d)
         scores[own] = methods.clip(views, texts_of_category, temperature).scores
     return scores
 
 
-def fnn_scores(images: Embedded, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
+def fnn_scores(images: TileFeatures, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
     """s_FNN of each image (n,), the mean over its views (Sec. 3.3)."""
     if not images.categories:
         return np.empty(0)
-    return methods.rwda(images.vectors if multi_crop else images.vectors[:, :1], fnn).scores
+    return methods.rwda(images.views if multi_crop else images.views[:, :1], fnn).scores
 
 
-def similarity_scores(test: Embedded, train: Embedded, shots: int, seed: int) -> np.ndarray:
+def similarity_scores(test: TileFeatures, train: TileFeatures, shots: int, seed: int) -> np.ndarray:
     """s_img of each test image (n,) from `shots` normal training images of its category, drawn for this seed
     (Sec. 4.2)."""
     scores = np.empty(len(test.meta))
     for number, category in enumerate(test.categories):
-        references = train.select(category=category).vectors
+        references = train.select(category=category).views
         chosen = references[sample_references(len(references), shots, seed=1000 * number + seed)]  # (k, v, d)
         own = (test.meta["category"] == category).to_numpy()
-        scores[own] = image_similarity_score(test.vectors[own], chosen)
+        scores[own] = image_similarity_score(test.views[own], chosen)
     return scores
 
 
-def measure(images: Embedded, runs: Runs, metrics: Mapping[str, Callable] = METRICS) -> pd.DataFrame:
+def measure(images: TileFeatures, runs: Runs, metrics: Mapping[str, Callable] = METRICS) -> pd.DataFrame:
     """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max."""
     table = []
     for seed, scores in runs.items():
@@ -180,7 +184,7 @@ def added(*parts: np.ndarray | Runs) -> Runs:
 
 
 def zero_shot_rows(
-    images: Embedded, role: str, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+    images: TileFeatures, role: str, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset: CLIP, RWDA and their
     sum."""
@@ -199,7 +203,7 @@ def zero_shot_rows(
 
 
 def single_view_rows(
-    images: Embedded, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+    images: TileFeatures, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Rows of Table 2: known objects, the whole image only."""
     test = images.select(split="test")
@@ -220,7 +224,7 @@ def single_view_rows(
 
 
 def few_shot_rows(
-    images: Embedded,
+    images: TileFeatures,
     role: str,
     shots: Sequence[int],
     encoder: ClipEncoder,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import Embedded, random_word_embeddings
+from zsad_core.image_features import TileFeatures, random_word_embeddings
 from zsad_core.prompts import ALPHABETS, WORD_PAIRS
 from zsad_papers.common.experiment import categories
 from zsad_papers.common.results import rows, tidy
@@ -47,7 +47,7 @@ def rows_for_rwda(records: pd.DataFrame, role: str, dataset: str, shots: Sequenc
 
 
 def with_random_words(
-    settings: Settings, encoder: ClipEncoder, images: Embedded, role: str, fnns: Mapping[int, FNN]
+    settings: Settings, encoder: ClipEncoder, images: TileFeatures, role: str, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Rows of claim rwda-c12: WinCLIP+ with RWDA's score added, seed by seed."""
     test, records = images.select(split="test"), []
@@ -103,7 +103,7 @@ def default_runs(
     )
 
 
-def fnn_rows(images: Embedded, fnns: Mapping[int, FNN], variant: str, artifact: str) -> pd.DataFrame:
+def fnn_rows(images: TileFeatures, fnns: Mapping[int, FNN], variant: str, artifact: str) -> pd.DataFrame:
     """RWDA alone on one dataset: the mean rows."""
     test = images.select(split="test")
     values = measure(test, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
@@ -118,7 +118,7 @@ def fnn_rows(images: Embedded, fnns: Mapping[int, FNN], variant: str, artifact: 
     )
 
 
-def pair_count_rows(images: Embedded, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
+def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """Figure 4: AUROC of RWDA alone over the number of training pairs, and its accuracy on held-out
     prompts."""
     texts, unseen, frames = pool(settings, encoder), held_out(settings, encoder), []
@@ -142,7 +142,7 @@ def pair_count_rows(images: Embedded, settings: Settings, encoder: ClipEncoder) 
     return pd.concat(frames, ignore_index=True)
 
 
-def word_pair_rows(images: Embedded, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
+def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """Table 4: AUROC of CLIP and of CLIP + RWDA for the 16 word pairs, object unknown."""
     test, frames = images.select(split="test"), []
     for normal, anomaly in WORD_PAIRS:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from zsad_core import methods
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Dense, Extractor
-from zsad_core.loading import Preprocess
+from zsad_core.image_features import Extractor, TileFeatures
 from zsad_core.methods import Detector, Output, Texts, clip
 from zsad_core.scores import prompt_score, to_tensor
 from zsad_papers.baselines import few_shot as few_shot_module
@@ -74,7 +73,7 @@ def zero_shot_detector(c: Category) -> Detector:
     """The maps of `zero_shot` by variant; "" is WinCLIP."""
     texts, last = c.texts(), f"layer/{c.depth}"
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def detect(dense: TileFeatures) -> dict[str, Output]:
         found = zero_shot_variants(dense, texts, c.encoder.grid, c.temperature)
         if c.depth:
             tokens = patch_token_map(c.encoder, dense.tensor(last), texts, c.temperature)
@@ -92,7 +91,7 @@ def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 
 def zero_shot_variants(
-    dense: Dense, texts: Texts, grid: tuple[int, int], temperature: float = 0.01
+    dense: TileFeatures, texts: Texts, grid: tuple[int, int], temperature: float = 0.01
 ) -> dict[str, Output]:
     """Maps of WinCLIP and of the ablations of Table 8 that need no other feature, by variant."""
     sizes = sorted(dense.windows())
@@ -148,14 +147,14 @@ def generic_extractor(c: Category) -> Extractor:
             values[f"trans_mm_{target}"] = trans_mm(model, pixels, sides, target=target)
         return values
 
-    return Extractor(key, c.encoder.image_size, Preprocess.of(c.encoder).preprocess, features)
+    return Extractor(key, c.encoder.image_size, c.encoder.transform, features)
 
 
 def generic(c: Category) -> list[dict]:
     """Maps by MaskCLIP and Trans-MM: Table 4."""
     texts, grid = c.texts(), c.encoder.grid
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def detect(dense: TileFeatures) -> dict[str, Output]:
         tokens = {"maskclip|": "maskclip", "maskclip|residual_and_mlp=1": "maskclip_full"}
         maps = {
             name: methods.token_map(dense.tensor(key), grid, texts, c.temperature)
@@ -173,7 +172,7 @@ def tiling(c: Category) -> list[dict]:
     """Maps by image tiling: Table 8."""
     texts, sizes = c.texts(), c.settings.scales
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def detect(dense: TileFeatures) -> dict[str, Output]:
         def score(name: str) -> Tensor:
             return prompt_score(dense.tensor(name), *texts, c.temperature)
 
@@ -240,7 +239,7 @@ def few_shot_detector(
     last, norm = f"layer/{c.depth}", c.encoder.model.visual.ln_post
     texts, grid = c.texts(), c.encoder.grid
 
-    def patches(dense: Dense) -> Tensor:
+    def patches(dense: TileFeatures) -> Tensor:
         tokens = dense.tensor(last)
         return norm(tokens.to(c.encoder.device)).detach().cpu() if layer_norm else tokens
 
@@ -248,7 +247,7 @@ def few_shot_detector(
     memories = {k: methods.fit_references(reference, images, patches) for k, images in draws.items()}
     options = {"variants": variants, "fuse": fuse, "aggregate": aggregate}
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def detect(dense: TileFeatures) -> dict[str, Output]:
         language = methods.winclip(dense, texts, grid, c.temperature)
         tokens, found = patches(dense), {}
         for (k, seed), memory in memories.items():
@@ -313,7 +312,7 @@ def baseline_detector(
     deepest = str(c.depth) if backbone is None else "layer4"  # what SPADE retrieves by: the last one
     names = {"patchcore": deep, "patchcore_last": [str(c.depth)]}
 
-    def features(dense: Dense) -> dict[str, Tensor]:
+    def features(dense: TileFeatures) -> dict[str, Tensor]:
         layers = dense.starting("layer")
         maps = {k: v.unflatten(1, c.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
         local = {m: names[m] for m in baselines if m in names}
@@ -340,7 +339,7 @@ def baseline_detector(
         chosen = methods.tiles_of(reference, images, features)
         fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in baselines}
 
-    def detect(dense: Dense) -> dict[str, Output]:
+    def detect(dense: TileFeatures) -> dict[str, Output]:
         query = features(dense)
         return {name: Output(*score(query)) for name, score in fitted.items()}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zsad_core.image_features import PART, Dense, Extractor, dense_parts
+from zsad_core.image_features import PART, Extractor, TileFeatures, feature_parts
 from zsad_core.maps import image_maps
 from zsad_core.methods import Detector, detector, winclip
 from zsad_core.prompts import object_name
@@ -71,8 +71,8 @@ def example(
 def _map(
     c: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
 ) -> np.ndarray:
-    dense: Dense = (
-        dense_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[part].load().only(place)
+    dense: TileFeatures = (
+        feature_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[part].load().only(place)
     )
     return next(image_maps(dense, detect(dense)[output].maps))
 

@@ -34,18 +34,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from zsad_core.shards import SHARD
 
 from benchmarks.windows import machine_facts, write_results
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import embed_images
-from zsad_core.loading import Batch, Preprocess, load_batches, worker_count
+from zsad_core.image_features import compute_features, view_extractor
+from zsad_core.loading import Batch, load_batches, worker_count
 from zsad_core.views import inference_views
 
 MODEL, THREADS = "ViT-B-16-plus-240", 2
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))
+JOB = 1024
+"""Images that a job embeds, for the share that the start of its workers takes."""
 AHEAD = 3
 """Batches that a worker has made or is making while one is encoded: two in its queue, one at work."""
 TINY = {
@@ -76,7 +77,12 @@ def save_photographs(folder: Path, n: int) -> list[Path]:
 
 def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[str, object]:
     """One row: seconds an image of each way, and overheads, for images of 1 or 6 views, one at a time."""
-    prepare = partial(inference_views, encoder=Preprocess.of(encoder), multi_crop=views > 1)
+    prepare = partial(
+        inference_views,
+        image_size=encoder.image_size,
+        transform=encoder.transform,
+        multi_crop=views > 1,
+    )
     with tempfile.TemporaryDirectory() as folder:
         batches = [[path] for path in save_photographs(Path(folder), n + AHEAD)]
         held = list(load_batches(batches[:n], prepare, workers=0))
@@ -86,13 +92,13 @@ def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[s
             times["encode"].append(timed(encoder, held))
             times["serial"].append(timed(encoder, load_batches(batches[:n], prepare, workers=0)))
             began = time.perf_counter()
-            stream = load_batches(batches, prepare, workers=worker_count(SHARD))
+            stream = load_batches(batches, prepare, workers=worker_count(JOB))
             first = next(stream)
             times["start"].append(time.perf_counter() - began)
             encode(encoder, [first])  # meanwhile the queue fills
             times["workers"].append(timed(encoder, (next(stream) for _ in range(n))))
             stream.close()
-    row: dict[str, object] = {"views": views, "images": n, "workers": worker_count(SHARD)}
+    row: dict[str, object] = {"views": views, "images": n, "workers": worker_count(JOB)}
     row |= {
         f"seconds_{way}": round(statistics.median(times[way]) / n, 4)
         for way in ("encode", "serial", "workers")
@@ -103,7 +109,7 @@ def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[s
         row[f"overhead_{way}_of_minima"] = round(min(times[way]) / min(times["encode"]) - 1, 4)
     start = max(times["start"])  # the first one imports what all others share
     row["start_seconds"] = round(start, 2)
-    row["start_share_of_a_shard"] = round(start / (SHARD * statistics.median(times["encode"]) / n), 4)
+    row["start_share_of_a_job"] = round(start / (JOB * statistics.median(times["encode"]) / n), 4)
     return row
 
 
@@ -134,12 +140,12 @@ def memory(folder: Path) -> dict[str, object]:
     watcher.start()
     start = time.perf_counter()
     try:
-        n = embed_images(encoder, dataset, folder / "cache")
+        compute_features(view_extractor(encoder), dataset, folder / "cache", whole="squash")
     finally:
         done.set()
         watcher.join()
     seconds = time.perf_counter() - start
-    row = {"images": n, "workers": worker_count(n), "mib_before": before}
+    row = {"images": len(dataset), "workers": worker_count(len(dataset)), "mib_before": before}
     return row | {"peak_mib": peak[0], "peak_mib_without_workers": peak[1], "seconds": round(seconds, 1)}
 
 

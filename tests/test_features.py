@@ -1,15 +1,13 @@
-"""What was computed by shards before is all that the studies ask for."""
+"""What was computed by category before is all that the studies need."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from PIL import Image
-from zsad_core.shards import KINDS
 
 from data_scripts.prepare import prepared_folder
-from zsad_core import image_features as dense
-from zsad_core import image_features as embeddings
+from zsad_core import image_features
 from zsad_papers import precompute
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.common import data
@@ -41,12 +39,11 @@ def settings(tmp_path_factory):
 
 
 def test_studies_find_all_features(settings, encoder, monkeypatch):
-    for kind in KINDS:
-        lines = {precompute.compute(settings, kind, *place.split("/"), shard=0) for place in PLACES.values()}
-        images = {"views": 6, "backbone": 0}.get(kind, 4)  # the backbone is the CLIP here
-        assert lines == {f"toys: {images} images"}
-    for module in (dense, embeddings):
-        monkeypatch.setattr(module, "load_batches", lambda *_, **__: pytest.fail("an image was read again"))
+    for kind in precompute.KINDS:
+        lines = {precompute.compute(settings, kind, *place.split("/")) for place in PLACES.values()}
+        assert lines == {"toys: 6 images"}
+    fail = lambda *_, **__: pytest.fail("an image was read again")  # noqa: E731
+    monkeypatch.setattr(image_features, "load_batches", fail)
     records = {role: winclip_tables.measured_studies(settings, encoder, role) for role in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.left_open_rows(settings, encoder, "visa", PLACES["visa"]))
@@ -58,9 +55,7 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
 
 
 def test_what_is_asked_for_must_exist(settings):
-    with pytest.raises(ValueError, match="'maps', shard None: expected one of views, winclip"):
+    with pytest.raises(ValueError, match="'maps': expected one of views, winclip"):
         precompute.compute(settings, "maps", "toys")
-    with pytest.raises(ValueError, match="shard -1: expected"):
-        precompute.compute(settings, "views", "toys", "metal_nut", -1)
     with pytest.raises(ValueError, match="no category 'rake'"):
-        precompute.compute(settings, "views", "toys", "rake", 0)
+        precompute.compute(settings, "views", "toys", "rake")

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from zsad_core import loading
-from zsad_core.loading import Preprocess, batches_of, load_batches, worker_count
-from zsad_core.views import inference_views as views_of
+from zsad_core.image_features import batches_of
+from zsad_core.loading import load_batches, worker_count
+from zsad_core.views import inference_views
 
 
 def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
@@ -30,7 +31,7 @@ def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
 
 @pytest.fixture
 def prepare(tiny_clip) -> Callable:
-    return partial(views_of, encoder=Preprocess.of(tiny_clip))
+    return partial(inference_views, image_size=tiny_clip.image_size, transform=tiny_clip.transform)
 
 
 def test_workers_give_what_no_workers_give_in_order(dataset_with, tiny_clip, prepare) -> None:
@@ -38,11 +39,11 @@ def test_workers_give_what_no_workers_give_in_order(dataset_with, tiny_clip, pre
     state = torch.random.get_rng_state()
     here, there = (list(load_batches(batches_of(dataset), prepare, workers=k)) for k in (0, 2))
     assert torch.equal(torch.random.get_rng_state(), state)  # results must not depend on what was cached
-    assert [batch.counts for batch in there] == [[6] * 8, [6] * 3]
+    assert [len(batch.pixels) for batch in there] == [48, 18]
     assert [size for batch in there for size in batch.sizes] == [*[(30, 40)] * 10, (9, 50)]
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(one.pixels, other.pixels, rtol=0, atol=0)
-    third = views_of(dataset.image(2), tiny_clip)
+    third = inference_views(dataset.image(2), tiny_clip.image_size, tiny_clip.transform)
     torch.testing.assert_close(there[0].pixels[12:18], third, rtol=0, atol=0)
 
 
@@ -53,8 +54,8 @@ def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_wi
     cut.write_bytes(cut.read_bytes()[:500])
     others = set(multiprocessing.active_children())  # joblib keeps those of earlier tests
     found = load_batches(batches_of(dataset), prepare, workers=workers)
-    assert next(found).counts == [6] * 8
-    with pytest.raises(ValueError, match=r"09\.png cannot be read.*fetch or prepare it again") as caught:
+    assert len(next(found).pixels) == 48
+    with pytest.raises(ValueError, match=r"09\.png cannot be read.*copy or fetch it again") as caught:
         next(found)
     assert "worker process" not in str(caught.value)
     assert set(multiprocessing.active_children()) <= others
@@ -62,8 +63,8 @@ def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_wi
 
 def test_an_error_that_names_no_file_is_noted_with_it(dataset_with, tiny_clip) -> None:
     dataset = dataset_with(noise(2))
-    prepare = partial(views_of, encoder=Preprocess.of(tiny_clip), zoom=0.5)
-    with pytest.raises(ValueError, match=r"zoom=0\.5") as caught:
+    prepare = partial(inference_views, image_size=(24, 32), transform=tiny_clip.transform)
+    with pytest.raises(ValueError, match="expected a square") as caught:
         next(load_batches(batches_of(dataset), prepare, workers=1))
     assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
 
@@ -87,7 +88,8 @@ def test_ctrl_c_ends_the_workers(dataset_with, tmp_path) -> None:
         from contextlib import closing
         from multiprocessing import active_children
         from zsad_core.datasets import load_dataset
-        from zsad_core.loading import batches_of, load_batches
+        from zsad_core.image_features import batches_of
+        from zsad_core.loading import load_batches
         from tests.test_loading import slow
 
         if __name__ == "__main__":

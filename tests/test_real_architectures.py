@@ -63,7 +63,7 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     maps = methods.winclip(dense, texts, encoder.grid).maps
     assert maps.shape == (2, 15, 15) and maps.isfinite().all() and maps.unique().numel() > 2
 
-    images = image_embeddings(encoder, pair, tmp_path, progress=False)
+    images = image_embeddings(encoder, pair, tmp_path)
     assert images.views.shape == (2, 6, 640)
     words = random_word_embeddings(encoder, tmp_path, 4)
     (fnn,) = rwda_experiments.train_runs(words, [0], 4, tmp_path, n_jobs=1, epochs=1, batch_size=4).values()

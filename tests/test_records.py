@@ -34,7 +34,7 @@ def some_rows(value=0.9, artifact="T1"):
 
 
 def test_record_is_written_twice_with_the_same_bytes(settings, tmp_path):
-    part = TileFeatures("toys", pd.DataFrame(), np.zeros((0, 1, 1)), "abc")
+    part = TileFeatures(pd.DataFrame(), *np.empty((3, 0), int), {}, "toys", "abc")
     folder, seen = tmp_path / "results", []
     for _ in range(2):
         write_record("one", some_rows(), settings, None, [part])

@@ -53,9 +53,10 @@ def images():
             vectors.append(
                 rng.normal(size=(n, 6, DIM)) * 0.5 + np.eye(DIM)[1] + (2 * label - 1) * 0.4 * DAMAGE
             )
-    return TileFeatures(
-        "toys", pd.concat(frames, ignore_index=True), np.concatenate(vectors).astype(np.float32)
-    )
+    views = np.concatenate(vectors).astype(np.float32)
+    n = len(views)
+    places = (np.full((n, 2), 9), np.arange(n), np.tile([0, 0, 9, 9], (n, 1)))
+    return TileFeatures(pd.concat(frames, ignore_index=True), *places, {"views": views}, "toys")
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,7 @@ def test_draw_pairs_without_replacement():
 
 def test_similarity_to_references_of_the_own_category(images):
     test, train = images.select(split="test"), images.select(split="train")
-    itself = TileFeatures("toys", train.meta, train.views)
-    same = rwda_experiments.similarity_scores(itself, train, shots=6, seed=0)
+    same = rwda_experiments.similarity_scores(train, train, shots=6, seed=0)
     np.testing.assert_allclose(same, 0, atol=1e-6)  # every image is among its own references
     fewer, more = (rwda_experiments.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))
     assert (more <= fewer + 1e-7).all()  # nested references: more can only come nearer

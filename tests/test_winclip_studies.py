@@ -42,8 +42,6 @@ from zsad_papers.winclip.experiments import (
     zero_shot_detector,
 )
 
-inference_views.__test__ = False  # a function of the library whose name looks like a test's
-
 
 @pytest.fixture(scope="module")
 def settings(settings_of: Callable[..., Settings]) -> Settings:
@@ -90,10 +88,9 @@ def probability(views: Tensor, sides: tuple[Tensor, Tensor], temperature: float)
 
 def test_language_of_squares_is_the_direct_computation(square: Category, kept: Callable) -> None:
     encoder, t = square.encoder, square.temperature
+    model = encoder.image_size, encoder.transform
     assert t == encoder.temperature != 0.01
-    views = torch.stack(
-        [encoder.embed_images(inference_views(image, encoder)) for image in images_of(square)]
-    )
+    views = torch.stack([encoder.embed_images(inference_views(image, *model)) for image in images_of(square)])
     whole = encoder.embed_images(pixels_of(square))[:, None]
     prompts = lambda kind, *defects: zero_shot_prompts("bottle top", kind, defects)  # noqa: E731
     sides = lambda *names: tuple(side(encoder, s) for s in prompts(*names))  # noqa: E731
@@ -132,6 +129,7 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: C
 
 def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category, kept: Callable) -> None:
     encoder, t = oblong.encoder, oblong.temperature
+    model = encoder.image_size, encoder.transform
     ensemble = tuple(side(encoder, s) for s in zero_shot_prompts("fuse"))
 
     def parts(whole: str) -> list[list[Image.Image]]:
@@ -139,7 +137,7 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
 
     def views(pictures: list[list[Image.Image]], **options: bool) -> Tensor:
         """(n, views of all parts, d)"""
-        own = [torch.cat([inference_views(part, encoder, **options) for part in image]) for image in pictures]
+        own = [torch.cat([inference_views(part, *model, **options) for part in image]) for image in pictures]
         return torch.stack([encoder.embed_images(pixels) for pixels in own])
 
     found, tiles = kept(language(oblong)), parts("tiles")
@@ -162,7 +160,7 @@ def test_views_that_rwda_has_embedded_are_not_embedded_again(
     for c, whole in ((square, "tiles"), (oblong, "squash")):
         fresh = replace(c, settings=replace(c.settings, cache_dir=str(tmp_path)))
         category = c.dataset.select(category=c.name)
-        theirs = image_embeddings(c.encoder, category, tmp_path, progress=False).select(split="test")
+        theirs = image_embeddings(c.encoder, category, tmp_path).select(split="test")
         with monkeypatch.context() as patch:
             patch.setattr(ClipEncoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
             np.testing.assert_array_equal(fresh.views(whole), theirs.views)
@@ -337,7 +335,9 @@ def test_edited_prompts_are_not_read_from_an_old_cache(
     studies = (zero_shot, generic, tiling, lambda c: few_shot(c, [1]))
     before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
-    monkeypatch.setattr(prompts, "WINCLIP_STATES", (["{} as new"], ["{} of another colour"]))
+    lists = prompts._winclip_lists()
+    edited = {**lists, "state_anomaly": ["{} of another colour"], "state_normal": ["{} as new"]}
+    monkeypatch.setattr(prompts, "_winclip_lists", lambda: edited)
     for run, old in zip(studies, before, strict=True):
         new = {names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"}
         assert new.keys() == old.keys() and all(new[key] != old[key] for key in old)
@@ -425,7 +425,11 @@ def test_draws_are_those_of_the_other_paper(many: Category, monkeypatch: pytest.
     test = pd.concat(
         [meta[meta["split"] == "test"].assign(category=name) for name in many.dataset.categories]
     )
-    embed = lambda part: TileFeatures("many", part, np.ones((len(part), 6, 4), np.float32))  # noqa: E731
+
+    def embed(part: pd.DataFrame) -> TileFeatures:
+        views = {"views": np.ones((len(part), 6, 4), np.float32)}
+        return TileFeatures(part, *[np.arange(len(part))] * 3, views)
+
     rwda_experiments.similarity_scores(embed(test), embed(meta[meta["split"] == "train"]), 2, seed=3)
     theirs = [*drawn]
     drawn.clear()

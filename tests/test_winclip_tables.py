@@ -450,7 +450,7 @@ def test_winclip_plus_with_random_words(
 
     monkeypatch.setattr(Category, "record", spy)
     named = categories(settings, encoder, "mvtec")
-    images = image_embeddings(encoder, named[0].dataset, settings.cache_dir, progress=False)
+    images = image_embeddings(encoder, named[0].dataset, settings.cache_dir)
     found = rwda_tables.with_random_words(settings, encoder, images, "mvtec", fnns)
     assert keys_of(found, "paper", "artifact", "dataset", "method", "variant", "category") == {
         ("rwda", "sec4.3", "mini_mvtec", "winclip_plus_rwda", "", "mean")
@@ -488,7 +488,7 @@ def everything(
             rwda_tables.rows_for_rwda(own, role, dataset, shots),
         ]
     own, named = records["mvtec"], categories(settings, encoder, "mvtec")
-    images = image_embeddings(encoder, named[0].dataset, settings.cache_dir, progress=False)
+    images = image_embeddings(encoder, named[0].dataset, settings.cache_dir)
     frames += [
         winclip_tables.many_shot_rows(own, "mini_mvtec"),
         winclip_tables.patchcore_rows(settings, encoder, own, "mini_mvtec"),

@@ -146,15 +146,10 @@ def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout: Path, star
     assert re.findall(r"^Job \d+: (.*)", plan, re.M) == ["Notebook rwda/31_prompt_guided"], plan
 
 
-def test_a_large_dataset_is_cut_and_a_lost_shard_alone_is_computed_again(
+def test_a_dataset_prepared_by_hand_is_cut_and_a_lost_category_alone_is_computed_again(
     checkout: Path, start: Callable
 ) -> None:
-    """Large is what shards are: here of two images. A category's name holds a space, as one of SDD's does."""
-    for module, name in (("shards", "SHARD"), ("image_features", "PART"), ("loading", "BATCH")):
-        path = checkout / "zsad_core" / f"{module}.py"
-        text, number = re.subn(rf"^{name} = \d+$", f"{name} = 2", path.read_text(), flags=re.M)
-        assert number == 1
-        path.write_text(text)
+    """A category's name holds a space, as one of SDD's does."""
     with prepared_folder(checkout / "data" / "shop") as out:
         for category, n in (("electrical commutators", 3), ("nut", 2)):
             for i in range(n):
@@ -165,23 +160,22 @@ def test_a_large_dataset_is_cut_and_a_lost_shard_alone_is_computed_again(
     places = {**dict.fromkeys(values["datasets"]), "sewerml": "shop"}
     profile.write_text(yaml.safe_dump({**values, "datasets": places, "limit_images": None}))
 
+    def jobs(plan: str) -> list[str]:
+        return sorted(re.findall(r"^Job \d+: (Features.*)", plan, re.M))
+
     plan = finish(start("--until", "embeddings"))
-    done = re.findall(r"^Job \d+: (Shard.*)", plan, re.M)
-    shards = [
-        *(f"Shard {i} of shop, electrical commutators: views" for i in (0, 1)),
-        "Shard 0 of shop, nut: views",
-    ]
-    assert sorted(done) == sorted(shards), plan
+    names = [f"Features of shop, {name}: views" for name in ("electrical commutators", "nut")]
+    assert jobs(plan) == names, plan
     stamp = checkout / STAMP.with_name("shop.txt")
     assert stamp.read_text() == "shop: 5 images\n"
-    (lost,) = (checkout / "cache" / "images").glob("shop-nut-*")
+    (lost,) = (checkout / "cache" / "features").glob("shop-nut-*")
     kept = {path: path.stat().st_mtime_ns for path in lost.parent.iterdir() if path != lost}
     content = lost.read_bytes()
     assert "Nothing to be done" in finish(start("--until", "embeddings"))
 
-    for path in (lost, stamp, stamp.parent / "views" / "shop" / "nut" / "0.txt"):
+    for path in (lost, stamp, stamp.parent / "views" / "shop" / "nut.txt"):
         path.unlink()
     plan = finish(start("--until", "embeddings"))
-    assert re.findall(r"^Job \d+: (Shard.*)", plan, re.M) == shards[2:], plan
+    assert jobs(plan) == names[1:], plan
     assert lost.read_bytes() == content
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

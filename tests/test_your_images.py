@@ -132,9 +132,10 @@ def test_winclip_score_is_the_core_s_own(tmp_path, score, settings):
     table = score(folder, object_name="metal nut").table.set_index("file")
     encoder = load_encoder(settings.model, "random", device="cpu")
     texts = category_texts(encoder, "metal_nut", tmp_path)
+    model = encoder.image_size, encoder.transform
     for name in ("00.png", "wide.png"):
         image = Image.open(folder / name)
-        views = encoder.embed_images(views_of(image, encoder, whole="tiles"), normalize=False)
+        views = encoder.embed_images(views_of(image, *model, whole="tiles"), normalize=False)
         assert len(views) == (6 if name == "00.png" else 18)  # three tiles
         expected = clip(views[None].numpy(), texts, encoder.temperature).scores
         assert table["score"][name] == pytest.approx(float(expected[0]), abs=1e-9)
@@ -145,7 +146,8 @@ def test_clip_score_is_the_core_s_own_also_squashed(tmp_path, score, settings):
     table = score(folder, "clip", whole="squash").table
     encoder = load_encoder(settings.model, "random", device="cpu")
     texts = encoder.embed_text(prompt_pair())
-    views = encoder.embed_images(views_of(Image.open(folder / "00.png"), encoder, whole="squash"))
+    model = encoder.image_size, encoder.transform
+    views = encoder.embed_images(views_of(Image.open(folder / "00.png"), *model, whole="squash"))
     expected = average_views(prompt_score(views[None], *texts, encoder.temperature))
     assert table["score"][0] == pytest.approx(float(expected[0]), abs=1e-6)
 

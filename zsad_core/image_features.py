@@ -1,4 +1,4 @@
-"""One store of features: every image goes through an encoder once for each set of views, and the result is kept.
+"""One store of features: every image goes through an encoder once for each set of views, cached.
 
 A category is cut into parts of `PART` images. Each part is cached in a file of its own under a key made of
 content, so a killed run goes on with the part it was in, and however many images there are, one part at a
@@ -65,7 +65,7 @@ def encoder_extractor(
 
 
 def view_extractor(encoder: ClipEncoder) -> Extractor:
-    """`views` (t, 6, d): raw embeddings of the inference views of each tile, view 0 the whole tile; float32."""
+    """`views` (t, 6, d) float32: raw embeddings of the inference views of each tile, view 0 the whole."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         return {"views": encoder.embed_images(pixels, normalize=False).unflatten(0, (-1, 1 + CROPS))}
@@ -154,7 +154,7 @@ class TileFeatures:
         return {int(size): value for size, value in self.starting("windows").items()}
 
     def where(self, keep: np.ndarray) -> TileFeatures:
-        """The images at which `keep` (n,) bool is True; without a copy, which may be gigabytes, if all are."""
+        """The images at which `keep` (n,) bool is True. If all are, there is no copy: it may be gigabytes."""
         if keep.all():
             return self
         tiles = keep[self.owner]

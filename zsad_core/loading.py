@@ -76,10 +76,15 @@ def made_ahead(
         num_workers=workers,
         multiprocessing_context=_context() if workers else None,
     )
-    for found in loader:  # no name for the iterator: a traceback that holds it would keep the workers
-        if isinstance(found, Exception):
-            raise found
-        yield found
+    running = iter(loader)
+    try:
+        for found in running:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        if workers:  # at once: an error's traceback holds the iterator, which would keep them
+            running._shutdown_workers()
 
 
 def worker_count(images: int) -> int:

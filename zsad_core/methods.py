@@ -61,7 +61,7 @@ def clip(
     """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
 
     views: (n, v, d) embeddings of v views of each image; the score in [0, 1] is the mean over them. WinCLIP's
-        "multi-crop" cites a scheme of ten crops without numbers; here they are the six of `views.inference_views`.
+        "multi-crop" cites a scheme of ten crops without numbers; here they are six (`views`).
     patches: (n, p, d) in the joint space, for maps on `grid`. The papers have none for CLIP.
     """
     scores = average_views(prompt_score(views, *texts, temperature))

@@ -15,7 +15,7 @@ Whole = Literal["squash", "center_crop", "tiles"]
 CROPS = 5
 """Crops of a tile besides the whole tile, four corners and the centre."""
 ZOOM = 274 / 240
-"""The shorter edge of a picture over that of its crops: the usual ratio of resizing to cropping, 1 / 0.875."""
+"""The shorter edge of a picture over that of its crops: the usual ratio, 1 / 0.875."""
 
 
 def inference_views(

@@ -8,10 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -148,16 +148,12 @@ class Reader:
         except OSError as error:
             raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
 
-    def cut(self, image: Image.Image, encoder: Preprocessor, crops: bool | None) -> Tiles:
-        """What a method with this encoder needs of an RGB image; `crops` as in `scorers.Scorer`."""
-        boxes, tiles = boxes_of(image.width, image.height, self.whole), []
-        for box in boxes:
-            tile = image.crop(box)
-            if self.whole == "squash":
-                tile = tile.resize(encoder.image_size[::-1], Image.Resampling.BICUBIC)
-            tiles.append(encoder.preprocess(tile))
-        views = None if crops is None else inference_views(image, encoder, crops, whole=self.whole)
-        return Tiles(torch.stack(tiles), views, boxes, (image.height, image.width))
+    def cut(self, image: Image.Image, model: Model, crops: bool | None) -> Tiles:
+        """What a method with this model needs of an RGB image; `crops` as in `scorers.Scorer`."""
+        views_of = partial(inference_views, image, *model, whole=self.whole)
+        boxes = boxes_of(image.width, image.height, self.whole)
+        views = None if crops is None else views_of(crops)
+        return Tiles(views_of(False), views, boxes, (image.height, image.width))
 
 
 def read_tiles(

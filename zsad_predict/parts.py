@@ -113,7 +113,7 @@ def score_part(
         pending.clear()
 
     items = [(file.path, digest) for file, digest in zip(files, digests, strict=True)]
-    make = partial(read_tiles, reader=reader, encoder=Preprocess.of(scorer.encoder), crops=scorer.crops)
+    make = partial(read_tiles, reader=reader, model=scorer.model, crops=scorer.crops)
     with closing(made_ahead(items, make, workers=workers)) as images:
         for number, (image, record) in enumerate(images):
             records.append(record)

@@ -204,7 +204,7 @@ def _compared_references(files: Sequence[ImageFile], scorer: Scorer, reader: Rea
                 messages.append(f"The first {MAX_REFERENCES} references are compared with, not the others.")
                 break
             image = reader.photo(file.path, digest).image
-            embedded[digest] = embed(scorer, [reader.cut(image, scorer.encoder, scorer.crops)])
+            embedded[digest] = embed(scorer, [reader.cut(image, scorer.model, scorer.crops)])
         except BadImage as error:
             failed[file.name] = error
     table, _ = table_of([file for file in files if file.name in failed], [], failed)

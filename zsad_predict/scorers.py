@@ -27,7 +27,7 @@ from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
 from zsad_core.released_prompts import read_released
-from zsad_predict.files import Tiles
+from zsad_predict.files import Model, Tiles
 from zsad_predict.options import METHODS, Options
 
 SHIPPED_PROMPTS = SHIPPED / "zsad-mini-prompts.safetensors"

@@ -1,0 +1,84 @@
+"""Which datasets the settings name, and their embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_scripts.mini import write_dataset
+from zsad_core.datasets import load_dataset
+from zsad_core.encoders import load_encoder
+from zsad_papers.common import data
+from zsad_papers.common.settings import read_settings
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("zsad-mini", "random")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "mini_visa"
+    write_dataset("mini_visa", root, n_train=2, n_normal=2, n_anomalous=2, categories=4)
+    return load_dataset(root)
+
+
+def test_dataset_of_a_role(dataset):
+    settings = read_settings({"data_dir": str(dataset.root.parent), "limit_images": 1})
+    limited = data.dataset_of(settings, "visa")
+    test = limited.meta[limited.meta["split"] == "test"]
+    assert (test.groupby(["category", "label"]).size() == 1).all()
+    none = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"mvtec": "mini_mvtec"}})
+    assert data.dataset_of(none, "visa") is None
+
+
+def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, tmp_path):
+    """data_dir holds mini_visa alone."""
+    settings = read_settings({"data_dir": str(dataset.root.parent), "cache_dir": str(tmp_path)})
+    roles = ["visa", "mvtec"]
+    line = "The dataset mini_mvtec in the place of mvtec is not prepared: `zsad prepare mini_mvtec --help`"
+    with pytest.warns(UserWarning, match=line):
+        assert data.dataset_of(settings, "mvtec") is None
+    with pytest.warns(UserWarning, match=line):
+        assert data.dataset_names(settings, roles) == {"visa": "mini_visa"}
+    (told,) = data.missing(settings, roles)
+    assert told.startswith(line) and str(dataset.root.parent) not in told  # pages show it
+    with pytest.warns(UserWarning, match=line):
+        assert [*data.embedded_datasets(settings, encoder, roles)] == ["visa"]
+    with pytest.warns(UserWarning, match=line):
+        first = data.embedded_datasets(settings, encoder, ["mvtec", "visa", "visa"], first=True)
+    assert [*first] == ["visa"]
+    with pytest.warns(UserWarning, match=line):
+        assert data.embedded_datasets(settings, encoder, ["mvtec"]) == {}
+
+
+@pytest.mark.filterwarnings("error")  # of what nobody has asked for
+def test_a_role_without_a_dataset_is_told_and_no_fault(dataset):
+    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"visa": "mini_visa"}})
+    assert data.dataset_names(settings, ["mvtec", "visa"]) == {"visa": "mini_visa"}
+    (told,) = data.missing(settings, ["mvtec", "visa"])
+    assert told.startswith("No dataset in the place of mvtec: ") and "parameter `datasets`" in told
+
+
+def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
+    """It is named as the profile names it, and what is kept of the whole dataset serves it as well."""
+    category = dataset.categories[1]
+    value = f"{dataset.root.name}/{category}"
+    places = {"isic": value, "tn3k": value, "visa": dataset.root.name}
+    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": places})
+    settings = replace(settings, cache_dir=str(tmp_path))
+    part = data.dataset_of(settings, "isic")
+    assert (part.name, part.categories) == (value, [category])
+
+    found = data.embedded_datasets(settings, encoder, ["visa", "isic", "tn3k", "headct"])
+    assert [images.name for images in found.values()] == [dataset.root.name, value, value]
+    np.testing.assert_array_equal(found["isic"].views, found["visa"].select(category).views)
+    files = [path.relative_to(tmp_path / "features") for path in (tmp_path / "features").rglob("*")]
+    assert len(files) == len(dataset.categories) and all(len(file.parts) == 1 for file in files)
+
+    unknown = replace(settings, datasets=places | {"isic": f"{dataset.root.name}/rake"})
+    with pytest.raises(ValueError, match=f"{dataset.root.name} has no category 'rake': expected one of"):
+        data.dataset_of(unknown, "isic")

@@ -1,0 +1,334 @@
+"""The store of features: computed once, in parts, under keys made of content, the same whoever reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from zsad_core import datasets, image_features, loading
+from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import (
+    Extractor,
+    TileFeatures,
+    clip_extractor,
+    compute_features,
+    feature_parts,
+    image_embeddings,
+    join_parts,
+    random_word_embeddings,
+    view_extractor,
+)
+from zsad_core.views import inference_views
+from zsad_papers.baselines.backbones import Backbone, backbone_extractor
+
+SIDE = 8  # of what the stub of an encoder sees
+
+
+class Counting:
+    """An extractor whose features are a tile's pixels and their mean; it notes how many it is asked for."""
+
+    def __init__(self, **key: object) -> None:
+        self.calls: list[int] = []
+        self.extractor = Extractor({"model": "stub", **key}, (SIDE, SIDE), self.transform, self.features)
+
+    def transform(self, image: Image.Image) -> Tensor:
+        image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX)  # cuts the ends off as CLIP does
+        return torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        self.calls.append(len(pixels))
+        return {"image": pixels.mean((2, 3)), "windows/2": pixels.flatten(2), "layer/1": pixels}
+
+
+def reds(n: int) -> list[Image.Image]:
+    return [Image.new("RGB", (12, 12), (i, 0, 0)) for i in range(n)]
+
+
+def quadrants(width: int, height: int) -> Image.Image:
+    """Red is 0 … 255 from left to right, green from top to bottom."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width).round()
+    pixels[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    return Image.fromarray(pixels)
+
+
+def assert_same(one: TileFeatures, other: TileFeatures) -> None:
+    pd.testing.assert_frame_equal(one.meta, other.meta)
+    np.testing.assert_equal(vars(one) | {"meta": None}, vars(other) | {"meta": None})
+
+
+def no_loading(*_: object, **__: object) -> None:
+    pytest.fail("an image was read again")
+
+
+# parts and keys
+
+
+def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(
+    dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_features, "PART", 3)
+    dataset, first = dataset_with(reds(8)), Counting()
+    parts = feature_parts(first.extractor, dataset, tmp_path / "cache")
+    assert [len(part.dataset) for part in parts] == [3, 3, 2] and first.calls == []
+    computed = [parts[1].load(), parts[0].load()]  # killed before the last one
+    assert first.calls == [3, 3]
+    again = Counting()
+    parts = compute_features(again.extractor, load_dataset(dataset.root), tmp_path / "cache")
+    assert again.calls == [2]
+    loaded = [part.load() for part in parts]
+    assert all(part.owner.tolist() == list(range(len(part.meta))) for part in loaded)
+    for fresh, read in zip(computed, (loaded[1], loaded[0]), strict=True):
+        assert_same(read, fresh)
+    together = join_parts(parts)
+    assert together.arrays["image"][:, 0].tolist() == together.owner.tolist() == list(range(8))
+    assert together.meta.equals(dataset.meta) and again.calls == [2]
+    assert compute_features(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
+
+
+def test_categories_are_cut_and_read_their_own_files_whatever_the_order_and_workers(
+    tiny_clip: ClipEncoder,
+    toy_set: Callable[..., AnomalyDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_features, "PART", 2)
+    dataset, extractor = toy_set(), clip_extractor(tiny_clip, (2,), (1,))
+    for path in dataset.root.rglob("*.png"):
+        os.utime(path, ns=(0, 10**18))  # not just now, or digests would not be kept
+    alone = [part.load() for part in feature_parts(extractor, dataset, tmp_path / "alone")]
+    hashed, real = [], datasets.sha256_of
+    monkeypatch.setattr(datasets, "sha256_of", lambda path: hashed.append(path) or real(path))
+    monkeypatch.setattr(loading, "worker_count", lambda _: 1)
+    for category in reversed(dataset.categories):
+        part = load_dataset(dataset.root, tmp_path / "digests").select(category)
+        compute_features(extractor, part, tmp_path / "cut")
+        assert sorted(hashed) == sorted(dataset.root / path for path in part.files)
+        hashed.clear()
+    monkeypatch.setattr(image_features, "load_batches", no_loading)
+    kept = load_dataset(dataset.root, tmp_path / "digests")
+    for one, other in zip(alone, compute_features(extractor, kept, tmp_path / "cut"), strict=True):
+        assert_same(one, other.load())
+    assert not hashed
+
+
+def test_an_image_that_cannot_be_read_is_named_and_what_came_before_is_kept(
+    dataset_with: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_features, "PART", 2)
+    dataset, stub = dataset_with([quadrants(20, 20)] * 4), Counting()
+    cut = dataset.root / dataset.meta["image"].iloc[3]
+    cut.write_bytes(cut.read_bytes()[:80])
+    with pytest.raises(ValueError, match=r"03\.png cannot be read"):
+        compute_features(stub.extractor, load_dataset(dataset.root), tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    one, two = feature_parts(stub.extractor, load_dataset(dataset.root), tmp_path)
+    one.load()
+    with pytest.raises(ValueError, match=r"03\.png cannot be read"):
+        two.load()
+    assert stub.calls == [2]
+
+
+def test_key_is_made_of_what_features_depend_on(dataset_with: Callable, tmp_path: Path) -> None:
+    oblong = [*reds(2), quadrants(20, 12)]
+    dataset, stub, other = dataset_with(oblong), Counting(), Counting(weights="others")
+
+    def calls(dataset: AnomalyDataset, stub: Counting = stub, **options: str) -> int:
+        before = len(stub.calls)
+        for part in feature_parts(stub.extractor, dataset, tmp_path / "cache", **options):
+            part.load()
+        return len(stub.calls) - before
+
+    assert calls(dataset) == 1 and calls(dataset) == 0
+    assert calls(dataset, whole="tiles") == 0  # the default
+    assert calls(dataset, whole="squash") == 1 and calls(dataset, whole="center_crop") == 1
+    assert calls(dataset, other) == 1 and calls(dataset, other) == 0
+    (tmp_path / "elsewhere").mkdir()
+    assert calls(load_dataset(dataset.root.rename(tmp_path / "elsewhere" / dataset.name))) == 0
+    assert calls(dataset_with([*reds(2), quadrants(20, 13)])) == 1
+
+
+def test_keys_of_extractors(tiny_clip: ClipEncoder) -> None:
+    options = ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
+    keys = [view_extractor(tiny_clip).key, *(clip_extractor(tiny_clip, *own).key for own in options)]
+    network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), None, torch.device("cpu"), None)
+    others = [
+        replace(network, **x) for x in ({"layers": ("a",)}, {"weights_id": "w"}, {"image_size": (48, 48)})
+    ]
+    keys += [backbone_extractor(backbone).key for backbone in (network, *others)]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+    assert {tiny_clip.model_id, tiny_clip.weights_id, tiny_clip.precision} <= set(map(str, keys[0].values()))
+
+
+def test_a_cache_file_cut_off_is_computed_again(dataset_with: Callable, tmp_path: Path) -> None:
+    (part,) = feature_parts(Counting().extractor, dataset_with(reds(3)), tmp_path)
+    whole = part.load()
+    (file,) = (tmp_path / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(RuntimeWarning, match="computing it anew"):
+        assert_same(part.load(), whole)
+
+
+# tiles
+
+
+def test_half_precision_on_disk_moves_cosines_little(dataset_with: Callable, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(2, 40, 192, generator=generator), dim=-1)
+    tokens = 30 * torch.randn(2, 40, 192, generator=generator)
+    extractor = replace(Counting().extractor, features=lambda pixels: {"windows/2": unit, "layer/1": tokens})
+    (part,) = feature_parts(extractor, dataset_with(reds(2)), tmp_path)
+    stored = part.load()
+    for exact, found in ((unit, stored.windows()[2]), (tokens, stored.starting("layer")["1"])):
+        assert found.dtype == torch.float32
+        pairs = (torch.nn.functional.normalize(x.flatten(0, 1), dim=-1) for x in (exact, found))
+        exact, found = (x @ x.T for x in pairs)
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+    (file,) = (tmp_path / "features").iterdir()
+    assert file.stat().st_size < 1.1 * 2 * (unit.numel() + tokens.numel())
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_features_that_are_no_numbers_are_refused(
+    dataset_with: Callable, tmp_path: Path, value: float
+) -> None:
+    extractor = replace(Counting().extractor, features=lambda pixels: {"image": pixels[:, 0, 0] + value})
+    with pytest.raises(ValueError, match=r"image hold NaN or numbers too large for float16"):
+        compute_features(extractor, dataset_with(reds(1)), tmp_path)
+
+
+def test_tiles_of_images_that_are_not_square(dataset_with: Callable, tmp_path: Path) -> None:
+    pictures = [quadrants(20, 20), quadrants(48, 20), quadrants(20, 30)]
+    (part,) = feature_parts(Counting().extractor, dataset_with(pictures), tmp_path)
+    found = part.load()
+    assert found.sizes.tolist() == [[20, 20], [20, 48], [30, 20]]
+    assert found.owner.tolist() == [0, 1, 1, 1, 2, 2]
+    starts = [(0, 0), (0, 0), (14, 0), (28, 0), (0, 0), (0, 10)]
+    boxes = [(x, y, x + 20, y + 20) for x, y in starts]
+    assert found.boxes.tolist() == [list(box) for box in boxes]
+    for owner, box, pixels in zip(found.owner, boxes, found.tensor("layer/1"), strict=True):
+        tile = pictures[owner].crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        torch.testing.assert_close(pixels, Counting().transform(tile), rtol=1e-3, atol=0)
+    np.testing.assert_allclose(found.mean_of_tiles(torch.tensor([1, 2, 3, 7, 4, 5.0])), [1, 4, 4.5])
+
+
+@pytest.mark.parametrize(("whole", "box"), [("squash", (0, 0, 48, 20)), ("center_crop", (14, 0, 34, 20))])
+def test_images_that_are_not_tiled(
+    dataset_with: Callable, tmp_path: Path, whole: str, box: tuple[int, ...]
+) -> None:
+    (part,) = feature_parts(Counting().extractor, dataset_with([quadrants(48, 20)]), tmp_path, whole=whole)
+    found = part.load()
+    assert found.sizes.tolist() == [[20, 48]] and found.owner.tolist() == [0]
+    assert found.boxes.tolist() == [list(box)]
+    left, right = box[0] / 48 * 255, box[2] / 48 * 255
+    red, green = found.tensor("layer/1")[0, :2]
+    assert red[:, 0].mean().item() == pytest.approx(left + (right - left) / 16, abs=4)
+    assert red[:, -1].mean().item() == pytest.approx(right - (right - left) / 16, abs=4)
+    assert green[0].mean() < 20 and green[-1].mean() > 235  # the whole height
+
+
+def test_images_of_other_modes_and_of_few_pixels(dataset_with: Callable, tmp_path: Path) -> None:
+    """Grey, palette and transparent images as RGB; tiny ones are enlarged."""
+    grey = quadrants(9, 9).convert("L")
+    alike = [grey, grey.convert("RGB"), grey.convert("P"), grey.convert("RGBA")]
+    alike += [Image.new("RGB", (5, 5), (9, 9, 9)), Image.new("RGB", (1, 1), (9, 9, 9))]
+    (part,) = feature_parts(Counting().extractor, dataset_with(alike), tmp_path)
+    pixels = part.load().tensor("layer/1")
+    torch.testing.assert_close(pixels[1:4], pixels[:1].expand(3, 3, SIDE, SIDE))
+    torch.testing.assert_close(pixels[4:], torch.full((2, 3, SIDE, SIDE), 9.0))
+
+
+def test_arrays_by_name_and_by_image() -> None:
+    arrays = {name: i + np.arange(4.0) for i, name in enumerate(["layer/2", "windows/3", "layer/1"])}
+    meta = pd.DataFrame({"image": list("abc"), "category": list("xxy"), "split": ["train", "test", "test"]})
+    sizes, owner = np.array([[4, 6], [4, 4], [4, 8]]), np.array([0, 0, 1, 2])
+    found = TileFeatures(meta, sizes, owner, np.arange(16).reshape(4, 4), arrays)
+    assert {name: value[0].item() for name, value in found.starting("layer").items()} == {"2": 0, "1": 2}
+    assert [*found.windows()] == [3]
+    for image, tiles in ((0, [0, 1]), (1, [2])):
+        alone = found.only(image)
+        assert alone.meta["image"].tolist() == ["abc"[image]] and alone.owner.tolist() == [0] * len(tiles)
+        np.testing.assert_array_equal(alone.sizes, sizes[[image]])
+        np.testing.assert_array_equal(alone.boxes, found.boxes[tiles])
+        np.testing.assert_equal(alone.arrays, {name: values[tiles] for name, values in arrays.items()})
+    test = found.select(split="test")
+    assert test.owner.tolist() == [0, 1] and test.select("y").meta["image"].tolist() == ["c"]
+    assert np.shares_memory(test.select(split="test").arrays["layer/1"], test.arrays["layer/1"])
+
+
+# encoders
+
+
+def test_features_are_the_encoders(tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path) -> None:
+    pictures = [quadrants(24, 24), quadrants(30, 30), quadrants(5, 5)]  # the last is smaller than a patch
+    (part,) = feature_parts(clip_extractor(tiny_clip, (2, 3), (1, 2)), dataset_with(pictures), tmp_path)
+    found = part.load()
+    pixels = torch.stack([tiny_clip.preprocess(picture) for picture in pictures])
+    expected = tiny_clip.embed_scales(pixels, (2, 3), layers=(1, 2))
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(found.tensor("image"), expected.image, **close)
+    torch.testing.assert_close(found.windows(), expected.windows, **close)
+    layers = {int(name): tokens for name, tokens in found.starting("layer").items()}
+    torch.testing.assert_close(layers, expected.layers, **close)
+
+
+@pytest.mark.parametrize("whole", ["tiles", "squash"])
+def test_views_are_those_of_the_images_and_keep_their_means(
+    tiny_clip: ClipEncoder, dataset_with: Callable, tmp_path: Path, whole: str
+) -> None:
+    """One, two and three tiles in one category, as scans have."""
+    dataset = dataset_with([quadrants(*size) for size in ((40, 40), (60, 40), (90, 40), (40, 40))])
+    found = image_embeddings(tiny_clip, dataset, tmp_path, whole=whole)
+    model = tiny_clip.image_size, tiny_clip.transform
+    pixels = [inference_views(dataset.image(i), *model, whole=whole) for i in range(4)]
+    own = [tiny_clip.embed_images(views, normalize=False) for views in pixels]
+    assert found.views.dtype == np.float32 and found.views.shape[:2] == (4, 36 if whole == "tiles" else 6)
+    for views, expected in zip(torch.from_numpy(found.views), own, strict=True):
+        torch.testing.assert_close(views[: len(expected)], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(views.mean(0), expected.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_changed_image_is_embedded_again(
+    tiny_clip: ClipEncoder, toy_set: Callable[..., AnomalyDataset], tmp_path: Path
+) -> None:
+    dataset = toy_set()
+    first = image_embeddings(tiny_clip, dataset, tmp_path / "cache")
+    assert first.fingerprint == image_embeddings(tiny_clip, dataset, tmp_path / "cache").fingerprint
+    path = dataset.root / dataset.meta["image"].iloc[0]
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    changed = image_embeddings(tiny_clip, load_dataset(dataset.root), tmp_path / "cache")
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # two categories, one twice
+    assert changed.fingerprint != first.fingerprint and changed.name == dataset.name
+    assert (changed.views[0] != first.views[0]).any()
+    np.testing.assert_array_equal(changed.views[5:], first.views[5:])
+
+
+def test_bare_article_needs_no_second_embedding(tiny_clip: ClipEncoder, tmp_path: Path) -> None:
+    for normal in ("a", "an"):
+        random_word_embeddings(tiny_clip, tmp_path, 4, normal, "a broken")
+    files = (tmp_path / "texts").glob("random-a-*.safetensors")
+    assert len(list(files)) == 2  # normal "a", anomalous "a broken"
+
+
+def test_feature_maps_of_a_backbone_by_layer() -> None:
+    class Network:
+        def forward_intermediates(self, x: Tensor, indices: list[int], **_: object) -> list[Tensor]:
+            return [x[:, :, :: i + 1, :: i + 1] for i in indices]
+
+    network = Network()
+    network.feature_info = [{"module": "a"}, {"module": "b"}]
+    backbone = Backbone("net", "w", ("a", "b"), (4, 4), network, torch.device("cpu"), None)
+    found = backbone_extractor(backbone).features(torch.zeros(2, 3, 4, 4))
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    assert shapes == {"layer/a": (2, 4, 4, 3), "layer/b": (2, 2, 2, 3)}

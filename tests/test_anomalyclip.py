@@ -24,10 +24,11 @@ from zsad_papers.anomalyclip import tables as anomalyclip_tables
 from zsad_papers.anomalyclip.experiments import (
     SWITCHES,
     VARIANTS,
-    clip_scores,
-    prompt_scores,
+    clip_method,
+    measured,
+    method_of,
+    run_experiment,
     score_statistics,
-    study,
     training_options,
 )
 from zsad_papers.baselines.backbones import Backbone
@@ -62,7 +63,7 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
     c = category(settings, large, "mvtec")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
-    found = prompt_scores(c, prompts)
+    found = measured(c, method_of(c, prompts))
 
     texts = prompts.texts(large)[0].double()  # (2, d)
     pixels = [c.test.image(i).resize((120, 120), 3) for i in range(len(c.test))]
@@ -83,8 +84,8 @@ def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: 
     c = category(settings, large, "visa")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
-        prompt_scores(c, prompts)
-    assert len(prompt_scores(c, prompts, allow_training_images=True)["/scores"]) == 4
+        method_of(c, prompts)
+    assert len(measured(c, method_of(c, prompts, allow_training_images=True))["/scores"]) == 4
 
 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
@@ -110,7 +111,7 @@ def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
         [large.preprocess(c.test.image(i).resize((120, 120), 3)) for i in range(len(c.test))]
     )
     expected = (large.embed_images(pixels) @ pair.T / 0.07).softmax(-1)[:, 1]
-    np.testing.assert_allclose(clip_scores(c)["/scores"], expected, rtol=2e-3)
+    np.testing.assert_allclose(measured(c, clip_method(c))["/scores"], expected, rtol=2e-3)
     ensemble = anomalyclip_experiments.clip_texts(large, c.name, settings.cache_dir, ensemble=True)
     torch.testing.assert_close(ensemble.norm(dim=-1), torch.ones(2))
     assert (ensemble - pair).abs().max() > 0.01
@@ -144,14 +145,15 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
     """Image metrics need both classes, pixel metrics need masks."""
     kinds = {}
     for role in ("mvtec", "headct", "isic"):
-        frame = study(settings, large, role, [""])
+        frame = run_experiment(settings, large, role, [""])
         kinds[role] = set(frame["task"])
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
     c = category(settings, large, "mvtec")
-    scores = prompt_scores(c, anomalyclip_experiments.learned_prompts(settings, large, "visa"))["/scores"]
+    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+    scores = measured(c, method_of(c, prompts))["/scores"]
     (record,) = (
-        study(settings, large, "mvtec", [""])
+        run_experiment(settings, large, "mvtec", [""])
         .query("task == 'image' and category == @c.name")
         .to_dict("records")
     )
@@ -161,16 +163,16 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
 def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, large: ClipEncoder) -> None:
     prompts = anomalyclip_experiments.learned_prompts(settings, large, anomalyclip_experiments.MEDICAL)
     assert len(prompts.trained_on) == len(dataset_of(settings, anomalyclip_experiments.MEDICAL)) > 2
-    assert set(study(settings, large, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
+    assert set(run_experiment(settings, large, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
     assert "tuned=medical" not in anomalyclip_tables.variants_of(
         settings, anomalyclip_experiments.MEDICAL
     )  # it trained them
 
 
 def test_vand_beside_it(settings: Settings, large: ClipEncoder) -> None:
-    frame = study(settings, large, "mvtec", ["vand"])
+    frame = run_experiment(settings, large, "mvtec", ["vand"])
     assert set(frame["method"]) == {"vand"} and set(frame["task"]) == {"image", "pixel"}
-    assert set(study(settings, large, "headct", ["vand"])["task"]) == {"image"}
+    assert set(run_experiment(settings, large, "headct", ["vand"])["task"]) == {"image"}
     adapters = anomalyclip_experiments.learned_adapters(settings, large, "visa")
     with pytest.raises(ValueError, match="trained these adapters"):
         adapters.refuse_training_images(category(settings, large, "visa").test)
@@ -186,7 +188,7 @@ def test_score_statistics() -> None:
 
 def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> None:
     """Rows of the tables are found again among the published ones."""
-    records = pd.concat([study(settings, large, "mvtec", ["baselines", "", "+T2", "+T3", "+T4"])])
+    records = pd.concat([run_experiment(settings, large, "mvtec", ["baselines", "", "+T2", "+T3", "+T4"])])
     keys = ["artifact", "task", "method", "variant", "metric", "shots"]
     published = set(map(tuple, load_published("anomalyclip").query("dataset == 'mvtec'")[keys].to_numpy()))
     main, modules = (
@@ -210,11 +212,9 @@ def test_counts_of_the_datasets(settings: Settings) -> None:
 
 def test_a_missing_dataset_gives_no_rows(settings: Settings, large: ClipEncoder) -> None:
     none = replace(settings, datasets=dict.fromkeys(settings.datasets))
-    assert study(none, large, "mvtec", ["", "baselines"]).empty
-    assert anomalyclip_tables.main_rows(
-        anomalyclip_experiments.study(none, large, "mvtec", [""]), "x", "T1"
-    ).empty
-    assert anomalyclip_tables.present_roles(none) == {}
+    assert run_experiment(none, large, "mvtec", ["", "baselines"]).empty
+    assert anomalyclip_tables.main_rows(run_experiment(none, large, "mvtec", [""]), "x", "T1").empty
+    assert anomalyclip_tables.winclip_records(none, large, "mvtec").empty
 
 
 def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypatch) -> None:

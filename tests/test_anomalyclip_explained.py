@@ -12,14 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from zsad_core import methods
 from zsad_core.auxiliary import auxiliary_of
-from zsad_core.dpam import KINDS, quarter_blocks
+from zsad_core.dpam import KINDS, attention_weights, quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, freeze
 from zsad_core.prompt_learning import LearnedPrompts, glocal_loss
 from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
-from zsad_papers.anomalyclip.analysis import self_attention
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example
 from zsad_papers.common.settings import Settings
@@ -69,15 +68,17 @@ def test_presets_differ_in_named_options(large: ClipEncoder) -> None:
     assert "temperature" not in table.index
 
 
-def test_self_attention_is_that_of_dpam(large: ClipEncoder, grid_category: Category) -> None:
+def test_self_attention_is_the_mean_of_the_diagonal(large: ClipEncoder, grid_category: Category) -> None:
     first = quarter_blocks(6)[0]
     records = anomalyclip_analysis.self_attention_records(large, [grid_category], 2)
     found = anomalyclip_analysis.self_attention_rows(records, "toys", first)
     pixels = torch.stack([large.preprocess(grid_category.test.image(i)) for i in range(2)])
-    expected = self_attention(large, pixels, KINDS, first)
+    blocks = list(attention_weights(large.model.visual, pixels, KINDS))[first - 1 :]
+    weights = {k: torch.stack([w[k].diagonal(dim1=-2, dim2=-1)[..., 1:] for w in blocks]) for k in KINDS}
     mean = found[found["category"] == "mean"].set_index("variant")["mean"]
-    assert mean.to_dict() == pytest.approx({f"attention={k}": v for k, v in expected.items()}, rel=1e-5)
-    figure = anomalyclip_analysis.self_attention_lines(records, first, 1 / 145)
+    expected = {f"attention={k}": v.mean().item() for k, v in weights.items()}
+    assert mean.to_dict() == pytest.approx(expected, rel=1e-5)
+    figure = anomalyclip_figures.self_attention_lines(records, first, 1 / 145)
     FigureCanvasAgg(figure).draw()
     (axis,) = figure.axes
     assert [t.get_text() for t in figure.legends[0].get_texts()] == list(
@@ -103,10 +104,8 @@ def test_attention_matrices_of_a_block(large: ClipEncoder, grid_category: Catego
 def test_large_matrices_keep_their_largest_weights() -> None:
     matrix = np.zeros((7, 7))
     matrix[6, 2], matrix[0, 0] = 5, -1
-    np.testing.assert_array_equal(
-        anomalyclip_analysis._coarse(matrix, 4), [[0, 0, 0, 0]] * 3 + [[0, 5, 0, 0]]
-    )
-    np.testing.assert_array_equal(anomalyclip_analysis._coarse(matrix, 7), matrix)
+    np.testing.assert_array_equal(anomalyclip_figures._coarse(matrix, 4), [[0, 0, 0, 0]] * 3 + [[0, 5, 0, 0]])
+    np.testing.assert_array_equal(anomalyclip_figures._coarse(matrix, 7), matrix)
 
 
 def test_the_attention_figure() -> None:
@@ -116,7 +115,7 @@ def test_the_attention_figure() -> None:
     found = Example("nut\nbent", rng.integers(0, 255, (9, 9, 3), dtype=np.uint8), mask, mask, {})
     matrices = {kind: rng.random((16, 16)) * (n + 1) for n, kind in enumerate(KINDS)}
     maps = {row: {kind: rng.random((9, 9)) for kind in KINDS} for row in ("CLIP's prompts", "learned")}
-    figure = anomalyclip_analysis.attention_figure(found, matrices, maps)
+    figure = anomalyclip_figures.attention_figure(found, matrices, maps)
     FigureCanvasAgg(figure).draw()
     axes = np.array(figure.axes[:15]).reshape(3, 5)
     assert [axis.get_title() for axis in axes[0, 1:]] == list(anomalyclip_analysis.KIND_LABELS.values())
@@ -145,7 +144,7 @@ def test_the_loss_of_one_image_is_that_of_training(
 
 def test_before_and_after(grid_category: Category, prompts: LearnedPrompts) -> None:
     other = replace(prompts, parameters={k: -v for k, v in prompts.parameters.items()})
-    found, table = anomalyclip_analysis.before_and_after(grid_category, 3, prompts, other)
+    found, table = anomalyclip_figures.before_and_after(grid_category, 3, prompts, other)
     assert list(found.maps) == ["before training", "after training"] == table.columns.tolist()
     assert not np.allclose(*found.maps.values())
     assert table.index.tolist() == ["image", "focal", "dice_anomalous", "dice_normal"]

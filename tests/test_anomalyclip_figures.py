@@ -19,8 +19,7 @@ from zsad_core.methods import extractor_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.windows import upsample
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
-from zsad_papers.anomalyclip.experiments import prompt_scores
-from zsad_papers.common import data
+from zsad_papers.anomalyclip.experiments import measured, method_of
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example
 from zsad_papers.common.settings import Settings
@@ -36,7 +35,7 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="module")
 def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
-    return anomalyclip_figures.asked(settings, large, "mvtec")["AnomalyCLIP"]
+    return anomalyclip_figures.prompt_sources(settings, large, "mvtec")["AnomalyCLIP"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
 def test_each_method_has_its_own_map(
     nut: Category, settings: Settings, large: ClipEncoder, encoder: ClipEncoder
 ) -> None:
-    asks = anomalyclip_figures.asked(settings, large, "mvtec", anomalyclip_figures.METHODS, encoder)
+    asks = anomalyclip_figures.prompt_sources(settings, large, "mvtec", anomalyclip_figures.METHODS, encoder)
     assert list(asks) == list(anomalyclip_figures.METHODS)
     (found,) = anomalyclip_figures.map_examples(nut, asks, [2])
     assert list(found.maps) == list(anomalyclip_figures.METHODS)
@@ -78,13 +77,13 @@ def test_training_images_are_refused(settings: Settings, large: ClipEncoder, pro
     trained = anomalyclip_figures.squashed(settings, large, "visa")[0]
     with pytest.raises(ValueError, match="not zero-shot"):
         anomalyclip_figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
-    anomalyclip_figures.mapper(trained, prompts, look_at_training=True)
+    assert len(anomalyclip_figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
 
 
 def test_unknown_methods_and_winclip_without_its_encoder(settings: Settings, large: ClipEncoder) -> None:
     for methods in (["WinClip"], ["WinCLIP"]):
         with pytest.raises(ValueError, match="encoder_of"):
-            anomalyclip_figures.asked(settings, large, "mvtec", methods)
+            anomalyclip_figures.prompt_sources(settings, large, "mvtec", methods)
 
 
 def test_without_datasets_there_is_nothing_and_no_warning(
@@ -96,7 +95,9 @@ def test_without_datasets_there_is_nothing_and_no_warning(
         == []
         == anomalyclip_figures.squashed(none, large, "visa")
     )
-    assert anomalyclip_figures.asked(none, large, "mvtec", ["CLIP", "CoOp", "VAND"]) == {"CLIP": None}
+    assert anomalyclip_figures.prompt_sources(none, large, "mvtec", ["CLIP", "CoOp", "VAND"]) == {
+        "CLIP": None
+    }
     assert set(anomalyclip_figures.shown_table(none, large)["here"]) == {"nothing: no such data"}
     words, c = anomalyclip_figures.shown_maps(none, large, "F14")
     assert c is None and "hazelnut" in words.text
@@ -121,7 +122,7 @@ def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         anomalyclip_figures, "within_images", lambda c, _: pd.DataFrame(frames[c.name], columns=names)
     )
-    monkeypatch.setattr(data, "has_masks", lambda test: test)
+    monkeypatch.setattr(anomalyclip_figures, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
     found = anomalyclip_figures.successes_and_failures(made, 2)
     assert {group: [(c.name, i) for c, i in own] for group, own in found.items()} == {
@@ -190,7 +191,7 @@ def test_histograms_hold_shares(nut: Category, prompts: LearnedPrompts) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["normal", "anomalous"]
     assert "No dataset" in anomalyclip_figures.score_histograms({}).text
     np.testing.assert_array_equal(
-        anomalyclip_figures.image_scores(nut, prompts), prompt_scores(nut, prompts)["/scores"]
+        anomalyclip_figures.image_scores(nut, prompts), measured(nut, method_of(nut, prompts))["/scores"]
     )
     assert not np.allclose(
         anomalyclip_figures.image_scores(nut, None), anomalyclip_figures.image_scores(nut, prompts)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
+from zsad_papers.common import plots
 
 
 def test_dots_keep_labels_apart_and_missing_ones_missing():
@@ -18,7 +19,7 @@ def test_dots_keep_labels_apart_and_missing_ones_missing():
         }
     )
     options = {"label": "what", "value": "value", "group": "who", "panel": "where", "xlabel": "points"}
-    figure = anomalyclip_figures.dots(frame, **options, reference=0)
+    figure = plots.dots(frame, **options, reference=0)
     left, right = figure.axes
     p, q = left.lines[:2]
     np.testing.assert_allclose(p.get_xdata(), [1, 2])

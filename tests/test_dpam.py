@@ -18,7 +18,6 @@ from torch import Tensor
 from zsad_core import dpam, encoders
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_papers.anomalyclip.analysis import self_attention
 
 LAYERS = (6, 12, 18, 24)
 VISION = {"image_size": 28, "patch_size": 14, "width": 64, "layers": 24, "head_width": 16, "mlp_ratio": 2.0}
@@ -173,19 +172,16 @@ def test_batches_and_types_do_not_matter(encoder: ClipEncoder, monkeypatch: pyte
     assert encoder.embed_glocal(pixels[:0], (24,))[1][24].shape == (0, 4, 32)
 
 
-def test_self_attention_is_the_mean_of_the_diagonal(
-    encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels, found = pixels_of(encoder), {}
+def test_attention_weights_are_those_of_each_block(encoder: ClipEncoder) -> None:
+    pixels = pixels_of(encoder)
+    blocks = list(attention_weights(encoder.model.visual, pixels, ("qk", "vv", "qq")))
     for kind in ("qk", "vv"):
         _, _, weights = plain(encoder, pixels, kind)
-        shares = [w[n, h, t, t] for w in weights[5:] for n in range(3) for h in range(4) for t in range(1, 5)]
-        found[kind] = float(sum(shares) / len(shares))
-    assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
-    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 4 * encoder.width)  # two images a batch
-    assert self_attention(encoder, pixels, ("qk", "vv"), 6) == pytest.approx(found, abs=1e-4)
-    assert 0 < found["qk"] < found["vv"] < 1
-    for block in attention_weights(encoder.model.visual, pixels, ("qq",)):
+        for number, (block, expected) in enumerate(zip(blocks, weights, strict=True), start=1):
+            torch.testing.assert_close(
+                block[kind].double(), expected, atol=1e-4, rtol=1e-4, msg=f"block {number}"
+            )
+    for block in blocks:
         torch.testing.assert_close(block["qq"].sum(-1), torch.ones(3, 4, 5))
 
 
@@ -197,8 +193,6 @@ def test_what_is_refused(encoder: ClipEncoder) -> None:
     for attention in ("xx", "", "vv+vv", "qq,kk"):
         with pytest.raises(ValueError, match=r"expected some of qk, qq, kk, vv, joined by '\+'"):
             attention_kinds(attention)
-    with pytest.raises(ValueError, match=r"first=25: expected"):
-        self_attention(encoder, pixels, ("vv",), 25)
     with pytest.raises(ValueError, match=r"expected images as a float tensor \(n, 3, 28, 28\)"):
         encoder.embed_patches(pixels[..., :27], (24,), "vv")
 
@@ -217,12 +211,8 @@ def test_a_resnet_has_no_local_features(tmp_path: Path) -> None:
     )
     resnet = load_encoder(tmp_path / "resnet.json", "random", device="cpu")
     pixels = pixels_of(resnet, 1)
-    for use in (
-        lambda: resnet.embed_patches(pixels, (1,), "vv", 1),
-        lambda: self_attention(resnet, pixels, ("vv",), 1),
-    ):
-        with pytest.raises(ValueError, match="reads the class token"):
-            use()
+    with pytest.raises(ValueError, match="reads the class token"):
+        resnet.embed_patches(pixels, (1,), "vv", 1)
     with pytest.raises(ValueError, match="image_size=96: only a Vision Transformer"):
         load_encoder(tmp_path / "resnet.json", "random", device="cpu", image_size=96)
 

@@ -21,11 +21,11 @@ from zsad_core.metrics import auroc
 from zsad_core.windows import zero_shot_map
 from zsad_papers.baselines import few_shot as few_shot_module
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor, backbone_of, load_backbone
+from zsad_papers.baselines.detectors import baseline_detector
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.results import FULL_SHOT
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.experiments import (
-    baseline_detector,
     few_shot,
     few_shot_arrays,
     few_shot_baselines,
@@ -33,9 +33,9 @@ from zsad_papers.winclip.experiments import (
     few_shot_detector,
     few_shot_scores,
     full_shot,
-    language,
-    left_open,
+    open_choices,
     zero_shot,
+    zero_shot_classification,
 )
 
 ALL = ("P", "P+Wm", "P+Wm+Ws")
@@ -92,7 +92,7 @@ def test_records_of_winclip_plus(oblong: Category) -> None:
 def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
     c = request.getfixturevalue(name)
     frame = pd.DataFrame(few_shot(c, [1, 2], ALL)).query("task == 'image'")
-    ascore0 = {r["variant"]: r["values"] for r in language(c) if r["method"] == "winclip"}[""]
+    ascore0 = {r["variant"]: r["values"] for r in zero_shot_classification(c) if r["method"] == "winclip"}[""]
     scores = few_shot_scores(c, [1, 2], ALL)
     assert {*scores} == {(k, seed) for k in (1, 2) for seed in (0, 1)}
     for key, own in frame.groupby(["shots", "seed"]):
@@ -106,7 +106,9 @@ def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureReques
 
 
 def test_squashed_images_have_squashed_scores_of_language(oblong: Category, kept: None) -> None:
-    ascore0 = {r["variant"]: r["values"] for r in language(oblong) if r["method"] == "winclip"}
+    ascore0 = {
+        r["variant"]: r["values"] for r in zero_shot_classification(oblong) if r["method"] == "winclip"
+    }
     squashed = replace(oblong, whole="squash")
     found = {r["variant"]: r["values"] for r in few_shot(squashed, [1]) if r["task"] == "image"}
     np.testing.assert_array_equal(found["score=ascore0"], ascore0["whole=squash"])
@@ -356,7 +358,7 @@ def test_what_the_tables_ask_for(settings: Settings) -> None:
 
 @pytest.fixture(scope="module")
 def options(oblong: Category) -> pd.DataFrame:
-    return pd.DataFrame(left_open(oblong))
+    return pd.DataFrame(open_choices(oblong))
 
 
 BOTH = ("temperature=0.01", "temperature=0.07", "normalize_sentences=0", "whole=squash", "map_size=64")
@@ -376,7 +378,9 @@ def test_every_open_option_is_measured(options: pd.DataFrame) -> None:
 
 def test_the_default_of_the_open_options_is_the_papers_line(oblong: Category, options: pd.DataFrame) -> None:
     default = options[options["variant"] == ""]
-    zero = pd.DataFrame(zero_shot(oblong) + language(oblong)).query("method == 'winclip' and variant == ''")
+    zero = pd.DataFrame(zero_shot(oblong) + zero_shot_classification(oblong)).query(
+        "method == 'winclip' and variant == ''"
+    )
     plus = pd.DataFrame(few_shot(oblong, [1]))
     plus = plus[plus["variant"].isin(["maps=P+Wm+Ws", "score=ascore0+max_map"])].assign(variant="")
     keys = ["method", "task", "seed"]

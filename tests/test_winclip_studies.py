@@ -28,17 +28,17 @@ from zsad_core.windows import upsample, winclip_map, zero_shot_map
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
 from zsad_papers.common import experiment
-from zsad_papers.common.experiment import Category, categories, hidden_layers, study
+from zsad_papers.common.experiment import Category, categories, hidden_layers, run_experiment
 from zsad_papers.common.settings import Settings
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.winclip.experiments import (
     few_shot,
     few_shot_baselines,
-    generic,
-    language,
+    other_localization,
     tiling,
     within_images,
     zero_shot,
+    zero_shot_classification,
     zero_shot_detector,
 )
 
@@ -119,7 +119,7 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: C
         ("winclip", "temperature=0.07"): probability(views, ensemble, 0.07),
         ("winclip", "temperature=0.01"): probability(views, ensemble, 0.01),
     }
-    found = kept(language(square))
+    found = kept(zero_shot_classification(square))
     assert found.keys() == expected.keys()
     for names, values in expected.items():
         np.testing.assert_allclose(found[names], values, rtol=1e-4, atol=1e-7, err_msg=str(names))
@@ -140,7 +140,7 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
         own = [torch.cat([inference_views(part, *model, **options) for part in image]) for image in pictures]
         return torch.stack([encoder.embed_images(pixels) for pixels in own])
 
-    found, tiles = kept(language(oblong)), parts("tiles")
+    found, tiles = kept(zero_shot_classification(oblong)), parts("tiles")
     assert {len(image) for image in tiles} == {2} and oblong.views().shape[1] == 12
     expected = {
         "": views(tiles),
@@ -170,19 +170,21 @@ def test_one_class_scores_rise_with_the_distance_to_the_normal_text(square: Cate
     distances = 1 - square.encoder.embed_images(pixels_of(square)) @ side(
         square.encoder, ["normal bottle top"]
     )
-    scores = kept(language(square))["winclip", "one_class"]
+    scores = kept(zero_shot_classification(square))["winclip", "one_class"]
     assert scores.argsort().tolist() == distances.argsort().tolist()
 
 
 def test_temperature_leaves_the_order_of_single_crops(square: Category) -> None:
     at = {
-        t: pd.DataFrame(language(replace(square, settings=replace(square.settings, temperature=t))))
+        t: pd.DataFrame(
+            zero_shot_classification(replace(square, settings=replace(square.settings, temperature=t)))
+        )
         for t in (0.01, 0.07)
     }
     single = [records.query("variant in ('two_class', 'state_ens', 'prompt_ens')") for records in at.values()]
     assert len(single[0]) == 3 and (single[0]["auroc"] < 1).all()
     pd.testing.assert_frame_equal(*single)
-    own = pd.DataFrame(language(square)).set_index(["method", "variant"])
+    own = pd.DataFrame(zero_shot_classification(square)).set_index(["method", "variant"])
     for t, records in at.items():
         records = records.set_index(["method", "variant"])
         pd.testing.assert_series_equal(
@@ -192,11 +194,11 @@ def test_temperature_leaves_the_order_of_single_crops(square: Category) -> None:
 
 def test_flipped_images_have_a_record_of_their_own(square: Category, kept: Callable) -> None:
     flip = renamed(square, "spot", "flip")
-    scores = kept(language(flip))
+    scores = kept(zero_shot_classification(flip))
     defects = flip.test.meta["defect"]
     expected = scores["winclip", ""][defects.isin(["good", "flip"]).to_numpy()]
     np.testing.assert_array_equal(scores["winclip", "defect=flip"], expected)
-    assert len(expected) == 6 and ("winclip", "defect=flip") not in kept(language(square))
+    assert len(expected) == 6 and ("winclip", "defect=flip") not in kept(zero_shot_classification(square))
 
 
 def test_the_record_of_flipped_images_counts_no_other_defect(square: Category) -> None:
@@ -277,7 +279,7 @@ def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) 
 
 def test_generic_maps(square: Category) -> None:
     encoder = square.encoder
-    records = generic(square)
+    records = other_localization(square)
     found = {(record["method"], record["variant"]): record["auroc"] for record in records}
     texts = [side(encoder, s) for s in zero_shot_prompts("bottle top")]
     pixels, t = pixels_of(square), square.temperature
@@ -315,7 +317,7 @@ def test_tiling_of_squares(square: Category) -> None:
 def test_a_second_call_reads_what_the_first_one_has_measured(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = (language, zero_shot, generic, tiling)
+    studies = (zero_shot_classification, zero_shot, other_localization, tiling)
     first = [run(square) for run in studies]
 
     def refuse(*_: object, **__: object) -> None:
@@ -332,7 +334,7 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
 def test_edited_prompts_are_not_read_from_an_old_cache(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = (zero_shot, generic, tiling, lambda c: few_shot(c, [1]))
+    studies = (zero_shot, other_localization, tiling, lambda c: few_shot(c, [1]))
     before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
     lists = prompts._winclip_lists()
@@ -356,7 +358,7 @@ def test_a_resnet_has_no_patch_tokens(square: Category, tmp_path: Path) -> None:
     resnet = replace(square, encoder=load_encoder(tmp_path / "rn.json", "random", device="cpu"))
     assert resnet.depth == 0 and resnet.clip.key["layers"] == []
     assert len(by_variant(zero_shot(resnet))) == 7
-    assert len(language(resnet)) == 14
+    assert len(zero_shot_classification(resnet)) == 14
 
 
 def test_blocks_that_stand_for_a_resnets_stages() -> None:
@@ -460,7 +462,7 @@ def test_categories_and_study_of_a_role(settings: Settings, encoder: ClipEncoder
     named = categories(replace(settings, limit_images=1), encoder, "visa")
     assert [c.name for c in named] == load_dataset(Path(settings.data_dir) / "mini_visa").categories
     assert len(named[0].test) == 2 and len(named[0].train) == 3
-    found = study(settings, encoder, "visa", _count, "option")
+    found = run_experiment(settings, encoder, "visa", _count, "option")
     assert found["category"].tolist() == [c.name for c in named] and (found["option"] == "option").all()
 
 
@@ -471,4 +473,4 @@ def _count(c: Category, option: str) -> list[dict]:
 def test_without_a_dataset_there_are_no_records(settings: Settings, encoder: ClipEncoder) -> None:
     without = replace(settings, datasets={**settings.datasets, "visa": None})
     assert categories(without, encoder, "visa") == []
-    assert study(without, encoder, "visa", _count, "option").empty
+    assert run_experiment(without, encoder, "visa", _count, "option").empty

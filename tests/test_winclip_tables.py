@@ -19,7 +19,7 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import image_embeddings
 from zsad_core.windows import winclip_map
 from zsad_papers.common import data, results
-from zsad_papers.common.experiment import Category, categories, study
+from zsad_papers.common.experiment import Category, categories, run_experiment
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
 from zsad_papers.common.settings import Settings, read_settings
 from zsad_papers.rwda import experiments as rwda_experiments
@@ -27,7 +27,7 @@ from zsad_papers.rwda import tables as rwda_tables
 from zsad_papers.winclip import analysis as winclip_analysis
 from zsad_papers.winclip import costs as winclip_costs
 from zsad_papers.winclip import tables as winclip_tables
-from zsad_papers.winclip.experiments import few_shot_scores, language, zero_shot
+from zsad_papers.winclip.experiments import few_shot_scores, zero_shot, zero_shot_classification
 
 ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 CHOSEN = {"mini_mvtec": ("capsule", "screw"), "mini_visa": ("cashew", "fuse")}
@@ -311,8 +311,8 @@ def test_backbones(
     pd.testing.assert_frame_equal(found[found["variant"] == "backbone=tiny"], alone)
     added = found[found["variant"] == "backbone=vit_l_14"].set_index("task")["mean"]
     other = load_encoder(path, "random", device="cpu")
-    for task, run, variant in (("image", language, "prompt_ens"), ("pixel", zero_shot, "")):
-        own = study(settings, other, "mvtec", run)
+    for task, run, variant in (("image", zero_shot_classification, "prompt_ens"), ("pixel", zero_shot, "")):
+        own = run_experiment(settings, other, "mvtec", run)
         own = own[(own["method"] == "winclip") & (own["variant"] == variant)]
         assert added[task] == pytest.approx(100 * own["auroc"].mean())
 
@@ -322,7 +322,7 @@ def test_backbones(
 
 @pytest.fixture(scope="module")
 def open_rows(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
-    return winclip_tables.left_open_rows(settings, encoder, "visa", "mini_visa")
+    return winclip_tables.open_choice_rows(settings, encoder, "visa", "mini_visa")
 
 
 def test_left_open(open_rows: pd.DataFrame) -> None:

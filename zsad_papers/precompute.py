@@ -17,21 +17,20 @@ from zsad_core import prompts
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import compute_features, random_word_embeddings, view_extractor
-from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
-from zsad_papers.anomalyclip.experiments import extractors_of
-from zsad_papers.anomalyclip.tables import ROLES, variants_of
+from zsad_papers.anomalyclip import COMPARED, ROLES
+from zsad_papers.anomalyclip.experiments import MEDICAL, auxiliary_role, extractors_of
+from zsad_papers.anomalyclip.tables import variants_of
 from zsad_papers.baselines.backbones import Backbone, backbone_of
+from zsad_papers.baselines.detectors import baseline_extractor
 from zsad_papers.baselines.tiling import tiling_extractor
 from zsad_papers.common import data
 from zsad_papers.common.data import dataset_named, encoder_of
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.settings import Settings, read_settings
-from zsad_papers.winclip.experiments import baseline_extractor, few_shot_design, generic_extractor
+from zsad_papers.winclip.experiments import few_shot_design, other_localization_extractor
 
 KINDS = ("views", "winclip", "backbone", "anomalyclip")
 """Of features that are computed ahead, see `compute`."""
-COMPARED = ("mvtec", "visa")
-"""The roles with ablations, references and baselines; on the others the main methods are measured alone."""
 
 
 def compute(settings: Settings, kind: str, name: str, category: str | None = None) -> str:
@@ -77,7 +76,7 @@ def _roles(
 
 
 def _views(category: Category, role: str) -> None:
-    """Tiles and crops of images that are not square, for `winclip_studies.language`."""
+    """Tiles and crops of images that are not square, for `winclip.experiments.zero_shot_classification`."""
     if role in COMPARED or len(set(category.test.labels.tolist())) == 2:
         for whole in ("tiles", "center_crop"):
             images, options = category.viewed(whole)
@@ -87,8 +86,8 @@ def _views(category: Category, role: str) -> None:
 
 
 def _windows(category: Category, role: str, backbone: Backbone | None) -> None:
-    """For `zero_shot`, `generic`, `tiling`, `few_shot` and `left_open`, with the references that are drawn
-    from the training images."""
+    """For `zero_shot`, `other_localization`, `tiling`, `few_shot` and `open_choices`, with the references
+    that are drawn from the training images."""
     settings = category.settings
     if role in COMPARED or data.has_masks(category.test):
         category.computed(category.clip, category.test)
@@ -96,7 +95,7 @@ def _windows(category: Category, role: str, backbone: Backbone | None) -> None:
         return
     squashed = replace(category, whole="squash")
     squashed.computed(category.clip, category.test)
-    category.computed(generic_extractor(category), category.test)
+    category.computed(other_localization_extractor(category), category.test)
     if role == "mvtec":
         category.computed(tiling_extractor(category.encoder, settings.scales), category.test)
     if backbone is None:
@@ -118,15 +117,13 @@ def _baselines(category: Category, backbone: Backbone | None) -> None:
 
 
 def _local_features(category: Category, role: str) -> None:
-    """For `anomalyclip_studies.study`, and for learning prompts for other datasets from these images."""
+    """For `anomalyclip.experiments`, and for learning prompts for other datasets from these images."""
     category, settings = replace(category, whole="squash"), category.settings
-    learners = [
-        r for r in ROLES if settings.datasets.get(r) and anomalyclip_experiments.auxiliary_role(r) == role
-    ]
+    learners = [r for r in ROLES if settings.datasets.get(r) and auxiliary_role(r) == role]
     variants = [name for r in (role, *learners) for name in variants_of(settings, r)]
     for extractor in extractors_of(category.encoder, variants):
         category.computed(extractor, category.test)
-    if role == anomalyclip_experiments.MEDICAL:  # of which prompts are learned on all images
+    if role == MEDICAL:  # of which prompts are learned on all images
         for extractor in extractors_of(category.encoder, ["tuned=medical", "vand"]):
             category.computed(extractor, category.dataset.select(category.name))
 

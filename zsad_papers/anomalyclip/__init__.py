@@ -14,31 +14,29 @@ def _seeds(settings: Any) -> str:
     return f"one training, seed {PromptConfig().seed}"
 
 
+INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
+MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
+MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
+ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
+COMPARED = ("mvtec", "visa")
+"""With ablations and baselines; prompts for one are learned on the other."""
+
 PAPER = Paper(
     key="anomalyclip",
     title="AnomalyCLIP",
     order=3,
     encoder=("ViT-L-14-336-quickgelu", "openai"),
     encoder_parameters=("prompt_model", "prompt_weights"),
-    datasets=(
-        *("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic"),  # industrial
-        *("headct", "brainmri", "br35h", "covid19", "isic"),  # medical
-        *("cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
-    ),
+    datasets=ROLES,
     settings=AnomalyclipSettings,
     seeds=_seeds,
 )
 
-INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
-MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
-MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
-
-_COMPARED = ("mvtec", "visa")  # with ablations and baselines; prompts for one are learned on the other
-_OTHERS = tuple(role for role in (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL) if role not in _COMPARED)
+_OTHERS = tuple(role for role in ROLES if role not in COMPARED)
 
 EXPERIMENTS = {
-    role: {"needs": (role,), "features": {"anomalyclip": _COMPARED}, "after": (f"winclip-{role}",)}
-    for role in _COMPARED
+    role: {"needs": (role,), "features": {"anomalyclip": COMPARED}, "after": (f"winclip-{role}",)}
+    for role in COMPARED
 } | {
     # The prompts for VisA and for all other datasets are learned on MVTec AD: once, so one after the other.
     "others": {

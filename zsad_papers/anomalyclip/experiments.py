@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,20 +23,17 @@ from tqdm import tqdm
 
 from zsad_core import methods, prompt_learning
 from zsad_core.cache import content_key
-from zsad_core.datasets import AnomalyDataset
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, glocal_extractor, text_embeddings
+from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor, text_embeddings
 from zsad_core.losses import PARTS
-from zsad_core.methods import Detector, Output, anomalyclip, detector, extractor_of
+from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
-from zsad_core.prompt_learning import LearnedPrompts, train_prompts
+from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
-from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.baselines.vand import Adapters, train_adapters, vand_detector, vand_extractor
-from zsad_papers.common import data
 from zsad_papers.common.data import dataset_of, has_masks, missing
-from zsad_papers.common.experiment import Category, categories
+from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.settings import Settings
 
 MEDICAL = "cvc_colondb"
@@ -48,7 +46,7 @@ def auxiliary_role(role: str) -> str:
 
 
 def missing_for(settings: Settings, roles: Sequence[str]) -> list[str]:
-    """For a page's reader: the lines of `embeddings.missing`, and for which of the datasets that are there
+    """For a page's reader: the lines of `data.missing`, and for which of the datasets that are there
     nothing can be learned, since the one to learn on is not."""
     lines = missing(settings, roles)
     there = [role for role in roles if not missing(settings, [role])]
@@ -72,7 +70,7 @@ def learned_prompts(
     if settings.prompt_epochs is not None:
         options = {"epochs": settings.prompt_epochs, **options}
     key = {"preset": preset, "recipe": prompt_config_of(encoder, preset, **options).key()}
-    train = partial(train_prompts, encoder, preset=preset, **options)
+    train = partial(prompt_learning.train_prompts, encoder, preset=preset, **options)
     return _kept(settings, encoder, auxiliary, key, train, LearnedPrompts)
 
 
@@ -94,15 +92,15 @@ def _kept(
     if dataset is None:
         return None
     split = None if role == MEDICAL else "test"
-    chosen = dataset if split is None else dataset.select(split=split)
+    chosen = dataset.select(split=split)
     key |= {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
     name = f"{dataset.root.name}-{content_key(**key, images=chosen.fingerprint)}"
     path = Path(settings.cache_dir) / "prompts" / f"{name}.safetensors"
     if path.is_file():
         return kind.load(path)
     unfinished = path.with_name(f"{name}.unfinished.safetensors")
-    folder = settings.cache_dir  # where the features lie that the studies of this dataset read
-    found = train(dataset, cache_dir=folder, checkpoint=unfinished, split=split, progress=False)
+    options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, "split": split}
+    found = train(dataset, progress=False, **options)
     found.save(path)
     unfinished.unlink(missing_ok=True)
     return found
@@ -128,76 +126,12 @@ def clip_texts(
     return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
 
 
-def score_dataset(
-    prompts: LearnedPrompts,
-    encoder: ClipEncoder,
-    dataset: AnomalyDataset,
-    measure: Callable[[Extractor, Detector, str], dict[str, np.ndarray]],
-    *,
-    attention: str | None = None,
-    swap: bool = False,
-    allow_training_images: bool = False,
-) -> dict[str, np.ndarray]:
-    """What `measure` finds for one category; refuses images that the prompts were learned from.
-
-    swap: the category's name in the place of "object" (Figure 9).
-    allow_training_images: look at them all the same.
-    """
-    if not allow_training_images:
-        prompts.refuse_training_images(dataset)
-    names = [object_name(dataset.meta["category"].iloc[0])]
-    texts = prompts.texts(encoder, names, swap=swap)[0]
-    found = detector(anomalyclip, texts, encoder.grid, prompts.config.temperature, maps=has_masks(dataset))
-    key = content_key(texts=texts.double().flatten().tolist(), temperature=prompts.config.temperature)
-    return measure(extractor_of(encoder, prompts.config, attention), found, key)
-
-
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
 """State words of Tables 13 and 14."""
 
 ONE_MAP = {"local_weight": 1.0}
 """One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers
 took the last block's map in the place of each of four layers."""
-
-VARIANTS: dict[str, dict] = {
-    "": {},
-    # Table 4, modules added; Table 7, taken away
-    "+T2": {**ONE_MAP, "depth": 0, "length": 0},
-    "+T3": ONE_MAP,
-    "+T4": {},
-    "-T1": {"attention": "qk"},
-    "-T2": {"object_word": None},
-    "-T3": {"depth": 0, "length": 0},
-    "-T4": ONE_MAP,
-    "object_aware": {"object_word": None},
-    "wo_dpam": {"attention": "qk"},
-    # Table 5 and claim 31
-    "local=0;global=0": {"epochs": 0},
-    "local=0;global=1": {"local": ()},
-    "local=1;global=0": {"global_loss": False},
-    "local=1;global=1": {},
-    "attention=qk;local=0": {"attention": "qk", "local": ()},
-    "attention=qk;local=1": {"attention": "qk"},
-    # Table 9
-    "shared": {"shared": True},
-    "unshared": {},
-    # Table 10, Figure 6
-    **{
-        f"attention={kind}": {"attention": kind}
-        for kind in ("qk", "qq", "kk", "vv", "qq+kk+vv", "qk+qq+kk+vv")
-    },
-    # Table 11
-    "focal=0;dice=0": {"local": ()},
-    "focal=0;dice=1": {"local": PARTS[1:]},
-    "focal=1;dice=0": {"local": PARTS[:1]},
-    "focal=1;dice=1": {},
-    # Tables 13 and 14
-    **{f"word={word}": {"states": ("", word)} for word in WORDS},
-}
-"""What differs from the full method, for `prompt_config.prompt_config_of`."""
-
-SWEEPS = {"E": "context_length", "M": "depth", "L": "length"}
-"""Figure 8: E learned words, M text blocks with learned tokens, L tokens in each; N counts image layers."""
 
 SWITCHES: dict[str, dict] = {
     "layers": {"n_layers": 4, **ONE_MAP},
@@ -213,26 +147,73 @@ SWITCHES: dict[str, dict] = {
 }
 """The differences between paper and code (section 12 of the facts), one at a time, then all at once."""
 
+ABLATIONS: dict[str, dict[str, dict | None]] = {
+    "T4": {
+        "base": None,  # of `baselines`, as the next
+        "+T1": None,
+        "+T2": {**ONE_MAP, "depth": 0, "length": 0},
+        "+T3": ONE_MAP,
+        "+T4": {},
+    },
+    "T5": {
+        "local=0;global=0": {"epochs": 0},
+        "local=0;global=1": {"local": ()},
+        "local=1;global=0": {"global_loss": False},
+        "local=1;global=1": {},
+    },
+    "T7": {
+        "": {},
+        "-T1": {"attention": "qk"},
+        "-T2": {"object_word": None},
+        "-T3": {"depth": 0, "length": 0},
+        "-T4": ONE_MAP,
+    },
+    "T9": {"shared": {"shared": True}, "unshared": {}},
+    "T10": {f"attention={k}": {"attention": k} for k in ("qk", "vv", "qq+kk+vv", "qk+qq+kk+vv")},
+    "T11": {
+        "focal=0;dice=0": {"local": ()},
+        "focal=0;dice=1": {"local": PARTS[1:]},
+        "focal=1;dice=0": {"local": PARTS[:1]},
+        "focal=1;dice=1": {},
+    },
+    "F6": {f"attention={k}": {"attention": k} for k in ("qq", "kk", "vv")},
+    "sec3.3": {
+        "attention=qk;local=0": {"attention": "qk", "local": ()},
+        "attention=qk;local=1": {"attention": "qk"},
+    },
+}
+"""Of each ablation on MVTec AD and VisA the variants, and what differs from the full method."""
+
+VARIANTS = {name: own for table in ABLATIONS.values() for name, own in table.items() if own is not None}
+VARIANTS |= {
+    "object_aware": {"object_word": None},
+    "wo_dpam": {"attention": "qk"},
+    **{f"word={word}": {"states": ("", word)} for word in WORDS},
+    "class_name_at_test": {},  # the full method, with the name put into its prompts (Figure 9)
+    "tuned=medical": {},  # learned on other images (Table 3)
+    "coop": {"preset": "coop"},
+    **{f"code:{name}": options for name, options in SWITCHES.items()},
+}
+"""Options of `prompt_config.prompt_config_of` by variant."""
+
+SWEEPS = {"E": "context_length", "M": "depth", "L": "length", "N": "n_layers"}
+"""Figure 8: E learned words, M text blocks with learned tokens, L tokens in each, N image layers."""
+
 
 def training_options(variant: str) -> dict:
-    """Options of `ac.learned_prompts` for a variant, by the names of the published tables.
+    """Options of `learned_prompts` for a variant, by the names of the published tables.
 
     >>> training_options("E=8"), training_options("N=2")
     ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
     """
-    known = {"class_name_at_test": {}, "coop": {"preset": "coop"}, "tuned=medical": {}, **VARIANTS}
-    if variant in known:
-        return known[variant]
-    if variant.startswith("code:"):
-        return SWITCHES[variant.removeprefix("code:")]
     letter, _, number = variant.partition("=")
-    if letter == "N" and number.isdigit():
-        return {"n_layers": int(number), **ONE_MAP}
     if letter in SWEEPS and number.isdigit():
-        return {SWEEPS[letter]: int(number)}
-    raise ValueError(
-        f"variant {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}, or E=, M=, L=, N="
-    )
+        return {SWEEPS[letter]: int(number), **(ONE_MAP if letter == "N" else {})}
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"variant {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}, or E=, M=, L=, N="
+        )
+    return VARIANTS[variant]
 
 
 def sweep_variants(settings: Settings) -> list[str]:
@@ -241,26 +222,100 @@ def sweep_variants(settings: Settings) -> list[str]:
     return [f"{letter}={n}" for letter, ns in {**values, "N": (1, 2, 3, 4)}.items() for n in ns]
 
 
-def measured(
-    c: Category, study: str, extractor: Extractor, detect: Detector, **options
-) -> dict[str, np.ndarray]:
-    """Image scores `/scores`, and with masks `/pixel` at the size of the model's input (App. A.1), cached."""
-    size = c.encoder.image_size
-    return c.measured(
-        study, lambda: detect, extractor, map_size=size, sigma=methods.smoothing(size), kinds=(), **options
+class Method(NamedTuple):
+    """How a method makes scores and maps of a category.
+
+    name, key: what measurements are cached under. sigma: of the maps' smoothing, in pixels of the input.
+    """
+
+    name: str
+    extractor: Extractor
+    detect: Detector
+    sigma: float
+    key: dict[str, str]
+
+
+def squashed(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
+    """The categories in a role, seen as AnomalyCLIP sees them; none, without a warning, if there are none."""
+    if missing(settings, [role]):
+        return []
+    return [replace(c, whole="squash") for c in categories(settings, encoder, role)]
+
+
+def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
+    """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
+    depth = encoder.depth
+    return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
+
+
+def clip_method(
+    category: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
+) -> Method:
+    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
+
+    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's.
+    """
+    encoder = category.encoder
+    texts = clip_texts(encoder, name or category.name, category.settings.cache_dir, ensemble=ensemble)
+    detect, sigma = detector(anomalyclip, texts, encoder.grid), methods.smoothing(encoder.image_size)
+    return Method(
+        "anomalyclip-clip", clip_features(encoder, attention), detect, sigma, {"texts": _hash(texts=texts)}
     )
 
 
-def records_of(c: Category, found: dict[str, np.ndarray], method: str, variant: str = "") -> list[dict]:
+def method_of(
+    category: Category,
+    learned: LearnedPrompts | Adapters | None = None,
+    *,
+    swap: bool = False,
+    allow_training_images: bool = False,
+) -> Method:
+    """AnomalyCLIP or CoOp with learned prompts, VAND with its layers, or CLIP without anything learned.
+
+    swap: the category's name replaces the word "object" (Figure 9).
+    Refuses images that the method was trained on, unless allow_training_images.
+    """
+    if learned is None:
+        return clip_method(category)
+    if not allow_training_images:
+        learned.refuse_training_images(category.test)
+    encoder = category.encoder
+    if isinstance(learned, Adapters):
+        detect = vand_detector(encoder, learned, category.name, category.settings.cache_dir)
+        return Method("vand", vand_extractor(encoder), detect, 0.0, {"adapters": _hash(**learned.parameters)})
+    config = learned.config
+    texts = learned.texts(encoder, [object_name(category.name)], swap=swap)[0]
+    detect = detector(anomalyclip, texts, encoder.grid, config.temperature)
+    key = {"prompts": _hash(texts=texts, temperature=config.temperature)}
+    sigma = methods.smoothing(encoder.image_size)
+    return Method("anomalyclip", methods.extractor_of(encoder, config), detect, sigma, key)
+
+
+def measured(category: Category, method: Method, *, each: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Image scores `/scores`, and with masks `/pixel` at the size of the model's input (App. A.1), cached;
+    each: as in `experiment.measure`."""
+    masks = has_masks(category.test)
+
+    def detect(dense: TileFeatures) -> dict[str, Output]:
+        found = method.detect(dense)
+        return found if masks else {name: Output(output.scores) for name, output in found.items()}
+
+    options = {"map_size": category.encoder.image_size, "sigma": method.sigma, "kinds": (), "each": each}
+    return category.measured(method.name, lambda: detect, method.extractor, **options, **method.key)
+
+
+def records_of(
+    category: Category, found: dict[str, np.ndarray], method: str, variant: str = ""
+) -> list[dict]:
     """Records of a category: the image task where there are normal and anomalous images, the pixel task with
     masks."""
     records = []
-    if len(set(c.test.labels.tolist())) == 2:
+    if len(set(category.test.labels.tolist())) == 2:
         scores = found["/scores"]
-        record = c.record(scores, "image", method, variant)
-        records.append({**record, "ap": record["aupr"], **score_statistics(scores, c.test.labels)})
+        record = category.record(scores, "image", method, variant)
+        records.append({**record, "ap": record["aupr"], **score_statistics(scores, category.test.labels)})
     if "/pixel" in found:
-        records.append(c.record(found["/pixel"], "pixel", method, variant))
+        records.append(category.record(found["/pixel"], "pixel", method, variant))
     return records
 
 
@@ -274,62 +329,47 @@ def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> 
     return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
 
 
-def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
-    """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
-    depth = encoder.depth
-    return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
-
-
-def clip_scores(
-    c: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
-) -> dict:
-    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
-
-    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word in the place of the category's.
-    """
-    extractor = clip_features(c.encoder, attention)
-    texts = anomalyclip_experiments.clip_texts(
-        c.encoder, name or c.name, c.settings.cache_dir, ensemble=ensemble
-    )
-    detect = detector(anomalyclip, texts, c.encoder.grid, maps=has_masks(c.test))
-    return measured(c, "anomalyclip-clip", extractor, detect, texts=_hash(texts))
-
-
-def prompt_scores(c: Category, prompts: prompt_learning.LearnedPrompts, **options) -> dict[str, np.ndarray]:
-    """Scores and pixel metrics of learned prompts; options of `ac.score_dataset`."""
-    measure = lambda extractor, detect, key: measured(c, "anomalyclip", extractor, detect, prompts=key)  # noqa: E731
-    return anomalyclip_experiments.score_dataset(prompts, c.encoder, c.test, measure, **options)
-
-
-def baselines(c: Category) -> list[dict]:
+def baselines(category: Category) -> list[dict]:
     """CLIP, CLIP-AC, CLIP with DPAM, and the first rows of Table 4, which know no category."""
-    records = records_of(c, clip_scores(c), "clip")
-    records += records_of(c, clip_scores(c, ensemble=True), "clip_ac")
-    records += records_of(c, clip_scores(c, attention="vv"), "clip", "attention=vv")
-    records += [{**record, "variant": "attention=qk"} for record in records_of(c, clip_scores(c), "clip")]
-    records += records_of(c, clip_scores(c, name="object"), "anomalyclip", "base")
-    return records + records_of(c, clip_scores(c, name="object", attention="vv"), "anomalyclip", "+T1")
+    chosen = {
+        ("clip", ""): {},
+        ("clip_ac", ""): {"ensemble": True},
+        ("clip", "attention=vv"): {"attention": "vv"},
+        ("clip", "attention=qk"): {},
+        ("anomalyclip", "base"): {"name": "object"},
+        ("anomalyclip", "+T1"): {"name": "object", "attention": "vv"},
+    }
+    records = []
+    for (method, variant), options in chosen.items():
+        found = measured(category, clip_method(category, **options))
+        records += records_of(category, found, method, variant)
+    return records
 
 
-def with_prompts(c: Category, role: str, variant: str) -> list[dict]:
-    """Records of AnomalyCLIP in a variant.
+def split_variant(role: str, variant: str) -> tuple[str, str, str]:
+    """The method and the variant of the records, and the role of the dataset to learn on."""
+    method, _, rest = variant.partition(";")
+    if method not in ("coop", "vand"):
+        method, rest = "anomalyclip", variant
+    return method, rest, MEDICAL if rest == "tuned=medical" else auxiliary_role(role)
 
-    Three names are no options of its training: `class_name_at_test` puts the name into the full method's
-    prompts (Figure 9), `coop` is that baseline, `tuned=medical` learns on medical images (Table 3).
-    """
-    options = training_options(variant)
-    prompts = anomalyclip_experiments.learned_prompts(
-        c.settings, c.encoder, auxiliary_of_variant(role, variant), **options
-    )
-    if prompts is None:
+
+def learned_records(category: Category, role: str, variant: str) -> list[dict]:
+    """Records of AnomalyCLIP in a variant, of CoOp or of VAND; none without the set that it learns on."""
+    method, rest, auxiliary = split_variant(role, variant)
+    if method == "vand":
+        learned = learned_adapters(category.settings, category.encoder, auxiliary)
+    else:
+        options = training_options(variant)
+        learned = learned_prompts(category.settings, category.encoder, auxiliary, **options)
+    if learned is None:
         return []
-    found = prompt_scores(c, prompts, swap=variant == "class_name_at_test")
-    coop = variant == "coop"
-    return records_of(c, found, "coop" if coop else "anomalyclip", "" if coop else variant)
+    swap = variant == "class_name_at_test"
+    return records_of(category, measured(category, method_of(category, learned, swap=swap)), method, rest)
 
 
 def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:
-    """The features that `study` reads of test images in these variants, each once."""
+    """The features that `run_experiment` reads of test images in these variants, each once."""
     found: list[Extractor] = []
     for variant in variants:
         if variant == "baselines":
@@ -342,50 +382,23 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
     return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 
-def vand(c: Category, role: str, variant: str = "") -> list[dict]:
-    """Records of VAND; variant: empty, or `tuned=medical` (Table 3)."""
-    adapters = anomalyclip_experiments.learned_adapters(
-        c.settings, c.encoder, auxiliary_of_variant(role, variant)
-    )
-    if adapters is None:
-        return []
-    adapters.refuse_training_images(c.test)
-    both = vand_detector(c.encoder, adapters, c.name, c.settings.cache_dir)
-    scores_only = lambda dense: {name: Output(out.scores) for name, out in both(dense).items()}  # noqa: E731
-    detect = both if data.has_masks(c.test) else scores_only
-    key = content_key(**{name: value.flatten().tolist() for name, value in adapters.parameters.items()})
-    size, extractor = c.encoder.image_size, vand_extractor(c.encoder)
-    found = c.measured("vand", lambda: detect, extractor, map_size=size, kinds=(), adapters=key)
-    return records_of(c, found, "vand", variant)
-
-
-def auxiliary_of_variant(role: str, variant: str) -> str:
-    """The role of the dataset that a variant is learned on, when tested on the one in `role`."""
-    return (
-        anomalyclip_experiments.MEDICAL
-        if variant == "tuned=medical"
-        else anomalyclip_experiments.auxiliary_role(role)
-    )
-
-
-def study(settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]) -> pd.DataFrame:
+def run_experiment(
+    settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]
+) -> pd.DataFrame:
     """The records of variants on the dataset in a role; empty without it or its auxiliary set.
 
-    variants: of AnomalyCLIP, or "baselines" (`baselines`), "coop", "vand", "vand;tuned=medical".
+    variants: of `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical".
     """
-    chosen = [replace(c, whole="squash") for c in categories(settings, encoder, role)]
-    records: list[dict] = []
+    chosen, records = squashed(settings, encoder, role), []
     for variant in tqdm(variants, desc=f"prompts, {role}", leave=False):
-        for c in chosen:
+        for category in chosen:
             if variant == "baselines":
-                records += baselines(c)
-            elif variant.startswith("vand"):
-                records += vand(c, role, variant.removeprefix("vand").removeprefix(";"))
+                records += baselines(category)
             else:
-                records += with_prompts(c, role, variant)
-    names = ["category", "method", "variant", "shots", "seed", "task"]
-    return pd.DataFrame(records, columns=None if records else names)
+                records += learned_records(category, role, variant)
+    return as_frame(records)
 
 
-def _hash(texts: Tensor) -> str:
-    return content_key(texts=texts.double().flatten().tolist())
+def _hash(**values: Tensor | float) -> str:
+    lists = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in values.items()}
+    return content_key(**lists)

@@ -1,160 +1,136 @@
-"""AnomalyCLIP's figures of images and scores: maps of images chosen by rule, and how scores are spread.
-
-Figures that explain the method are in `anomalyclip_explained`.
-"""
+"""AnomalyCLIP's figures: maps of images chosen by rule, scores, attention, and the sweeps of Figure 8."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from skimage.measure import block_reduce
 
-from zsad_core import methods as methods_module
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import PART, Extractor, TileFeatures, feature_parts
-from zsad_core.maps import image_maps
-from zsad_core.methods import Detector, anomalyclip, detector
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
-from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
-from zsad_papers.anomalyclip.experiments import clip_features, clip_scores, measured, prompt_scores
-from zsad_papers.baselines.vand import Adapters, vand_detector, vand_extractor
-from zsad_papers.common import data
-from zsad_papers.common.data import missing
-from zsad_papers.common.experiment import Category, categories
-from zsad_papers.common.galleries import Example, _short
-from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, Words, new_figure, or_words
+from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
+from zsad_papers.anomalyclip.experiments import (
+    Method,
+    auxiliary_role,
+    learned_adapters,
+    learned_prompts,
+    measured,
+    method_of,
+    squashed,
+)
+from zsad_papers.baselines.vand import Adapters
+from zsad_papers.common import galleries
+from zsad_papers.common.data import has_masks, missing
+from zsad_papers.common.experiment import Category
+from zsad_papers.common.galleries import Example, one_scale, short
+from zsad_papers.common.plots import (
+    DASHES,
+    MARKERS,
+    PALETTE,
+    PICTURES,
+    STYLE,
+    Words,
+    new_figure,
+    or_words,
+    show_image,
+)
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.figures import example as winclip_example
 
 METHODS = ("CLIP", "WinCLIP", "CoOp", "VAND", "AnomalyCLIP")
 
-Asks = LearnedPrompts | Adapters | ClipEncoder | None
-"""What a method asks with: learned prompts, VAND's layers, WinCLIP's encoder, or None: CLIP's own words."""
+PromptSource = LearnedPrompts | Adapters | ClipEncoder | None
+"""Learned prompts, VAND's layers, WinCLIP's encoder, or None: CLIP's own words."""
 
 
-def squashed(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories in a role, seen as AnomalyCLIP sees them; none, without a warning, if there are none."""
-    if missing(settings, [role]):
-        return []
-    return [replace(c, whole="squash") for c in categories(settings, encoder, role)]
-
-
-def asked(
+def prompt_sources(
     settings: Settings,
     encoder: ClipEncoder,
     role: str,
     methods: Sequence[str] = ("AnomalyCLIP",),
     windows: ClipEncoder | None = None,
-) -> dict[str, Asks]:
-    """What each of some `METHODS` asks the dataset in a role with, learned on its auxiliary set.
+) -> dict[str, PromptSource]:
+    """What each of some `METHODS` needs on the dataset in a role, learned on its auxiliary set.
 
-    windows: WinCLIP's encoder. Methods whose auxiliary set is not there are left out.
+    windows: WinCLIP's encoder. Methods whose auxiliary set is missing are left out.
     """
     unknown = sorted(set(methods) - set(METHODS))
     if unknown or ("WinCLIP" in methods and windows is None):
         raise ValueError(
             f"methods={tuple(methods)}, windows={windows}: expected some of {', '.join(METHODS)}, and for "
-            "WinCLIP its encoder, `embeddings.encoder_of(settings)`"
+            "WinCLIP its encoder, `data.encoder_of(settings)`"
         )
-    auxiliary, found = anomalyclip_experiments.auxiliary_role(role), {}
+    auxiliary, found = auxiliary_role(role), {}
     learns = not missing(settings, [auxiliary])
     for method in methods:
         if method in ("CLIP", "WinCLIP"):
             found[method] = windows if method == "WinCLIP" else None
         elif learns and method == "VAND":
-            found[method] = anomalyclip_experiments.learned_adapters(settings, encoder, auxiliary)
+            found[method] = learned_adapters(settings, encoder, auxiliary)
         elif learns:
             preset = "coop" if method == "CoOp" else "released"
-            found[method] = anomalyclip_experiments.learned_prompts(settings, encoder, auxiliary, preset)
+            found[method] = learned_prompts(settings, encoder, auxiliary, preset)
     return found
 
 
-class Mapper(NamedTuple):
-    """How a method makes maps: features, detector, and the sigma of its smoothing at the model's input."""
-
-    extractor: Extractor
-    detect: Detector
-    sigma: float
+def image_map(category: Category, method: Method, image: int) -> np.ndarray:
+    """(H, W) in [0, 1]: the map as it is measured, at the model's input size, scaled to the image's size."""
+    options = {"map_size": category.encoder.image_size, "sigma": method.sigma}
+    return galleries.image_map(category, method.extractor, method.detect, image, **options)
 
 
-def mapper(c: Category, asks: LearnedPrompts | Adapters | None, *, look_at_training: bool = False) -> Mapper:
-    """Maps of a category; refuses images that a method was trained on, unless look_at_training."""
-    if asks is not None and not look_at_training:
-        asks.refuse_training_images(c.test)
-    encoder, sigma = c.encoder, methods_module.smoothing(c.encoder.image_size)
-    if isinstance(asks, Adapters):
-        return Mapper(
-            vand_extractor(encoder), vand_detector(encoder, asks, c.name, c.settings.cache_dir), 0.0
-        )
-    if asks is None:
-        return clip_mapper(c)
-    texts = asks.texts(encoder, [object_name(c.name)])[0]
-    detect = detector(anomalyclip, texts, encoder.grid, asks.config.temperature)
-    return Mapper(methods_module.extractor_of(encoder, asks.config), detect, sigma)
-
-
-def clip_mapper(c: Category, attention: str = "qk") -> Mapper:
-    """Maps by CLIP's hand-written prompts, of the last block's features with some kind of attention."""
-    texts = anomalyclip_experiments.clip_texts(c.encoder, c.name, c.settings.cache_dir)
-    detect = detector(anomalyclip, texts, c.encoder.grid)
-    return Mapper(clip_features(c.encoder, attention), detect, methods_module.smoothing(c.encoder.image_size))
-
-
-def features_of(c: Category, extractor: Extractor, image: int) -> TileFeatures:
-    """The features of test image number `image`."""
-    number, place = divmod(image, PART)
-    return feature_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[number].load().only(place)
-
-
-def image_map(c: Category, makes: Mapper, image: int) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: the map at the model's input size, which is measured, at the image's size."""
-    dense = features_of(c, makes.extractor, image)
-    found = next(image_maps(dense, makes.detect(dense)[""].maps, c.encoder.image_size, makes.sigma))
-    size = tuple(dense.sizes[0].tolist())
-    return _bilinear(torch.from_numpy(found), size).numpy()
-
-
-def map_examples(c: Category, asks: Mapping[str, Asks], images: Sequence[int]) -> list[Example]:
-    """Examples for `winclip_figures.map_gallery` or `strip`: maps of some test images. asks: of `asked`."""
-    makes = {name: mapper(c, own) for name, own in asks.items() if not isinstance(own, ClipEncoder)}
+def map_examples(
+    category: Category,
+    sources: Mapping[str, PromptSource],
+    images: Sequence[int],
+    *,
+    allow_training_images: bool = False,
+) -> list[Example]:
+    """Maps of some test images, for `galleries.map_gallery` or `strip`. sources: of `prompt_sources`."""
+    makes = {
+        name: method_of(category, own, allow_training_images=allow_training_images)
+        for name, own in sources.items()
+        if not isinstance(own, ClipEncoder)
+    }
     found = []
     for image in images:
         maps = {}
-        for name, own in asks.items():
+        for name, own in sources.items():
             if name in makes:
-                maps[name] = image_map(c, makes[name], image)
+                maps[name] = image_map(category, makes[name], image)
             else:
-                maps |= winclip_example(replace(c, encoder=own, whole="tiles"), image).maps
-        picture, defect = np.asarray(c.test.image(image)), object_name(c.test.meta["defect"].iloc[image])
-        found.append(Example(f"{object_name(c.name)}\n{defect}", picture, c.test.mask(image), picture, maps))
+                maps |= winclip_example(replace(category, encoder=own, whole="tiles"), image).maps
+        found.append(galleries.example(category, image, maps))
     return found
 
 
-def spread_out(c: Category, number: int) -> list[int]:
+def before_and_after(
+    category: Category, image: int, drawn: LearnedPrompts, learned: LearnedPrompts
+) -> tuple[Example, pd.DataFrame]:
+    """Maps and losses of one image, a training image or not, by prompts as drawn and as learned."""
+    sides = {"before training": drawn, "after training": learned}
+    (found,) = map_examples(category, sides, [image], allow_training_images=True)
+    table = pd.DataFrame({name: loss_parts(category, own, image) for name, own in sides.items()})
+    return found, table.rename_axis("part")
+
+
+def spread_out(category: Category, number: int) -> list[int]:
     """At most `number` anomalous test images, evenly spaced in the dataset's list."""
-    anomalous = np.flatnonzero(c.test.labels == 1)
+    anomalous = np.flatnonzero(category.test.labels == 1)
     places = np.linspace(0, len(anomalous) - 1, min(number, len(anomalous))).round().astype(int)
     return anomalous[places].tolist()
 
 
-def within_images(c: Category, prompts: LearnedPrompts) -> pd.DataFrame:
-    """Of each test image: label, area (the defect's share of the image), and of AnomalyCLIP's map in this
-    image alone the pixel AUROC and F1-max (NaN where nothing is anomalous) and the maximum."""
-    measure = lambda extractor, detect, key: measured(  # noqa: E731
-        c, "anomalyclip", extractor, detect, prompts=key, each=("",)
-    )
-    found = anomalyclip_experiments.score_dataset(prompts, c.encoder, c.test, measure)["/each"]
-    areas = [c.test.mask(i).mean() if label else 0.0 for i, label in enumerate(c.test.labels)]
-    names = ("auroc", "f1max", "maximum")
-    return pd.DataFrame({"label": c.test.labels, "area": areas, **dict(zip(names, found.T, strict=True))})
+def within_images(category: Category, prompts: LearnedPrompts) -> pd.DataFrame:
+    """`galleries.within_images` of AnomalyCLIP's maps."""
+    each = measured(category, method_of(category, prompts), each=("",))["/each"]
+    return galleries.within_images(category, each)
 
 
 def successes_and_failures(
@@ -163,52 +139,37 @@ def successes_and_failures(
     """The images with the highest and the lowest pixel AUROC within the image, and the normal images whose
     map has the highest maximum (Figure 7); at most one image a category in each group. Categories
     without masks are left out."""
-    masked = [(c, prompts) for c, prompts in chosen if data.has_masks(c.test)]
+    masked = [(c, prompts) for c, prompts in chosen if has_masks(c.test)]
     if not masked:
         return {}
-    parts = [within_images(c, prompts).assign(number=n) for n, (c, prompts) in enumerate(masked)]
-    images = pd.concat(parts).rename_axis("image").reset_index()
-    found, normal = images.dropna(), images[images["label"] == 0]
-    groups = {
-        "success": found.sort_values("auroc", ascending=False, kind="stable"),
-        "failure": found.sort_values("auroc", kind="stable"),
-        "false alarm": normal.sort_values("maximum", ascending=False, kind="stable"),
-    }
-    first = {name: group.drop_duplicates("number").head(number) for name, group in groups.items()}
-    return {
-        name: [(masked[row.number][0], int(row.image)) for row in group.itertuples()]
-        for name, group in first.items()
-    }
+    images = galleries.together(within_images(c, prompts) for c, prompts in masked)
+    auroc, maximum = images["auroc"].dropna(), images.loc[images["label"] == 0, "maximum"]
+    groups = {"success": -auroc, "failure": auroc, "false alarm": -maximum}
+    own = [c for c, _ in masked]
+    return {name: galleries.lowest(images, scores, own, number) for name, scores in groups.items()}
 
 
+@mpl.rc_context({**PICTURES, "font.size": 8})
 def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float = 1.35) -> Figure:
     """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, the map. One
     colour scale for all maps, from their lowest to their highest score."""
-    with mpl.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        height, width = examples[0].mask.shape
-        tall = 3 * size * min(1.3, height / width)
-        figure, axes = new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
-        values = [found.maps[method] for found in examples]
-        scale = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
-        for j, (found, value) in enumerate(zip(examples, values, strict=True)):
-            axes[0, j].imshow(found.image)
-            axes[1, j].imshow(found.image)
-            drawn = axes[2, j].imshow(value, cmap="inferno", **scale)
-            axes[0, j].set_title(found.label.split("\n")[-1], fontsize=8)
-            if found.mask.any():
-                axes[1, j].contour(found.mask, [0.5], colors="black", linewidths=1.8)
-                axes[1, j].contour(found.mask, [0.5], colors="white", linewidths=0.8)
-        name, masked = examples[0].label.split("\n")[0], any(found.mask.any() for found in examples)
-        for axis, label in zip(axes[:, 0], (name, "mask" if masked else "no mask", "map"), strict=True):
-            axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-        for axis in axes.flat:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        place = {"ax": axes.ravel().tolist(), "fraction": 0.06, "shrink": 0.3, "anchor": (0.0, 0.0)}
-        bar = figure.colorbar(drawn, label="score", **place)
-        figure.get_layout_engine().set(rect=(0.05, 0, 0.95, 1))  # else long names are cut at the left
-        bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
-        return figure
+    height, width = examples[0].mask.shape
+    tall = 3 * size * min(1.3, height / width)
+    figure, axes = new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
+    scale = one_scale([found.maps[method] for found in examples])
+    for column, found in zip(axes.T, examples, strict=True):
+        show_image(column[0], found.image)
+        show_image(column[1], found.image, found.mask, 0.8)
+        show_image(column[2], found.maps[method], cmap="inferno", **scale)
+        column[0].set_title(found.label.split("\n")[-1], fontsize=8)
+    name, masked = examples[0].label.split("\n")[0], any(found.mask.any() for found in examples)
+    for axis, label in zip(axes[:, 0], (name, "mask" if masked else "no mask", "map"), strict=True):
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    place = {"ax": axes.ravel().tolist(), "fraction": 0.06, "shrink": 0.3, "anchor": (0.0, 0.0)}
+    bar = figure.colorbar(axes[2, 0].images[0], label="score", **place)
+    figure.get_layout_engine().set(rect=(0.05, 0, 0.95, 1))  # else long names are cut at the left
+    bar.set_ticks(list(scale.values()), labels=[short(v) for v in scale.values()])
+    return figure
 
 
 SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -255,21 +216,15 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """What each of Figures 14 to 37 shows in the paper and in this run."""
     lines = []
     for artifact, (name, dataset, _) in SHOWN.items():
-        found = shown_category(settings, encoder, artifact)
-        role, c = found or ("", None)
-        lines.append(
-            {
-                "figure": artifact[1:],
-                "in the paper": f"{name}, {dataset}",
-                "here": f"{object_name(c.name)}, {c.dataset.name}" if c else "nothing: no such data",
-                "masks": ("yes" if data.has_masks(c.test) else "none") if c else "",
-                "prompts learned on": settings.datasets[anomalyclip_experiments.auxiliary_role(role)]
-                or "nothing"
-                if c
-                else "",
-            }
-        )
-    return pd.DataFrame(lines)
+        here, masks, learned_on = "nothing: no such data", "", ""
+        if found := shown_category(settings, encoder, artifact):
+            role, c = found
+            here = f"{object_name(c.name)}, {c.dataset.name}"
+            masks = "yes" if has_masks(c.test) else "none"
+            learned_on = settings.datasets[auxiliary_role(role)] or "nothing"
+        lines.append((artifact[1:], f"{name}, {dataset}", here, masks, learned_on))
+    names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
+    return pd.DataFrame(lines, columns=names)
 
 
 def shown_maps(
@@ -280,18 +235,19 @@ def shown_maps(
     if found is None:
         return Words(f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."), None
     role, c = found
-    asks = asked(settings, encoder, role)
-    if not asks:
+    sources = prompt_sources(settings, encoder, role)
+    if not sources:
         return Words("No auxiliary set to learn prompts on is among this run's data."), None
-    return strip(map_examples(c, asks, spread_out(c, number))), c
+    return strip(map_examples(c, sources, spread_out(c, number))), c
 
 
-def image_scores(c: Category, prompts: LearnedPrompts | None) -> np.ndarray:
+def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarray:
     """(n,) anomalous probabilities of the test images; prompts None: CLIP's own words."""
-    return (clip_scores(c) if prompts is None else prompt_scores(c, prompts))["/scores"]
+    return measured(category, method_of(category, prompts))["/scores"]
 
 
 @or_words
+@mpl.rc_context({**STYLE, "font.size": 8})
 def score_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
 ) -> Figure:
@@ -301,34 +257,82 @@ def score_histograms(
     a dashed one with hatching.
     """
     n_rows = max(1, -(-len(scores) // columns))
-    with mpl.rc_context({**STYLE, "font.size": 8}):
-        figure, axes = new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
-        for axis, (title, (values, labels)) in zip(axes.flat, scores.items(), strict=False):
-            for label, name, style in ((0, "normal", "-"), (1, "anomalous", "--")):
-                own = values[np.asarray(labels) == label]
-                look = {"histtype": "stepfilled", "ls": style, "lw": 1.4, "edgecolor": PALETTE[label]}
-                look |= {
-                    "facecolor": (*mpl.colors.to_rgb(PALETTE[label]), 0.15),
-                    "hatch": ("", "////")[label],
-                }
-                shares = np.full(len(own), 1 / max(1, len(own)))
-                axis.hist(own, bins, range=(0, 1), weights=shares, label=name, **look)
-            axis.set_title(title, fontsize=8.5)
-            axis.set_xlim(0, 1)
-        for axis in axes.flat[len(scores) :]:
-            axis.set_axis_off()
-        for below, axis in enumerate(axes.flat):
-            axis.xaxis.set_tick_params(labelbottom=below + columns >= len(scores))
-        figure.supxlabel("image score (probability of anomalous)", fontsize=8.5)
-        figure.supylabel("share of images", fontsize=8.5)
-        if scores:
-            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        return figure
+    figure, axes = new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
+    for axis, (title, (values, labels)) in zip(axes.flat, scores.items(), strict=False):
+        for label, name, style in ((0, "normal", "-"), (1, "anomalous", "--")):
+            own = values[np.asarray(labels) == label]
+            look = {"histtype": "stepfilled", "ls": style, "lw": 1.4, "hatch": ("", "////")[label]}
+            look |= {"edgecolor": PALETTE[label], "facecolor": (PALETTE[label], 0.15)}
+            shares = np.full(len(own), 1 / max(1, len(own)))
+            axis.hist(own, bins, range=(0, 1), weights=shares, label=name, **look)
+        axis.set_title(title, fontsize=8.5)
+        axis.set_xlim(0, 1)
+    for axis in axes.flat[len(scores) :]:
+        axis.set_axis_off()
+    for below, axis in enumerate(axes.flat):
+        axis.xaxis.set_tick_params(labelbottom=below + columns >= len(scores))
+    figure.supxlabel("image score (probability of anomalous)", fontsize=8.5)
+    figure.supylabel("share of images", fontsize=8.5)
+    if scores:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
 
 
-def _bilinear(values: Tensor, size: tuple[int, int]) -> Tensor:
-    options = {"mode": "bilinear", "align_corners": False}
-    return torch.nn.functional.interpolate(values[None, None].float(), size, **options)[0, 0]
+@or_words
+@mpl.rc_context(STYLE)
+def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
+    """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
+    would be if every token took the same from all."""
+    figure, axes = new_figure(height=3.8)
+    axis = axes[0, 0]
+    means = records.groupby(["kind", "block"], sort=False)["weight"].mean()
+    for number, kind in enumerate(dict.fromkeys(records["kind"])):
+        style = {"marker": MARKERS[number], "ls": DASHES[number], "color": PALETTE[number]}
+        axis.plot(means[kind].index, means[kind], label=KIND_LABELS[kind], **style)
+    axis.axhline(uniform, color="grey", lw=1)
+    above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+    axis.annotate("evenly spread", (records["block"].max(), uniform), **above)
+    axis.axvline(first - 0.5, color="grey", ls=":", lw=1)
+    axis.annotate("DPAM from here", (first - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
+    axis.set(xlabel="block of the image tower", ylabel="weight of a patch on itself", yscale="log")
+    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+@mpl.rc_context({**PICTURES, "font.size": 8})
+def attention_figure(
+    found: Example, matrices: Mapping[str, np.ndarray], maps: Mapping[str, Mapping[str, np.ndarray]]
+) -> Figure:
+    """Figure 3: a column a kind of attention; above its matrix, below the maps of some prompts with it.
+
+    matrices: {kind: (p, p)}, each with its own colour scale. maps: {row: {kind: (H, W)}}, one
+    scale a row. Large matrices are drawn in at most 144 cells a side, each the largest weight in it.
+    """
+    kinds, n_rows = list(matrices), 1 + len(maps)
+    figure, axes = new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
+    axes[0, 0].set_axis_off()
+    for axis, kind in zip(axes[0, 1:], kinds, strict=True):
+        drawn = axis.imshow(_coarse(matrices[kind], 144), cmap="viridis", norm=mpl.colors.PowerNorm(0.5, 0))
+        axis.set_title(KIND_LABELS[kind], fontsize=9)
+        axis.set(xticks=[], yticks=[], xlabel="patch looked at")
+        bar = figure.colorbar(drawn, ax=axis, location="bottom", fraction=0.07, label="weight")
+        top = float(drawn.norm.vmax)
+        bar.set_ticks([0, top / 4, top], labels=[short(v) for v in (0, top / 4, top)])
+    axes[0, 1].set_ylabel("patch that looks")
+    for row, (name, own) in zip(axes[1:], maps.items(), strict=True):
+        show_image(row[0], found.image, found.mask, 0.7)
+        row[0].set_title(found.label.replace("\n", ", "), fontsize=8)
+        for axis, kind in zip(row[1:], kinds, strict=True):
+            show_image(axis, own[kind], found.mask, 0.7, cmap="inferno", **one_scale(own.values()))
+        row[0].set_ylabel(name, fontsize=9)
+        figure.colorbar(row[1].images[0], ax=row.tolist(), fraction=0.05, pad=0.01, label="score")
+    return figure
+
+
+def _coarse(matrix: np.ndarray, cells: int) -> np.ndarray:
+    """At most `cells` cells a side, the largest value in each."""
+    return block_reduce(matrix, -(-len(matrix) // cells), np.max, cval=-np.inf)
 
 
 SWEPT = {"E": "learned words E", "M": "text blocks M", "L": "tokens in each L", "N": "image layers N"}
@@ -337,51 +341,7 @@ MEASURES = {("pixel", "pro"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
 
 
 @or_words
-def dots(
-    frame: pd.DataFrame,
-    *,
-    label: str,
-    value: str,
-    group: str,
-    panel: str,
-    xlabel: str,
-    reference: float | None = None,
-    columns: int = 2,
-    share_x: bool = False,
-) -> Figure:
-    """One line a label, one dot a group, told by marker and colour; a panel for each value of `panel`.
-
-    frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
-        all panels.
-    Lines keep the order in which labels first appear, and stand in every panel. Unlike bars, dots need no
-    axis from 0, so small differences between high numbers stay visible.
-    """
-    with mpl.rc_context(STYLE):
-        labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
-        columns = min(columns, len(panels))
-        n_rows = -(-len(panels) // columns)
-        height = n_rows * (0.9 + 0.12 * len(labels) * (1 + len(groups))) + 0.4
-        figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
-        for axis, title in zip(axes.flat, panels, strict=False):
-            for number, name in enumerate(groups):
-                own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label)[value]
-                at = np.arange(len(labels)) + 0.5 * ((number + 0.5) / len(groups) - 0.5)
-                marker, colour = MARKERS[number % len(MARKERS)], PALETTE[number % len(PALETTE)]
-                axis.plot(own.reindex(labels), at, marker, color=colour, label=name)
-            if reference is not None:
-                axis.axvline(reference, color="grey", lw=1)
-            axis.set(title=title, xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)
-            axis.title.set_fontsize(10)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        axes[0, 0].invert_yaxis()
-        if len(groups) > 1:
-            handles = axes.flat[0].get_legend_handles_labels()
-            figure.legend(*handles, loc="outside lower center", ncols=min(3, len(groups)))
-        return figure
-
-
-@or_words
+@mpl.rc_context(STYLE)
 def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     """Figure 8: a row of panels for each hyperparameter, pixel PRO on the left and image AP on the right.
 
@@ -390,18 +350,17 @@ def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     parts = frame["variant"].str.extract(r"^([EMLN])=(\d+)$")
     frame = frame.assign(letter=parts[0], x=parts[1].astype("Int64")).dropna(subset="letter")
     letters = [letter for letter in SWEPT if (frame["letter"] == letter).any()]
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(len(letters), 2, 6.4, 1.9 * len(letters) + 0.3)
-        for row, letter in zip(axes, letters, strict=True):
-            for number, ((task, metric), name) in enumerate(MEASURES.items()):
-                own = frame[(frame["letter"] == letter) & (frame["task"] == task)]
-                own = own[own["metric"] == metric].sort_values("x")
-                axis, x = row[number], own["x"].to_numpy(float)
-                axis.plot(x, own["mean"], marker=MARKERS[number], color=PALETTE[number])
-                axis.set(xlabel=SWEPT[letter], ylabel=name, xticks=x)
-                axis.margins(y=0.25)
-                if letter in defaults:
-                    axis.axvline(defaults[letter], color="grey", ls=":", lw=1.2)
-                    where = {"xy": (defaults[letter], 1.01), "xycoords": ("data", "axes fraction")}
-                    axis.annotate("default", **where, ha="center", fontsize=8, color="dimgrey")
-        return figure
+    figure, axes = new_figure(len(letters), 2, 6.4, 1.9 * len(letters) + 0.3)
+    for row, letter in zip(axes, letters, strict=True):
+        for number, ((task, metric), name) in enumerate(MEASURES.items()):
+            own = frame[(frame["letter"] == letter) & (frame["task"] == task)]
+            own = own[own["metric"] == metric].sort_values("x")
+            axis, x = row[number], own["x"].to_numpy(float)
+            axis.plot(x, own["mean"], marker=MARKERS[number], color=PALETTE[number])
+            axis.set(xlabel=SWEPT[letter], ylabel=name, xticks=x)
+            axis.margins(y=0.25)
+            if letter in defaults:
+                axis.axvline(defaults[letter], color="grey", ls=":", lw=1.2)
+                where = {"xy": (defaults[letter], 1.01), "xycoords": ("data", "axes fraction")}
+                axis.annotate("default", **where, ha="center", fontsize=8, color="dimgrey")
+    return figure

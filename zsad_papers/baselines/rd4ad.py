@@ -111,7 +111,7 @@ def train_rd4ad(
 
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) -> Extractor:
     """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for `feature_parts` with
-    whole="squash", and for `winclip.measure` with `rd4ad_detector`.
+    whole="squash", and for `experiment.measure` with `rd4ad_detector`.
 
     options: of `train_rd4ad`. Training happens when features are first asked for: not at all where
     `feature_parts` finds them on the disk.

@@ -106,6 +106,6 @@ def has_masks(dataset: AnomalyDataset) -> bool:
 
 
 def sources(settings: Settings, roles: Sequence[str] = ("mvtec", "visa")) -> list[AnomalyDataset]:
-    """The datasets in these roles, for `records.write_record`."""
-    found = [dataset_of(settings, role) for role in roles]
-    return [dataset for dataset in found if dataset is not None]
+    """The datasets in these roles, each once, for `provenance.write_record`."""
+    found = {settings.datasets.get(role): dataset_of(settings, role) for role in roles}
+    return [dataset for dataset in found.values() if dataset is not None]

@@ -18,11 +18,13 @@ from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import (
+    PART,
     Extractor,
     FeaturePart,
     TileFeatures,
     clip_extractor,
     compute_features,
+    feature_parts,
     image_embeddings,
 )
 from zsad_core.maps import _resize, image_maps, scaled_size
@@ -217,6 +219,12 @@ class Category:
         """The features of images of this category, which are computed now if nobody has yet."""
         return compute_features(extractor, images, self.settings.cache_dir, whole=self.whole)
 
+    def features(self, extractor: Extractor, image: int) -> TileFeatures:
+        """The features of test image number `image`."""
+        number, place = divmod(image, PART)
+        parts = feature_parts(extractor, self.test, self.settings.cache_dir, whole=self.whole)
+        return parts[number].load().only(place)
+
     def measured(
         self,
         study: str,
@@ -230,7 +238,7 @@ class Category:
         kinds: Sequence[PromptKind] = ("prompt_ens",),
         **options,
     ) -> dict[str, np.ndarray]:
-        """`winclip.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
+        """`experiment.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
 
         map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when
             it uses no language.
@@ -264,7 +272,7 @@ class Category:
 
     def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:
         """One record. values: scores (n,) of the test images for the task "image", else those of a `pixel`
-        array of `winclip.measure`. where: shots, seed."""
+        array of `experiment.measure`. where: shots, seed."""
         names = {"category": self.name, "method": method, "variant": variant, "shots": 0, "seed": 0, **where}
         if task == "image":
             found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
@@ -288,13 +296,18 @@ def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Cate
     return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
 
 
-def study(
+def run_experiment(
     settings: Settings, encoder: ClipEncoder, role: str, run: Callable[..., list[dict]], *options
 ) -> pd.DataFrame:
-    """The records of one study of all categories of the dataset in a role, as a frame; empty without it."""
+    """The records that `run(category, *options)` gives of all categories of the dataset in a role."""
     records = []
     bar = f"{run.__name__.replace('_', ' ')}, {role}"
     for category in tqdm(categories(settings, encoder, role), desc=bar, leave=False):
         records += run(category, *options)
-    names = ["category", "method", "variant", "shots", "seed", "task"]  # tables of no records are empty
+    return as_frame(records)
+
+
+def as_frame(records: Sequence[dict]) -> pd.DataFrame:
+    """Records as a frame, which has their columns without any record, too."""
+    names = ["category", "method", "variant", "shots", "seed", "task"]
     return pd.DataFrame(records, columns=None if records else names)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
+from zsad_core.image_features import Extractor
+from zsad_core.maps import _resize, image_maps
+from zsad_core.methods import Detector
+from zsad_core.prompts import object_name
+from zsad_papers.common.experiment import Category
 from zsad_papers.common.plots import PICTURES, new_figure, or_words, show_image
 
 
@@ -21,6 +29,67 @@ class Example:
     mask: np.ndarray
     normal: np.ndarray
     maps: Mapping[str, np.ndarray] = field(repr=False)
+
+
+def example(
+    category: Category, image: int, maps: Mapping[str, np.ndarray], reference: int | None = None
+) -> Example:
+    """Test image number `image` with its maps; reference: the training image that is shown as normal, black
+    without one."""
+    normal = (
+        Image.new("RGB", category.test.size(image)) if reference is None else category.train.image(reference)
+    )
+    label = f"{object_name(category.name)}\n{object_name(category.test.meta['defect'].iloc[image])}"
+    picture, mask = np.asarray(category.test.image(image)), category.test.mask(image)
+    return Example(label, picture, mask, np.asarray(normal), maps)
+
+
+def image_map(
+    category: Category,
+    extractor: Extractor,
+    detect: Detector,
+    image: int,
+    output: str = "",
+    *,
+    map_size: tuple[int, int] | None = None,
+    sigma: float = 0.0,
+) -> np.ndarray:
+    """The map (H, W) of test image number `image` at its own size; map_size and sigma as in `measure`."""
+    dense = category.features(extractor, image)
+    found = next(image_maps(dense, detect(dense)[output].maps, map_size, sigma))
+    return _resize(torch.from_numpy(found), tuple(dense.sizes[0].tolist())).numpy()
+
+
+def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:
+    """Of each test image: label, area (the defect's share of the image), kind of defect, and of its map alone
+    the pixel AUROC and F1-max (NaN where nothing is anomalous) and the maximum. The index counts test images.
+
+    each: (n, 3) of `experiment.measure`.
+    """
+    labels = category.test.labels
+    areas = [category.test.mask(i).mean() if label else 0.0 for i, label in enumerate(labels)]
+    measures = dict(zip(("auroc", "f1max", "maximum"), each.T, strict=True))
+    kinds = category.test.meta["defect"].to_numpy()
+    return pd.DataFrame({"label": labels, "area": areas, "kind": kinds, **measures})
+
+
+def together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of `within_images` of several categories; columns `number`, of the category, and `image`."""
+    parts = [frame.assign(number=number) for number, frame in enumerate(frames)]
+    return pd.concat(parts).rename_axis("image").reset_index()
+
+
+def lowest(
+    images: pd.DataFrame, scores: pd.Series, categories: Sequence[Category], number: int
+) -> list[tuple[Category, int]]:
+    """The images with the lowest scores, at most one a category. images: of `together`."""
+    first = images.loc[scores.sort_values(kind="stable").index].drop_duplicates("number").head(number)
+    return [(categories[row.number], int(row.image)) for row in first.itertuples()]
+
+
+def one_scale(maps: Iterable[np.ndarray]) -> dict[str, float]:
+    """The limits of one colour scale for all maps."""
+    return {"vmin": min(map(np.min, maps)), "vmax": max(map(np.max, maps))}
 
 
 @or_words
@@ -39,14 +108,14 @@ def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: floa
     for j, title in enumerate(columns):
         axes[0, j].set_title(title, fontsize=8)
         values = [found.maps[title] for found in examples] if title in methods else None
-        scale = {"vmin": min(map(np.min, values)), "vmax": max(map(np.max, values))} if values else {}
+        scale = one_scale(values) if values else {}
         for axis, found in zip(axes[:-1, j], examples, strict=True):
             image = found.normal if title == "normal" else found.image
             mask = None if title == "normal" else found.mask
             show_image(axis, found.maps.get(title, image), mask, 0.7, cmap="inferno", **scale)
         if values:
             bar = figure.colorbar(axes[0, j].images[0], cax=axes[-1, j], orientation="horizontal")
-            bar.set_ticks(list(scale.values()), labels=[_short(v) for v in scale.values()])
+            bar.set_ticks(list(scale.values()), labels=[short(v) for v in scale.values()])
             bar.set_label("score", labelpad=0, fontsize=7)
             for text, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
                 text.set(ha=side, fontsize=7)
@@ -62,5 +131,5 @@ def labelled(found: Example, text: str) -> Example:
     return replace(found, label=f"{text}\n{found.label}")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"

@@ -186,6 +186,50 @@ def bars(
 
 
 @or_words
+@mpl.rc_context(STYLE)
+def dots(
+    frame: pd.DataFrame,
+    *,
+    label: str,
+    value: str,
+    group: str,
+    panel: str,
+    xlabel: str,
+    reference: float | None = None,
+    columns: int = 2,
+    share_x: bool = False,
+) -> Figure:
+    """One line a label, one dot a group, told by marker and colour; a panel for each value of `panel`.
+
+    frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
+        all panels.
+    Lines keep the order in which labels first appear, and stand in every panel. Unlike bars, dots need no
+    axis from 0, so small differences between high numbers stay visible.
+    """
+    labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
+    columns = min(columns, len(panels))
+    n_rows = -(-len(panels) // columns)
+    height = n_rows * (0.9 + 0.12 * len(labels) * (1 + len(groups))) + 0.4
+    figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
+    for axis, title in zip(axes.flat, panels, strict=False):
+        for number, name in enumerate(groups):
+            own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label)[value]
+            at = np.arange(len(labels)) + 0.5 * ((number + 0.5) / len(groups) - 0.5)
+            axis.plot(own.reindex(labels), at, MARKERS[number], color=PALETTE[number], label=name)
+        if reference is not None:
+            axis.axvline(reference, color="grey", lw=1)
+        axis.set(title=title, xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)
+        axis.title.set_fontsize(10)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    axes[0, 0].invert_yaxis()
+    if len(groups) > 1:
+        handles = axes.flat[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=min(3, len(groups)))
+    return figure
+
+
+@or_words
 @mpl.rc_context(PICTURES)
 def grid_of_values(table: pd.DataFrame, *, colour_label: str) -> Figure:
     """A small table as a heat map with every value written in it."""

@@ -148,7 +148,7 @@ def load_captions(path: str | Path | None, word: str, match: Match | None = None
 
 def missing_captions(path: str | Path | None) -> list[str]:
     """For a page's reader: that the captions file is not there and how to get it, as
-    `embeddings.missing`."""
+    `data.missing`."""
     if path is None or Path(path).is_file():
         return []
     return [

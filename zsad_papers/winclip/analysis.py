@@ -28,10 +28,10 @@ def small_defects(categories: Sequence[Category]) -> tuple[pd.DataFrame, pd.Data
     return rows(pd.DataFrame([{"spearman": value}]), **names), images
 
 
-def typical(c: Category) -> int:
+def typical(category: Category) -> int:
     """The anomalous test image in the middle of the category's images by WinCLIP's pixel AUROC: neither the
     best case nor the worst."""
-    ranked = within_images(c)["auroc"].dropna().sort_values(kind="stable")
+    ranked = within_images(category)["auroc"].dropna().sort_values(kind="stable")
     return int(ranked.index[len(ranked) // 2])
 
 

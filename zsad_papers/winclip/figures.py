@@ -15,21 +15,18 @@ from zsad_core.maps import image_maps
 from zsad_core.methods import Detector, detector, winclip
 from zsad_core.prompts import object_name
 from zsad_papers.baselines.backbones import Backbone
+from zsad_papers.baselines.detectors import baseline_detector, baseline_extractor
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example
 from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, new_figure, or_words
 from zsad_papers.common.tables import mean_std
-from zsad_papers.winclip.experiments import (
-    baseline_detector,
-    baseline_extractor,
-    few_shot_detector,
-)
+from zsad_papers.winclip.experiments import few_shot_detector
 
 BASELINES = {"spade": "SPADE", "padim": "PaDiM", "patchcore": "PatchCore"}
 
 
 def example(
-    c: Category,
+    category: Category,
     image: int,
     shots: Sequence[int] = (),
     baselines: Sequence[str] = (),
@@ -39,40 +36,45 @@ def example(
     the first of `shots`. The references are the first seed's; the first of them is shown as `normal`
     (black where there are none)."""
     number, place = divmod(image, PART)
-    language = detector(winclip, c.texts(), c.encoder.grid, c.temperature)
-    maps = {"WinCLIP": _map(c, c.clip, language, "", number, place)}
-    seed = c.settings.seed
+    language = detector(winclip, category.texts(), category.encoder.grid, category.temperature)
+    maps = {"WinCLIP": _map(category, category.clip, language, "", number, place)}
+    seed = category.settings.seed
     if shots:
-        plus = few_shot_detector(c, shots)
+        plus = few_shot_detector(category, shots)
         maps |= {
-            f"WinCLIP+ ({k})": _map(c, c.clip, plus, f"P+Wm+Ws|{k}|{seed}", number, place) for k in shots
+            f"WinCLIP+ ({k})": _map(category, category.clip, plus, f"P+Wm+Ws|{k}|{seed}", number, place)
+            for k in shots
         }
     if baselines:
         others, extractor = (
-            baseline_detector(c, shots[:1], backbone, baselines),
-            baseline_extractor(c, backbone),
+            baseline_detector(category, shots[:1], backbone, baselines),
+            baseline_extractor(category, backbone),
         )
         for method in baselines:
             name = f"{BASELINES[method]} ({shots[0]})"
-            maps[name] = _map(c, extractor, others, f"{method}|{shots[0]}|{seed}", number, place)
+            maps[name] = _map(category, extractor, others, f"{method}|{shots[0]}|{seed}", number, place)
     first = (
-        c.train.image(int(c.draws([1])[1, seed][0])) if len(c.train) else Image.new("RGB", c.test.size(image))
+        category.train.image(int(category.draws([1])[1, seed][0]))
+        if len(category.train)
+        else Image.new("RGB", category.test.size(image))
     )
-    defect = object_name(c.test.meta["defect"].iloc[image])
+    defect = object_name(category.test.meta["defect"].iloc[image])
     return Example(
-        f"{object_name(c.name)}\n{defect}",
-        np.asarray(c.test.image(image)),
-        c.test.mask(image),
+        f"{object_name(category.name)}\n{defect}",
+        np.asarray(category.test.image(image)),
+        category.test.mask(image),
         np.asarray(first),
         maps,
     )
 
 
 def _map(
-    c: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
+    category: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
 ) -> np.ndarray:
     dense: TileFeatures = (
-        feature_parts(extractor, c.test, c.settings.cache_dir, whole=c.whole)[part].load().only(place)
+        feature_parts(extractor, category.test, category.settings.cache_dir, whole=category.whole)[part]
+        .load()
+        .only(place)
     )
     return next(image_maps(dense, detect(dense)[output].maps))
 
@@ -119,7 +121,7 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
 @or_words
 def size_against_quality(images: pd.DataFrame) -> Figure:
     """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
-    images: as in `winclip_tables.small_defects`."""
+    images: as in `winclip.tables.small_defects`."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(height=3.6)
         axis = axes[0, 0]
@@ -143,11 +145,11 @@ def size_against_quality(images: pd.DataFrame) -> Figure:
         return figure
 
 
-METRICS_LEFT_OPEN = (("image", "auroc"), ("pixel", "auroc"), ("pixel", "pro"), ("pixel", "f1max"))
+METRICS_OF_OPEN_CHOICES = (("image", "auroc"), ("pixel", "auroc"), ("pixel", "pro"), ("pixel", "f1max"))
 
 
 def effects(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `winclip_tables.left_open_rows`: the value of each metric, and its change from the
+    """Of the rows of `winclip.tables.open_choice_rows`: the value of each metric, and its change from the
     default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
     wide = []
     for (dataset, method), own in frame.groupby(["dataset", "method"], sort=False):
@@ -155,7 +157,7 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
         for variant, rows in own.groupby("variant", sort=False):
             values = rows.set_index(["task", "metric"])[["mean", "std"]]
             line = {"dataset": dataset, "method": method, "option": variant or "default"}
-            for key in METRICS_LEFT_OPEN:
+            for key in METRICS_OF_OPEN_CHOICES:
                 if key in values.index:
                     mean, std = values.loc[key]
                     change = "" if variant == "" else f" ({mean - base[key]:+.1f})"

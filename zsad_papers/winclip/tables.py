@@ -1,4 +1,4 @@
-"""WinCLIP's tables as tidy rows, of what `winclip_studies` and `winclip_few_shot` measured."""
+"""WinCLIP's tables as tidy rows, of what `winclip.experiments` measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common.data import dataset_of, encoder_of, missing
-from zsad_papers.common.experiment import study
+from zsad_papers.common.experiment import run_experiment
 from zsad_papers.common.results import FULL_SHOT, tidy
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
@@ -18,11 +18,11 @@ from zsad_papers.winclip.experiments import (
     few_shot_baselines,
     few_shot_design,
     full_shot,
-    generic,
-    language,
-    left_open,
+    open_choices,
+    other_localization,
     tiling,
     zero_shot,
+    zero_shot_classification,
 )
 
 CLASSWISE = {
@@ -42,16 +42,19 @@ ABLATION_T8 = ("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmo
 
 def measured_studies(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
-    run = lambda *options: study(settings, encoder, role, *options)  # noqa: E731
+
+    def measure(*options: object) -> pd.DataFrame:
+        return run_experiment(settings, encoder, role, *options)
+
     frames = [
-        run(language),
-        run(zero_shot),
-        run(generic),
-        run(few_shot, *few_shot_design(settings, role)),
-        run(few_shot_baselines, settings.shots, backbone_of(settings)),
+        measure(zero_shot_classification),
+        measure(zero_shot),
+        measure(other_localization),
+        measure(few_shot, *few_shot_design(settings, role)),
+        measure(few_shot_baselines, settings.shots, backbone_of(settings)),
     ]
     if role == "mvtec":
-        frames += [run(tiling), run(full_shot, backbone_of(settings))]
+        frames += [measure(tiling), measure(full_shot, backbone_of(settings))]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -154,7 +157,7 @@ def patchcore_rows(
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
     name = f"backbone={published_name(encoder)}"
     methods = ["patchcore", "patchcore_last"]
-    on_clip = study(settings, encoder, "mvtec", few_shot_baselines, settings.shots, None, methods)
+    on_clip = run_experiment(settings, encoder, "mvtec", few_shot_baselines, settings.shots, None, methods)
     renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
     plus = main_records(records).query("method == 'winclip_plus'")
     parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
@@ -181,7 +184,9 @@ def backbone_rows(
         if name not in of_run:
             model, weights = text.split()
             other = load_encoder(model, weights, device=settings.device, precision=settings.precision)
-            frames = [study(settings, other, "mvtec", run) for run in (language, zero_shot)]
+            frames = [
+                run_experiment(settings, other, "mvtec", run) for run in (zero_shot_classification, zero_shot)
+            ]
             of_run[name] = pd.concat(frames)
     frames = []
     for name, found in of_run.items():
@@ -192,9 +197,9 @@ def backbone_rows(
     return frame[frame["metric"] == "auroc"].reset_index(drop=True)
 
 
-def left_open_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
+def open_choice_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    records = study(settings, encoder, role, left_open)
+    records = run_experiment(settings, encoder, role, open_choices)
     return tidy(records, dataset, "open")
 
 
@@ -208,5 +213,5 @@ def run(settings: Settings, role: str) -> str:
     records = measured_studies(settings, encoder, role)
     if role == "mvtec":
         patchcore_rows(settings, encoder, records, settings.datasets[role])
-    left_open_rows(settings, encoder, role, settings.datasets[role])
+    open_choice_rows(settings, encoder, role, settings.datasets[role])
     return f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}"

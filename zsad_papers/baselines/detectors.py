@@ -1,0 +1,72 @@
+"""SPADE, PaDiM and PatchCore as detectors of a category, for each draw of reference images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from zsad_core import methods
+from zsad_core.image_features import Extractor, TileFeatures
+from zsad_core.methods import Detector, Output
+from zsad_papers.baselines import few_shot as few_shot_module
+from zsad_papers.baselines.backbones import Backbone, backbone_extractor
+from zsad_papers.common.experiment import Category, hidden_layers
+
+
+def baseline_extractor(category: Category, backbone: Backbone | None) -> Extractor:
+    return category.clip if backbone is None else backbone_extractor(backbone)
+
+
+def baseline_detector(
+    category: Category,
+    shots: Sequence[int],
+    backbone: Backbone | None = None,
+    baselines: Sequence[str] = ("spade", "padim", "patchcore"),
+) -> Detector:
+    """The few-shot baselines for each draw of references: outputs `<method>|<shots>|<seed>`.
+
+    backbone: a convolutional network with `layer1` to `layer4`, of which each method takes those of its
+        paper; None: the CLIP, with the two hidden blocks that stand for layer2 and layer3 (supplement B).
+    baselines: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
+    """
+    extractor = baseline_extractor(category, backbone)
+    if backbone is None:
+        spread = deep = [str(layer) for layer in hidden_layers(category.depth)]
+    else:
+        spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
+    deepest = str(category.depth) if backbone is None else "layer4"  # what SPADE retrieves by: the last one
+    names = {"patchcore": deep, "patchcore_last": [str(category.depth)]}
+
+    def features(dense: TileFeatures) -> dict[str, Tensor]:
+        layers = dense.starting("layer")
+        maps = {k: v.unflatten(1, category.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
+        local = {m: names[m] for m in baselines if m in names}
+        # PatchCore's own features once for all memories
+        return maps | {
+            m: few_shot_module.locally_aware({k: maps[k] for k in own}) for m, own in local.items()
+        }
+
+    def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], tuple]:
+        size = extractor.image_size
+        if method == "spade":
+            memory = few_shot_module.spade_memory(references, layers=spread, global_layer=deepest)
+            return lambda query: few_shot_module.spade(query, memory, size)
+        if method == "padim":
+            gaussians = few_shot_module.padim_memory(references, layers=spread, seed=seed)
+            return lambda query: few_shot_module.padim(query, gaussians, size)
+        own = {"layers": [method], "neighbourhood": 1, "channels": None, "seed": seed}
+        entries = few_shot_module.patchcore_memory(references, **own)
+        return lambda query: few_shot_module.patchcore(query, entries, size)
+
+    reference, draws = category.references(category.draws(shots), extractor)
+    fitted = {}
+    for (k, seed), images in draws.items():
+        chosen = methods.tiles_of(reference, images, features)
+        fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in baselines}
+
+    def detect(dense: TileFeatures) -> dict[str, Output]:
+        query = features(dense)
+        return {name: Output(*score(query)) for name, score in fitted.items()}
+
+    return detect

@@ -1,143 +1,55 @@
-"""Claims of the papers, each with a predicate that runs on published and on measured numbers alike.
+"""The claims of the papers: each is tested on published and on measured numbers in the same way.
 
-The claims are rows of a paper's `claims.csv`: what it says, and a `test` that decides it from numbers. Its
-module `claims.py` has one function for each claim, named after its id: `rwda_c01`. A predicate reads a valid
-tidy frame (`zsad_papers.common.results`) in which datasets carry their published
-names (`results.as_roles`), and returns a `Verdict`.
+A paper's `claims.csv` says what it claims. Its test is one or more rows of `claim_tests.csv`, which must all be
+met, or a function of its `claims.py` that has the claim's number as its name: `c07`. Both read the paper's own
+rows of a valid tidy frame (`zsad_papers.common.results`) with published dataset names (`results.as_roles`).
+
+A row of `claim_tests.csv` says: on these datasets and in these measures, the first setting minus the second
+meets a condition. Each of its columns but the last three may hold several names, with ` | ` between them.
+
+| column | what it holds |
+|---|---|
+| `id` | the claim |
+| `first`, `second` | settings, `winclip_plus[maps=P] (4-shot)`: method, variant, shots; a difference of settings, `a - b`; `second` may be a number, or empty |
+| `measures` | task and metric, `pixel auroc`; the metric alone if it has no task; or a difference, `pixel auroc - image auroc` |
+| `datasets` | published names; with ` where a \\| b` behind them only those that have rows of these settings; `any` is all |
+| `category` | empty for the mean; or a difference, `pcb2 - mean` |
+| `average` | `datasets`, `measures` or `settings`: the condition is for the mean over these |
+| `condition` | for each difference, `> 0, <= 2`; after `abs` for its size, after `ratio` for first / second |
+| `enough` | in how many pairs of dataset and measure the condition must be met; empty for all |
+
+Braces in settings are filled in `first` and `second` alike: `{1|2|4}`, or `{n_pairs}` for an option of the paper.
 
 >>> from zsad_papers.common.results import load_published
->>> verdicts = evaluate("rwda", load_published("rwda"))
->>> verdicts.set_index("id").loc["rwda-c01", "verdict"]
+>>> evaluate("rwda", load_published("rwda")).set_index("id").loc["rwda-c01", "verdict"]
 'holds'
-"""
+"""  # noqa: E501, a table
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
+from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from zsad_papers import all_papers
-from zsad_papers.common.results import FULL_SHOT, validate
-
-__all__ = [
-    "FAILS",
-    "HOLDS",
-    "UNDECIDED",
-    "Claim",
-    "Verdict",
-    "evaluate",
-    "ledger",
-    "load_claims",
-    "predicates",
-]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper says, in which section, and the test that decides it."""
-
-    id: str
-    paper: str
-    section: str
-    claim: str
-    test: str
-
-
-def load_claims(paper: str | None = None) -> list[Claim]:
-    """The claims of a paper, or of all, in the order of `published/claims.csv`.
-
-    >>> len(load_claims("rwda"))
-    28
-    """
-    if paper not in (None, *all_papers()):
-        raise ValueError(f"paper is {paper!r}; expected one of {sorted(all_papers())}")
-    claims = []
-    for key in all_papers() if paper is None else [paper]:
-        with (files("zsad_papers") / key / "claims.csv").open(encoding="utf-8") as file:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        claims += [Claim(**row) for row in table.to_dict("records")]
-    return claims
-
-
-def predicates(paper: str) -> dict[str, Callable[..., Verdict]]:
-    """The predicates of a paper by claim id: the functions of its module that are named `<paper>_cNN`."""
-    if paper not in all_papers() or find_spec(f"zsad_papers.{paper}.claims") is None:
-        raise ValueError(f"no predicates for {paper!r}: expected a module zsad_papers/{paper}/claims.py")
-    module = import_module(f"zsad_papers.{paper}.claims")
-    names = sorted(name for name in vars(module) if name.startswith(f"{paper}_c"))
-    return {name.replace("_", "-"): getattr(module, name) for name in names}
-
-
-def evaluate(paper: str, frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    """Verdicts of all predicates of a paper on a tidy frame with published dataset names.
-
-    frame : results under published dataset names; rows of other papers do no harm.
-    options : passed to the predicates that take them (`n_pairs`, `pair_counts` for RWDA); one that no
-        predicate takes is an error.
-
-    Returns
-    -------
-    One row for each claim: id, section, claim, test, verdict, numbers, reason.
-    """
-    tests = predicates(paper)
-    takes = {claim: list(inspect.signature(test).parameters)[1:] for claim, test in tests.items()}
-    unknown = set(options) - set().union(*takes.values())
-    if unknown:
-        raise ValueError(
-            f"no predicate takes {sorted(unknown)}; expected some of {set().union(*takes.values())}"
-        )
-    frame = validate(frame)
-    records = []
-    for claim in load_claims(paper):
-        verdict = tests[claim.id](
-            frame, **{name: options[name] for name in takes[claim.id] if name in options}
-        )
-        records.append(
-            {
-                "id": claim.id,
-                "section": claim.section,
-                "claim": claim.claim,
-                "test": claim.test,
-                "verdict": verdict.verdict,
-                "numbers": verdict.numbers_text,
-                "reason": verdict.reason,
-            }
-        )
-    return pd.DataFrame(records)
-
-
-def ledger(published: pd.DataFrame, run: pd.DataFrame) -> pd.DataFrame:
-    """Two results of `evaluate` side by side: columns `published`, `run` and their numbers and reasons.
-
-    `agreement` is 'same verdict', 'other verdict', or 'open' where one side cannot decide.
-    """
-    shared = ["id", "section", "claim", "test"]
-    if list(published["id"]) != list(run["id"]):
-        raise ValueError("the two evaluations hold different claims; expected the same paper on both sides")
-    sides = [
-        side.set_index(shared)[["verdict", "numbers", "reason"]].rename(
-            columns={"verdict": name, "numbers": f"{name}_numbers", "reason": f"{name}_reason"}
-        )
-        for name, side in (("published", published), ("run", run))
-    ]
-    table = pd.concat(sides, axis=1).reset_index()
-    is_open = (table[["published", "run"]] == UNDECIDED).any(axis=1)
-    same = table["published"] == table["run"]
-    table["agreement"] = same.map({True: "same verdict", False: "other verdict"}).mask(is_open, "open")
-    return table
-
+from zsad_papers.common.results import FULL_SHOT, load_published, validate
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
-Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
+SIDES = ("published", "run")
 TOLERANCE = 1e-9  # for differences of decimals: 92.5 - 91.5 must count as 1.0
+MANY = 12  # of more differences a verdict shows the smallest
+SETTING = re.compile(r"(\w+)(?:\[(.+)\])?(?: \((full|\d+)-shot\))?")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+LIMIT = re.compile(r"(>=|<=|>|<) (-?\d+(?:\.\d+)?)")
 
 
 def above(a: float, b: float) -> bool:
@@ -154,159 +66,335 @@ def at_least(a: float, b: float) -> bool:
     return a >= b - TOLERANCE
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """`holds`, `fails` or `cannot be decided`, with the numbers behind it and the reason in words."""
+class Comparison(NamedTuple):
+    """A row of `claim_tests.csv`."""
 
-    claim_id: str
+    id: str
+    first: str
+    second: str
+    measures: str
+    datasets: str
+    category: str = ""
+    average: str = ""
+    condition: str = "> 0"
+    enough: str = ""
+
+    def __str__(self) -> str:
+        """The test in words."""
+        sides = [f"each of ({side.replace(' | ', ', ')})" if " | " in side else side for side in self[1:3]]
+        sides = [f"({side})" if " - " in side else side for side in sides]
+        sign, limit = self.condition.rsplit(maxsplit=1)
+        if self.second and limit == "0":
+            said = f"{sides[0]} {sign} {sides[1]}"
+        elif self.condition.startswith("ratio "):
+            said = f"{' / '.join(sides)} {self.condition.removeprefix('ratio ')}"
+        else:
+            said = f"{' - '.join(filter(None, sides))} {self.condition}"
+        datasets = self.datasets.replace("any where", "all datasets with").replace(" where", ", those with")
+        where = " ".join(filter(None, [self.measures, datasets and "on", datasets, self.category]))
+        average = f", mean over {self.average}" if self.average else ""
+        enough = f" in at least {self.enough} cells" if self.enough else ""
+        return f"{where.replace(' | ', ', ')}{average}: {said}{enough}"
+
+
+class Verdict(NamedTuple):
+    """Whether a claim holds, the numbers behind it, and the reason in words."""
+
     verdict: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
+    numbers: Mapping[str, float]
+    reason: str
 
-    def __post_init__(self) -> None:
-        if self.verdict not in (HOLDS, FAILS, UNDECIDED):
-            raise ValueError(f"verdict is {self.verdict!r}; expected {HOLDS!r}, {FAILS!r} or {UNDECIDED!r}")
 
-    @property
-    def numbers_text(self) -> str:
-        """The numbers as 'name value; name value'."""
-        return "; ".join(f"{name} {value:.6g}" for name, value in self.numbers.items())
+def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
+    """The claims of a paper: id, section, claim, and a note on what its test leaves unsaid.
+
+    >>> len(load_claims("rwda"))
+    28
+    """
+    if paper not in all_papers():
+        raise ValueError(f"paper is {paper!r}; expected one of {sorted(all_papers())}")
+    with (files("zsad_papers") / paper / name).open(encoding="utf-8") as file:
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+@cache
+def load_tests(
+    paper: str,
+) -> tuple[dict[str, list[Comparison] | Callable[[Numbers], Verdict]], dict[str, Any]]:
+    """The tests of a paper by claim, rows or a function, and the paper's own values of its options.
+
+    A claim without a test, or with both, and a test without a claim are errors.
+    """
+    module = import_module(f"zsad_papers.{paper}.claims")
+    names = [name for name in vars(module) if re.fullmatch(r"c\d+", name)]
+    tests: dict[str, Any] = {f"{paper}-{name}": getattr(module, name) for name in names}
+    for row in load_claims(paper, "claim_tests.csv").itertuples(index=False):
+        if callable(tests.setdefault(row.id, [])):
+            raise ValueError(f"{row.id} has a function in {module.__name__} and a row in claim_tests.csv")
+        tests[row.id].append(Comparison(*row))
+    without = set(load_claims(paper)["id"]) ^ set(tests)
+    if without:
+        raise ValueError(
+            f"{sorted(without)} are not both in claims.csv and tested; expected for each claim rows in "
+            f"claim_tests.csv or a function in {module.__name__}"
+        )
+    return tests, getattr(module, "OPTIONS", {})
+
+
+def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
+    """Verdicts on all claims of a paper from a tidy frame with published dataset names.
+
+    frame : results under published dataset names; rows of other papers do no harm.
+    settings : of the run that gave the frame, for the options that the paper's claims name; without them the
+        paper's own values.
+
+    Returns
+    -------
+    One row for each claim: id, section, claim, test, verdict, numbers, reason.
+    """
+    tests, options = load_tests(paper)
+    if settings is not None:
+        options = {name: getattr(settings, name) for name in options}
+    frame = validate(frame)
+    rows = frame[frame["paper"] == paper]  # other papers run the same methods under other settings
+    cells = _cells(rows)
+    table, records = load_claims(paper), []
+    for claim, note in zip(table["id"], table["note"]):
+        test, numbers = tests[claim], Numbers(rows, cells, options)
+        verdict = test(numbers) if callable(test) else judge(numbers, test)
+        words = " ".join(test.__doc__.split()) if callable(test) else "; ".join(map(str, test))
+        shown = "; ".join(f"{name} {value:.6g}" for name, value in verdict.numbers.items())
+        test_in_words = f"{words} ({note})" if note else words
+        records.append((test_in_words, verdict.verdict, shown, verdict.reason))
+    verdicts = pd.DataFrame(records, columns=["test", "verdict", "numbers", "reason"])
+    return table[["id", "section", "claim"]].join(verdicts)
+
+
+def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
+    """Verdicts on a paper's published numbers beside those on a run's: columns `published`, `run`, and the
+    numbers and reasons of each, `run_numbers`.
+
+    `agreement` is 'same verdict', 'other verdict', or 'open' where one side cannot decide.
+    """
+    frames = evaluate(paper, load_published(paper)), evaluate(paper, run, settings)
+    table = frames[0][["id", "section", "claim", "test"]]
+    for side, frame in zip(SIDES, frames):
+        of_side = {"verdict": side, "numbers": f"{side}_numbers", "reason": f"{side}_reason"}
+        table = table.join(frame[list(of_side)].rename(columns=of_side))
+    same = (table["published"] == table["run"]).map({True: "same verdict", False: "other verdict"})
+    is_open = (table[list(SIDES)] == UNDECIDED).any(axis=1)
+    return table.assign(agreement=same.mask(is_open, "open"))
 
 
 class Setting(NamedTuple):
-    """What was run: a method with its variant and shots.
-
-    >>> str(Setting("winclip_plus", "score=max_map", 4)), str(Setting("cutpaste", shots=FULL_SHOT))
-    ('winclip_plus[score=max_map] (4-shot)', 'cutpaste (full-shot)')
-    """
+    """What was run: a method with its variant and shots."""
 
     method: str
     variant: str = ""
     shots: int = 0
 
-    def __str__(self) -> str:
-        few = "full" if self.shots == FULL_SHOT else str(self.shots)
-        return (
-            self.method
-            + (f"[{self.variant}]" if self.variant else "")
-            + (f" ({few}-shot)" if self.shots else "")
-        )
+
+@cache
+def setting(text: str) -> Setting:
+    """The setting that a text names.
+
+    >>> setting("winclip_plus[score=max_map] (4-shot)")
+    Setting(method='winclip_plus', variant='score=max_map', shots=4)
+    """
+    found = SETTING.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no setting; expected for example 'winclip_plus[maps=P] (4-shot)'")
+    method, variant, shots = found.groups(default="")
+    return Setting(method, variant, FULL_SHOT if shots == "full" else int(shots or 0))
 
 
+Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
+
+
+def _cells(rows: pd.DataFrame) -> Cells:
+    """Mean and standard deviation by what they are of, and by artifact."""
+    cells: Cells = {}
+    for row in rows.itertuples(index=False):
+        key = (row.metric, row.task, row.method, row.variant, row.shots, row.dataset, row.category)
+        cells.setdefault(key, {})[f"{row.paper} {row.artifact}"] = (row.mean, row.std)
+    return cells
+
+
+@dataclass
 class Numbers:
     """Looks up numbers for one claim; remembers those that were used and what stood in the way.
 
-    results: rows of a valid tidy frame. A number that several artifacts give must be the same in all of them;
-    then the artifact does not matter.
+    A number that several artifacts give must be the same in all of them; then the artifact does not matter.
     """
 
-    def __init__(self, results: pd.DataFrame, claim_id: str) -> None:
-        self.claim_id = claim_id
-        self.used: dict[str, float] = {}
-        self.problems: list[str] = []
-        self.results = results
-        self._cells: dict[str, Cells] = {}
+    rows: pd.DataFrame
+    cells: Cells
+    options: Mapping[str, Any] = field(default_factory=dict)
+    used: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
-    def _cells_of(self, category: str) -> Cells:
-        """Mean and standard deviation by setting and artifact; read when a category is first asked for."""
-        if category not in self._cells:
-            cells = self._cells[category] = {}
-            for row in self.results[self.results["category"] == category].itertuples(index=False):
-                key = (row.metric, row.method, row.dataset, row.variant, row.shots, row.task)
-                cells.setdefault(key, {})[f"{row.paper} {row.artifact}"] = (row.mean, row.std)
-        return self._cells[category]
-
-    def __call__(
-        self,
-        metric: str,
-        method: str,
-        dataset: str = "",
-        *,
-        variant: str = "",
-        shots: int = 0,
-        task: str = "image",
-        category: str = "mean",
-        std: bool = False,
+    def of(
+        self, name: str, measure: str, dataset: str = "", category: str = "mean", *, std: bool = False
     ) -> float:
-        """The mean (or standard deviation) in that row; NaN, and a problem noted, if there is none."""
-        words = [dataset, category if category != "mean" else "", "pixel" if task == "pixel" else "", metric]
-        name = " ".join([*filter(None, words), str(Setting(method, variant, shots))])
-        found = self._cells_of(category).get((metric, method, dataset, variant, shots, task), {})
-        if not found:
-            return self._problem(f"no row for {name}")
-        means = [mean for mean, _ in found.values()]
-        if any(math.isnan(mean) for mean in means):
-            return self._problem(f"{name} is undefined")
-        if max(means) - min(means) > 1e-6:
-            return self._problem(f"{name} differs between {', '.join(found)}: {means}")
-        self.used[name] = means[0]
-        return next(iter(found.values()))[1] if std else means[0]
+        """The mean (or standard deviation) of a setting; NaN, and a problem noted, if there is none.
 
-    def gains(
-        self,
-        method: str,
-        baseline: str,
-        metrics: tuple[str, ...],
-        datasets: tuple[str, ...],
-        **where: str | int,
-    ) -> dict[str, float]:
-        """method minus baseline by 'dataset metric'; where: variant, shots."""
-        return {
-            f"{d} {m}": self(m, method, d, **where) - self(m, baseline, d, **where)
-            for d in datasets
-            for m in metrics
-        }
-
-    def of(self, setting: Setting, measure: str, dataset: str = "mvtec", category: str = "mean") -> float:
-        """A setting's number; measure: task and metric, `pixel auroc`."""
-        task, metric = measure.split()
-        where = {"variant": setting.variant, "shots": setting.shots, "task": task, "category": category}
-        return self(metric, setting.method, dataset, **where)
-
-    def leads(
-        self,
-        pairs: Iterable[tuple[Setting, Setting]],
-        measures: tuple[str, ...] = ("image auroc",),
-        datasets: tuple[str, ...] = ("mvtec",),
-        category: str = "mean",
-    ) -> dict[str, float]:
-        """First minus second of each pair, by name."""
-        leads = {}
-        for one, other in pairs:
-            names = f"{one._replace(shots=0) if one.shots == other.shots else one} - {other}"
-            for d in datasets:
-                where = d if category == "mean" else f"{d} {category}"
-                for m in measures:
-                    lead = self.of(one, m, d, category) - self.of(other, m, d, category)
-                    leads[f"{where} {m.removeprefix('image ')} {names}"] = lead
-        return leads
-
-    def all_ahead(
-        self, leads: Mapping[str, float], also: bool = True, asked: str = "", ties: bool = False
-    ) -> Verdict:
-        """Holds if all leads are above 0 and a further condition is met, which `asked` tells in words.
-
-        ties : leads of 0 are allowed too. Of more than a dozen leads the verdict shows the smallest.
+        name : the setting as `claim_tests.csv` writes it.
+        measure : task and metric, `pixel auroc`, or the metric alone.
         """
-        ahead, word = (at_least, "level or ahead") if ties else (above, "ahead")
-        behind = [name for name, lead in leads.items() if not ahead(lead, 0)]
-        reason = f"not {word} in {', '.join(behind)}" if behind else f"{word} in {len(leads)} of {len(leads)}"
-        if len(leads) > 12:
-            name = min(leads, key=leads.__getitem__)
-            leads = {f"smallest of {len(leads)} leads, {name}": leads[name]}
-        return self.verdict(not behind and also, f"{reason}; {asked}" if asked else reason, leads)
+        *task, metric = measure.split()
+        found = self.cells.get((metric, "".join(task), *setting(name), dataset, category), {})
+        shown = _place(dataset, measure, category, name)
+        means = [mean for mean, _ in found.values()]
+        if not found:
+            return self._problem(f"no row for {shown}")
+        if any(math.isnan(mean) for mean in means):
+            return self._problem(f"{shown} is undefined")
+        if max(means) - min(means) > 1e-6:
+            return self._problem(f"{shown} differs between {', '.join(found)}: {means}")
+        self.used[shown] = means[0]
+        return next(iter(found.values()))[1] if std else means[0]
 
     def _problem(self, text: str) -> float:
         if text not in self.problems:
             self.problems.append(text)
         return math.nan
 
-    def verdict(self, holds: bool, reason: str = "", numbers: Mapping[str, float] | None = None) -> Verdict:
+    def datasets(self, text: str, measure: str) -> list[str]:
+        """The datasets of a row of `claim_tests.csv`; a problem is noted if ` where` leaves none."""
+        names, _, settings = text.partition(" where ")
+        if not settings:
+            return names.split(" | ")
+        present = (self.measured_on(name, measure) for name in settings.split(" | "))
+        found = set.intersection(*present)
+        if names != "any":
+            found &= set(names.split(" | "))
+        if not found:
+            of = settings.replace(" | ", " and ")
+            place = "any dataset" if names == "any" else f"one of {names.replace(' | ', ', ')}"
+            self._problem(f"no row for {measure} of {of} on {place}")
+        return sorted(found)
+
+    def measured_on(self, name: str, measure: str) -> set[str]:
+        """The datasets with a mean of a setting."""
+        *task, metric = measure.split()
+        key = (metric, "".join(task), *setting(name))
+        return {cell[-2] for cell in self.cells if cell[:-2] == key and cell[-1] == "mean"}
+
+    def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:
         """The claim's verdict: undecided, with the problems as reason, if a number was missing or undefined.
 
-        numbers : derived numbers to show in the place of those that were looked up, rid of their last bits.
+        numbers : derived numbers to show, and not those that were looked up.
         """
         if self.problems:
-            return Verdict(self.claim_id, UNDECIDED, self.used, "; ".join(self.problems))
-        shown = {name: round(value, 6) for name, value in numbers.items()} if numbers else self.used
-        return Verdict(self.claim_id, HOLDS if holds else FAILS, shown, reason)
+            return Verdict(UNDECIDED, self.used, "; ".join(self.problems))
+        shown = {name: round(value, 6) for name, value in (numbers or self.used).items()}
+        return Verdict(HOLDS if holds else FAILS, shown, reason)
+
+
+def _place(dataset: str, measure: str, category: str, name: str) -> str:
+    """What a number is of, in words: 'visa pcb2 pixel auroc winclip'."""
+    category = "" if category == "mean" else category
+    return " ".join(filter(None, [dataset, category, measure.removeprefix("image "), name]))
+
+
+def judge(numbers: Numbers, rows: Iterable[Comparison]) -> Verdict:
+    """Holds if every row is met."""
+    holds, shown, reasons, n_met, total = True, {}, [], 0, 0
+    for row in rows:
+        leads = _averaged(_leads(numbers, row), row.average)
+        named = {_place(*key): lead for key, lead in leads.items()}
+        behind = {key: lead for key, lead in leads.items() if not meets(lead, row.condition)}
+        won = {key[:2] for key in leads} - {key[:2] for key in behind}
+        holds &= len(won) >= int(row.enough) if row.enough else not behind
+        n_met, total = n_met + len(leads) - len(behind), total + len(leads)
+        reasons += [f"{row.enough} cells are needed"] if row.enough else []
+        reasons += [f"{_place(*key)} is not {row.condition}" for key in behind]
+        if len(named) > MANY:
+            least = min(named, key=named.__getitem__)
+            named = {f"smallest of {len(named)}, {least}": named[least]}
+        shown |= named
+    return numbers.verdict(holds, "; ".join([f"met in {n_met} of {total}", *reasons]), shown)
+
+
+Leads = dict[tuple[str, str, str, str], float]
+"""By dataset, measure, category and settings."""
+
+
+def _leads(numbers: Numbers, row: Comparison) -> Leads:
+    """First minus second, or their ratio, for every dataset, measure and pair of settings."""
+    leads: Leads = {}
+    for measure in row.measures.split(" | "):
+        for dataset in numbers.datasets(row.datasets, measure):
+            place = (dataset, measure, row.category or "mean")
+            for first, second in _pairs(row, numbers.options):
+                one, other = (_value(numbers, side, *place) for side in (first, second))
+                if row.condition.startswith("ratio"):
+                    lead, sign = (one / other if other else math.inf), " / "
+                else:
+                    lead, sign = one - other, " - "
+                sides = [first, f"({second})" if " - " in second else second]
+                leads[*place, sign.join(filter(None, sides))] = lead
+    return leads
+
+
+def _pairs(row: Comparison, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """First and second settings with their braces filled."""
+    braces = list(dict.fromkeys(re.findall(r"\{.*?\}", row.first + row.second)))
+    choices = [_choices(text[1:-1], options) for text in braces]
+    for first, second in product(row.first.split(" | "), row.second.split(" | ")):
+        for chosen in product(*choices):
+            pair = [first, second]
+            for text, value in zip(braces, chosen):
+                pair = [side.replace(text, value) for side in pair]
+            yield tuple(pair)
+
+
+def _choices(text: str, options: Mapping[str, Any]) -> list[str]:
+    if "|" in text:
+        return text.split("|")
+    if text not in options:
+        raise ValueError(f"{text!r} is no option of this paper's claims; expected one of {sorted(options)}")
+    return [str(value) for value in np.atleast_1d(options[text])]
+
+
+def _value(numbers: Numbers, side: str, dataset: str, measure: str, category: str) -> float:
+    """The number that a side of a row stands for: differences are resolved, empty is 0."""
+    if not side or NUMBER.fullmatch(side):
+        return float(side or 0)
+    parts = product(_signed(side), _signed(measure), _signed(category))
+    return sum(s * m * c * numbers.of(name, by, dataset, of) for (s, name), (m, by), (c, of) in parts)
+
+
+def _signed(text: str) -> list[tuple[int, str]]:
+    """The parts of a difference, 'a - b', with their signs."""
+    first, *others = text.split(" - ")
+    return [(1, first), *((-1, other) for other in others)]
+
+
+def _averaged(leads: Leads, average: str) -> Leads:
+    """Means over the datasets, measures or settings that a row names."""
+    axes = [
+        {"datasets": 0, "measures": 1, "settings": 3}[axis] for axis in filter(None, average.split(" | "))
+    ]
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for key, lead in leads.items():
+        group = tuple("mean" if i in axes else name for i, name in enumerate(key))
+        groups.setdefault(group, []).append(lead)
+    return {group: sum(values) / len(values) for group, values in groups.items()}
+
+
+def meets(lead: float, condition: str) -> bool:
+    """Whether a number lies within the limits of a condition; NaN meets none.
+
+    >>> meets(2.0, "> 0, <= 2"), meets(-0.5, "abs <= 1"), meets(0.0, "> 0")
+    (True, True, False)
+    """
+    lead = abs(lead) if condition.startswith("abs ") else lead
+    for text in condition.removeprefix("abs ").removeprefix("ratio ").split(", "):
+        limit = LIMIT.fullmatch(text)
+        if limit is None:
+            raise ValueError(f"{condition!r} is no condition; expected for example '> 0, <= 2' or 'abs <= 1'")
+        sides = (lead, float(limit[2])) if limit[1] in (">", ">=") else (float(limit[2]), lead)
+        if not (above(*sides) if limit[1] in (">", "<") else at_least(*sides)):
+            return False
+    return True

@@ -96,10 +96,11 @@ def test_each_paper_has_the_same_files(root):
     names = [sorted(path.name for path in folder.glob("*.py")) for folder in folders]
     shared = ["__init__", "analysis", "claims", "contradictions", "costs", "experiments"]
     shared += ["settings", "tables"]
-    only_some = {"figures.py", "claims_ablations.py"}  # RWDA uses common plots; AnomalyCLIP has most claims
+    only_some = {"figures.py"}  # RWDA uses common plots
     for own in names:
         assert [name for name in own if name not in only_some] == [f"{name}.py" for name in shared]
-    assert all((folder / name).is_file() for folder in folders for name in ("claims.csv", "published.csv"))
+    data = ("claims.csv", "claim_tests.csv", "published.csv")
+    assert all((folder / name).is_file() for folder in folders for name in data)
 
 
 def test_no_import_is_for_type_checking_alone():

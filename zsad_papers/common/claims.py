@@ -81,18 +81,17 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         """The test in words."""
-        sides = [f"each of ({side.replace(' | ', ', ')})" if " | " in side else side for side in self[1:3]]
-        sides = [f"({side})" if " - " in side else side for side in sides]
-        sign, limit = self.condition.rsplit(maxsplit=1)
-        if self.second and limit == "0":
-            said = f"{sides[0]} {sign} {sides[1]}"
-        elif self.condition.startswith("ratio "):
-            said = f"{' / '.join(sides)} {self.condition.removeprefix('ratio ')}"
-        else:
-            said = f"{' - '.join(filter(None, sides))} {self.condition}"
+        word = "mean" if "settings" in self.average else "each"
+        sides = [f"({side})" if " - " in side or " | " in side else side for side in self[1:3]]
+        sides = [f"{word} of {side.replace(' | ', ', ')}" if " | " in side else side for side in sides]
+        kind, condition = re.fullmatch("(abs |ratio |)(.*)", self.condition).groups()
+        said = {"": " - ", "abs ": " - ", "ratio ": " / "}[kind].join(filter(None, sides))
+        said = f"abs({said}) {condition}" if kind == "abs " else f"{said} {condition}"
+        if self.second and condition.endswith(" 0"):
+            said = f"{sides[0]} {condition[:-2]} {sides[1]}"
         datasets = self.datasets.replace("any where", "all datasets with").replace(" where", ", those with")
         where = " ".join(filter(None, [self.measures, datasets and "on", datasets, self.category]))
-        average = f", mean over {self.average}" if self.average else ""
+        average = f", mean over {self.average.replace(' | ', ' and ')}" if self.average else ""
         enough = f" in at least {self.enough} cells" if self.enough else ""
         return f"{where.replace(' | ', ', ')}{average}: {said}{enough}"
 
@@ -113,7 +112,7 @@ def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
     """
     if paper not in all_papers():
         raise ValueError(f"paper is {paper!r}; expected one of {sorted(all_papers())}")
-    with (files("zsad_papers") / paper / name).open(encoding="utf-8") as file:
+    with (files(f"zsad_papers.{paper}") / name).open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
@@ -125,14 +124,14 @@ def load_tests(
 
     A claim without a test, or with both, and a test without a claim are errors.
     """
-    module = import_module(f"zsad_papers.{paper}.claims")
+    claims, module = load_claims(paper), import_module(f"zsad_papers.{paper}.claims")
     names = [name for name in vars(module) if re.fullmatch(r"c\d+", name)]
     tests: dict[str, Any] = {f"{paper}-{name}": getattr(module, name) for name in names}
     for row in load_claims(paper, "claim_tests.csv").itertuples(index=False):
         if callable(tests.setdefault(row.id, [])):
             raise ValueError(f"{row.id} has a function in {module.__name__} and a row in claim_tests.csv")
         tests[row.id].append(Comparison(*row))
-    without = set(load_claims(paper)["id"]) ^ set(tests)
+    without = set(claims["id"]) ^ set(tests)
     if without:
         raise ValueError(
             f"{sorted(without)} are not both in claims.csv and tested; expected for each claim rows in "
@@ -156,7 +155,7 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
     if settings is not None:
         options = {name: getattr(settings, name) for name in options}
     frame = validate(frame)
-    rows = frame[frame["paper"] == paper]  # other papers run the same methods under other settings
+    rows = frame[frame["paper"].isin([paper])]  # other papers run the same methods under other settings
     cells = _cells(rows)
     table, records = load_claims(paper), []
     for claim, note in zip(table["id"], table["note"]):

@@ -162,8 +162,7 @@ def test_metrics_are_those_of_all_maps_at_once(
         signed = [sign * anomaly_map for anomaly_map in maps]
         flat = (np.concatenate([x.ravel() for x in images]) for images in (masks, signed))
         expected = [pixel_auroc(masks, signed), aupro(masks, signed), f1_max(*flat)]
-        values, errors = found[f"{name}/pixel"][:3], found[f"{name}/pixel"][3:]
-        assert (abs(values - expected) <= errors + 1e-9).all() and errors.max() < 1e-3
+        np.testing.assert_allclose(found[f"{name}/pixel"], expected, atol=1e-4)
     each = [
         (pixel_auroc([mask], [x]), f1_max(mask.ravel(), x.ravel())) if mask.any() else (np.nan, np.nan)
         for mask, x in zip(masks, maps, strict=True)
@@ -202,7 +201,7 @@ def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
     loaded = parts[0].load()
     maps = [*image_maps(loaded, loaded.tensor("grey"))]
     masks = [mask for _, mask in (*pairs, empty)]
-    assert found["light/pixel"][0] == pytest.approx(pixel_auroc(masks, maps), abs=1e-9)
+    assert found["light/pixel"][0] == pytest.approx(pixel_auroc(masks, maps), abs=1e-4)
     assert found["light/pixel"][0] < pixel_auroc(masks[:2], maps[:2])
     assert found["light/scores"].shape == (3,)
     assert np.isnan(found["light/each"]).tolist() == [[False] * 3, [False] * 3, [True, True, False]]
@@ -220,7 +219,7 @@ def test_a_defect_that_is_lost_at_a_small_size(parts_of: Callable) -> None:
 
 def test_normal_images_alone_have_scores_but_no_pixel_metrics(parts_of: Callable) -> None:
     parts = parts_of([spot(*SPOTS[0])[0]], brightness())
-    with pytest.warns(UndefinedMetricWarning, match="all 576 pixels are normal"):
+    with pytest.warns(UndefinedMetricWarning, match="all 576 labels are normal"):
         found = measure(parts, detect_light)
     assert np.isnan(found["light/pixel"]).all() and np.isfinite(found["light/scores"]).all()
 

@@ -12,8 +12,7 @@ with scikit-learn's `UndefinedMetricWarning`; scikit-learn itself would return 1
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,168 +26,120 @@ Images = ArrayLike | Sequence[ArrayLike]
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: how often an anomalous image scores above a normal one (ties count half).
 
-    Parameters
-    ----------
-    labels : (n,) 0 for normal, 1 for anomalous.
-    scores : (n,) finite, higher means more anomalous.
-
-    Returns
-    -------
-    A fraction in [0, 1]; NaN with a warning when only one class is present (never 0.5).
-
-    Raises
-    ------
-    ValueError: empty input, lengths that differ, labels other than 0 and 1, scores that are not finite.
+    labels: (n,) 0 for normal, 1 for anomalous. scores: (n,) finite, higher means more anomalous.
+    Returns NaN with a warning when only one class is present (never 0.5). Raises ValueError for empty input,
+    lengths that differ, labels other than 0 and 1, and scores that are not finite.
 
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    labels, scores = _checked(labels, scores)
-    if _undefined(labels, "AUROC"):
-        return float("nan")
-    return float(roc_auc_score(labels, scores))
+    return _ranked("AUROC", roc_auc_score, labels, scores)
 
 
-def aupr(labels: ArrayLike, scores: ArrayLike, interpolation: Literal["step", "trapezoid"] = "step") -> float:
-    """Area under the precision-recall curve, with the anomalous class as the positive one.
+def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the precision-recall curve as average precision, with the anomalous class as the positive
+    one; otherwise as `auroc`.
 
-    Parameters are those of `auroc`, and
-
-    interpolation : "step" is average precision, the default: WinCLIP and AnomalyCLIP call the same number
-        AUPR and AP, and it does not credit points that no threshold reaches. "trapezoid" joins the points by
-        straight lines; the two differ in the third decimal on benchmark-sized sets, more on small ones.
+    WinCLIP and AnomalyCLIP call the same number AUPR and AP. It does not credit points that no threshold
+    reaches, as the area below straight lines between the points would.
 
     >>> round(aupr([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
-    >>> round(aupr([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], interpolation="trapezoid"), 4)
-    0.7917
     """
-    if interpolation not in ("step", "trapezoid"):
-        raise ValueError(f"interpolation is {interpolation!r}; expected 'step' or 'trapezoid'")
-    labels, scores = _checked(labels, scores)
-    if _undefined(labels, "AUPR"):
-        return float("nan")
-    if interpolation == "step":
-        return float(average_precision_score(labels, scores))
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    return float(auc(recall, precision))
+    return _ranked("AUPR", average_precision_score, labels, scores)
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Best F1 score over all thresholds, "F1-max": the threshold is chosen on the test set itself.
-
-    Parameters, errors and the single-class case are those of `auroc`.
+    """Best F1 score over all thresholds: the threshold is chosen on the test set itself; as `auroc`.
 
     >>> round(f1_max([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8
     """
-    labels, scores = _checked(labels, scores)
-    if _undefined(labels, "F1-max"):
-        return float("nan")
-    precision, recall, _ = precision_recall_curve(labels, scores)  # (t,)
-    total = precision + recall
-    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    return float(f1.max())
+    return _ranked("F1-max", _f1_max, labels, scores)
 
 
 def pixel_auroc(masks: Images, maps: Images) -> float:
     """AUROC over all pixels of all images, normal ones included (WinCLIP Section 5; AnomalyCLIP Section 4.1).
 
-    Parameters
-    ----------
-    masks : (n, H, W), or n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
-    maps : anomaly maps of the same shapes.
-
-    Returns
-    -------
-    A fraction in [0, 1]; NaN with a warning when no pixel, or every pixel, is anomalous.
+    masks: n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
+    maps: anomaly maps of the same shapes.
 
     >>> pixel_auroc([[[0, 1], [0, 0]]], [[[0.1, 0.9], [0.2, 0.3]]])
     1.0
     """
     pairs = _checked_images(masks, maps)
-    labels = np.concatenate([mask.ravel() for mask, _ in pairs])
-    if _undefined(labels, "pixel AUROC"):
-        return float("nan")
-    return float(roc_auc_score(labels, np.concatenate([scores.ravel() for _, scores in pairs])))
+    return _ranked("pixel AUROC", roc_auc_score, *_pooled(pairs))
 
 
-def aupro(masks: Images, maps: Images, max_fpr: float = 0.3, connectivity: Literal[1, 2] = 2) -> float:
+def aupro(masks: Images, maps: Images, max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     For each threshold the overlap of a region is the part of its pixels above the threshold, and PRO is the
     mean over all connected regions of all masks, so that small and large defects weigh the same. The curve
     runs over the false-positive rate among the pixels of no region. It has a point at every distinct score
-    (no grid of thresholds), is joined by straight lines and cut exactly at `max_fpr`. A map that ranks all
-    anomalous pixels first gives 1.
+    (no grid of thresholds), is joined by straight lines and cut exactly at `max_fpr`.
 
     PRO is a weighted true-positive rate: each anomalous pixel counts 1 / (area of its region). Hence it is
     scikit-learn's ROC curve with those weights.
 
-    Parameters
-    ----------
-    masks, maps : as in `pixel_auroc`.
-    max_fpr : in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
-    connectivity : 2 joins pixels that touch at a corner (8 neighbours, the default of the public codes), 1
-        only those that share an edge.
+    masks, maps: as in `pixel_auroc`. max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
 
     >>> aupro([[[0, 1, 1], [0, 0, 0]]], [[[0.1, 0.9, 0.8], [0.2, 0.3, 0.1]]])
     1.0
     """
+    pairs = _checked_images(masks, maps)
+    weights = np.concatenate([region_weights(mask).ravel() for mask, _ in pairs])
+
+    def area(labels: NDArray, scores: NDArray) -> float:
+        curve = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
+        return area_below(*curve[:2], max_fpr)
+
+    return _ranked("AUPRO", area, *_pooled(pairs))
+
+
+def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
+    """Area below a curve (t,) over false-positive rates up to `max_fpr`, divided by that rate."""
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr is {max_fpr!r}; expected a number in (0, 1]")
-    pairs = _checked_images(masks, maps)
-    labels = np.concatenate([mask.ravel() for mask, _ in pairs])
-    if _undefined(labels, "AUPRO"):
-        return float("nan")
-    weights = np.concatenate([_region_weights(mask, connectivity).ravel() for mask, _ in pairs])
-    scores = np.concatenate([scores.ravel() for _, scores in pairs])
-    fpr, overlap, _ = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)  # (t,)
     inside = np.searchsorted(fpr, max_fpr, side="right")
-    at_limit = np.interp(max_fpr, fpr, overlap)
-    return float(auc([*fpr[:inside], max_fpr], [*overlap[:inside], at_limit]) / max_fpr)
+    at_limit = np.interp(max_fpr, fpr, y)
+    return float(auc(np.append(fpr[:inside], max_fpr), np.append(y[:inside], at_limit)) / max_fpr)
 
 
-def _region_weights(mask: NDArray[np.bool_], connectivity: int) -> NDArray[np.float64]:
-    """1 / area of the region that a pixel belongs to; 1 on normal pixels."""
-    regions = connected_components(mask, connectivity=connectivity)  # (H, W), 0 is background
+def region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(H, W) 1 / area of the region that a pixel belongs to; 1 on normal pixels.
+
+    Pixels that touch at a corner are joined, as in the public codes.
+    """
+    regions = connected_components(mask, connectivity=2)  # (H, W), 0 is background
     areas = np.bincount(regions.ravel()).astype(float)
     areas[0] = 1.0
     return 1.0 / areas[regions]
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
-    """Labels as bool and scores as floats, both (n,), or an error that says what is wrong."""
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(
-            f"labels have shape {labels.shape} and scores {scores.shape}; expected two vectors of one length"
-        )
-    return _checked_values(labels, scores, "labels", "scores")
+def undefined(normal: int, anomalous: int, metric: str) -> bool:
+    """True, with a warning, when one of the two numbers is 0."""
+    if normal and anomalous:
+        return False
+    present = "anomalous" if anomalous else "normal"
+    warnings.warn(
+        f"{metric} is undefined: all {normal + anomalous:.0f} labels are {present}; returning NaN",
+        UndefinedMetricWarning,
+        stacklevel=4,
+    )
+    return True
 
 
-def _checked_images(masks: Images, maps: Images) -> list[tuple[NDArray[np.bool_], NDArray[np.floating]]]:
-    """Pairs of (H, W) mask and map, checked one by one."""
-    masks, maps = list(masks), list(maps)
-    if len(masks) != len(maps):
-        raise ValueError(f"{len(masks)} masks and {len(maps)} maps; expected one map for each mask")
-    if not masks:
-        raise ValueError("no masks: expected at least one image")
-    pairs = []
-    for i, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
-        mask, scores = np.asarray(mask), np.asarray(scores)
-        if mask.ndim != 2 or mask.shape != scores.shape:
-            raise ValueError(
-                f"mask {i} has shape {mask.shape} and its map {scores.shape}; expected one (H, W) for both: "
-                "resize the map to the size of the mask"
-            )
-        pairs.append(_checked_values(mask, scores, f"mask {i}", f"map {i}"))
-    return pairs
-
-
-def _checked_values(
-    labels: NDArray, scores: NDArray, labels_name: str, scores_name: str
+def checked_values(
+    labels: ArrayLike, scores: ArrayLike, labels_name: str, scores_name: str, n_axes: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
+    """Labels as bool and scores as floats of one shape, or an error that says what is wrong."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    if labels.ndim != n_axes or labels.shape != scores.shape:
+        advice = "two vectors of one length" if n_axes == 1 else "one (H, W): resize the map to its mask"
+        raise ValueError(
+            f"{labels_name}: shape {labels.shape}, {scores_name}: shape {scores.shape}; expected {advice}"
+        )
     if labels.size == 0:
         raise ValueError(f"{labels_name}: empty; expected at least one value")
     if labels.dtype != bool:
@@ -201,23 +152,38 @@ def _checked_values(
         labels = labels.astype(bool)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(float)
-    finite = np.isfinite(scores)
-    if not finite.all():
+    wrong = scores.size - np.count_nonzero(np.isfinite(scores))
+    if wrong:
         raise ValueError(
-            f"{scores_name}: {np.count_nonzero(~finite)} of {scores.size} values are NaN or infinite; "
-            "expected finite scores"
+            f"{scores_name}: {wrong} of {scores.size} values are NaN or infinite; expected finite scores"
         )
     return labels, scores
 
 
-def _undefined(labels: NDArray[np.bool_], metric: str) -> bool:
-    """True, with a warning, when only one class is present."""
-    if labels.any() and not labels.all():
-        return False
-    present = "anomalous" if labels.any() else "normal"
-    warnings.warn(
-        f"{metric} is undefined: all {labels.size} labels are {present}; returning NaN",
-        UndefinedMetricWarning,
-        stacklevel=3,
-    )
-    return True
+def _ranked(name: str, metric: Callable, labels: ArrayLike, scores: ArrayLike) -> float:
+    """metric(labels, scores) of checked vectors; NaN where it is undefined."""
+    labels, scores = checked_values(labels, scores, "labels", "scores", n_axes=1)
+    anomalous = np.count_nonzero(labels)
+    return np.nan if undefined(labels.size - anomalous, anomalous, name) else float(metric(labels, scores))
+
+
+def _f1_max(labels: NDArray, scores: NDArray) -> float:
+    precision, recall, _ = precision_recall_curve(labels, scores)  # (t,)
+    total = precision + recall
+    return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0).max()
+
+
+def _checked_images(masks: Images, maps: Images) -> list[tuple[NDArray[np.bool_], NDArray[np.floating]]]:
+    """Pairs of (H, W) mask and map, checked one by one."""
+    masks, maps = list(masks), list(maps)
+    if len(masks) != len(maps):
+        raise ValueError(f"{len(masks)} masks and {len(maps)} maps; expected one map for each mask")
+    if not masks:
+        raise ValueError("no masks: expected at least one image")
+    pairs = enumerate(zip(masks, maps, strict=True))
+    return [checked_values(mask, scores, f"mask {i}", f"map {i}", 2) for i, (mask, scores) in pairs]
+
+
+def _pooled(pairs: Sequence[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
+    """All labels and all scores, (n,) each."""
+    return tuple(np.concatenate([image.ravel() for image in images]) for images in zip(*pairs, strict=True))

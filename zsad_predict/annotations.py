@@ -257,7 +257,7 @@ def _pixel_metrics(histogram: PixelHistogram) -> list[tuple]:
         return [("pixel", name, math.nan, "undefined: no image has a mask that fits") for name in names]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
-        found = [histogram.pixel_auroc().value, histogram.aupro().value, histogram.f1_max().value]
+        found = histogram.metrics()
     note = "undefined: one kind of pixel only" if math.isnan(found[0]) else f"{histogram.images} images"
     return [("pixel", name, value, note) for name, value in zip(names, found, strict=True)]
 

@@ -49,8 +49,8 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Run a detector over a category's test images, one part at a time.
 
-    Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (6,): AUROC, PRO
-    and F1-max of all pixels as fractions, and a bound on what the histogram may have changed in each;
+    Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (3,): AUROC, PRO
+    and F1-max of all pixels as fractions;
     `<output>/each` (n, 3), for outputs in `each`: of each image by itself the pixel AUROC and F1-max (NaN
     where its mask is empty) and the map's maximum.
 
@@ -82,9 +82,7 @@ def measure(
     if unknown:
         raise ValueError(f"each={list(each)}: expected names of outputs with maps, {', '.join(histograms)}")
     arrays = {f"{name}/scores": np.concatenate(values) for name, values in scores.items()}
-    for name, histogram in histograms.items():
-        found = (histogram.pixel_auroc(), histogram.aupro(), histogram.f1_max())
-        arrays[f"{name}/pixel"] = np.array([m.value for m in found] + [m.error for m in found])
+    arrays |= {f"{name}/pixel": np.array(histogram.metrics()) for name, histogram in histograms.items()}
     return arrays | {f"{name}/each": np.array(values) for name, values in within.items()}
 
 
@@ -253,6 +251,7 @@ class Category:
             **extractor.key,
             "images": self.test.fingerprint,
             "study": study,
+            "pixels": "fixed bins",
             "each": list(each),
             **options,
         }
@@ -277,7 +276,7 @@ class Category:
         if task == "image":
             found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
         else:
-            found = dict(zip((*PIXEL_METRICS, "error"), [*values[:3], values[3:].max()], strict=True))
+            found = dict(zip(PIXEL_METRICS, values, strict=True))
         return {**names, "task": task, **found}
 
 

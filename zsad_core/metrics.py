@@ -1,12 +1,8 @@
 """Image and pixel metrics of the three papers, as fractions in [0, 1], on scikit-learn and scikit-image.
 
-RWDA Section 4.1, WinCLIP Section 5 and AnomalyCLIP Section 4.1 report the area under the ROC curve (AUROC),
-the area under the precision-recall curve (AUPR), the best F1 score over thresholds (F1-max) and, for maps,
-the pixel AUROC and the area under the per-region-overlap curve (AUPRO). All of them rank: scores run upwards
-with anomaly and may have any scale.
-
-Where only one class is present a ranking metric has no value. Every function here then returns NaN and warns
-with scikit-learn's `UndefinedMetricWarning`; scikit-learn itself would return 1.0 or 0.0 for some of them.
+RWDA Section 4.1, WinCLIP Section 5 and AnomalyCLIP Section 4.1 report them. All of them rank: scores run
+upwards with anomaly and may have any scale. Where only one class is present a ranking metric has no value.
+Then every function returns NaN with an `UndefinedMetricWarning`; scikit-learn itself returns 1 or 0 for some.
 """
 
 from __future__ import annotations
@@ -19,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.measure import label as connected_components
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
-
-Images = ArrayLike | Sequence[ArrayLike]
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -37,11 +31,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the precision-recall curve as average precision, with the anomalous class as the positive
-    one; otherwise as `auroc`.
+    """Area under the precision-recall curve, anomalous being positive; arguments as in `auroc`.
 
-    WinCLIP and AnomalyCLIP call the same number AUPR and AP. It does not credit points that no threshold
-    reaches, as the area below straight lines between the points would.
+    It is average precision: WinCLIP and AnomalyCLIP call the same number AUPR and AP.
 
     >>> round(aupr([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
@@ -50,7 +42,7 @@ def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Best F1 score over all thresholds: the threshold is chosen on the test set itself; as `auroc`.
+    """Best F1 score over all thresholds, which is chosen on the test set itself; arguments as in `auroc`.
 
     >>> round(f1_max([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8
@@ -58,43 +50,30 @@ def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
     return _ranked("F1-max", _f1_max, labels, scores)
 
 
-def pixel_auroc(masks: Images, maps: Images) -> float:
-    """AUROC over all pixels of all images, normal ones included (WinCLIP Section 5; AnomalyCLIP Section 4.1).
-
-    masks: n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
-    maps: anomaly maps of the same shapes.
-
-    >>> pixel_auroc([[[0, 1], [0, 0]]], [[[0.1, 0.9], [0.2, 0.3]]])
-    1.0
-    """
-    pairs = _checked_images(masks, maps)
-    return _ranked("pixel AUROC", roc_auc_score, *_pooled(pairs))
-
-
-def aupro(masks: Images, maps: Images, max_fpr: float = 0.3) -> float:
+def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     For each threshold the overlap of a region is the part of its pixels above the threshold, and PRO is the
     mean over all connected regions of all masks, so that small and large defects weigh the same. The curve
-    runs over the false-positive rate among the pixels of no region. It has a point at every distinct score
-    (no grid of thresholds), is joined by straight lines and cut exactly at `max_fpr`.
+    runs over the false-positive rate among normal pixels, with a point at every distinct score. So it is
+    scikit-learn's ROC curve where each anomalous pixel counts 1 / (area of its region).
 
-    PRO is a weighted true-positive rate: each anomalous pixel counts 1 / (area of its region). Hence it is
-    scikit-learn's ROC curve with those weights.
-
-    masks, maps: as in `pixel_auroc`. max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
+    masks: n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
+    maps: anomaly maps of the same shapes. max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
 
     >>> aupro([[[0, 1, 1], [0, 0, 0]]], [[[0.1, 0.9, 0.8], [0.2, 0.3, 0.1]]])
     1.0
     """
-    pairs = _checked_images(masks, maps)
+    if len(masks) != len(maps) or not len(masks):
+        raise ValueError(f"{len(masks)} masks and {len(maps)} maps; expected one map for each mask")
+    named = enumerate(zip(masks, maps, strict=True))
+    pairs = [checked(mask, scores, f"mask {i}", f"map {i}", n_axes=2) for i, (mask, scores) in named]
+    labels, scores = (np.concatenate([x.ravel() for x in images]) for images in zip(*pairs, strict=True))
     weights = np.concatenate([region_weights(mask).ravel() for mask, _ in pairs])
-
-    def area(labels: NDArray, scores: NDArray) -> float:
-        curve = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
-        return area_below(*curve[:2], max_fpr)
-
-    return _ranked("AUPRO", area, *_pooled(pairs))
+    if undefined(np.count_nonzero(~labels), np.count_nonzero(labels), "AUPRO"):
+        return np.nan
+    fpr, overlap, _ = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
+    return area_below(fpr, overlap, max_fpr)
 
 
 def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
@@ -118,72 +97,46 @@ def region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def undefined(normal: int, anomalous: int, metric: str) -> bool:
-    """True, with a warning, when one of the two numbers is 0."""
+    """True, with a warning, when one of the two numbers of labels is 0."""
     if normal and anomalous:
         return False
-    present = "anomalous" if anomalous else "normal"
-    warnings.warn(
-        f"{metric} is undefined: all {normal + anomalous:.0f} labels are {present}; returning NaN",
-        UndefinedMetricWarning,
-        stacklevel=4,
-    )
+    labels = f"all {normal + anomalous:.0f} labels are {'anomalous' if anomalous else 'normal'}"
+    warnings.warn(f"{metric} is undefined: {labels}; returning NaN", UndefinedMetricWarning, stacklevel=4)
     return True
 
 
-def checked_values(
+def checked(
     labels: ArrayLike, scores: ArrayLike, labels_name: str, scores_name: str, n_axes: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
     """Labels as bool and scores as floats of one shape, or an error that says what is wrong."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != n_axes or labels.shape != scores.shape:
-        advice = "two vectors of one length" if n_axes == 1 else "one (H, W): resize the map to its mask"
-        raise ValueError(
-            f"{labels_name}: shape {labels.shape}, {scores_name}: shape {scores.shape}; expected {advice}"
-        )
+        wanted = "two vectors of one length" if n_axes == 1 else "one (H, W): resize the map to its mask"
+        shapes = f"{labels_name}: shape {labels.shape}, {scores_name}: shape {scores.shape}"
+        raise ValueError(f"{shapes}; expected {wanted}")
     if labels.size == 0:
         raise ValueError(f"{labels_name}: empty; expected at least one value")
-    if labels.dtype != bool:
-        other = np.setdiff1d(labels, [0, 1])
-        if other.size:
-            raise ValueError(
-                f"{labels_name}: found {other[:5].tolist()}; expected only 0 (normal) and 1 (anomalous), "
-                "for instance `mask > 0` for a mask stored as 0 and 255"
-            )
-        labels = labels.astype(bool)
-    if not np.issubdtype(scores.dtype, np.floating):
-        scores = scores.astype(float)
+    other = [] if labels.dtype == bool else np.setdiff1d(labels, [0, 1])[:5].tolist()
+    if other:
+        raise ValueError(
+            f"{labels_name}: found {other}; expected only 0 (normal) and 1 (anomalous), for instance "
+            "`mask > 0` for a mask stored as 0 and 255"
+        )
+    scores = scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(float)
     wrong = scores.size - np.count_nonzero(np.isfinite(scores))
     if wrong:
-        raise ValueError(
-            f"{scores_name}: {wrong} of {scores.size} values are NaN or infinite; expected finite scores"
-        )
-    return labels, scores
+        found = f"{wrong} of {scores.size} values are NaN or infinite"
+        raise ValueError(f"{scores_name}: {found}; expected finite scores")
+    return labels.astype(bool, copy=False), scores
 
 
 def _ranked(name: str, metric: Callable, labels: ArrayLike, scores: ArrayLike) -> float:
     """metric(labels, scores) of checked vectors; NaN where it is undefined."""
-    labels, scores = checked_values(labels, scores, "labels", "scores", n_axes=1)
+    labels, scores = checked(labels, scores, "labels", "scores", n_axes=1)
     anomalous = np.count_nonzero(labels)
     return np.nan if undefined(labels.size - anomalous, anomalous, name) else float(metric(labels, scores))
 
 
 def _f1_max(labels: NDArray, scores: NDArray) -> float:
     precision, recall, _ = precision_recall_curve(labels, scores)  # (t,)
-    total = precision + recall
-    return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0).max()
-
-
-def _checked_images(masks: Images, maps: Images) -> list[tuple[NDArray[np.bool_], NDArray[np.floating]]]:
-    """Pairs of (H, W) mask and map, checked one by one."""
-    masks, maps = list(masks), list(maps)
-    if len(masks) != len(maps):
-        raise ValueError(f"{len(masks)} masks and {len(maps)} maps; expected one map for each mask")
-    if not masks:
-        raise ValueError("no masks: expected at least one image")
-    pairs = enumerate(zip(masks, maps, strict=True))
-    return [checked_values(mask, scores, f"mask {i}", f"map {i}", 2) for i, (mask, scores) in pairs]
-
-
-def _pooled(pairs: Sequence[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
-    """All labels and all scores, (n,) each."""
-    return tuple(np.concatenate([image.ravel() for image in images]) for images in zip(*pairs, strict=True))
+    return (2 * precision * recall / np.maximum(precision + recall, 1e-300)).max()  # both may be 0

@@ -4,12 +4,12 @@ The exact functions of `metrics` sort all pixels: 100 maps of 1024 x 1024 are 10
 image is counted into a histogram with fixed bins and forgotten. The pixels of one bin count as ties.
 
 A float32 has a place in the order of all float32 numbers, which is its bits read as an integer. The bin of a
-score s is the sum of the places of s, s - 1, ..., s - 4, each without its last bits. So no bin is wider than
-1/4096 of the distance to 0, 1, ..., 4, near which the probabilities of a softmax crowd, or sums of them over
-up to four layers. Negative scores and distances have bins as well.
+score s is the sum of the places of s, s - 1, ..., s - 4 without its last bits. So no bin is wider than 1/4096
+of the distance to 0, 1, ..., 4, near which the probabilities of a softmax crowd, or sums of them over up to
+four layers. Negative scores and distances have bins as well.
 
-A metric differs by less than 1e-4 from the exact one as long as the scores spread over some thousand bins,
-that is over 1 % of their size or near those points; with a bin for each distinct score it is exact.
+A metric differs by less than 1e-4 from the exact one if the scores spread over some thousand bins: over 10 %
+of their size, or near those points. With a bin for each distinct score it is exact.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import find_objects
 
-from zsad_core.metrics import area_below, checked_values, region_weights, undefined
+from zsad_core.metrics import area_below, checked, region_weights, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25, 2: 2.0**-24, 3: 2.0**-23, 4: 2.0**-23}
 """Scores near which bins are narrow, and down to which distance; at 1 to 4 no float32 is nearer."""
-_DROPPED = 12  # bits of the sum
+_DROPPED = 11  # bits of the sum
 
 
 class PixelMetrics(NamedTuple):
@@ -59,7 +59,7 @@ class PixelHistogram:
         """
         with np.errstate(over="ignore"):
             scores = np.asarray(anomaly_map).astype(np.float32, copy=False)
-        mask, scores = checked_values(mask, scores, f"mask {self.images}", f"map {self.images}", n_axes=2)
+        mask, scores = checked(mask, scores, f"mask {self.images}", f"map {self.images}", n_axes=2)
         bins = _bins(scores)
         sums, bins = self._covering(bins.min(), bins.max()), bins - bins.min()
         n = sums.shape[1]
@@ -72,7 +72,7 @@ class PixelHistogram:
         self.images += 1
 
     def metrics(self, max_fpr: float = 0.3) -> PixelMetrics:
-        """What `metrics.pixel_auroc`, `metrics.aupro` and `metrics.f1_max` are of all pixels so far."""
+        """What `metrics.auroc`, `aupro` and `f1_max` are of all pixels so far."""
         if not self.images:
             raise ValueError("no images: expected at least one; call add first")
         sums = self._sums[:, self._sums[0] > 0][:, ::-1]  # from the highest score down
@@ -81,11 +81,8 @@ class PixelHistogram:
         if undefined(false[-1], hits[-1], "pixel AUROC, PRO and F1-max"):
             return PixelMetrics(np.nan, np.nan, np.nan)
         fpr = false / false[-1]
-        return PixelMetrics(
-            auroc=area_below(fpr, hits / hits[-1], 1.0),
-            pro=area_below(fpr, overlap / overlap[-1], max_fpr),
-            f1_max=float(np.max(2 * hits / (pixels + hits[-1]))),
-        )
+        auroc, pro = area_below(fpr, hits / hits[-1], 1.0), area_below(fpr, overlap / overlap[-1], max_fpr)
+        return PixelMetrics(auroc, pro, float(np.max(2 * hits / (pixels + hits[-1]))))
 
     def _covering(self, low: int, high: int) -> NDArray[np.float64]:
         """The sums of the bins from `low` to `high`, which are added if they are new."""

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from exact import pixel_auroc
 from scipy.ndimage import gaussian_filter
 
 from zsad_core import methods, prompt_learning
 from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
-from zsad_core.metrics import aupr, auroc, pixel_auroc
+from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
@@ -232,7 +233,7 @@ def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypat
     )
     with pytest.raises(StopIteration):
         anomalyclip_tables.rd4ad(
-            Category(None, None, AnomalyDataset(Path(), "x", pd.DataFrame(columns=list(COLUMNS))), "c"),
+            Category(None, None, AnomalyDataset(Path(), "x", pd.DataFrame(columns=list(COLUMNS)), None), "c"),
             backbone,
         )
     assert seen == [("layer1", "layer2", "layer3")]

@@ -88,10 +88,10 @@ def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
         ({"label": "1"}, "contradicts its defect"),
         ({"category": ""}, "an empty category, defect or image"),
         ({"image": "01/train/good/0.png"}, "an image that is listed before"),
-        ({"image": "../0.png"}, "not relative to the folder"),
-        ({"mask": "/elsewhere/mask.png"}, "not relative to the folder"),
-        ({"image": "01\\train\\0.png"}, "not relative to the folder"),
-        ({"image": "C:/0.png"}, "not relative to the folder"),
+        ({"image": "../0.png"}, "a path that is not relative"),
+        ({"mask": "/elsewhere/mask.png"}, "a path that is not relative"),
+        ({"image": "01\\train\\0.png"}, "a path that is not relative"),
+        ({"image": "C:/0.png"}, "a path that is not relative"),
     ],
 )
 def test_wrong_rows_are_named(root: Path, cells: dict[str, str], message: str) -> None:
@@ -103,7 +103,7 @@ def test_wrong_rows_are_named(root: Path, cells: dict[str, str], message: str) -
 def test_missing_files_are_listed(root: Path) -> None:
     for path in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*01/test/good/0.png.*, …") as error:
+    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*01/test/good/0.png.*; …") as error:
         load_dataset(root)
     assert str(error.value).count(".png") == 5
 
@@ -114,17 +114,14 @@ def test_missing_folder_or_table_says_how_to_make_it(tmp_path: Path) -> None:
     (tmp_path / "mini_visa").mkdir()
     with pytest.raises(FileNotFoundError, match="meta.csv does not exist.*zsad prepare mini_"):
         load_dataset(tmp_path / "mini_visa")
-    for name in ("shop", "my shop", "a.b"):
-        with pytest.raises(FileNotFoundError, match="no script makes it: the page on datasets"):
-            load_dataset(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("category,split,label\na,test,0\n", "has the columns category, split, label: expected category,"),
+        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'image', 'mask'"),
         (",".join(COLUMNS) + "\n", "lists no images"),
-        ("", "is not a CSV file"),
+        ("", "is no CSV file with the columns category, "),
     ],
 )
 def test_wrong_table(tmp_path: Path, text: str, message: str) -> None:
@@ -151,13 +148,13 @@ def test_a_damaged_or_missing_image_is_named(root: Path) -> None:
 def test_mask_of_another_size(root: Path) -> None:
     dataset = load_dataset(root).select("01", "test")
     Image.new("L", (7, 9)).save(root / dataset.meta["mask"].iloc[-1])
-    with pytest.raises(ValueError, match=r"3_mask.png is 7 x 9 \(W x H\).*is 9 x 7"):
+    with pytest.raises(ValueError, match=r"3_mask.png cannot be read: it is 7 x 9 \(W x H\).* 9 x 7"):
         dataset.mask(len(dataset) - 1)
 
 
 def test_unknown_category_and_split(root: Path) -> None:
     dataset = load_dataset(root)
-    with pytest.raises(ValueError, match="no category 'bolt': expected one of 01, metal_nut1"):
+    with pytest.raises(ValueError, match="category='bolt' and split=None: expected one of 01, metal_nut1"):
         dataset.select("bolt")
     with pytest.raises(ValueError, match="split='val'"):
         dataset.select(split="val")

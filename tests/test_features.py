@@ -57,5 +57,5 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
 def test_what_is_asked_for_must_exist(settings):
     with pytest.raises(ValueError, match="'maps': expected one of views, winclip"):
         precompute.compute(settings, "maps", "toys")
-    with pytest.raises(ValueError, match="no category 'rake'"):
+    with pytest.raises(ValueError, match="no images with category='rake'"):
         precompute.compute(settings, "views", "toys", "rake")

@@ -23,7 +23,7 @@ def saved(path: Path, value: int = 0) -> Path:
 def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
     path, reader = saved(tmp_path / "a.png"), Reader()
     digest = sha256_of(path)
-    assert reader.photo(path, digest).image.size == (30, 20)
+    assert reader.photo(path, digest)[0].size == (30, 20)
     saved(path, value=1)
     with pytest.raises(FileChanged):
         reader.photo(path, digest)

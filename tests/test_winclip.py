@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from exact import pixel_auroc
 from PIL import Image
 from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
@@ -27,7 +28,7 @@ from zsad_core.methods import (
     winclip,
     winclip_plus,
 )
-from zsad_core.metrics import aupro, f1_max, pixel_auroc
+from zsad_core.metrics import aupro, f1_max
 from zsad_core.references import reference_maps
 from zsad_core.references import winclip_plus as joined
 from zsad_core.scores import prompt_score

@@ -65,7 +65,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_meta(c: Category, meta: pd.DataFrame) -> Category:
-    dataset = AnomalyDataset(c.dataset.root, c.dataset.name, meta.reset_index(drop=True))
+    dataset = replace(c.dataset, meta=meta.reset_index(drop=True))
     return replace(c, dataset=dataset)
 
 

@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
 from zsad_core import image_features
-from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import zero_shot_prompts
 from zsad_core.windows import upsample, zero_shot_map
@@ -148,7 +147,7 @@ def test_an_example_of_a_later_part(square: Category, monkeypatch: pytest.Monkey
 
 def test_an_example_without_training_images(square: Category) -> None:
     meta = square.dataset.meta.query("split == 'test'").reset_index(drop=True)
-    without = replace(square, dataset=AnomalyDataset(square.dataset.root, square.dataset.name, meta))
+    without = replace(square, dataset=replace(square.dataset, meta=meta))
     found = example(without, 0)
     assert found.normal.shape == found.image.shape and not found.normal.any()
 

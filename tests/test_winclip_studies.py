@@ -12,16 +12,17 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from exact import pixel_auroc
 from PIL import Image
 from torch import Tensor
 
 from zsad_core import prompts
-from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.datasets import load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import TileFeatures, feature_parts, image_embeddings
 from zsad_core.maps import image_maps
 from zsad_core.methods import token_map
-from zsad_core.metrics import aupr, auroc, f1_max, pixel_auroc
+from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import boxes_of, inference_views
 from zsad_core.windows import upsample, winclip_map, zero_shot_map
@@ -62,7 +63,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict]], dict[tuple[s
 def renamed(c: Category, defect: str, other: str) -> Category:
     """The category with another name for one of its defects."""
     meta = c.dataset.meta.replace({"defect": {defect: other}})
-    return replace(c, dataset=AnomalyDataset(c.dataset.root, c.dataset.name, meta))
+    return replace(c, dataset=replace(c.dataset, meta=meta))
 
 
 def images_of(c: Category) -> list[Image.Image]:
@@ -398,7 +399,7 @@ def many(square: Category) -> Category:
     train = square.train.meta.iloc[[0] * 50].assign(image=[f"{i}.png" for i in range(50)])
     others = train.assign(category="another", image=[f"another/{i}.png" for i in range(50)])
     meta = pd.concat([train, square.test.meta, others], ignore_index=True)
-    dataset = AnomalyDataset(square.dataset.root, "many", meta)
+    dataset = replace(square.dataset, name="many", meta=meta)
     return replace(square, dataset=dataset, settings=replace(square.settings, reference_seeds=5, seed=3))
 
 

@@ -425,7 +425,9 @@ def test_undefined_metrics_are_said_to_be_undefined(tmp_path, score):
 
 
 def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
-    from zsad_core.metrics import aupro, pixel_auroc
+    from exact import pixel_auroc
+
+    from zsad_core.metrics import aupro
 
     folder = labelled(tmp_path / "photos")
     masks = tmp_path / "photos" / "truth"  # inside: not to be scored
@@ -446,7 +448,7 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
 
     Image.new("L", (31, 30)).save(masks / "hole" / "1.png")
     result = score(folder, masks=masks, labels="folders")
-    assert "1.png is 31 x 30 (W x H), the image 30 x 30" in result.table["error"][4]
+    assert "1.png cannot be read: it is 31 x 30 (W x H), its image 30 x 30" in result.table["error"][4]
     assert result.table["status"][4] == "scored" and result.table["score"].notna().all()
     (masks / "hole" / "1.png").unlink()
     result = score(folder, masks=masks, labels="folders")

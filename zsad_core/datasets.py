@@ -32,9 +32,7 @@ paths relative to the root with forward slashes, mask empty when there is none."
 
 class Digests:
     """SHA-256 of the files below `root`; kept in `folder` between runs, None: only as long as this object.
-
-    Each call that computes some writes a file of its own, so any number of workers may do so at once.
-    """
+    Each call that computes some writes a file of its own, so any number of workers may do so at once."""
 
     def __init__(self, root: Path, folder: Path | None = None) -> None:
         place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
@@ -95,7 +93,7 @@ class AnomalyDataset:
         return bool(len(masks)) and bool((masks != "").all())
 
     def select(self, category: str | None = None, split: str | None = None) -> AnomalyDataset:
-        """The part with this category and split ("train" or "test"), None: all. Raises ValueError when empty."""
+        """The part with this category and split ("train" or "test"); None: all. ValueError if it is empty."""
         keep = np.ones(len(self), bool)
         for column, value in (("category", category), ("split", split)):
             keep &= value is None or self.meta[column] == value
@@ -160,15 +158,12 @@ def load_dataset(root: str | Path, digests: str | Path | None = None) -> Anomaly
             f"no prepared dataset {root.name!r}: {file if root.is_dir() else root} does not exist. "
             f"{how_to_prepare(root.name)}, or correct the path"
         )
-    columns = list(COLUMNS)
     try:
         # all text: category "01" stays "01" and a category called "nan" stays a name
         options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-        meta = pd.read_csv(file, usecols=columns, **options)[columns]
+        meta = pd.read_csv(file, usecols=COLUMNS, **options)[list(COLUMNS)]
     except ValueError as error:
-        raise ValueError(
-            f"{file} is not a CSV file with the columns {', '.join(columns)}: {error}"
-        ) from error
+        raise ValueError(f"{file} is no CSV file with the columns {', '.join(COLUMNS)}: {error}") from error
     _check_rows(meta, file)
     known = Digests(root, None if digests is None else Path(digests))
     return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)), known)
@@ -183,9 +178,7 @@ def fingerprints(parts: Sequence[AnomalyDataset]) -> list[str]:
 
 def how_to_prepare(name: str) -> str:
     """How a user gets a prepared folder of this name."""
-    return (
-        f"`zsad prepare {name} --help` tells how, if a script makes it; the page on datasets how to add one"
-    )
+    return f"`zsad prepare {name} --help` tells how to get it, the page on datasets how to add one"
 
 
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,9 +24,8 @@ _MAGIC = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"RIFF")
 
 
 class BadImage(ValueError):
-    """A file without an image that can be used.
-
-    status: "unreadable" or "no image". reason: what was found and what to do. file: its kind and name."""
+    """A file without an image that can be used. status: "unreadable" or "no image". reason: what was found,
+    and what to do. file: its kind and name."""
 
     def __init__(self, status: str, reason: str, file: str = "") -> None:
         super().__init__(status, reason, file)  # all of them, or workers cannot send it
@@ -41,19 +40,17 @@ def read_image(path: str | Path) -> Image.Image:
     return read_photo(path, upright=False)[0]
 
 
-def read_photo(
-    path: str | Path, *, bits: int = 16, max_pixels: int = MAX_PIXELS, upright: bool = True
-) -> tuple[Image.Image, list[str]]:
+def read_photo(path: str | Path, *, bits: int = 16, upright: bool = True) -> tuple[Image.Image, list[str]]:
     """The first picture in a file, in RGB, and notes on what was done to it; errors as in `read_image`.
 
-    bits: how many bits of a 16-bit file the camera fills; nothing in a file says it. A 12-bit camera needs
-        12, or its pictures are nearly black. Never guessed, which would make a dark part as bright as others.
-    max_pixels: larger pictures are refused before they are decoded. upright: turned as the EXIF data say.
+    bits: how many of 16 bits the camera fills; nothing in a file says it. A 12-bit camera needs 12, or its
+        pictures are nearly black. Never guessed, which would make a dark part as bright as others.
+    upright: turned as the EXIF data say.
     """
     if not 9 <= bits <= 16:
         raise ValueError(f"bits={bits}: expected 9 to 16, the bits that a camera fills of 16")
     with _opened(path, "image") as file:
-        image, notes = _first(file, max_pixels, upright)
+        image, notes = _first(file, upright)
         if image.mode.startswith("I"):
             image = _sixteen_bits(image, bits, notes)
         elif image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
@@ -67,15 +64,14 @@ def read_mask(
     """(H, W) bool, True (anomalous) where a mask is above `above`; errors as in `read_image`.
 
     One channel is taken as it is stored, a palette by its indices; colour becomes grey, without alpha; black
-    and white becomes 0 and 255. above: 0 is AnomalyCLIP's rule, 127 is half of white. size: (W, H) of its
-    image, which it must have.
+    and white becomes 0 and 255. above: 0 is AnomalyCLIP's rule, 127 half of white. size: the image's (W, H).
     """
     with _opened(path, "mask") as file:
-        mask, _ = _first(file, MAX_PIXELS, upright)
+        mask, _ = _first(file, upright)
         if size not in (None, mask.size):
             (w, h), (width, height) = mask.size, size
             found = f"it is {w} x {h} (W x H), its image {width} x {height}"
-            raise BadImage("unreadable", f"{found}: expected equal sizes, prepare it again")
+            raise BadImage("unreadable", f"{found}: expected equal sizes")
     if mask.mode == "1" or len(mask.getbands()) > 1:
         mask = mask.convert("RGB").convert("L")
     return np.asarray(mask) > above
@@ -134,24 +130,25 @@ def _reason(error: Exception, file: BinaryIO) -> tuple[str, str]:
     return "unreadable", f"it is cut off or damaged ({said}): copy or fetch it again"
 
 
-def _first(file: BinaryIO, max_pixels: int, upright: bool) -> tuple[Image.Image, list[str]]:
+def _first(file: BinaryIO, upright: bool) -> tuple[Image.Image, list[str]]:
     """The first picture in its own mode, and what is to be said of it."""
     image = Image.open(file, formats=FORMATS)
     edges, frames, notes, advice = sorted(image.size), getattr(image, "n_frames", 1), [], ""
-    if edges[0] * edges[1] > max_pixels:
-        advice = f"more than {max_pixels:,}: scale it down, or raise max_pixels"
+    if edges[0] * edges[1] > MAX_PIXELS:
+        advice = f"more than {MAX_PIXELS:,}: scale it down"
     elif edges[1] > MAX_ASPECT * edges[0]:
         advice = f"one edge more than {MAX_ASPECT} times the other: cut it up"
     if advice:
         raise BadImage("unreadable", f"it has {image.width} x {image.height} pixels, {advice}")
     if frames > 1:
         notes.append(f"first of {frames} {'pages' if image.format == 'TIFF' else 'pictures'} in the file")
-    if upright and _turned(image):
+    turned = upright and _turned(image)
+    if turned:
         notes.append("turned as its EXIF data say")
     if image.mode == "CMYK":
         notes.append("from CMYK, without its colour profile")
     image.load()  # Pillow always turns a TIFF here
-    return ImageOps.exif_transpose(image) if upright and _turned(image) else image, notes
+    return ImageOps.exif_transpose(image) if turned else image, notes
 
 
 def _turned(image: Image.Image) -> bool:

@@ -88,11 +88,9 @@ class PixelHistogram:
         """The sums of the bins from `low` to `high`, which are added if they are new."""
         if not self.images:
             self._first = low
-        before = max(0, self._first - low)
-        after = max(0, high + 1 - self._first - self._sums.shape[1])
-        if before or after:
-            self._sums = np.pad(self._sums, ((0, 0), (before, after)))
-            self._first -= before
+        before, after = max(0, self._first - low), max(0, high + 1 - self._first - self._sums.shape[1])
+        self._sums = np.pad(self._sums, ((0, 0), (before, after)))
+        self._first -= before
         return self._sums[:, low - self._first : high + 1 - self._first]
 
 

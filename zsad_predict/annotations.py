@@ -209,16 +209,11 @@ def _mask(path: Path | BadImage | None, size: tuple[int, int]) -> np.ndarray:
     if isinstance(path, BadImage):
         raise path
     try:
-        mask = read_mask(path)
+        return read_mask(path, size=size[::-1], upright=True)
     except BadImage as error:
         raise BadImage("", error.reason, f"its mask {path.name}") from None
     except OSError as error:
         raise BadImage("", f"its mask {path.name} cannot be opened: {error.strerror or error}") from None
-    if mask.shape != size:
-        sizes = [f"{width} x {height}" for height, width in (mask.shape, size)]
-        both = f"its mask {path.name} is {sizes[0]} (W x H), the image {sizes[1]}"
-        raise BadImage("", f"{both}: expected equal sizes")
-    return mask
 
 
 def _add(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from zsad_core.images import BadImage, Photo, read_photo
+from zsad_core.images import BadImage, read_photo
 from zsad_core.views import Whole, boxes_of, inference_views
 
 MADE_BY = "zsad_predict"
@@ -137,16 +137,12 @@ class Reader:
     whole: Whole = "tiles"
     bits: int = 16
 
-    def photo(self, path: Path, digest: str) -> Photo:
-        """Raises FileChanged if the file has another digest, BadImage if it is no whole image."""
-        try:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise FileChanged(str(path))
-                file.seek(0)
-                return read_photo(file, bits=self.bits)
-        except OSError as error:
-            raise BadImage("unreadable", f"it cannot be opened: {error.strerror or error}") from None
+    def photo(self, path: Path, digest: str) -> tuple[Image.Image, list[str]]:
+        """As `images.read_photo`. Raises FileChanged if the file has another digest, BadImage if it is no
+        whole image."""
+        if digest_of(path) != digest:
+            raise FileChanged(str(path))
+        return read_photo(path, bits=self.bits)
 
     def cut(self, image: Image.Image, model: Model, crops: bool | None) -> Tiles:
         """What a method with this model needs of an RGB image; `crops` as in `scorers.Scorer`."""
@@ -162,8 +158,7 @@ def read_tiles(
     """The tiles of a file with that digest, None if it is no whole image, and its record (status, error and
     notes). Raises FileChanged."""
     try:
-        photo = reader.photo(*file)
+        image, notes = reader.photo(*file)
     except BadImage as error:
-        return None, {"status": error.status, "error": str(error), "notes": []}
-    record = {"status": "scored", "error": "", "notes": list(photo.notes)}
-    return reader.cut(photo.image, model, crops), record
+        return None, {"status": error.status, "error": error.reason, "notes": []}
+    return reader.cut(image, model, crops), {"status": "scored", "error": "", "notes": notes}

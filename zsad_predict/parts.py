@@ -143,7 +143,7 @@ def table_of(
     rows, middles = {}, []
     for file in files:
         bad = failed.get(file.name)
-        status, error = (bad.status, str(bad)) if bad else (file.status, file.error)
+        status, error = (bad.status, bad.reason) if bad else (file.status, file.error)
         rows[file.name] = {"file": file.name, "status": status, "error": error, "notes": ""}
     for part in parts:
         found = part.arrays()

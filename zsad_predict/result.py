@@ -108,7 +108,7 @@ class Result:
 
     def image(self, scored: ScoredImage) -> Image.Image:
         """The picture; raises BadImage or FileChanged if the file is no longer what it was."""
-        return self.reader.photo(scored.path, scored.digest).image
+        return self.reader.photo(scored.path, scored.digest)[0]
 
     def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
         """The heat map (h, w)."""

@@ -203,7 +203,7 @@ def _compared_references(files: Sequence[ImageFile], scorer: Scorer, reader: Rea
             if len(embedded) == MAX_REFERENCES:
                 messages.append(f"The first {MAX_REFERENCES} references are compared with, not the others.")
                 break
-            image = reader.photo(file.path, digest).image
+            image, _ = reader.photo(file.path, digest)
             embedded[digest] = embed(scorer, [reader.cut(image, scorer.model, scorer.crops)])
         except BadImage as error:
             failed[file.name] = error

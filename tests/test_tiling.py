@@ -98,17 +98,16 @@ def test_extractor(encoder: ClipEncoder) -> None:
     assert keys[0] != keys[1] and keys[0] != keys[2] and keys[0] == tiling_extractor(square, (2, 3)).key
 
 
-@pytest.mark.parametrize("harmonic", [True, False])
 @pytest.mark.parametrize("grid", [(3, 3), (4, 4), (3, 5)])
-def test_map_by_brute_force(grid: tuple[int, int], harmonic: bool) -> None:
+def test_map_by_brute_force(grid: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
     draw = lambda *shape: 0.05 + 0.9 * torch.rand(*shape, generator=generator).double()  # noqa: E731
     scores = {size: draw(2, len(tile_numbers(grid, size))) for size in (2, 3)}
     image = draw(2)
-    found = tiling_map(scores, image, grid, harmonic)
+    found = tiling_map(scores, image, grid)
     assert found.shape == (2, *grid) and found.dtype == torch.float64
     starts = {size: [sorted({*range(0, e - size, size), e - size}) for e in grid] for size in scores}
-    mean = lambda x: len(x) / sum(1 / v for v in x) if harmonic else sum(x) / len(x)  # noqa: E731
+    mean = lambda x: len(x) / sum(1 / v for v in x)  # noqa: E731
     for n in range(2):
         for row in range(grid[0]):
             for column in range(grid[1]):
@@ -123,11 +122,3 @@ def test_map_by_brute_force(grid: tuple[int, int], harmonic: bool) -> None:
                     ]
                     scales.append(mean(covering))
                 assert found[n, row, column].item() == pytest.approx(mean(scales), rel=1e-9)
-
-
-@pytest.mark.parametrize("harmonic", [True, False])
-def test_constant_scores_give_a_constant_map(harmonic: bool) -> None:
-    grid = (7, 8)
-    scores = {size: torch.full((1, len(tile_numbers(grid, size))), 0.3) for size in (2, 3)}
-    found = tiling_map(scores, torch.tensor([0.3]), grid, harmonic)
-    assert_close(found, torch.full((1, 7, 8), 0.3, dtype=torch.float64), rtol=1e-6, atol=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.testing import assert_close
 
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.image_features import feature_parts
+from zsad_core.methods import Output
 from zsad_core.metrics import auroc
 from zsad_core.windows import zero_shot_map
 from zsad_papers.baselines import few_shot as few_shot_module
@@ -244,11 +244,16 @@ def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
     return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
 
 
+def patchcore(query: dict, references: dict, layers: list[str], seed: int, size: tuple[int, int]) -> Output:
+    own, kept = (few_shot_module.locally_aware({k: x[k] for k in layers}) for x in (query, references))
+    return few_shot_module.patchcore(own, few_shot_module.patchcore_memory(kept, seed), size)
+
+
 def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # fewer channels than there are, so that PaDiM's draw matters
-    monkeypatch.setattr(few_shot_module, "padim_memory", partial(few_shot_module.padim_memory, dimensions=50))
+    monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
     methods = ("spade", "padim", "patchcore", "patchcore_last")
     detect = baseline_detector(square, [1, 2], None, methods)
     (dense,) = [part.load() for part in feature_parts(square.clip, square.test, square.settings.cache_dir)]
@@ -258,16 +263,12 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     hidden = ["3", "4"]
     for (k, seed), images in square.draws([1, 2]).items():
         own = only(train, images)
-        spade = few_shot_module.spade_memory(own, layers=hidden, global_layer="6")
-        padim = few_shot_module.padim_memory(own, layers=hidden, seed=seed)
-        patchcore = [
-            few_shot_module.patchcore_memory(own, layers=names, seed=seed) for names in (hidden, ["6"])
-        ]
+        padim = few_shot_module.padim_memory(own, hidden, seed)
         expected = {
-            "spade": few_shot_module.spade(query, spade, size),
+            "spade": few_shot_module.spade(query, own, hidden, "6", size),
             "padim": few_shot_module.padim(query, padim, size),
-            "patchcore": few_shot_module.patchcore(query, patchcore[0], size),
-            "patchcore_last": few_shot_module.patchcore(query, patchcore[1], size),
+            "patchcore": patchcore(query, own, hidden, seed, size),
+            "patchcore_last": patchcore(query, own, ["6"], seed, size),
         }
         for method, (scores, maps) in expected.items():
             output = found[f"{method}|{k}|{seed}"]
@@ -285,8 +286,6 @@ def test_records_of_baselines(square: Category, kept: None) -> None:
     (scores,) = frame.query("task == 'image' and method == 'padim' and seed == 1")["values"]
     np.testing.assert_allclose(scores, output.scores)
     assert {len(v) for v in frame.query("task == 'pixel'")["values"]} == {3}
-    with pytest.raises(ValueError, match="expected simplenet"):
-        few_shot_baselines(square, [1], None, ["simplenet"])
 
 
 def test_baselines_on_tiles(oblong: Category, kept: None) -> None:
@@ -299,10 +298,8 @@ def test_baselines_on_tiles(oblong: Category, kept: None) -> None:
     draw = oblong.draws([2])[2, 0]
     train = maps_of(oblong, oblong.train)
     chosen = only(train, np.concatenate([2 * draw, 2 * draw + 1]))
-    memory = few_shot_module.patchcore_memory(chosen, layers=["3", "4"], seed=0)
-    tiles = few_shot_module.patchcore(
-        maps_of(oblong, oblong.test), memory, oblong.encoder.image_size
-    ).image_scores
+    query, size = maps_of(oblong, oblong.test), oblong.encoder.image_size
+    tiles = patchcore(query, chosen, ["3", "4"], 0, size).scores
     np.testing.assert_allclose(scores, tiles.reshape(-1, 2).mean(1), rtol=1e-4)
 
 
@@ -310,11 +307,9 @@ def test_patchcore_with_all_normal_images(square: Category, monkeypatch: pytest.
     records = full_shot(square)
     names = [(r["method"], r["shots"], r["seed"], r["task"]) for r in records]
     assert names == [("patchcore", FULL_SHOT, 0, "image"), ("patchcore", FULL_SHOT, 0, "pixel")]
-    memory = few_shot_module.patchcore_memory(maps_of(square, square.train), layers=["3", "4"], seed=0)
-    query = maps_of(square, square.test)
-    scores = few_shot_module.patchcore(query, memory, square.encoder.image_size).image_scores
+    query, train = maps_of(square, square.test), maps_of(square, square.train)
+    scores = patchcore(query, train, ["3", "4"], 0, square.encoder.image_size).scores
     assert records[0]["auroc"] == auroc(square.test.labels, scores)
-    assert len(memory.entries) == 3 * 64 // 10
 
 
 def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone) -> None:
@@ -327,13 +322,9 @@ def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone
     own, size = only(train, square.draws([2])[2, 1]), (64, 64)
     spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
     expected = {
-        "spade": few_shot_module.spade(
-            query, few_shot_module.spade_memory(own, layers=spread, global_layer="layer4"), size
-        ),
-        "padim": few_shot_module.padim(query, few_shot_module.padim_memory(own, layers=spread, seed=1), size),
-        "patchcore": few_shot_module.patchcore(
-            query, few_shot_module.patchcore_memory(own, layers=deep, seed=1), size
-        ),
+        "spade": few_shot_module.spade(query, own, spread, "layer4", size),
+        "padim": few_shot_module.padim(query, few_shot_module.padim_memory(own, spread, 1), size),
+        "patchcore": patchcore(query, own, deep, 1, size),
     }
     for method, (scores, maps) in expected.items():
         assert_close(found[f"{method}|2|1"].scores, scores, rtol=1e-3, atol=1e-3)

@@ -22,15 +22,6 @@ from zsad_core.image_features import Extractor
 from zsad_core.images import to_rgb
 from zsad_papers.common.settings import Settings
 
-
-def backbone_extractor(backbone: Backbone) -> Extractor:
-    """Feature maps `layer/<name>` (t, rows, columns, channels) of a convolutional network."""
-    key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
-    key |= {"image_size": list(backbone.image_size)}
-    features = lambda pixels: {f"layer/{k}": v for k, v in backbone.feature_maps(pixels).items()}  # noqa: E731
-    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
-
-
 # Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
 _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
 
@@ -39,9 +30,8 @@ _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
 class Backbone:
     """A frozen network that is read at some of its layers; made by `load_backbone`.
 
-    Attributes:
-        layers: names, shallow to deep. image_size: (height, width) in pixels of what `preprocess` gives.
-        backbone_id, weights_id: names made of content, to key caches with.
+    layers: names, shallow to deep. image_size: (height, width) in pixels of what `preprocess` gives.
+    backbone_id, weights_id: names made of content, to key caches with.
     """
 
     backbone_id: str
@@ -67,19 +57,16 @@ class Backbone:
 
         H and W may differ from `image_size`; the network is convolutional. In batches of bounded memory.
         """
-        images = isinstance(pixels, Tensor) and pixels.is_floating_point() and pixels.ndim == 4
-        if not images or pixels.shape[1] != 3:
-            kind = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels)
+        if not pixels.is_floating_point() or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
-                f"expected images as a float tensor (n, 3, H, W), got {kind}; "
+                f"expected images as a float tensor (n, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}; "
                 "stack what backbone.preprocess(image) returns"
             )
         names = layer_names(self.model)
         depths = [names.index(layer) for layer in self.layers]
         limit = _PIXELS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
-        rows = max(1, limit // max(1, pixels.shape[2] * pixels.shape[3]))
         collected: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
-        for batch in pixels.split(rows):
+        for batch in pixels.split(max(1, limit // max(1, pixels[:1, 0].numel()))):
             found = self.model.forward_intermediates(
                 batch.to(self.device, torch.float32), indices=depths, stop_early=True, intermediates_only=True
             )
@@ -98,19 +85,15 @@ def load_backbone(
 ) -> Backbone:
     """A frozen network of timm whose layers give feature maps.
 
-    Args:
-        name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
-        weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
-            methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
-            .safetensors file, or "random". No pickled code is executed.
-        layers: names out of `layer_names`. SPADE scores whole images by "layer4".
-        device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
-        seed: of random weights. The global random state is left as it was.
-        image_size: of the shorter edge in pixels; 240 as for WinCLIP's ViT-B/16+ and its baselines.
+    name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
+    weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
+        methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
+        .safetensors file, or "random", drawn with `seed`. No pickled code is executed.
+    layers: names out of `layer_names`. SPADE scores whole images by "layer4".
+    image_size: of the shorter edge in pixels; 240 as for WinCLIP's ViT-B/16+ and its baselines.
 
-    Raises:
-        ValueError: an unknown architecture, layer or tag, or weights that do not fit.
-        FileNotFoundError: a file that is not there. OSError: a tag that cannot be downloaded.
+    Raises ValueError for an unknown architecture, layer or tag, or weights that do not fit; FileNotFoundError
+    for a file that is not there; OSError for a tag that cannot be downloaded.
 
     >>> backbone = load_backbone("resnet18", weights="random", layers=("layer1", "layer3"))
     >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
@@ -121,8 +104,6 @@ def load_backbone(
         raise ValueError(
             f"name={name!r} is no architecture of timm{near and f'; near ones: {near}'}. Tags go to `weights`"
         )
-    if image_size < 1:
-        raise ValueError(f"image_size={image_size}: expected pixels, 1 or more")
     chosen = choose_device(device, "fp32")
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
     full_name = f"{name}.{weights}" if str(weights) in tags else name
@@ -163,18 +144,16 @@ def layer_names(model: nn.Module) -> list[str]:
 
 def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
     path = Path(weights).expanduser()
-    if path.suffix == ".safetensors":
-        if path.is_file():
-            return path
-        raise FileNotFoundError(f"weights file {path} does not exist")
     if path.suffix in (".pt", ".pth", ".bin"):
+        raise ValueError(f"{path} is a pickle, which is not read; convert it to .safetensors if you trust it")
+    if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path} is a pickle, which is not read; convert it to .safetensors where you trust it"
+            f"weights={str(weights)!r} is neither a .safetensors file nor a pretrained tag of {name}; its "
+            f"tags: {', '.join(tags) or 'none'}. 'random' gives seeded random weights"
         )
-    raise ValueError(
-        f"weights={str(weights)!r} is neither a .safetensors file nor a pretrained tag of {name}; its tags: "
-        f"{', '.join(tags) or 'none'}. 'random' gives seeded random weights"
-    )
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    return path
 
 
 def _fetch(full_name: str, repository: str | None) -> Path:
@@ -186,6 +165,17 @@ def _fetch(full_name: str, repository: str | None) -> Path:
     address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
     download = partial(hf_hub_download, repository, "model.safetensors")
     return fetch(f"weights of {full_name}", address, "", download)[0]
+
+
+def backbone_extractor(backbone: Backbone) -> Extractor:
+    """Feature maps `layer/<name>` (t, rows, columns, channels) of a convolutional network."""
+    key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "layers": list(backbone.layers)}
+    key |= {"image_size": list(backbone.image_size)}
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        return {f"layer/{name}": maps for name, maps in backbone.feature_maps(pixels).items()}
+
+    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
 
 
 def backbone_of(settings: Settings) -> Backbone | None:

@@ -47,17 +47,15 @@ def baseline_detector(
             m: few_shot_module.locally_aware({k: maps[k] for k in own}) for m, own in local.items()
         }
 
-    def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], tuple]:
+    def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], Output]:
         size = extractor.image_size
         if method == "spade":
-            memory = few_shot_module.spade_memory(references, layers=spread, global_layer=deepest)
-            return lambda query: few_shot_module.spade(query, memory, size)
+            return lambda query: few_shot_module.spade(query, references, spread, deepest, size)
         if method == "padim":
-            gaussians = few_shot_module.padim_memory(references, layers=spread, seed=seed)
+            gaussians = few_shot_module.padim_memory(references, spread, seed)
             return lambda query: few_shot_module.padim(query, gaussians, size)
-        own = {"layers": [method], "neighbourhood": 1, "channels": None, "seed": seed}
-        entries = few_shot_module.patchcore_memory(references, **own)
-        return lambda query: few_shot_module.patchcore(query, entries, size)
+        entries = few_shot_module.patchcore_memory(references[method], seed)
+        return lambda query: few_shot_module.patchcore(query[method], entries, size)
 
     reference, draws = category.references(category.draws(shots), extractor)
     fitted = {}
@@ -67,6 +65,6 @@ def baseline_detector(
 
     def detect(dense: TileFeatures) -> dict[str, Output]:
         query = features(dense)
-        return {name: Output(*score(query)) for name, score in fitted.items()}
+        return {name: score(query) for name, score in fitted.items()}
 
     return detect

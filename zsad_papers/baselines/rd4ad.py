@@ -11,8 +11,6 @@ import tempfile
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +21,12 @@ from zsad_core.datasets import AnomalyDataset
 from zsad_core.image_features import Extractor, TileFeatures, compute_features
 from zsad_core.methods import Output
 from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.baselines.few_shot import Prediction
 
 LAYERS = ("layer1", "layer2", "layer3")
+
+
+EPOCHS, BATCH_SIZE, LR, BETAS, SEED = 200, 16, 0.005, (0.5, 0.99), 0
+"""anomalib's, which are those of the paper's authors except for the second beta, in their code 0.999."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,40 +38,22 @@ class Rd4ad:
     losses: tuple[float, ...]
 
     @torch.no_grad()
-    def predict(self, pixels: Tensor, batch_size: int = 16) -> Prediction:
+    def predict(self, pixels: Tensor) -> Output:
         """Of images (n, 3, H, W) as `backbone.preprocess` gives them: the sum over layers of 1 - cosine,
         upsampled to H x W and smoothed (sigma 4 pixels), and its maximum as image score."""
         size = self.backbone.image_size
         if pixels.shape[1:] != (3, *size):
             raise ValueError(f"images {tuple(pixels.shape)}: expected (n, 3, {size[0]}, {size[1]})")
-        found = [self.network.eval()(batch.to(self.backbone.device)) for batch in pixels.split(batch_size)]
-        scores = [part.pred_score.flatten().cpu() for part in found]
-        maps = [part.anomaly_map[:, 0].cpu() for part in found]  # (b, H, W)
-        return Prediction(torch.cat([torch.empty(0), *scores]), torch.cat([torch.empty(0, *size), *maps]))
+        found = [self.network.eval()(batch.to(self.backbone.device)) for batch in pixels.split(BATCH_SIZE)]
+        scores = torch.cat([part.pred_score.flatten().cpu() for part in found])
+        return Output(scores, torch.cat([part.anomaly_map[:, 0].cpu() for part in found]))  # maps (n, H, W)
 
 
-def train_rd4ad(
-    normal: AnomalyDataset,
-    backbone: Backbone,
-    *,
-    epochs: int = 200,
-    batch_size: int = 16,
-    lr: float = 0.005,
-    betas: tuple[float, float] = (0.5, 0.99),
-    seed: int = 0,
-    cache_dir: str | Path | None = None,
-    progress: bool = True,
-) -> Rd4ad:
-    """Train a student on the normal images of one category.
+def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Rd4ad:
+    """Train a student on the normal images of one category. The global random state is left as it was.
 
     backbone: the teacher; in the paper `load_backbone("wide_resnet50_2", layers=LAYERS, image_size=256)`.
-        With weights="random" no download is needed, and the teacher knows nothing. Images are squashed to its
-        size.
-    epochs ... betas: Adam; the defaults are anomalib's, which are those of the paper's authors but for the
-        second beta, in their code 0.999.
-    seed: of the student's first weights and of the order of the images. The global random state is left as it
-        was.
-    cache_dir: where the decoded images are kept for other runs; None: nowhere.
+        Images are stretched to its size.
     Raises ImportError without anomalib, ValueError for anything but normal images of one category or a
     teacher that has no student, and FloatingPointError when the loss is not finite.
     """
@@ -80,26 +63,21 @@ def train_rd4ad(
             f"{normal.name}: {len(normal)} images of categories {', '.join(categories) or 'none'}, labels "
             f"{sorted(labels)}; expected normal images (0) of one category, such as its training split"
         )
-    if not min(batch_size, lr) > 0 or epochs < 0:
-        raise ValueError(
-            f"batch_size={batch_size}, lr={lr}, epochs={epochs}: expected numbers above 0, epochs 0 or more"
-        )
-    network, loss_of = _network(backbone, seed)
+    network, loss_of = _network(backbone)
     student = [*network.decoder.parameters(), *network.bottleneck.parameters()]
-    optimizer = torch.optim.Adam(student, lr, betas)
-    order = torch.Generator().manual_seed(seed)
-    losses = []
+    optimizer = torch.optim.Adam(student, LR, BETAS)
+    order, losses = torch.Generator().manual_seed(SEED), []
     with tempfile.TemporaryDirectory() as temporary:
-        decoded = _pixels(normal, backbone, cache_dir or temporary)
-        for epoch in tqdm(range(epochs), desc="RD4AD", leave=False, disable=not progress):
+        decoded = _pixels(normal, backbone, temporary)
+        for epoch in tqdm(range(epochs), desc="RD4AD", leave=False):
             total = 0.0
-            for rows in torch.randperm(len(normal), generator=order).split(batch_size):
+            for rows in torch.randperm(len(normal), generator=order).split(BATCH_SIZE):
                 images = np.stack([decoded[i] for i in rows.tolist()])  # (b, 3, H, W)
                 pixels = torch.from_numpy(images).to(backbone.device, torch.float32)
                 loss = loss_of(*network.train()(pixels))
                 if not loss.isfinite():
                     raise FloatingPointError(
-                        f"the loss is {loss.item()} in epoch {epoch + 1}: lower lr={lr}, or check the images"
+                        f"the loss is {loss.item()} in epoch {epoch + 1}: check the images"
                     )
                 optimizer.zero_grad()
                 loss.backward()
@@ -109,24 +87,18 @@ def train_rd4ad(
     return Rd4ad(network.eval().requires_grad_(False), backbone, tuple(losses))
 
 
-def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, **options: Any) -> Extractor:
-    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for `feature_parts` with
-    whole="squash", and for `experiment.measure` with `rd4ad_detector`.
+def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Extractor:
+    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for images stretched to its size.
 
-    options: of `train_rd4ad`. Training happens when features are first asked for: not at all where
-    `feature_parts` finds them on the disk.
+    Training happens when features are first computed: not at all where `feature_parts` finds them kept.
     """
-    trained = cache(lambda: train_rd4ad(normal, backbone, **options))
+    trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = trained().predict(pixels)
-        return {"scores": found.image_scores, "maps": found.maps}
+        return trained().predict(pixels)._asdict()
 
-    used = {name: value for name, value in options.items() if name not in ("cache_dir", "progress")}
-    if "betas" in used:
-        used["betas"] = list(used["betas"])
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
-    key |= {"image_size": list(backbone.image_size), "rd4ad": 1, **used}
+    key |= {"image_size": list(backbone.image_size), "rd4ad": 1, "epochs": epochs}
     return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
 
 
@@ -135,15 +107,15 @@ def rd4ad_detector(dense: TileFeatures) -> dict[str, Output]:
     return {"": Output(dense.tensor("scores"), dense.tensor("maps"))}
 
 
-def _pixels(normal: AnomalyDataset, backbone: Backbone, cache_dir: str | Path) -> list[np.ndarray]:
+def _pixels(normal: AnomalyDataset, backbone: Backbone, folder: str) -> list[np.ndarray]:
     """Each image (3, H, W) as the teacher sees it, memory-mapped: decoded once, read in every epoch."""
     key = {"pixels": list(backbone.image_size), "transform": repr(backbone.transform)}
     extractor = Extractor(key, backbone.image_size, backbone.transform, lambda pixels: {"pixels": pixels})
-    parts = compute_features(extractor, normal, cache_dir, whole="squash")
+    parts = compute_features(extractor, normal, folder, whole="squash")
     return [image for part in parts for image in part.map()["pixels"]]
 
 
-def _network(backbone: Backbone, seed: int) -> tuple[nn.Module, nn.Module]:
+def _network(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     """Teacher and new student as one module, and the loss.
 
     anomalib takes seconds to import: only when it is needed.
@@ -160,7 +132,7 @@ def _network(backbone: Backbone, seed: int) -> tuple[nn.Module, nn.Module]:
     if backbone.layers != LAYERS:
         raise ValueError(f"backbone with layers {', '.join(backbone.layers)}: expected {', '.join(LAYERS)}")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
+        torch.default_generator.manual_seed(SEED)  # torch.manual_seed would also touch the GPUs' generators
         network = ReverseDistillationModel(
             backbone.backbone_id, backbone.image_size, LAYERS, "add", pre_trained=False
         )

@@ -1,6 +1,8 @@
 """Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM.
 
 Both read a frozen CLIP with a Vision Transformer through its own weights: no hooks, nothing is changed.
+ValueError for a tower without class token or of other blocks (a ResNet, say), and for pixels, texts or a
+target that do not fit.
 """
 
 from __future__ import annotations
@@ -14,35 +16,29 @@ from torch import Tensor, nn
 
 Target = Literal["logit", "difference"]
 
+TOKENS = 2048
+"""Tokens that go through the tower at once, half as many with gradients; bounds the memory."""
+
 
 @torch.no_grad()
-def maskclip_tokens(
-    visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool = False, chunk_tokens: int = 2048
-) -> Tensor:
+def maskclip_tokens(visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool = False) -> Tensor:
     """(n, patches, d) patch tokens in the joint space, not normalised: MaskCLIP (Zhou et al., ECCV 2022).
 
     In the last block every patch keeps its own value instead of the values that attention gathers:
     out_proj(W_v LN1(x) + b_v), then the final layer norm and the projection. Key smoothing and prompt
     denoising, the paper's refinements, are not part of it.
 
-    Args:
-        visual: open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
-        residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does, which found it better;
-            ClearCLIP (2024) blames the residual for noise. True adds the block's input to the values and lets
-            the sum pass the block's MLP: what the authors' own code does for a ViT. WinCLIP does not say.
-        chunk_tokens: tokens that go through the tower at once; bounds the memory, not the result.
-
-    Raises:
-        ValueError: a tower without class token or of other blocks (a ResNet, say); pixels of another size.
+    visual: open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
+    residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does, which found it better;
+        ClearCLIP (2024) blames the residual for noise. True adds the block's input to the values and lets the
+        sum pass the block's MLP: what the authors' own code does for a ViT. WinCLIP does not say.
     """
-    _check(visual, pixels, "MaskCLIP")
+    _check(visual, pixels)
     *blocks, last = visual.transformer.resblocks
-    images = max(1, chunk_tokens // len(visual.positional_embedding))
-    width = last.attn.embed_dim
+    width, tokens = last.attn.embed_dim, []
     weight, bias = last.attn.in_proj_weight[-width:], last.attn.in_proj_bias[-width:]  # rows are q, k, v
-    tokens = torch.empty(len(pixels), len(visual.positional_embedding) - 1, visual.output_dim)
-    for start in range(0, len(pixels), images):
-        x = visual._embeds(pixels[start : start + images].to(visual.conv1.weight))  # (b, 1 + patches, width)
+    for batch in pixels.split(max(1, TOKENS // len(visual.positional_embedding))):
+        x = visual._embeds(batch.to(visual.conv1.weight))  # (b, 1 + patches, width)
         for block in blocks:
             x = block(x)
         x = x[:, 1:]  # no patch sees another one from here on
@@ -50,64 +46,46 @@ def maskclip_tokens(
         if residual_and_mlp:
             values = x + values
             values = values + last.ls_2(last.mlp(last.ln_2(values)))
-        tokens[start : start + images] = (visual.ln_post(values) @ visual.proj).float().cpu()
-    return tokens
+        tokens.append((visual.ln_post(values) @ visual.proj).float().cpu())
+    return torch.cat(tokens)
 
 
-def trans_mm(
-    model: nn.Module,
-    pixels: Tensor,
-    text_embeddings: Tensor,
-    *,
-    target: Target = "logit",
-    chunk_tokens: int = 1024,
-) -> Tensor:
+def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, target: Target = "logit") -> Tensor:
     """(n, rows, columns) relevance of the patches, finite and >= 0: Trans-MM (Chefer et al., ICCV 2021).
 
     R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
     probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
 
-    Args:
-        model: CLIP with open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
-        text_embeddings: (2, d), the normal and the anomalous side; normalised here.
-        target: y. "logit": the image's logit with the anomalous side, because the authors' CLIP example
-            explains the logit of one text; WinCLIP does not say. "difference": anomalous minus normal logit.
-            Logits are cosines divided by the model's own temperature, and all blocks count.
-        chunk_tokens: tokens that go through the tower at once; bounds the memory, not the result.
-
-    Raises:
-        ValueError: a tower without class token or of other blocks (a ResNet, say); pixels, text embeddings,
-            or target that do not fit.
+    model: CLIP with open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
+    texts: (2, d), the normal and the anomalous side; normalised here.
+    target: y. "logit": the image's logit with the anomalous side, because the authors' CLIP example explains
+        the logit of one text; WinCLIP does not say. "difference": anomalous minus normal logit. Logits are
+        cosines divided by the model's own temperature, and all blocks count.
     """
     visual = model.visual
-    _check(visual, pixels, "Trans-MM")
-    if text_embeddings.shape != (2, visual.output_dim):
+    _check(visual, pixels)
+    if texts.shape != (2, visual.output_dim):
         raise ValueError(
-            f"text_embeddings are {tuple(text_embeddings.shape)}; expected (2, {visual.output_dim}), one row "
-            "for the normal and one for the anomalous side (the mean of their prompts)"
+            f"texts are {tuple(texts.shape)}; expected (2, {visual.output_dim}), one row for the normal and "
+            "one for the anomalous side (the mean of their prompts)"
         )
     if target not in ("logit", "difference"):
         raise ValueError(f"target={target!r}; expected 'logit' or 'difference'")
-    scale = model.logit_scale.exp().item()
-
-    images = max(1, chunk_tokens // len(visual.positional_embedding))
+    maps = []
     with torch.inference_mode(False), torch.enable_grad():
-        maps = torch.empty(len(pixels), *visual.grid_size)
-        texts = F.normalize(text_embeddings.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
-        for start in range(0, len(pixels), images):
-            embeddings, attentions = encode_with_attention(visual, pixels[start : start + images].detach())
-            logits = scale * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
+        texts = F.normalize(texts.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
+        for batch in pixels.split(max(1, TOKENS // 2 // len(visual.positional_embedding))):
+            embeddings, attentions = encode_with_attention(visual, batch.detach())
+            logits = model.logit_scale.exp().item() * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
             y = logits[:, 1] - logits[:, 0] if target == "difference" else logits[:, 1]  # (b,)
-            row = _class_row(attentions, y)  # (b, patches)
-            maps[start : start + images] = row.unflatten(1, visual.grid_size).float().cpu()
-    return maps
+            maps.append(_class_row(attentions, y).unflatten(1, visual.grid_size).float().cpu())
+    return torch.cat(maps)
 
 
 def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(n, d) embeddings, not normalised, and the attention probabilities of each block.
 
-    These are (n, heads, tokens, tokens) and, where gradients are enabled, part of the embeddings' graph. The
-    forward pass is written out because open_clip's own does not give them away.
+    These are (n, heads, tokens, tokens) and, where gradients are enabled, part of the embeddings' graph.
     """
     with torch.no_grad():
         x = visual._embeds(pixels.to(visual.conv1.weight))  # (n, 1 + patches, width)
@@ -126,10 +104,7 @@ def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, li
 
 
 def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
-    """(n, patches): the class token's row of (I + A'_last) ... (I + A'_first), its own column left out.
-
-    Multiplied from the left, so that nothing but this row is computed.
-    """
+    """(n, patches): the class token's row of (I + A'_last) ... (I + A'_first), its own column left out."""
     gradients = torch.autograd.grad(y.sum(), attentions)  # an image's y depends on its own attention only
     row = torch.zeros_like(attentions[0][:, 0, :1])  # (n, 1, tokens)
     row[..., 0] = 1
@@ -138,19 +113,14 @@ def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
     return row[:, 0, 1:]
 
 
-def _check(visual: nn.Module, pixels: Tensor, method: str) -> None:
-    advice = "choose an architecture such as ViT-B-16-plus-240"
-    if not isinstance(visual, VisionTransformer):
+def _check(visual: nn.Module, pixels: Tensor) -> None:
+    """ValueError unless the tower has a class token and plain blocks, and the pixels are its images."""
+    plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
+    if not plain or any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks):
         raise ValueError(
-            f"{method} needs open_clip's VisionTransformer, got {type(visual).__name__}; {advice}"
+            "MaskCLIP and Trans-MM need open_clip's VisionTransformer with a class token and plain blocks, "
+            f"not this {type(visual).__name__}; choose an architecture such as ViT-B-16-plus-240"
         )
-    if visual.pool_type != "tok" or visual.attn_pool is not None:
-        raise ValueError(f"{method} needs a class token, but this tower pools its tokens otherwise; {advice}")
-    for block in visual.transformer.resblocks:
-        if type(block) is not ResidualAttentionBlock:
-            raise ValueError(
-                f"{method} needs open_clip's ResidualAttentionBlock, got {type(block).__name__}; {advice}"
-            )
     expected = (3, *visual.image_size)
     if pixels.shape[1:] != expected or not pixels.is_floating_point():
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, encoder_extractor
-from zsad_core.windows import window_indices
+from zsad_core.windows import combine_scales, window_indices
 
 
 def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
@@ -33,17 +33,15 @@ def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
     are compared with and lie side by side: with stride 1, 365 passes a picture would take some 30 times as
     long as WinCLIP, and the paper measured 3.7 times.
     """
-    (height, width), patch = encoder.image_size, encoder.patch_size
+    patch = encoder.patch_size
     members = window_indices(encoder.grid, size)[tile_numbers(encoder.grid, size)]  # (n_tiles, size²)
     cut = []
     for first in members[:, 0].tolist():
         y, x = first // encoder.grid[1] * patch[0], first % encoder.grid[1] * patch[1]
         cut.append(pixels[:, :, y : y + size * patch[0], x : x + size * patch[1]])
-    embedded = []
-    for image in torch.stack(cut, 1):  # one image's tiles at a time: (n_tiles, 3, h, w)
-        enlarged = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
-        embedded.append(encoder.embed_images(enlarged))
-    return torch.stack(embedded)
+    options = {"size": encoder.image_size, "mode": "bicubic", "align_corners": False, "antialias": True}
+    # one image's tiles at a time: (n_tiles, 3, h, w)
+    return torch.stack([encoder.embed_images(F.interpolate(x, **options)) for x in torch.stack(cut, 1)])
 
 
 def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
@@ -56,21 +54,14 @@ def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
     return encoder_extractor(encoder, features, tiling=list(sizes))
 
 
-def tiling_map(
-    scores: dict[int, Tensor], image: Tensor, grid: tuple[int, int], harmonic: bool = True
-) -> Tensor:
+def tiling_map(scores: dict[int, Tensor], image: Tensor, grid: tuple[int, int]) -> Tensor:
     """(n, rows, columns) from the scores (n, n_tiles) of each size and those of whole images (n,).
 
-    Averaged as windows are: over the tiles that cover a patch, then over the scales and the image.
+    The harmonic mean, as of windows: over the tiles that cover a patch, then over the scales and the image.
     """
-    rows, columns = grid
-    scales = [image[:, None].expand(-1, rows * columns)]
+    scales = [image[:, None, None].expand(-1, *grid)]
     for size, values in scores.items():
         members = window_indices(grid, size)[tile_numbers(grid, size)]  # (n_tiles, size²)
-        covers = torch.zeros(len(members), rows * columns, dtype=torch.float64).scatter_(1, members, 1.0)
-        given = 1 / values.double() if harmonic else values.double()
-        mean = given @ covers / covers.sum(0)
-        scales.append(1 / mean if harmonic else mean)
-    together = torch.stack([s.double() for s in scales])
-    mean = 1 / (1 / together).mean(0) if harmonic else together.mean(0)
-    return mean.unflatten(1, grid)
+        covers = torch.zeros(len(members), grid[0] * grid[1], dtype=torch.float64).scatter_(1, members, 1.0)
+        scales.append((covers.sum(0) / (1 / values.double() @ covers)).unflatten(1, grid))
+    return combine_scales(scales)

@@ -86,7 +86,7 @@ def test_a_tile_knows_nothing_of_the_rest(encoder: ClipEncoder) -> None:
 def test_extractor(encoder: ClipEncoder) -> None:
     square = load_encoder("zsad-mini", "random", device="cpu")
     found, other = tiling_extractor(square, (2, 3)), tiling_extractor(square, (2,))
-    pixels = found.preprocess(Image.new("RGB", (30, 20), "red"))[None]
+    pixels = found.transform(Image.new("RGB", (30, 20), "red"))[None]
     assert pixels.shape[2:] == found.image_size == (96, 96)
     features = found.features(pixels)
     assert {name: tuple(x.shape) for name, x in features.items()} == {

@@ -90,7 +90,7 @@ def test_parameters_come_first_and_are_checked_at_once(name):
     assert names[0] == "profile"
     # one name means the same in every notebook: type, default and comment are those of the settings
     assert cells[0].source == parameters_cell(names)
-    assert "read_settings(globals())" in cells[1].source, "the check must stand right below the parameters"
+    assert "page = start(globals()" in cells[1].source, "the check must stand right below the parameters"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -25,7 +25,8 @@ NO_REPRODUCTION = "no number measured here reproduces a published one"
 
 
 def test_run_line_names_everything_and_the_difference():
-    line = provenance.run_line(read_settings({"seeds": 2, "seed": 5}), ENCODER, ["mini_mvtec"])
+    settings = read_settings({"seeds": 2, "seed": 5})
+    line = provenance.run_line(settings, ENCODER, ["mini_mvtec"], all_papers()["rwda"])
     for part in (
         "**mini** with seed = 5, seeds = 2",
         "weights shipped@0123",
@@ -46,7 +47,7 @@ def test_run_line_says_a_dataset_once_with_all_its_places():
 
 def test_run_line_of_the_paper_s_own_data_and_weights():
     settings = read_settings({"profile": "paper"})
-    line = provenance.run_line(settings, encoder_called("ViT-B-16-plus-240"))
+    line = provenance.run_line(settings, encoder_called("ViT-B-16-plus-240"), paper=all_papers()["rwda"])
     assert NO_REPRODUCTION not in line and "those that the paper names" in line
     few = read_settings({"profile": "paper", "limit_images": 3})
     assert "at most 3 a category" in provenance.run_line(few, ENCODER)
@@ -56,16 +57,17 @@ def test_run_line_of_the_paper_s_own_data_and_weights():
 
 def test_run_line_of_anomalyclip_is_about_its_own_model():
     encoder = encoder_called("ViT-L-14-336-quickgelu-518px")
-    line = provenance.run_line(read_settings({"profile": "paper"}), encoder, ["visa"], paper="anomalyclip")
+    paper = all_papers()["anomalyclip"]
+    line = provenance.run_line(read_settings({"profile": "paper"}), encoder, ["visa"], paper)
     assert "Weights and datasets are those that the paper names." in line and "one training, seed 111" in line
-    mini = provenance.run_line(read_settings({}), encoder, [], paper="anomalyclip")
+    mini = provenance.run_line(read_settings({}), encoder, [], paper)
     assert "the weights (the paper: ViT-L-14-336-quickgelu, openai)" in mini
 
 
 @pytest.mark.parametrize("paper", all_papers())
 def test_weights_alone_make_a_difference(paper):
     settings = read_settings({"profile": "paper", "weights": "random", "prompt_weights": "random"})
-    assert "the weights" in provenance.run_line(settings, ENCODER, paper=paper)
+    assert "the weights" in provenance.run_line(settings, ENCODER, paper=all_papers()[paper])
 
 
 def test_record_is_plain_json_without_paths_of_this_machine(tmp_path):

@@ -50,7 +50,6 @@ def test_records_are_read_together(settings):
     write_record("one", some_rows(), settings)
     write_times("two", some_rows(artifact="T3"), settings)
     assert set(read_records(settings)["artifact"]) == {"T1", "T3"}
-    assert set(read_records(settings, times=False)["artifact"]) == {"T1"}
 
 
 def test_full_disk_leaves_the_old_result(settings, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import image_embeddings
 from zsad_core.windows import winclip_map
-from zsad_papers.common import data, results
+from zsad_papers.common import results
 from zsad_papers.common.experiment import Category, categories, run_experiment
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, compare, load_published, validate
 from zsad_papers.common.settings import Settings, read_settings
@@ -535,10 +535,3 @@ def test_without_a_dataset_tables_are_empty(settings: Settings, encoder: ClipEnc
     ]
     assert all(frame.empty and list(frame.columns) == COLUMNS for frame in frames)
     assert validate(pd.concat(frames)).empty
-
-
-def test_sources_are_the_datasets_that_are_there(settings: Settings) -> None:
-    assert [d.name for d in data.sources(settings)] == ["mini_mvtec", "mini_visa"]
-    without = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert [d.name for d in data.sources(without)] == ["mini_mvtec"]
-    assert data.sources(without, ["visa"]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zsad_papers.anomalyclip.settings import AnomalyclipSettings
@@ -21,16 +22,33 @@ ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 COMPARED = ("mvtec", "visa")
 """With ablations and baselines; prompts for one are learned on the other."""
 
+
+def _also_missing(settings: Any, datasets: Sequence[str]) -> list[str]:
+    from zsad_papers.anomalyclip.experiments import nothing_learned  # here: as above
+
+    return nothing_learned(settings, datasets)
+
+
 PAPER = Paper(
     key="anomalyclip",
     title="AnomalyCLIP",
     order=3,
     encoder=("ViT-L-14-336-quickgelu", "openai"),
-    encoder_parameters=("prompt_model", "prompt_weights"),
+    prefix="prompt_",
+    also_missing=_also_missing,
     datasets=ROLES,
     settings=AnomalyclipSettings,
     seeds=_seeds,
 )
+
+
+def start(parameters: Mapping[str, Any], datasets: Sequence[str] | None = None) -> Any:
+    """What a notebook begins with, a `common.page.Page`. parameters: its `globals()`. datasets: the published
+    ones that it is about; None: all of the paper."""
+    from zsad_papers.common.page import start  # here: the workflow need not wait for torch
+
+    return start(parameters, PAPER.datasets if datasets is None else datasets, PAPER)
+
 
 _OTHERS = tuple(role for role in ROLES if role not in COMPARED)
 

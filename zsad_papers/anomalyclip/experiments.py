@@ -45,10 +45,10 @@ def auxiliary_role(role: str) -> str:
     return "visa" if role == "mvtec" else "mvtec"
 
 
-def missing_for(settings: Settings, roles: Sequence[str]) -> list[str]:
-    """For a page's reader: the lines of `data.missing`, and for which of the datasets that are there
-    nothing can be learned, since the one to learn on is not."""
-    lines = missing(settings, roles)
+def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
+    """For a page's reader: for which of the datasets that are there nothing can be learned, since the one to
+    learn on is not."""
+    lines = []
     there = [role for role in roles if not missing(settings, [role])]
     for auxiliary in ("mvtec", "visa"):
         targets = [role for role in there if auxiliary_role(role) == auxiliary]

@@ -13,13 +13,15 @@ from zsad_core.image_features import TileFeatures, image_embeddings
 from zsad_papers.common.settings import Settings, folder_and_category
 
 
-def encoder_of(settings: Settings) -> ClipEncoder:
+def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
+    """The encoder that the parameters `model` and `weights` name. prefix: of these parameters' names."""
     return load_encoder(
-        settings.model,
-        settings.weights,
+        getattr(settings, f"{prefix}model"),
+        getattr(settings, f"{prefix}weights"),
         device=settings.device,
         precision=settings.precision,
         seed=settings.seed,
+        image_size=getattr(settings, f"{prefix}image_size", None),
     )
 
 
@@ -38,9 +40,9 @@ def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
 
 
 def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
-    """The names of the datasets of these roles; a role without one is left out."""
-    found = {role: dataset_of(settings, role) for role in roles}
-    return {role: dataset.name for role, dataset in found.items() if dataset is not None}
+    """{published dataset: the prepared one that is in its place}, without those that are missing."""
+    places = {role: settings.datasets.get(role) for role in roles}
+    return {role: name for role, name in places.items() if name and is_prepared(settings, name)}
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
@@ -91,21 +93,8 @@ def embedded_datasets(
 
 def prompt_encoder(settings: Settings) -> ClipEncoder:
     """The CLIP of AnomalyCLIP and its baselines, at its own input size."""
-    return load_encoder(
-        settings.prompt_model,
-        settings.prompt_weights,
-        device=settings.device,
-        precision=settings.precision,
-        seed=settings.seed,
-        image_size=settings.prompt_image_size,
-    )
+    return encoder_of(settings, "prompt_")
 
 
 def has_masks(dataset: AnomalyDataset) -> bool:
     return bool(((dataset.meta["label"] == 1) & (dataset.meta["mask"] != "")).any())
-
-
-def sources(settings: Settings, roles: Sequence[str] = ("mvtec", "visa")) -> list[AnomalyDataset]:
-    """The datasets in these roles, each once, for `provenance.write_record`."""
-    found = {settings.datasets.get(role): dataset_of(settings, role) for role in roles}
-    return [dataset for dataset in found.values() if dataset is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,19 @@ class Paper:
     """Its place in the book."""
     encoder: tuple[str, str]
     """Architecture and weights tag of its main results, as open_clip names them."""
-    encoder_parameters: tuple[str, str]
-    """The parameters that name the encoder of a run of its experiments."""
     datasets: tuple[str, ...]
     """The published datasets on which it has numbers."""
     settings: type[Settings]
     """The parameters of its notebooks."""
     seeds: Callable[[Any], str]
+    prefix: str = ""
+    """Of the parameters `model` and `weights` that name the encoder of a run of its experiments."""
+    also_missing: Callable[[Any, Sequence[str]], list[str]] | None = None
+    """For a page's reader, from settings and names of datasets: what cannot be run, and why."""
+
+    def encoder_in(self, settings: Settings) -> tuple[str, str | None]:
+        """Architecture and weights of a run, as `encoder`."""
+        return getattr(settings, f"{self.prefix}model"), getattr(settings, f"{self.prefix}weights")
 
 
 def seed_range(first: int, number: int) -> str:

@@ -16,15 +16,15 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import psutil
 
 from zsad_core.cache import write_atomically
+from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import TileFeatures
-from zsad_papers import all_papers
+from zsad_papers.common.data import dataset_named, is_prepared
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -32,37 +32,24 @@ from zsad_papers.common.settings import Settings, read_settings, repository_root
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 
 
-class Encoder(Protocol):
-    """What is recorded of an encoder (see `zsad_core.encoders.ClipEncoder`)."""
-
-    model_id: str
-    weights_id: str
-    weights_sha256: str | None
-    device: Any
-    precision: str
-
-
 def run_line(
     settings: Settings,
-    encoder: Encoder | None = None,
+    encoder: ClipEncoder | None = None,
     datasets: Iterable[str] | None = None,
-    *,
-    paper: str | None = None,
+    paper: Paper | None = None,
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`.
 
     encoder: the one in use, for its exact weights; None where a notebook needs none.
-    paper: the one whose encoder and seeds are named (default: the book's first).
-    datasets: names of those in use, each said once (default: every one of `settings.datasets`; empty when
-        none is read).
+    datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
+    paper: whose encoder and seeds are named, if any.
     """
-    of = all_papers()[paper or next(iter(all_papers()))]
-    roles: dict[str, list[str]] = {}
-    for role, dataset in settings.datasets.items():
+    places: dict[str, list[str]] = {}
+    for place, dataset in settings.datasets.items():
         if dataset:
-            roles.setdefault(dataset, []).append(role)
-    names = list(dict.fromkeys(roles if datasets is None else datasets))
+            places.setdefault(dataset, []).append(place)
+    names = list(dict.fromkeys(places if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
     changed = changed_parameters(settings)
     if changed:
@@ -70,15 +57,35 @@ def run_line(
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
-        parts.append("datasets " + ", ".join(_with_roles(name, roles.get(name, [])) for name in names))
-    parts += [of.seeds(settings), f"commit {commit()}"]
-    line = "This run: " + "; ".join(parts) + ". " + _verdict(settings, encoder, names, roles, of)
-    facts = provenance(settings, encoder, _fingerprints(settings, names)) | run_facts()
-    return f"{line}\n\n{folded(facts)}"
+        parts.append("datasets " + ", ".join(_with_places(name, places.get(name, [])) for name in names))
+    parts += [paper.seeds(settings)] if paper else []
+    line = f"This run: {'; '.join([*parts, f'commit {commit()}'])}. "
+    differs = []
+    if paper and encoder is not None and paper.encoder_in(settings) != paper.encoder:
+        differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
+    if any(places.get(name) != [name] for name in names):
+        differs.append("the data")
+    if settings.limit_images is not None and names:
+        differs.append(f"the number of images (at most {settings.limit_images} a category and label)")
+    if differs:
+        line += f"Not the paper's: {' and '.join(differs)}. "
+        line += "So no number measured here reproduces a published one."
+    elif names or encoder is not None:
+        line += "Weights and datasets are those that the paper names."
+    there = (name for name in names if is_prepared(settings, name))
+    fingerprints = {name: dataset_named(settings, name).fingerprint for name in there}
+    return f"{line}\n\n{folded(provenance(settings, encoder, fingerprints) | run_facts())}"
+
+
+def _with_places(name: str, places: list[str]) -> str:
+    if places in ([], [name]):
+        return name
+    together = " and ".join(part for part in (", ".join(places[:-1]), places[-1]) if part)
+    return f"{name} (in the place of {together})"
 
 
 def provenance(
-    settings: Settings, encoder: Encoder | None = None, fingerprints: Mapping[str, str] | None = None
+    settings: Settings, encoder: ClipEncoder | None = None, fingerprints: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The facts that a result file carries, as plain JSON values. fingerprints: of the datasets, by name."""
     return {
@@ -92,32 +99,24 @@ def provenance(
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         "commit": commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        # without the label of a CPU or CUDA build
+        | {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES},
     }
 
 
 def run_facts() -> dict[str, Any]:
     """What no other run shares: when this process started (UTC), its seconds so far, and the kind of machine,
     without its name."""
+    import torch  # here: the workflow need not wait for it
+
     started = psutil.Process().create_time()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{_gpu()}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{gpu}",
     }
-
-
-def _gpu() -> str:
-    import torch  # here: pages without a model need not wait for it
-
-    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-
-
-def _fingerprints(settings: Settings, names: Iterable[str]) -> dict[str, str]:
-    """Of the datasets of these names that are prepared."""
-    from zsad_papers.common.data import dataset_named, is_prepared  # here: it needs torch
-
-    return {name: dataset_named(settings, name).fingerprint for name in names if is_prepared(settings, name)}
 
 
 def folded(facts: Mapping[str, Any]) -> str:
@@ -138,17 +137,18 @@ def _cell(value: Any) -> str:
 
 
 def commit() -> str:
-    """Twelve digits of the checkout's commit, '+changes' if tracked files differ; 'unknown' without git."""
+    """Twelve digits of the checkout's commit, '+changes' if tracked files differ; 'unknown' without git, and
+    where this copy lies inside another project's repository."""
     root = repository_root()
+    describe = ("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
     try:
-        top = _git(root, "rev-parse", "--show-toplevel")
-        if Path(top).resolve() != root.resolve():  # this copy lies inside some other project's repository
-            return "unknown"
-        digits = _git(root, "rev-parse", "--short=12", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        top, digits = (
+            subprocess.run(["git", "-C", str(root), *command], check=True, capture_output=True, text=True)
+            for command in (("rev-parse", "--show-toplevel"), describe)
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return digits + ("+changes" if changes else "")
+    return digits.stdout.strip() if Path(top.stdout.strip()).resolve() == root.resolve() else "unknown"
 
 
 def profile_name(settings: Settings) -> str:
@@ -159,13 +159,13 @@ def profile_name(settings: Settings) -> str:
 def _recorded(settings: Settings) -> dict[str, Any]:
     """The parameters for a record: without folders, of `datasets` the places that are taken, tuples as lists,
     of an absolute path the name alone."""
-    values = {name: getattr(settings, name) for name in vars(settings) if not name.endswith("_dir")}
+    values = {name: value for name, value in vars(settings).items() if not name.endswith("_dir")}
     for name, value in values.items():
         if isinstance(value, tuple):
             values[name] = list(value)
         elif isinstance(value, str) and Path(value).is_absolute():
             values[name] = Path(value).name
-    values["datasets"] = {role: dataset for role, dataset in settings.datasets.items() if dataset}
+    values["datasets"] = {place: dataset for place, dataset in settings.datasets.items() if dataset}
     return values | {"profile": profile_name(settings)}
 
 
@@ -175,74 +175,30 @@ def changed_parameters(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in _recorded(settings).items() if value != usual[name]}
 
 
-def _verdict(
-    settings: Settings,
-    encoder: Encoder | None,
-    names: list[str],
-    roles: Mapping[str, list[str]],
-    paper: Paper,
-) -> str:
-    differs = []
-    own = tuple(getattr(settings, name) for name in paper.encoder_parameters)
-    if encoder is not None and own != paper.encoder:
-        differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
-    if any(roles.get(name) != [name] for name in names):
-        differs.append("the data")
-    if settings.limit_images is not None and names:
-        differs.append(f"the number of images (at most {settings.limit_images} a category and label)")
-    if not differs:
-        return "" if encoder is None and not names else "Weights and datasets are those that the paper names."
-    return f"Not the paper's: {' and '.join(differs)}. So no number measured here reproduces a published one."
-
-
-def _with_roles(name: str, roles: list[str]) -> str:
-    if roles in ([], [name]):
-        return name
-    places = " and ".join(part for part in (", ".join(roles[:-1]), roles[-1]) if part)
-    return f"{name} (in the place of {places})"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package).split("+")[0]  # without the label of a CPU or CUDA build
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def write_record(
     name: str,
-    frame: pd.DataFrame,
+    rows: pd.DataFrame,
     settings: Settings,
     encoder: ClipEncoder | None = None,
-    images: Iterable[TileFeatures] = (),
+    datasets: Iterable[AnomalyDataset] = (),
 ) -> None:
     """Writes the rows to `<results_dir>/<name>.csv`, their provenance to `<name>.json` and
     `times/<name>.json`."""
     folder = Path(settings.results_dir)
-    write_results(frame, folder / f"{name}.csv")
-    _write_json(
-        folder / f"{name}.json", provenance(settings, encoder, {p.name: p.fingerprint for p in images})
-    )
-    _write_json(folder / "times" / f"{name}.json", run_facts())
+    write_results(rows, folder / f"{name}.csv")
+    facts = provenance(settings, encoder, {dataset.name: dataset.fingerprint for dataset in datasets})
+    for path, values in ((folder / f"{name}.json", facts), (folder / "times" / f"{name}.json", run_facts())):
+        text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+        write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_times(name: str, frame: pd.DataFrame, settings: Settings) -> None:
+def write_times(name: str, rows: pd.DataFrame, settings: Settings) -> None:
     """Writes measured times to `<results_dir>/times/<name>.csv`: a run's own, never the same twice."""
-    write_results(frame, Path(settings.results_dir) / "times" / f"{name}.csv")
+    write_results(rows, Path(settings.results_dir) / "times" / f"{name}.csv")
 
 
-def read_records(settings: Settings, times: bool = True) -> pd.DataFrame | None:
+def read_records(settings: Settings) -> pd.DataFrame | None:
     """All rows that this profile's notebooks have written; None if there are none yet."""
     folder = Path(settings.results_dir)
-    paths = sorted(folder.glob("*.csv")) + (sorted((folder / "times").glob("*.csv")) if times else [])
+    paths = [*sorted(folder.glob("*.csv")), *sorted((folder / "times").glob("*.csv"))]
     return read_results(paths) if paths else None
-
-
-def _write_json(path: Path, facts: dict[str, Any]) -> None:
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

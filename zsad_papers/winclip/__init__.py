@@ -1,5 +1,10 @@
 """WinCLIP and WinCLIP+: zero- and few-shot anomaly classification and segmentation with windows."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from zsad_papers.common.paper import Paper, seed_range
 from zsad_papers.winclip.settings import WinclipSettings
 
@@ -8,13 +13,21 @@ PAPER = Paper(
     title="WinCLIP",
     order=2,
     encoder=("ViT-B-16-plus-240", "laion400m_e32"),
-    encoder_parameters=("model", "weights"),
     datasets=("mvtec", "visa"),
     settings=WinclipSettings,
     seeds=lambda settings: (
         f"{seed_range(settings.seed, settings.reference_seeds)} for drawing reference images"
     ),
 )
+
+
+def start(parameters: Mapping[str, Any], datasets: Sequence[str] | None = None) -> Any:
+    """What a notebook begins with, a `common.page.Page`. parameters: its `globals()`. datasets: the published
+    ones that it is about; None: all of the paper."""
+    from zsad_papers.common.page import start  # here: the workflow need not wait for torch
+
+    return start(parameters, PAPER.datasets if datasets is None else datasets, PAPER)
+
 
 EXPERIMENTS = {
     role: {

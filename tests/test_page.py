@@ -1,0 +1,59 @@
+"""What a notebook begins with: its paper's parameters, the datasets that are there, and words on others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from zsad_papers import all_papers, anomalyclip, rwda
+from zsad_papers.common.page import start
+from zsad_papers.common.results import rows
+
+
+@pytest.fixture
+def parameters(small_data: Path, tmp_path: Path) -> dict:
+    places = {"mvtec": "mini_mvtec", "visa": "nowhere", "isic": "mini_medical_pixel/skin"}
+    folders = {"data_dir": str(small_data), "results_dir": str(tmp_path), "cache_dir": str(tmp_path / "c")}
+    return {"datasets": places, "weights": "random", "prompt_weights": "random", "device": "cpu"} | folders
+
+
+def test_a_page_knows_what_is_there_and_says_what_is_missing(parameters):
+    page = rwda.start(parameters, ["mvtec", "visa"])
+    assert page.names == {"mvtec": "mini_mvtec"}
+    said = page._repr_markdown_()
+    assert "mini_mvtec (in the place of mvtec)" in said and "seeds 0 to 9" in said
+    assert "The dataset nowhere in the place of visa is not prepared" in said
+    assert page.encoder.model_id == "zsad-mini" and type(page.settings) is all_papers()["rwda"].settings
+
+
+def test_anomalyclip_says_for_what_nothing_is_learned(parameters):
+    page = anomalyclip.start(parameters, ["mvtec", "isic"])
+    assert page.encoder.image_size == (144, 144)
+    assert "Nothing is learned for mvtec" in page._repr_markdown_()  # on VisA, which is missing
+
+
+def test_without_a_paper_all_named_datasets_and_no_model(parameters):
+    page = start(parameters)
+    assert page.datasets == ("mvtec", "visa", "isic") and page.encoder is None
+    assert "model" not in page._repr_markdown_().partition("<details>")[0]
+
+
+def test_rows_are_compared_judged_and_written_under_the_names_of_the_paper(parameters, tmp_path):
+    page = rwda.start(parameters, ["mvtec", "visa"])
+    names = {"paper": "rwda", "artifact": "T1", "dataset": "mini_mvtec", "variant": "object_unknown"}
+    measured = rows(pd.DataFrame({"auroc": [0.9]}), method="clip", **names)
+    beside = page.compare(measured, "T1")
+    assert set(beside["artifact"]) == {"T1"}
+    assert beside[beside["status"] == "measured"]["measured_on"].tolist() == ["mini_mvtec"]
+    assert page.verdicts(measured).index.str.startswith("rwda-").all()
+    page.write("one", measured)
+    facts = json.loads((tmp_path / "one.json").read_text())
+    assert list(facts["datasets"]) == ["mini_mvtec"] and "prompt_model" not in facts["parameters"]
+
+
+def test_a_misspelt_parameter_stops_the_page():
+    with pytest.raises(ValueError, match="did you mean 'n_pairs'"):
+        rwda.start({"n_pair": 4})

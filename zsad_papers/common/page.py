@@ -1,0 +1,76 @@
+"""What a notebook begins with: its settings, the encoder and the datasets of its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from zsad_core.encoders import ClipEncoder
+from zsad_papers.common.claims import ledger
+from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, missing
+from zsad_papers.common.paper import Paper
+from zsad_papers.common.provenance import run_line, write_record, write_times
+from zsad_papers.common.results import as_roles, compare, load_published
+from zsad_papers.common.settings import Settings, read_settings
+
+
+@dataclass(frozen=True)
+class Page:
+    """Shown as the last line of a cell, it says in Markdown what is run and what is missing."""
+
+    settings: Settings
+    datasets: tuple[str, ...]
+    """The published datasets that the page is about."""
+    paper: Paper | None = None
+
+    @cached_property
+    def encoder(self) -> ClipEncoder | None:
+        return encoder_of(self.settings, self.paper.prefix) if self.paper else None
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        return dataset_names(self.settings, self.datasets)
+
+    @cached_property
+    def published(self) -> pd.DataFrame:
+        return load_published(self.paper.key)
+
+    def compare(self, measured: pd.DataFrame, artifact: str | None = None, **options: Any) -> pd.DataFrame:
+        """Published numbers of one table or all, beside measured ones. options: of `results.compare`."""
+        published = self.published
+        if artifact is not None:
+            published = published[published["artifact"] == artifact]
+        return compare(published, measured, **{"roles": self.names, "keep": "both", **options})
+
+    def verdicts(self, measured: pd.DataFrame) -> pd.DataFrame:
+        """The ledger of the paper's claims on these rows, by the claims' names."""
+        return ledger(self.paper.key, as_roles(measured, self.names), self.settings).set_index("id")
+
+    def write(self, name: str, rows: pd.DataFrame) -> None:
+        """Writes result rows and their provenance; see `provenance.write_record`."""
+        first = {own: name for name, own in reversed(self.names.items())}  # of several places of one dataset
+        datasets = [dataset_of(self.settings, place) for place in first.values()]
+        write_record(name, rows, self.settings, self.encoder, datasets)
+
+    def write_times(self, name: str, rows: pd.DataFrame) -> None:
+        write_times(name, rows, self.settings)
+
+    def _repr_markdown_(self) -> str:
+        line = run_line(self.settings, self.encoder, self.names.values(), self.paper)
+        lines = missing(self.settings, self.datasets)
+        if self.paper and self.paper.also_missing:
+            lines += self.paper.also_missing(self.settings, self.datasets)
+        return "\n\n".join([line, *lines])
+
+
+def start(
+    parameters: Mapping[str, Any], datasets: Sequence[str] | None = None, paper: Paper | None = None
+) -> Page:
+    """The page of a notebook, its parameters checked. datasets: None for all that the settings name."""
+    settings = read_settings(parameters, paper.settings if paper else None)
+    named = [name for name, own in settings.datasets.items() if own]
+    return Page(settings, tuple(dict.fromkeys(named if datasets is None else datasets)), paper)

@@ -200,7 +200,7 @@ def test_what_is_refused(encoder: ClipEncoder) -> None:
 def test_a_block_of_another_build_is_refused(load: Callable[..., ClipEncoder]) -> None:
     encoder = load(layers=6)
     encoder.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
-    with pytest.raises(ValueError, match="DPAM needs open_clip's ResidualAttentionBlock"):
+    with pytest.raises(ValueError, match="patch features need open_clip's ResidualAttentionBlock"):
         encoder.embed_patches(pixels_of(encoder), (6,), "vv", 2)
 
 

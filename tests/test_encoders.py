@@ -22,7 +22,6 @@ import zsad_core
 from zsad_core import encoders
 from zsad_core.checkpoints import SHIPPED
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.windows import window_indices
 
 VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"width": 32, "heads": 2, "layers": 2}
@@ -114,9 +113,9 @@ def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(
     encoder, prompts = tiny(), random_words(30) * 2
     expected = encoder.embed_text(prompts)
     batches = []
-    encode = encoder._encode_sequences
+    encode = encoder._encode_text
     monkeypatch.setattr(
-        encoder, "_encode_sequences", lambda sequences: batches.append(sequences) or encode(sequences)
+        encoder, "_encode_text", lambda sequences: batches.append(sequences) or encode(sequences)
     )
     monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 100 * TEXT["width"])
     torch.testing.assert_close(encoder.embed_text(prompts), expected, rtol=0, atol=1e-5)
@@ -156,51 +155,6 @@ def test_anomalyclips_global_feature_leaves_out_the_last_layer_norm(tiny: Callab
     torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
 
 
-def window_by_hand(encoder: ClipEncoder, pixels: Tensor, window: list[int]) -> Tensor:
-    """(d,) of one image (3, H, W) and one window, step by step in float64."""
-    visual = copy.deepcopy(encoder.model.visual).double()
-    height, width = encoder.patch_size
-    tokens = [visual.class_embedding + visual.positional_embedding[0]]
-    for patch in window:
-        row, column = divmod(patch, encoder.grid[1])
-        content = pixels[:, row * height : (row + 1) * height, column * width : (column + 1) * width].double()
-        tokens.append((visual.conv1.weight * content).sum((1, 2, 3)) + visual.positional_embedding[1 + patch])
-    x = visual.ln_pre(torch.stack(tokens))[None]
-    for block in visual.transformer.resblocks:
-        x = block(x)
-    return visual.ln_post(x[0, 0]) @ visual.proj
-
-
-@pytest.mark.parametrize("image_size", [[24, 24], [24, 32]])
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_windows_by_hand(
-    tiny: Callable, monkeypatch: pytest.MonkeyPatch, image_size: list[int], size: int
-) -> None:
-    encoder = tiny(vision_cfg=VISION | {"image_size": image_size})
-    pixels = pixels_of(encoder, 3)
-    windows = window_indices(encoder.grid, size).tolist()
-    expected = torch.stack(
-        [torch.stack([window_by_hand(encoder, image, w) for w in windows]) for image in pixels]
-    )
-    for numbers in (2**19, 3 * (1 + size**2) * VISION["width"], 1):  # one batch; three windows a batch; one
-        monkeypatch.setitem(encoders._WINDOW_NUMBERS, "cpu", numbers)
-        actual = encoder.embed_windows(pixels, size)
-        torch.testing.assert_close(actual.double(), F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
-
-
-def test_the_largest_window_is_the_whole_image(tiny: Callable) -> None:
-    encoder = tiny()
-    pixels = pixels_of(encoder, 2)
-    torch.testing.assert_close(encoder.embed_windows(pixels, 3)[:, 0], encoder.embed_images(pixels))
-
-
-def test_windows_of_a_plain_image_differ_by_their_position(tiny: Callable) -> None:
-    encoder = tiny()
-    windows = encoder.embed_windows(torch.ones(1, 3, 24, 24), 2)[0]  # (4, d)
-    assert windows.shape == (4, 16) and (windows.std(0) > 1e-3).all()
-    torch.testing.assert_close(windows.norm(dim=-1), torch.ones(4))
-
-
 @pytest.mark.parametrize(
     "pixels",
     [
@@ -214,13 +168,6 @@ def test_wrong_pixels_are_told_apart(tiny: Callable, pixels: Any) -> None:
     for embed in (tiny().embed_images, lambda pixels: tiny().embed_windows(pixels, 2)):
         with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got .*encoder.preprocess"):
             embed(pixels)
-
-
-def test_windows_need_a_class_token(tiny: Callable) -> None:
-    encoder = tiny(vision_cfg=VISION | {"pool_type": "avg"})
-    for embed in (lambda x: encoder.embed_windows(x, 2), lambda x: encoder.embed_images(x, final_norm=False)):
-        with pytest.raises(ValueError, match="reads the class token"):
-            embed(torch.zeros(1, 3, 24, 24))
 
 
 def test_embeddings_can_be_trained_on(tiny: Callable) -> None:

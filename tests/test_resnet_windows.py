@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import json
+from collections.abc import Callable
+from pathlib import Path
 
-import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
+from zsad_core import encoders
+from zsad_core.encoders import load_encoder
 from zsad_core.resnet_windows import embed_resnet, pool_cells
 from zsad_core.windows import window_indices
 
@@ -60,23 +64,11 @@ def test_windows_by_hand(rows: int, columns: int) -> None:
     pixels = pixels_of(visual, 3)
     sizes = range(1, min(rows, columns) + 1)
     expected = {size: windows_by_hand(visual, pixels, size) for size in sizes}
-    for chunk_images in (8, 2, 1):
-        image, windows = embed_resnet(visual, pixels, sizes, chunk_images=chunk_images)
-        assert image.dtype == torch.float32 and not image.requires_grad
-        torch.testing.assert_close(image, visual(pixels), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(windows, expected, rtol=1e-4, atol=1e-5)
-        assert {size: w.shape[1] for size, w in windows.items()} == {
-            size: len(window_indices((rows, columns), size)) for size in sizes
-        }
-
-
-def test_the_largest_window_is_the_whole_image() -> None:
-    visual = tiny()
-    pixels = pixels_of(visual, 2)
-    image, windows = embed_resnet(visual, pixels, (3,))
-    torch.testing.assert_close(windows[3][:, 0], image, rtol=1e-5, atol=1e-5)
+    image, windows = embed_resnet(visual, pixels, sizes)
     torch.testing.assert_close(image, visual(pixels), rtol=1e-4, atol=1e-5)
-    assert embed_resnet(visual, pixels, ())[1] == {}
+    torch.testing.assert_close(windows, expected, rtol=1e-4, atol=1e-5)
+    if rows == columns:  # the largest window is the whole image
+        torch.testing.assert_close(windows[rows][:, 0], image, rtol=1e-5, atol=1e-5)
 
 
 def test_cells_outside_a_window_do_not_matter_and_those_inside_do() -> None:
@@ -93,43 +85,29 @@ def test_cells_outside_a_window_do_not_matter_and_those_inside_do() -> None:
             assert change > 1e-3 if cell in inside else change == 0
 
 
-def test_cells_keep_their_positions() -> None:
-    """Equal cells everywhere: windows differ by nothing but where they are."""
-    visual = tiny()
-    cells = torch.randn(256, generator=torch.Generator().manual_seed(0)).expand(1, 9, 256)
-    members = window_indices(3, 2)
-    (windows,) = pool_cells(visual.attnpool, cells, [members])
-    assert (windows[0].std(0) > 1e-4).all()
-    visual.attnpool.positional_embedding.zero_()
-    (windows,) = pool_cells(visual.attnpool, cells, [members])
-    torch.testing.assert_close(windows, windows[:, :1].expand_as(windows))
-
-
-def test_as_part_of_a_clip() -> None:
+@pytest.fixture
+def load(tmp_path: Path) -> Callable:
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
-    text = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50}
-    model = open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).eval()  # trainable, as it comes
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    before = copy.deepcopy(model.state_dict())
-    image, windows = embed_resnet(model.visual, pixels, (1, 2))
-    torch.testing.assert_close(image, model.encode_image(pixels).detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(windows[2][:, 0], image, rtol=1e-4, atol=1e-5)
-    assert windows[1].shape == (2, 4, 32) and not windows[1].requires_grad
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    image, windows = embed_resnet(model.visual, pixels[:0], (1, 2))
-    assert image.shape == (0, 32) and windows[1].shape == (0, 4, 32)
+    text = {"width": 32, "heads": 2, "layers": 1}
+    (tmp_path / "resnet.json").write_text(
+        json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text})
+    )
+    return lambda: load_encoder(tmp_path / "resnet.json", "random", device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("visual", "pixels", "sizes", "message"),
-    [
-        (nn.Identity(), torch.zeros(1, 3, 96, 96), (2,), "needs open_clip's ModifiedResNet, got Identity"),
-        (tiny().train(), torch.zeros(1, 3, 96, 96), (2,), "in training mode"),
-        (tiny(), torch.zeros(1, 3, 64, 96), (2,), r"\(n, 3, 96, 96\), got torch.float32 \(1, 3, 64, 96\)"),
-        (tiny(), torch.zeros(1, 3, 96, 96).int(), (2,), "got torch.int32"),
-        (tiny(), torch.zeros(1, 3, 96, 96), (2, 4), "4 x 4 patches does not fit a grid of 3 x 3"),
-    ],
-)
-def test_what_does_not_fit(visual: Any, pixels: Tensor, sizes: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        embed_resnet(visual, pixels, sizes)
+def test_as_part_of_a_clip(load: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load()
+    assert (encoder.grid, encoder.patch_size, encoder.depth) == ((2, 2), (32, 32), 0)
+    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    image, windows = embed_resnet(encoder.model.visual, pixels, (1, 2))
+    for numbers in (2**21, 1):  # all images in one batch; one image a batch
+        monkeypatch.setitem(encoders._WINDOW_NUMBERS, "cpu", numbers)
+        found = encoder.embed_scales(pixels, (1, 2))
+        torch.testing.assert_close(found.image, encoder.embed_images(pixels), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.image, F.normalize(image, dim=-1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.windows[1], F.normalize(windows[1], dim=-1), rtol=1e-4, atol=1e-5)
+    assert encoder.embed_windows(pixels[:0], 1).shape == (0, 4, 32)
+    with pytest.raises(ValueError, match="3 x 3 patches does not fit a grid of 2 x 2"):
+        encoder.embed_windows(pixels, 3)
+    with pytest.raises(ValueError, match="reads the class token"):
+        encoder.embed_images(pixels, final_norm=False)

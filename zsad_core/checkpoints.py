@@ -7,23 +7,21 @@ import difflib
 import io
 import json
 import pickle
+import textwrap
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_url
-from open_clip.transform import PreprocessCfg
 from open_clip.transformer import VisionTransformer
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,48 +29,32 @@ from zsad_core.cache import content_key, sha256_of
 
 SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of zsad-mini; pinned.csv
 
-
-def read_pinned(path: Path = SHIPPED / "pinned.csv") -> dict[tuple[str, str], tuple[str, str]]:
-    """(architecture, tag) -> a file at a fixed address, and what its SHA-256 begins with.
-
-    The addresses are those of the original releases: open_clip's hub entry of ViT-B-16-plus-240's
-    laion400m_e32 points at epoch 31, so a tag proves nothing. timm's file on the hub has no published
-    checksum either.
-    """
-    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-    return {(row["architecture"], row["tag"]): (row["url"], row["sha256"]) for row in rows}
-
-
-PINNED = read_pinned()
-
-# architectures
+# (architecture, tag) -> the original release's address, and what the file's SHA-256 begins with. open_clip's
+# hub entry of ViT-B-16-plus-240's laion400m_e32 points at epoch 31, so a tag proves nothing.
+with (SHIPPED / "pinned.csv").open(encoding="utf-8") as _file:
+    PINNED = {(row["architecture"], row["tag"]): (row["url"], row["sha256"]) for row in csv.DictReader(_file)}
 
 
 def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(model_id, open_clip model config, preprocessing that a config file asks for).
+    """(model_id, open_clip model config, preprocessing that a config file sets).
 
     model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
-        model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A file's model_id carries a
-        hash of it, and of preprocessing other than open_clip's default.
+        model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A hash of it is in model_id.
     Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer or ResNet
     of open_clip.
     """
-    if model == "zsad-mini":
-        model_id, (config, preprocess) = "zsad-mini", _read_file(SHIPPED / "zsad-mini.json")
-    elif Path(model).suffix == ".json":
-        config, preprocess = _read_file(Path(model))
-        parts = {"config": config}
-        if unusual := _unusual(preprocess):  # left out when empty: such names are older than this part
-            parts["preprocess"] = unusual
-        model_id = f"{Path(model).stem}@{content_key(**parts)[:12]}"
-    else:
-        model_id, config, preprocess = str(model), open_clip.get_model_config(str(model)), {}
-        if config is None:
-            close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0.5)
-            raise ValueError(
-                f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
-                f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
-            )
+    model_id, preprocess = str(model), {}
+    path = SHIPPED / "zsad-mini.json" if model == "zsad-mini" else Path(model)
+    if path.suffix == ".json":
+        config, preprocess = _read_file(path)
+        if model != "zsad-mini":
+            model_id = f"{path.stem}@{content_key(config=config, preprocess=preprocess)[:12]}"
+    elif (config := open_clip.get_model_config(model_id)) is None:
+        close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0.5)
+        raise ValueError(
+            f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
+            f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
+        )
     if "timm_model_name" in config["vision_cfg"]:
         raise ValueError(
             f"the image tower of {model_id} is not open_clip's Vision Transformer or ResNet; choose an "
@@ -95,13 +77,6 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, content.get("preprocess_cfg", {})
 
 
-def _unusual(preprocess: dict[str, Any]) -> dict[str, Any]:
-    """The preprocessing that is not open_clip's default. `size` never counts: the architecture decides it."""
-    usual = json.loads(json.dumps(asdict(PreprocessCfg())))  # tuples as lists
-    kept = usual.keys() - {"size"}
-    return {k: v for k, v in preprocess.items() if k in kept and v is not None and v != usual[k]}
-
-
 def build(config: dict[str, Any]) -> nn.Module:
     """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
     config = dict(config)
@@ -112,11 +87,10 @@ def build(config: dict[str, Any]) -> nn.Module:
 
 
 def resize_grid(model: nn.Module, image_size: int) -> None:
-    """Let an open_clip model take square images of another size: resizes its position embeddings in place.
+    """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings.
 
-    image_size: edge in pixels, a multiple of the patch edge. The class token's position stays.
     Bilinear without antialiasing: AnomalyCLIP's paper says nothing, but the prompts that its authors released
-    were learned so. VAND's code takes bicubic with antialiasing.
+    were learned so. VAND's code takes bicubic with antialiasing. The class token's position stays.
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
@@ -127,55 +101,49 @@ def resize_grid(model: nn.Module, image_size: int) -> None:
     patch = visual.patch_size[0]
     if image_size < patch or image_size % patch:
         raise ValueError(f"image_size={image_size}: expected a multiple of the patch edge, {patch} pixels")
-    positions, (rows, columns) = visual.positional_embedding.detach(), visual.grid_size
-    grid = positions[1:].T.reshape(1, -1, rows, columns)  # (1, width, rows, columns)
-    size = (image_size // patch, image_size // patch)
+    positions, size = visual.positional_embedding.detach(), (image_size // patch, image_size // patch)
+    grid = positions[1:].T.unflatten(1, visual.grid_size)[None]  # (1, width, rows, columns)
     grid = F.interpolate(grid, size, mode="bilinear", align_corners=False)
     resized = torch.cat([positions[:1], grid.flatten(2)[0].T])  # (1 + patches, width)
     visual.positional_embedding = nn.Parameter(resized, requires_grad=False)
     visual.image_size, visual.grid_size = (image_size, image_size), size
 
 
-# where weights are
+class WeightsSource(NamedTuple):
+    """A weights file, a name made of content, its SHA-256, and the image normalisation of its tag."""
 
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """The weights file and its SHA-256 (both None: random), what it is called, and the image normalisation of
-    its tag."""
-
-    path: Path | None
-    name: str
+    path: Path | None  # None: random weights
+    weights_id: str
     sha256: str | None = None
-    preprocess: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def weights_id(self) -> str:
-        """A name made of content."""
-        return self.name if self.sha256 is None else f"{self.name}@{self.sha256[:12]}"
+    preprocess: dict[str, Any] = {}  # noqa: RUF012
 
 
 def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, seed: int) -> WeightsSource:
     """The file that `weights` means for an architecture, checked. `encoders.load_encoder` lists its values.
 
     quick_gelu: whether the architecture has QuickGELU. Weights known to need the other activation are
-        refused, because they would load without a word and give other embeddings.
+        refused, because they would load silently and give other embeddings.
     """
     if weights == "random":
         return WeightsSource(None, f"random-seed{seed}")
-    if weights is None:
-        return _shipped_weights(model)
-    path = Path(weights).expanduser()
+    if weights is None and model == "zsad-mini":
+        path, checksum = SHIPPED / "zsad-mini.safetensors", SHIPPED / "zsad-mini.sha256"
+        if not (path.is_file() and checksum.is_file()):
+            raise FileNotFoundError(f"{path} or {checksum.name} is missing; restore both from the repository")
+        sha256 = _checked(path, checksum.read_text().split()[0], "restore both files from the repository")
+        return WeightsSource(path, f"zsad-mini@{sha256[:12]}", sha256)
+    path = Path(str(weights)).expanduser()
     if path.is_file():
         if is_torchscript(path) and not quick_gelu:
             raise ValueError(
-                f"{path} is a TorchScript archive, the form of OpenAI's weights, which were trained with "
-                f"QuickGELU, but {model} has plain GELU; use its QuickGELU variant, {model}-quickgelu"
+                f"{path} is a TorchScript archive, the form of OpenAI's {_other_activation(model, False)}"
             )
-        return WeightsSource(path, "file", sha256_of(path))
-
-    tag_config = config_of_tag(model, str(weights), quick_gelu)
-    return _tag_weights(model, str(weights), tag_config)
+        sha256 = sha256_of(path)
+        return WeightsSource(path, f"file@{sha256[:12]}", sha256)
+    config = config_of_tag(model, str(weights), quick_gelu)
+    address = config.get("url") or f"https://huggingface.co/{config['hf_hub']}"
+    path, sha256 = fetch(model, str(weights), address, partial(download_pretrained, config))
+    return WeightsSource(path, f"{weights}@{sha256[:12]}", sha256, config)
 
 
 def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
@@ -185,92 +153,75 @@ def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
         if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or len(path.parts) > 1:
             raise FileNotFoundError(f"weights file {path} does not exist")
         raise ValueError(
-            f"weights={weights!r} is neither an existing file nor a pretrained tag of {model}; "
-            f"its tags: {', '.join(tags) or 'none'}. 'random' gives seeded random weights"
+            f"weights={weights!r} is neither an existing file nor a pretrained tag of {model}; its tags: "
+            f"{', '.join(tags) or 'none'}. 'random' gives seeded random weights; only zsad-mini has its own"
         )
-    tag_config = open_clip.get_pretrained_cfg(model, weights)
-    if tag_config.get("quick_gelu", False) != quick_gelu:
-        trained, other = ("plain GELU", "QuickGELU") if quick_gelu else ("QuickGELU", "plain GELU")
-        variant = model.removesuffix("-quickgelu") if quick_gelu else f"{model}-quickgelu"
-        raise ValueError(
-            f"weights {weights!r} were trained with {trained}, but {model} has {other}: it would load "
-            f"them without a word and give other embeddings; use model={variant!r}"
-        )
-    return tag_config
+    config = open_clip.get_pretrained_cfg(model, weights)
+    if config.get("quick_gelu", False) != quick_gelu:
+        raise ValueError(f"{weights!r} names {_other_activation(model, quick_gelu)}")
+    return config
 
 
-def _shipped_weights(model: str) -> WeightsSource:
-    if model != "zsad-mini":
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none known"
-        raise ValueError(
-            "weights=None means the weights that ship with the project, which exist for zsad-mini only; "
-            f"for {model} give an open_clip tag ({tags}), the path of a checkpoint, or 'random'"
-        )
-    path, checksum_file = SHIPPED / "zsad-mini.safetensors", SHIPPED / "zsad-mini.sha256"
-    for file in (path, checksum_file):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} is missing; reinstall the package, or train with data_scripts/train_mini_clip.py"
-            )
-    expected, actual = checksum_file.read_text().split()[0], sha256_of(path)
-    if actual != expected:
-        raise ValueError(
-            f"{path} is damaged or was replaced: its SHA-256 is {actual}, {checksum_file.name} says "
-            f"{expected}; restore both files from the repository"
-        )
-    return WeightsSource(path, "zsad-mini", actual)
+def _other_activation(model: str, quick_gelu: bool) -> str:
+    """The end of an error about weights that were trained with the other activation."""
+    has, trained = ("QuickGELU", "plain GELU") if quick_gelu else ("plain GELU", "QuickGELU")
+    variant = model.removesuffix("-quickgelu") if quick_gelu else f"{model}-quickgelu"
+    return f"weights, which were trained with {trained}, but {model} has {has}; use model={variant!r}"
 
 
-def _tag_weights(model: str, tag: str, tag_config: dict[str, Any]) -> WeightsSource:
-    if (model, tag) in PINNED:
-        path, actual = fetch_pinned(model, tag)
-        return WeightsSource(path, tag, actual, tag_config)
-    address = tag_config.get("url") or f"https://huggingface.co/{tag_config['hf_hub']}"
-    path, actual = fetch(f"weights {tag!r} of {model}", address, "", partial(download_pretrained, tag_config))
-    warnings.warn(
-        f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
-        "To have the same file next time, pass its path as weights",
-        stacklevel=4,
-    )
-    return WeightsSource(path, tag, actual, tag_config)
+def fetch(model: str, tag: str, address: str, download: Callable[[], str]) -> tuple[Path, str]:
+    """The file of a pretrained tag and its SHA-256: the one that `PINNED` names, else what `download` gives.
 
-
-def fetch_pinned(model: str, tag: str) -> tuple[Path, str]:
-    """The file that `PINNED` names for a network, and its SHA-256; errors as of `fetch`."""
-    url, expected = PINNED[model, tag]
-    return fetch(f"weights {tag!r} of {model}", url, expected, partial(download_pretrained_from_url, url))
-
-
-def fetch(what: str, address: str, expected: str, download: Callable[[], str]) -> tuple[Path, str]:
-    """The path that `download` gives, and its SHA-256, which begins with `expected`.
-
-    Raises OSError without a network, with what to do; ValueError for another file.
+    Raises OSError without a network, with what to do; ValueError for another file than the pinned one. A
+    warning says that no checksum is pinned.
     """
+    address, expected = PINNED.get((model, tag), (address, ""))
     try:
-        path = Path(download())
+        path = Path(download_pretrained_from_url(address) if expected else download())
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"{what} could not be fetched ({error}). Without a network, fetch {address} on another machine "
-            "and pass the file's path as weights; 'random' needs none"
+            f"weights {tag!r} of {model} could not be fetched ({error}). Without a network, fetch {address} "
+            "on another machine and pass the file's path as weights; 'random' needs none"
         ) from error
-    actual = sha256_of(path)
-    if not actual.startswith(expected):
-        raise ValueError(
-            f"{path} has SHA-256 {actual}, expected {expected}...; delete it and load the tag again"
+    actual = _checked(path, expected, "delete it and load the tag again")
+    if not expected:
+        warnings.warn(
+            f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
+            "To have the same file next time, pass its path as weights",
+            stacklevel=4,
         )
     return path, actual
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from the file's `read_content`; ValueError if it holds anything else."""
+def _checked(path: Path, expected: str, remedy: str) -> str:
+    """The file's SHA-256; ValueError unless it begins with `expected`."""
+    actual = sha256_of(path)
+    if not actual.startswith(expected):
+        raise ValueError(f"{path} has SHA-256 {actual}, expected {expected}; {remedy}")
+    return actual
+
+
+def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
+    """Copies the weights in `path` into an open_clip model; ValueError unless names and shapes fit."""
     state = read_content(path)
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict; expected tensors by name, or these under 'state_dict'")
     if all(key.startswith("module.") for key in state):  # saved from a model on several GPUs
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return dict(state)
+    numbers = ("input_resolution", "context_length", "vocab_size")  # OpenAI keeps them beside the weights
+    state = {key: tensor for key, tensor in state.items() if key not in numbers}
+    if hasattr(model, "text"):
+        state = convert_to_custom_text_state_dict(state)
+    expected = model.state_dict()
+    for key in {"logit_scale", "logit_bias"} & expected.keys() & state.keys():
+        if state[key].numel() == 1:
+            state[key] = state[key].reshape(expected[key].shape)  # a number, or a vector of one
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # names what is missing, not expected, or of another shape
+        advice = f"{path} does not fit {model_id}; choose the architecture it was made for"
+        raise ValueError(f"{advice}. {textwrap.shorten(str(error), 600)}") from error
 
 
 def read_content(path: Path) -> Any:
@@ -284,89 +235,17 @@ def read_content(path: Path) -> Any:
         if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
             return load_file(path)
         if is_torchscript(path):
-            return read_torchscript(path)
+            with zipfile.ZipFile(path) as archive:
+                return dict(_named_tensors(_ModuleTree(archive).load()))
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
             f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # each reader has its own for a damaged file
         size = path.stat().st_size
         raise ValueError(f"weights file {path} ({size:,} bytes) is cut off or damaged: {error}") from error
-
-
-def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
-    """Copies the weights in `path` into an open_clip model; ValueError unless names and shapes fit."""
-    state = read_state_dict(path)
-    for key in ("input_resolution", "context_length", "vocab_size"):  # OpenAI keeps numbers beside weights
-        state.pop(key, None)
-    if hasattr(model, "text"):
-        state = convert_to_custom_text_state_dict(state)
-    expected = model.state_dict()
-    for key in state.keys() & {"logit_scale", "logit_bias"} & expected.keys():
-        if state[key].numel() == 1:
-            state[key] = state[key].reshape(expected[key].shape)  # a number, or a vector of one
-    problems = {
-        "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
-        "of another shape": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-            for key, tensor in expected.items()
-            if key in state and state[key].shape != tensor.shape
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
-            for kind, keys in problems.items()
-            if keys
-        )
-        raise ValueError(
-            f"{path} does not fit {model_id} ({listed}); choose the architecture it was made for"
-        )
-    model.load_state_dict(state)
-
-
-# OpenAI's TorchScript archives
-
-
-_DTYPES = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "LongStorage": torch.int64}
-
-
-class _Module:
-    """Any module of the archive; its pickled state becomes its attributes."""
-
-
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return torch.as_strided(storage, size, stride, offset).clone()
-
-
-class _ModuleTree(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, root: PurePosixPath) -> None:
-        super().__init__(io.BytesIO(archive.read(str(root / "data.pkl"))))
-        self._archive, self._root = archive, root
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):  # a type of the archive's own program
-            return _Module
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _DTYPES:
-            return name
-        if module == "torch.jit._pickle" and name in ("build_intlist", "build_doublelist", "build_boollist"):
-            return list
-        raise pickle.UnpicklingError(f"the archive names {module}.{name}, which no CLIP needs")
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        kind, storage_type, key, _, count = pid
-        if kind != "storage":
-            raise pickle.UnpicklingError(f"the archive refers to a {kind!r}, expected a storage")
-        data = bytearray(self._archive.read(str(self._root / "data" / str(key))))
-        dtype = _DTYPES[storage_type]
-        return torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
 
 def is_torchscript(path: Path) -> bool:
@@ -377,24 +256,50 @@ def is_torchscript(path: Path) -> bool:
         return any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist())
 
 
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The weights of the archive's module, by the names that its state_dict() would give them.
+class _Module:
+    """Any module of a TorchScript archive; its pickled state becomes its attributes."""
 
-    Raises pickle.UnpicklingError when the pickle names anything but modules, tensors and lists.
-    """
-    with zipfile.ZipFile(path) as archive:
-        root = next(
-            PurePosixPath(n).parent for n in archive.namelist() if PurePosixPath(n).name == "data.pkl"
-        )
-        tree = _ModuleTree(archive, root).load()
-    state: dict[str, Tensor] = {}
 
-    def collect(value: Any, prefix: str) -> None:
-        for name, child in vars(value).items():
-            if isinstance(child, Tensor) and name != "attn_mask":  # the causal mask is no weight
-                state[prefix + name] = child
-            elif isinstance(child, _Module):
-                collect(child, f"{prefix}{name}.")
+def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    return torch.as_strided(storage, size, stride, offset).clone()
 
-    collect(tree, "")
-    return state
+
+# all that the archives of OpenAI name, besides types of their own program
+_KNOWN = {
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "collections.OrderedDict": OrderedDict,
+    "torch.HalfStorage": torch.float16,
+    "torch.FloatStorage": torch.float32,
+    "torch.LongStorage": torch.int64,
+    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "double", "bool")},
+}
+
+
+class _ModuleTree(pickle.Unpickler):
+    """torch.jit.load would run the archive's program, and torch.load refuses these files."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        name = next(name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl")
+        super().__init__(io.BytesIO(archive.read(name)))
+        self._archive, self._root = archive, PurePosixPath(name).parent
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        if f"{module}.{name}" not in _KNOWN:
+            raise pickle.UnpicklingError(f"the archive names {module}.{name}, which no CLIP needs")
+        return _KNOWN[f"{module}.{name}"]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, _ = pid
+        data = self._archive.read(str(self._root / "data" / str(key)))
+        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def _named_tensors(module: _Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The weights of an archive's module, by the names that its state_dict() would give them."""
+    for name, child in vars(module).items():
+        if isinstance(child, Tensor) and name != "attn_mask":  # the causal mask is no weight
+            yield prefix + name, child
+        elif isinstance(child, _Module):
+            yield from _named_tensors(child, f"{prefix}{name}.")

@@ -67,10 +67,10 @@ def dual_path(
             q, k, v = _heads(block, block.ln_1(x))  # (n, heads, t, 64) each
             for kind in diagonal:
                 same = {"q": q, "k": k, "v": v}[kind[0]]
-                local[kind] = local.get(kind, x) + _attend(block, same, same, v)
+                local[kind] = local.get(kind, x) + attend(block, same, same, v)
             if number == len(blocks) and not ("qk" in kinds and number in layers):
                 x, q = x[:, :1], q[:, :, :1]  # nothing reads the ordinary patch tokens
-            x = x + _attend(block, q, k, v)
+            x = x + attend(block, q, k, v)
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
             for kind in kinds:
@@ -98,7 +98,7 @@ def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return joined.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
-def _attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(n, t, width): attention with the block's own output projection."""
     mixed = F.scaled_dot_product_attention(q, k, v)  # (n, heads, t, 64), scaled by 1 / sqrt(64)
     return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
@@ -115,6 +115,6 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
     for block in blocks:
         if type(block) is not ResidualAttentionBlock or block.attn.in_proj_bias is None:
             raise ValueError(
-                f"DPAM needs open_clip's ResidualAttentionBlock, got {type(block).__name__}; choose an "
-                "architecture such as ViT-L-14-336-quickgelu"
+                f"patch features need open_clip's ResidualAttentionBlock, got {type(block).__name__}; choose "
+                "an architecture such as ViT-L-14-336-quickgelu"
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.modified_resnet import AttentionPool2d
 from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from zsad_core.windows import window_indices
 
 @torch.no_grad()
 def embed_resnet(
-    visual: nn.Module, pixels: Tensor, sizes: Sequence[int] = (2, 3), *, chunk_images: int = 8
+    visual: nn.Module, pixels: Tensor, sizes: Sequence[int] = (2, 3)
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Embeddings of the whole image, (n, d), and of all windows, {size: (n, n_windows, d)}; WinCLIP, Table 9.
 
@@ -24,43 +24,25 @@ def embed_resnet(
     convolutions have seen the whole image: what lies around a window does reach its embedding. A cell stands
     for 32 x 32 pixels.
 
-    Args:
-        visual: open_clip's ModifiedResNet (RN50, RN101, RN50x4, RN50x16 ...) in eval mode.
-        pixels: (n, 3, H, W), preprocessed.
-        sizes: edges of the windows in cells, stride 1; the order of windows is that of `window_indices`.
-        chunk_images: images that go through the network at once; bounds the memory, not the result.
+    visual: open_clip's ModifiedResNet (RN50, RN101, RN50x4, RN50x16 ...) in eval mode.
+    pixels: (n, 3, H, W), preprocessed. One batch: the caller bounds n.
+    sizes: edges of the windows in cells, stride 1; the order of windows is that of `window_indices`.
+    Returns float32 on the CPU, not normalised. Raises ValueError for a window larger than the feature map.
 
-    Returns:
-        float32 on the CPU, not normalised. A window of the whole feature map has the image's embedding.
-
-    Raises:
-        ValueError: another kind of tower, or one in training mode; pixels of another size; a window that is
-            larger than the feature map.
-
+    >>> from open_clip.modified_resnet import ModifiedResNet
     >>> visual = ModifiedResNet((1, 1, 1, 1), output_dim=16, heads=4, image_size=96, width=8).eval()
     >>> image, windows = embed_resnet(visual, torch.zeros(5, 3, 96, 96), sizes=(2,))
     >>> image.shape, windows[2].shape
     (torch.Size([5, 16]), torch.Size([5, 4, 16]))
     """
-    _check(visual, pixels)
-    grid = tuple(edge // 32 for edge in to_2tuple(visual.image_size))  # (rows, columns)
-    members = {size: window_indices(grid, size) for size in sizes}  # (n_windows, size²) each
-    everything = torch.arange(grid[0] * grid[1])[None]  # (1, cells)
-
-    width = visual.attnpool.c_proj.out_features
-    image = torch.empty(len(pixels), width)
-    windows = {size: torch.empty(len(pixels), len(cells), width) for size, cells in members.items()}
-    for start in range(0, len(pixels), chunk_images):
-        part = slice(start, start + chunk_images)
-        x = visual.stem(pixels[part].to(visual.conv1.weight))
-        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-            x = layer(x)  # (b, channels, rows, columns) after the last one
-        cells = x.flatten(2).transpose(1, 2)  # (b, cells, channels)
-        pooled = pool_cells(visual.attnpool, cells, [everything, *members.values()])
-        image[part] = pooled[0][:, 0].float().cpu()
-        for size, embeddings in zip(members, pooled[1:], strict=True):
-            windows[size][part] = embeddings.float().cpu()
-    return image, windows
+    rows, columns = (edge // 32 for edge in to_2tuple(visual.image_size))
+    members = [torch.arange(rows * columns)[None], *(window_indices((rows, columns), size) for size in sizes)]
+    x = visual.stem(pixels)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)  # (n, channels, rows, columns) after the last one
+    pooled = pool_cells(visual.attnpool, x.flatten(2).transpose(1, 2), members)
+    image, *windows = (embeddings.float().cpu() for embeddings in pooled)
+    return image[:, 0], dict(zip(sizes, windows, strict=True))
 
 
 def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tensor]) -> list[Tensor]:
@@ -68,10 +50,9 @@ def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tenso
 
     cells: (n, cells, channels), row-major. members: (windows, m) numbers of the cells of each window.
 
-    The pooling's query is the mean of the cells, in the place of a class token. Cells that are dropped leave
-    this mean too: it is that of the window's cells. The mean and the cells keep the position embeddings that
-    they have in the whole image (number 0 for the mean), and the first token is read. The key and the value
-    of a cell are the same in all windows, so they are computed once.
+    The pooling's query is the mean of the cells, in place of a class token: here the mean of the window's
+    cells. The mean and the cells keep the position embeddings that they have in the whole image (number 0
+    for the mean). The key and the value of a cell are the same in all windows, so they are computed once.
     """
     positions = attnpool.positional_embedding  # (1 + cells, channels)
     key, value = _key_and_value(attnpool, cells + positions[1:])  # (n, cells, channels) each
@@ -93,19 +74,3 @@ def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tenso
 
 def _key_and_value(attnpool: AttentionPool2d, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return attnpool.k_proj(tokens), attnpool.v_proj(tokens)
-
-
-def _check(visual: nn.Module, pixels: Tensor) -> None:
-    if not isinstance(visual, ModifiedResNet) or not isinstance(visual.attnpool, AttentionPool2d):
-        raise ValueError(
-            f"embed_resnet needs open_clip's ModifiedResNet, got {type(visual).__name__}; choose RN50, "
-            "RN101, RN50x4 or RN50x16, or encoder.embed_windows for a Vision Transformer"
-        )
-    if visual.training:
-        raise ValueError("the network is in training mode, where batch norm mixes images; call visual.eval()")
-    expected = (3, *to_2tuple(visual.image_size))
-    if pixels.shape[1:] != expected or not pixels.is_floating_point():
-        raise ValueError(
-            f"expected images as a float tensor (n, {', '.join(map(str, expected))}), got {pixels.dtype} "
-            f"{tuple(pixels.shape)}; preprocess images for this network first"
-        )

@@ -21,34 +21,17 @@ def causal_text_tower(model: nn.Module, tokenizer: Tokenizer) -> nn.Module | Non
     appends a class token, some towers see both ways, and those of other libraries are not looked into.
     """
     tower = getattr(model, "text", model)
-    if isinstance(tower, open_clip.CLIP):
-        pool, end_id, class_token = tower.text_pool_type, tower.text_eos_id, None
-    elif isinstance(tower, TextTransformer):
-        pool, end_id, class_token = tower.pool_type, tower.eos_id, tower.cls_emb
-    else:
-        return None
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return None
-    end = tokenizer.eot_token_id
-    if pool == "argmax":
-        reads_end = end == max(tokenizer.all_special_ids)
+    if isinstance(tower, open_clip.CLIP):
+        pool, end_id = tower.text_pool_type, tower.text_eos_id
+    elif isinstance(tower, TextTransformer) and tower.cls_emb is None:
+        pool, end_id = tower.pool_type, tower.eos_id
     else:
-        reads_end = pool == "eos" and end_id == end
-    return tower if reads_end and class_token is None and tower.attn_mask is not None else None
-
-
-def tokens_of(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-    """The tokens of each prompt from the start token to the end token, neither cut nor padded.
-
-    A tokenizer that is not open_clip's own cuts and pads as it does for its model.
-
-    >>> tokens_of(SimpleTokenizer(), ["a photo"])
-    [(49406, 320, 1125, 49407)]
-    """
-    if not isinstance(tokenizer, SimpleTokenizer):
-        return [tuple(tokenizer([prompt])[0].tolist()) for prompt in prompts]
-    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
-    return [(start, *tokenizer.encode(prompt), end) for prompt in prompts]
+        return None
+    end_id = max(tokenizer.all_special_ids) if pool == "argmax" else end_id
+    reads_end = pool in ("argmax", "eos") and end_id == tokenizer.eot_token_id
+    return tower if reads_end and tower.attn_mask is not None else None
 
 
 def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int, ...]]:
@@ -61,13 +44,6 @@ def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int
             stacklevel=4,
         )
     return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
-
-
-def encode_tokens(tower: nn.Module, ids: Tensor, ends: Sequence[int]) -> Tensor:
-    """(b, d) of padded token ids (b, l), l at most the context, by a causal text tower."""
-    length = ids.shape[1]
-    x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
-    return read_ends(tower, tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]), ends)
 
 
 def read_ends(tower: nn.Module, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core.cache import sha256_of
-from zsad_core.checkpoints import PINNED, fetch, fetch_pinned, load_weights
+from zsad_core.checkpoints import fetch, load_weights
 from zsad_core.encoders import choose_device
 from zsad_core.image_features import Extractor
 from zsad_core.images import to_rgb
@@ -120,9 +120,10 @@ def load_backbone(
             if isinstance(module, nn.BatchNorm2d) and not module.weight.any():  # they would add nothing
                 nn.init.ones_(module.weight)
     else:
-        path = _fetch(full_name, config.hf_hub_id) if full_name != name else _file(weights, name, tags)
+        tagged = full_name != name
+        path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
         load_weights(model, path, name)
-        weights_id = f"{weights if full_name != name else 'file'}@{sha256_of(path)[:12]}"
+        weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
     size = (image_size, image_size)
     preprocess = PreprocessCfg(size=size, mean=config.mean, std=config.std)
     return Backbone(
@@ -156,15 +157,12 @@ def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
     return path
 
 
-def _fetch(full_name: str, repository: str | None) -> Path:
+def _fetch(name: str, tag: str, repository: str | None) -> Path:
     """The file of a tag: the pinned one, else model.safetensors of the Hugging Face hub or its cache."""
-    if (key := tuple(full_name.split(".", 1))) in PINNED:
-        return fetch_pinned(*key)[0]
     if not repository:
-        raise ValueError(f"weights of {full_name} are not on the Hugging Face hub, so not as safetensors")
+        raise ValueError(f"weights of {name}.{tag} are not on the Hugging Face hub, so not as safetensors")
     address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
-    download = partial(hf_hub_download, repository, "model.safetensors")
-    return fetch(f"weights of {full_name}", address, "", download)[0]
+    return fetch(name, tag, address, partial(hf_hub_download, repository, "model.safetensors"))[0]
 
 
 def backbone_extractor(backbone: Backbone) -> Extractor:

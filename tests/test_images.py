@@ -56,9 +56,14 @@ def test_opaque_images_of_any_mode_look_as_pil_shows_them(tmp_path, mode):
 def test_transparency_is_laid_over_white(tmp_path):
     clear = PICTURE.convert("RGBA")
     clear.putalpha(0)
-    found = Photo(saved(tmp_path / "clear.png", clear))
-    assert found.notes == ["transparent parts laid over white"]
-    assert np.asarray(found.image).min() == 255
+    one_colour = {"transparency": (7, 7, 7)}  # of RGB, as PNG can say
+    for path in (
+        saved(tmp_path / "clear.png", clear),
+        saved(tmp_path / "colour.png", Image.new("RGB", (30, 20), (7, 7, 7)), **one_colour),
+    ):
+        found = Photo(path)
+        assert found.notes == ["transparent parts laid over white"]
+        assert np.asarray(found.image).min() == 255
 
 
 def test_photographs_are_turned_and_images_of_datasets_are_not(tmp_path):

@@ -50,9 +50,8 @@ def measure(
     """Run a detector over a category's test images, one part at a time.
 
     Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (3,): AUROC, PRO
-    and F1-max of all pixels as fractions;
-    `<output>/each` (n, 3), for outputs in `each`: of each image by itself the pixel AUROC and F1-max (NaN
-    where its mask is empty) and the map's maximum.
+    and F1-max of all pixels as fractions; `<output>/each` (n, 3), for outputs in `each`: of each image by
+    itself the pixel AUROC and F1-max (NaN where its mask is empty) and the map's maximum.
 
     map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
         what it used); (height, width): maps and masks are stretched to it (AnomalyCLIP).

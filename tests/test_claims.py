@@ -76,7 +76,7 @@ def verdict(claim: str, frame: pd.DataFrame, **options) -> Verdict:
     paper = claim.split("-")[0]
     tests, usual = load_tests(paper)
     rows = frame[frame["paper"] == paper]
-    numbers = Numbers(rows, claims._cells(rows), {**usual, **options})
+    numbers = Numbers(rows, claims.cells_of(rows), {**usual, **options})
     return tests[claim](numbers) if callable(tests[claim]) else judge(numbers, tests[claim])
 
 
@@ -208,7 +208,7 @@ def synthetic(**changes: float) -> Numbers:
         for d in ("mvtec", "visa")
         for metric, share in (("auroc", 1), ("aupr", 0.5))
     ))  # fmt: skip
-    return Numbers(frame, claims._cells(frame), {"names": ("b", "c"), "name": "b"})
+    return Numbers(frame, claims.cells_of(frame), {"names": ("b", "c"), "name": "b"})
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_rows_are_joined_and_enough_counts_cells_with_all_pairs():
     assert judge(synthetic(), [row, row._replace(second="a")]).verdict == FAILS
     frame = changed(synthetic().rows, measured("x", {"dataset": "visa", "method": "c", "mean": 9.0}))
     for enough, expected in (("1", HOLDS), ("2", FAILS)):
-        found = judge(Numbers(frame, claims._cells(frame)), [row._replace(enough=enough)])
+        found = judge(Numbers(frame, claims.cells_of(frame)), [row._replace(enough=enough)])
         assert found.verdict == expected
     zero = judge(synthetic(b=0.0), [row._replace(datasets="mvtec", second="b", condition="ratio >= 3")])
     assert zero.verdict == HOLDS and list(zero.numbers.values()) == [math.inf]

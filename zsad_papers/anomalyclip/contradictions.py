@@ -1,12 +1,10 @@
-"""The text and the ablation tables of the AnomalyCLIP paper against its other tables.
+"""The appendix prints every category of three datasets, so their means can be computed again.
 
-The constants repeat what the paper says; whether a table bears it out is computed. Levels are written as
-measures, `pixel auroc`; a setting is a table, a method and a variant.
+Several tables hold the same model under another name: all of its losses in one table is all of its modules in
+the next. The text of the appendix quotes many differences.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import pandas as pd
 
@@ -18,14 +16,12 @@ from zsad_papers.common.contradictions import (
     larger,
     quoted,
     same_words,
+    stated_twice,
 )
+from zsad_papers.common.contradictions import statements as statements_of
 from zsad_papers.common.results import load_published
 
 BOTH = ("mvtec", "visa")
-AUROC, PIXEL_AUROC = "image auroc", "pixel auroc"
-DETECTION, SEGMENTATION = (AUROC, "image ap"), (PIXEL_AUROC, "pixel pro")
-MEASURES = SEGMENTATION + DETECTION
-MODULES = ("T1", "T2", "T3", "T4")
 
 SAME_MODEL = {  # the first table is what the others are compared with; variants tell the rows apart
     "the full method": (
@@ -39,97 +35,6 @@ SAME_MODEL = {  # the first table is what the others are compared with; variants
     "the global loss alone": (("T5", "local=0;global=1"), ("T11", "focal=0;dice=0")),
 }
 
-SAID = (  # a number in the text: where, table, variant, and dataset and measure with the number
-    ("App. D, 1", "T7", "", {"mvtec pixel auroc": 91.1, "mvtec image auroc": 91.5}),
-    ("App. D, 1", "T7", "-T1", {"mvtec pixel auroc": 87.9, "mvtec image auroc": 80.7}),
-    ("App. D, 2", "T7", "-T2", {"mvtec pixel auroc": 84.3, "mvtec image auroc": 65.6}),
-    ("App. D, 3", "T7", "-T3", {"mvtec pixel auroc": 90.6, "mvtec image auroc": 90.4}),
-    ("App. D, 4", "T7", "-T4", {"mvtec pixel auroc": 90.0, "mvtec image auroc": 91.0}),
-    (
-        *("App. D, shared words", "T9", "shared"),
-        {"mvtec pixel auroc": 90.5, "mvtec image auroc": 90.9}
-        | {"visa pixel auroc": 95.0, "visa image auroc": 81.5},
-    ),
-    (
-        *("App. D, local features", "T10", "attention=vv"),
-        {"mvtec pixel auroc": 91.1, "mvtec image auroc": 91.5}
-        | {"visa pixel auroc": 95.5, "visa image auroc": 82.1},
-    ),
-    (
-        *("App. D, local features", "T10", "attention=qk+qq+kk+vv"),
-        {"mvtec pixel auroc": 90.7, "mvtec image auroc": 90.8}
-        | {"visa pixel auroc": 94.9, "visa image auroc": 80.7},
-    ),
-    ("App. D, losses", "T11", "focal=0;dice=0", {"mvtec pixel auroc": 80.3, "visa pixel auroc": 86.6}),
-    ("App. D, losses", "T11", "focal=0;dice=1", {"mvtec pixel auroc": 87.2, "visa pixel auroc": 90.1}),
-    ("App. D, losses", "T11", "focal=1;dice=1", {"mvtec pixel auroc": 91.1, "visa pixel auroc": 95.5}),
-)
-SAID_DIFFERENCES = (  # where, table, variant, minus variant, dataset and measure with the difference
-    (
-        *("App. D, shared words: what they lose", "T9", "unshared", "shared"),
-        {"mvtec image auroc": 0.6, "visa image auroc": 0.6}
-        | {"mvtec pixel auroc": 0.5, "visa pixel auroc": 0.6},
-    ),
-    (
-        *("App. D, losses: what Focal loss gains", "T11", "focal=1;dice=0", "focal=0;dice=0"),
-        {"mvtec pixel auroc": 10.3, "visa pixel auroc": 8.3},
-    ),
-)
-SAID_COSTS = (  # where, method, variant, metric, number, digits
-    ("App. D, overhead", "anomalyclip", "", "train_min_per_epoch", 13.71, 2),
-    ("App. D, overhead", "coop", "", "train_min_per_epoch", 12.25, 2),
-    ("App. D, overhead", "anomalyclip", "wo_dpam", "train_min_per_epoch", 12.98, 2),
-    ("App. D, overhead", "clip", "", "fps", 13.23, 2),
-    ("App. D, overhead", "winclip", "", "fps", 1.2, 1),
-    ("App. D, overhead", "anomalyclip", "", "fps", 8.92, 2),
-    ("App. D, overhead", "anomalyclip", "wo_dpam", "fps", 10.21, 2),
-)
-SAID_ORDERS = (  # where, what is said, table, the lower variant, the higher variant, measures
-    ("4.3", "DPAM improves segmentation", "T4", "base", "+T1", SEGMENTATION),
-    ("4.3", "object-agnostic prompts improve on the rest", "T4", "+T1", "+T2", MEASURES),
-    ("4.3", "prompt tuning brings improvement", "T4", "+T2", "+T3", MEASURES),
-    ("4.3", "several layers bring improvement", "T4", "+T3", "+T4", MEASURES),
-    ("4.3", "the global loss improves detection", "T5", "local=0;global=0", "local=0;global=1", DETECTION),
-    (
-        "4.3",
-        "the local loss improves segmentation",
-        "T5",
-        "local=0;global=1",
-        "local=1;global=1",
-        SEGMENTATION,
-    ),
-    ("4.3", "the local loss complements detection", "T5", "local=0;global=1", "local=1;global=1", DETECTION),
-    ("App. D, shared words", "shared words are worse", "T9", "shared", "unshared", MEASURES),
-    (
-        *("App. D, local features", "the ensemble of Q-Q, K-K and V-V improves"),
-        *("T10", "attention=vv", "attention=qq+kk+vv", MEASURES),
-    ),
-    (
-        *("App. D, local features", "the ensemble with Q-K is better than Q-K"),
-        *("T10", "attention=qk", "attention=qk+qq+kk+vv", MEASURES),
-    ),
-    (
-        *("App. D, losses", "Dice loss improves both levels"),
-        *("T11", "focal=0;dice=0", "focal=0;dice=1", (PIXEL_AUROC, AUROC)),
-    ),
-    *(
-        ("App. D, losses", "both losses are best", "T11", other, "focal=1;dice=1", (PIXEL_AUROC,))
-        for other in ("focal=0;dice=1", "focal=1;dice=0")
-    ),
-)
-STATED_TWICE = (  # what, where and how it is stated first, where and how it is stated again
-    ("number of learnable words", "Section 4.1", "12", "App. A.1", "12"),
-    ("symbol of the number of learnable words", "Section 4.1", "E", "App. A.1", "M"),
-    ("text layers with learnable tokens", "Section 4.1", "9", "App. A.1", "9"),
-    ("largest depth of learnable tokens that does no harm", "Section 4.1", "9", "App. D", "below 9"),
-    ("learnable tokens in each text layer", "Section 4.1", "4", "App. A.1", "4"),
-    ("symbol of the learnable tokens in each text layer", "caption of Figure 8", "L", "App. D", "M"),
-    ("the part of Figure 8 about E", "caption of Figure 8", "8a", "App. D", "8b"),
-    ("epochs", "App. A.1", "15", "App. D", "15"),
-    ("section that introduces the two local losses", "Section 3.3", "3.3", "App. D", "3.2"),
-    ("parts of the appendix", "headings A to F", "6", "Reproducibility statement", "5"),
-)
-
 
 def checks() -> pd.DataFrame:
     """Every comparison of the paper's published numbers, agreeing or not."""
@@ -137,7 +42,7 @@ def checks() -> pd.DataFrame:
     # on the other datasets its authors ran WinCLIP themselves
     industrial = frame[frame["dataset"].isin(BOTH)]
     parts = [class_means(frame, quotes=("winclip",)), quoted(industrial, ("winclip",)), same_models(frame)]
-    return pd.concat([*parts, statements(frame), settings_stated_twice(frame)], ignore_index=True)
+    return pd.concat([*parts, statements(frame)], ignore_index=True)
 
 
 def same_models(frame: pd.DataFrame) -> pd.DataFrame:
@@ -170,46 +75,9 @@ def same_models(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def statements(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers and comparisons in the text, and the words of Tables 13 and 14, against the tables."""
+    """The text against the tables and against itself, and the words of Tables 13 and 14."""
     means = frame[frame["category"] == "mean"]
-    index = ["artifact", "dataset", "task", "metric", "method", "variant"]
-    numbers = means[means["shots"] == 0].set_index(index)["mean"]
-
-    def value(artifact: str, cell: str, variant: str = "", method: str = "anomalyclip") -> float:
-        return float(numbers[(artifact, *cell.split(), method, variant)])
-
-    checks = []
-    for section, artifact, variant, cells in SAID:
-        for cell, said in cells.items():
-            where = f"{section} against {artifact}: {cell}{f' of {variant}' if variant else ''}"
-            checks.append(equal_numbers(where, said, value(artifact, cell, variant), 0, "text"))
-    for what, artifact, one, other, cells in SAID_DIFFERENCES:
-        for cell, said in cells.items():
-            difference = value(artifact, cell, one) - value(artifact, cell, other)
-            checks.append(equal_numbers(f"{what}, against {artifact}: {cell}", said, difference, 0, "text"))
-    for section, method, variant, metric, said, digits in SAID_COSTS:
-        dataset = "mvtec" if metric == "train_min_per_epoch" else ""
-        cost = float(numbers["T8", dataset, "", metric, method, variant])
-        where = f"{section} against T8: {metric} of {method} {variant}".rstrip()
-        checks.append(equal_numbers(where, said, cost, 0, "text", digits))
-    for section, what, artifact, lower, higher, measures in SAID_ORDERS:
-        for cell in (f"{d} {measure}" for d in BOTH for measure in measures):
-            sides = value(artifact, cell, lower), value(artifact, cell, higher)
-            checks.append(
-                larger(f"{section} against {artifact}: {what}, {cell}", *sides, f"{lower}, {higher}")
-            )
-    for d in BOTH:
-        for measure in (AUROC, PIXEL_AUROC):
-            steps = [value("T4", f"{d} {measure}", v) for v in ("base", *(f"+{m}" for m in MODULES))]
-            gains = dict(zip(MODULES, (after - before for before, after in zip(steps, steps[1:]))))
-            prompts, (other, gain) = gains.pop("T2"), max(gains.items(), key=lambda item: item[1])
-            where = f"4.3 against T4: no module gains as much as T2, {d} {measure}"
-            checks.append(larger(where, gain, prompts, f"gains of {other} and of T2"))
-        image, pixel = (
-            value("T7", f"{d} {m}") - value("T7", f"{d} {m}", "-T1") for m in (AUROC, PIXEL_AUROC)
-        )
-        where = f"App. D, 1 against T7: without DPAM more is lost at image level, {d}"
-        checks.append(larger(where, pixel, image, "losses of auroc, pixel and image level"))
+    checks = statements_of(frame) + stated_twice("anomalyclip")
     checks += _medical(means) + _counts(means) + _missing_words(means)
     training = means[(means["metric"] == "train_min_per_epoch") & (means["variant"] == "")]
     quickest = training.loc[training["mean"].idxmin(), "method"]
@@ -257,16 +125,14 @@ def _counts(means: pd.DataFrame) -> list[Check]:
 
     images = means[means["artifact"] == "T6"].set_index(["dataset", "metric"])["mean"]
     compared = means[(means["artifact"] == "T1") & (means["method"] != "anomalyclip")]["method"].nunique()
-    counts: Sequence[tuple[str, int, float]] = (
+    of_mvtec = images["mvtec", "n_normal"] + images["mvtec", "n_anomalous"]
+    counts = (
         ("4.1 against T6: datasets", 17, n_datasets("T6")),
         ("4.2 against T1: industrial datasets", 7, n_datasets("T1")),
         ("4.2 against T2: medical datasets", 10, n_datasets("T2")),
         ("4.2 against T1: competing methods", 5, compared),
         ("App. D against T12: datasets with training images", 6, n_datasets("T12")),
-        (
-            *("App. D, overhead against T6: images of MVTec AD to train on", 1725),
-            images["mvtec", "n_normal"] + images["mvtec", "n_anomalous"],
-        ),
+        ("App. D, overhead against T6: images of MVTec AD to train on", 1725, of_mvtec),
         ("App. B against T6: anomalous images of ColonDB", 380, images["cvc_colondb", "n_anomalous"]),
     )
     return [equal_numbers(where, said, found, 0, "text", digits=0) for where, said, found in counts]
@@ -285,12 +151,3 @@ def _missing_words(means: pd.DataFrame) -> list[Check]:
             explanation = "no value in the text at hand; computed is the range of the other words"
             checks.append(check | {"computed": spread, "explanation": explanation})
     return checks
-
-
-def settings_stated_twice(frame: pd.DataFrame) -> pd.DataFrame:
-    """Settings and references that the text states in two places."""
-    checks = [
-        same_words(f"{again} against {first}: {what}", restated, stated, "stated twice")
-        for what, first, stated, again, restated in STATED_TWICE
-    ]
-    return as_checks(frame, checks)

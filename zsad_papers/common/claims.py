@@ -156,7 +156,7 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
         options = {name: getattr(settings, name) for name in options}
     frame = validate(frame)
     rows = frame[frame["paper"].isin([paper])]  # other papers run the same methods under other settings
-    cells = _cells(rows)
+    cells = cells_of(rows)
     table, records = load_claims(paper), []
     for claim, note in zip(table["id"], table["note"]):
         test, numbers = tests[claim], Numbers(rows, cells, options)
@@ -210,7 +210,7 @@ def setting(text: str) -> Setting:
 Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 
 
-def _cells(rows: pd.DataFrame) -> Cells:
+def cells_of(rows: pd.DataFrame) -> Cells:
     """Mean and standard deviation by what they are of, and by artifact."""
     cells: Cells = {}
     for row in rows.itertuples(index=False):
@@ -242,7 +242,7 @@ class Numbers:
         """
         *task, metric = measure.split()
         found = self.cells.get((metric, "".join(task), *setting(name), dataset, category), {})
-        shown = _place(dataset, measure, category, name)
+        shown = place(dataset, measure, category, name)
         means = [mean for mean, _ in found.values()]
         if not found:
             return self._problem(f"no row for {shown}")
@@ -252,6 +252,13 @@ class Numbers:
             return self._problem(f"{shown} differs between {', '.join(found)}: {means}")
         self.used[shown] = means[0]
         return next(iter(found.values()))[1] if std else means[0]
+
+    def value(self, side: str, dataset: str, measure: str, category: str = "mean") -> float:
+        """What a side of a row stands for: differences are resolved, empty is 0."""
+        if not side or NUMBER.fullmatch(side):
+            return float(side or 0)
+        parts = product(_signed(side), _signed(measure), _signed(category))
+        return sum(s * m * c * self.of(name, by, dataset, of) for (s, name), (m, by), (c, of) in parts)
 
     def _problem(self, text: str) -> float:
         if text not in self.problems:
@@ -290,10 +297,11 @@ class Numbers:
         return Verdict(HOLDS if holds else FAILS, shown, reason)
 
 
-def _place(dataset: str, measure: str, category: str, name: str) -> str:
+def place(dataset: str, measure: str, category: str, name: str) -> str:
     """What a number is of, in words: 'visa pcb2 pixel auroc winclip'."""
     category = "" if category == "mean" else category
-    return " ".join(filter(None, [dataset, category, measure.removeprefix("image "), name]))
+    measure = measure if " - " in measure else measure.removeprefix("image ")
+    return " ".join(filter(None, [dataset, category, measure, name]))
 
 
 def judge(numbers: Numbers, rows: Iterable[Comparison]) -> Verdict:
@@ -301,13 +309,13 @@ def judge(numbers: Numbers, rows: Iterable[Comparison]) -> Verdict:
     holds, shown, reasons, n_met, total = True, {}, [], 0, 0
     for row in rows:
         leads = _averaged(_leads(numbers, row), row.average)
-        named = {_place(*key): lead for key, lead in leads.items()}
+        named = {place(*key): lead for key, lead in leads.items()}
         behind = {key: lead for key, lead in leads.items() if not meets(lead, row.condition)}
         won = {key[:2] for key in leads} - {key[:2] for key in behind}
         holds &= len(won) >= int(row.enough) if row.enough else not behind
         n_met, total = n_met + len(leads) - len(behind), total + len(leads)
         reasons += [f"{row.enough} cells are needed"] if row.enough else []
-        reasons += [f"{_place(*key)} is not {row.condition}" for key in behind]
+        reasons += [f"{place(*key)} is not {row.condition}" for key in behind]
         if len(named) > MANY:
             least = min(named, key=named.__getitem__)
             named = {f"smallest of {len(named)}, {least}": named[least]}
@@ -324,15 +332,15 @@ def _leads(numbers: Numbers, row: Comparison) -> Leads:
     leads: Leads = {}
     for measure in row.measures.split(" | "):
         for dataset in numbers.datasets(row.datasets, measure):
-            place = (dataset, measure, row.category or "mean")
+            at = (dataset, measure, row.category or "mean")
             for first, second in _pairs(row, numbers.options):
-                one, other = (_value(numbers, side, *place) for side in (first, second))
+                one, other = (numbers.value(side, *at) for side in (first, second))
                 if row.condition.startswith("ratio"):
                     lead, sign = (one / other if other else math.inf), " / "
                 else:
                     lead, sign = one - other, " - "
                 sides = [first, f"({second})" if " - " in second else second]
-                leads[*place, sign.join(filter(None, sides))] = lead
+                leads[*at, sign.join(filter(None, sides))] = lead
     return leads
 
 
@@ -354,14 +362,6 @@ def _choices(text: str, options: Mapping[str, Any]) -> list[str]:
     if text not in options:
         raise ValueError(f"{text!r} is no option of this paper's claims; expected one of {sorted(options)}")
     return [str(value) for value in np.atleast_1d(options[text])]
-
-
-def _value(numbers: Numbers, side: str, dataset: str, measure: str, category: str) -> float:
-    """The number that a side of a row stands for: differences are resolved, empty is 0."""
-    if not side or NUMBER.fullmatch(side):
-        return float(side or 0)
-    parts = product(_signed(side), _signed(measure), _signed(category))
-    return sum(s * m * c * numbers.of(name, by, dataset, of) for (s, name), (m, by), (c, of) in parts)
 
 
 def _signed(text: str) -> list[tuple[int, str]]:

@@ -2,19 +2,6 @@
 
 Each paper's `contradictions.checks` returns rows of `COLUMNS`, whether its two sides agree or not.
 
-| kind | printed | computed |
-|---|---|---|
-| class mean | a mean in a table | the mean of the class-wise rows |
-| missing rows | nothing | the value that the printed mean leaves for the missing class |
-| quoted | a number quoted from another paper | that paper's number |
-| other version | a number in the second version | the first version's |
-| one version only | a table, or a claim | nothing: the other version lacks it |
-| renumbered | a table's number | its number in the first version |
-| text | a statement in the text | what the tables say |
-| same model | a number in a table | the number of the same model in another table |
-| stated twice | a setting in one place of the text | the same setting in another |
-| counting | a cost in a table | the same cost with everything counted |
-
 Printed numbers are rounded, so two of them contradict each other only if no unrounded values can give both: a
 mean over class values with one decimal is uncertain by 0.05, a printed mean by 0.05, together 0.1.
 """
@@ -23,11 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import pandas as pd
 
+from zsad_papers.common.claims import Numbers, cells_of, load_claims, place
 from zsad_papers.common.results import load_published
 
+KINDS = {  # what is printed, and what is computed
+    "class mean": ("a mean in a table", "the mean of the class-wise rows"),
+    "missing rows": ("no row", "the range that the other numbers leave for it"),
+    "quoted": ("a number quoted from another paper", "that paper's number"),
+    "other version": ("a number in the second version", "the first version's"),
+    "one version only": ("a table, or a claim", "nothing: the other version lacks it"),
+    "renumbered": ("a table's number", "its number in the first version"),
+    "text": ("a statement in the text", "what the tables say"),
+    "same model": ("a number in a table", "the number of the same model in another table"),
+    "stated twice": ("a setting in one place of the text", "the same setting in another"),
+    "counting": ("a cost in a table", "the same cost with everything counted"),
+}
 COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
 SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 HALF_UNIT = 0.05  # every table of percentages prints one decimal
@@ -79,6 +80,44 @@ def as_checks(frame: pd.DataFrame, checks: list[Check]) -> pd.DataFrame:
     defaults = {"paper": frame["paper"].iloc[0], "difference": math.nan, "explanation": "", "agrees": False}
     table = pd.DataFrame([defaults | check for check in checks], columns=COLUMNS)
     return table.astype({"difference": "float64", "agrees": "bool"})
+
+
+def numbers_of(frame: pd.DataFrame, artifact: str) -> Numbers:
+    """The numbers of one table."""
+    rows = frame[frame["artifact"] == artifact]
+    return Numbers(rows, cells_of(rows))
+
+
+def statements(frame: pd.DataFrame) -> list[Check]:
+    """Sentences of the text against the tables that they are about: rows of a paper's `statements.csv`.
+
+    As in `claim_tests.csv`, a row compares settings by dataset and measure. Their difference must be what is
+    `said`, with so many `digits`; where nothing is said, the first must be larger than the second.
+    """
+    checks = []
+    for row in load_claims(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
+        numbers = numbers_of(frame, row.artifact)
+        sides = row.first.split(" | "), row.second.split(" | ")
+        for *at, first, second in product(row.datasets.split(" | "), row.measures.split(" | "), *sides):
+            what = ", ".join(filter(None, [row.what, place(*at, "", first if row.said else "")]))
+            where = f"{row.section} against {row.artifact}: {what}"
+            high, low = (numbers.value(side, *at) for side in (first, second))
+            if row.said:
+                check = equal_numbers(where, float(row.said), high - low, 0, "text", int(row.digits))
+            else:
+                check = larger(where, low, high, f"{second}, {first}" if second else "")
+            checks.append(check)
+        if numbers.problems:
+            raise ValueError(f"statements.csv, {row.section}: {'; '.join(numbers.problems)}")
+    return checks
+
+
+def stated_twice(paper: str) -> list[Check]:
+    """Settings and references that the text states in two places: rows of a paper's `stated_twice.csv`."""
+    return [
+        same_words(f"{row.again} against {row.first}: {row.what}", row.restated, row.stated, "stated twice")
+        for row in load_claims(paper, "stated_twice.csv").itertuples(index=False)
+    ]
 
 
 def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
@@ -133,9 +172,7 @@ def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         variant=rows["variant"].replace({"object_known": "", "object_known;multi_crop=0": "prompt_ens"}),
         metric=rows["metric"].replace({"ap": "aupr"}),
     )
-    own = load_published("winclip").drop_duplicates(
-        keys
-    )  # it prints some numbers in several tables, all equal
+    own = load_published("winclip").drop_duplicates(keys)  # numbers in several tables are equal
     checks = []
     for row in renamed.merge(own, on=keys, suffixes=("", "_own")).to_dict("records"):
         name = f"{row['category']}, {setting_name(tuple(row[key] for key in SETTING))}"

@@ -1,4 +1,4 @@
-"""WinCLIP's numbers against each other: every category is printed, so every mean can be computed again."""
+"""The supplement prints every category, so every mean of Tables 1 and 4 can be computed again."""
 
 from __future__ import annotations
 

@@ -69,11 +69,8 @@ def add_halves(root: Path, out: PreparedFolder, *, above: int, seed: int) -> Non
     n_test = len(normal) // 4
     chosen = {normal[i] for i in np.random.default_rng(seed).permutation(len(normal))[:n_test]}
     for path, label in labels.items():
-        picture, mask = read_image(path), read_mask(label, above)
-        if picture.size != mask.shape[::-1]:
-            raise ValueError(
-                f"mask of {path} has shape {mask.shape}: expected {picture.size[::-1]}, as its image"
-            )
+        picture = read_image(path)
+        mask = read_mask(label, above, size=picture.size)
         edges = (0, picture.height // 2, picture.height)
         for i, half in enumerate(_cut(mask)):
             name = _name(path, i)

@@ -303,7 +303,7 @@ def test_sdd_bad_input(tmp_path: Path, refused: Callable) -> None:
     raw = trees.sdd(tmp_path / "raw")
     label = raw / "kos01/Part3_label.bmp"
     trees.mask(label, trees.mask_of((10, 24)))
-    assert "Part3.jpg has shape (24, 10): expected (25, 10)" in refused(sdd)
+    assert "Part3_label.bmp cannot be read: it is 10 x 24 (W x H), its image 10 x 25" in refused(sdd)
     label.unlink()
     assert "1 without mask in" in refused(sdd)
     (raw / "kos01/Part3.jpg").unlink()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score
 
 from zsad_core.metrics import aupr, aupro, auroc, f1_max
 
@@ -25,13 +25,12 @@ def labelled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=30, deadline=None)
 @given(labelled_scores())
-def test_auroc_is_scikit_learns_and_the_share_of_ordered_pairs(data):
+def test_auroc_is_the_share_of_ordered_pairs(data):
     labels, scores = data
     normal, anomalous = scores[labels == 0], scores[labels == 1]
     differences = anomalous[:, None] - normal[None]
     pairs = np.mean((differences > 0) + 0.5 * (differences == 0))
     np.testing.assert_allclose(auroc(labels, scores), pairs, rtol=1e-12)
-    np.testing.assert_allclose(auroc(labels, scores), roc_auc_score(labels, scores), rtol=1e-12)
     np.testing.assert_allclose(auroc(labels, -scores), 1 - pairs, atol=1e-12)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow.inputs import files_of
+from workflow.inputs import experiments_read, files_of
+from zsad_papers import anomalyclip, winclip
 
 EMBEDDINGS = ("zsad_papers/precompute.py",)
 
@@ -43,6 +44,32 @@ def test_an_edit_of_the_methods_or_of_what_papers_share_runs_all():
     for path in ("zsad_core/encoders.py", "zsad_papers/common/settings.py"):
         page = "notebooks/rwda/46_potential_application.ipynb"
         assert {"embeddings", "winclip", "anomalyclip", page} <= jobs(path)
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("rwda/31_prompt_guided", set()),
+        ("rwda/43_state_of_the_art", {"winclip-mvtec", "winclip-visa"}),
+        ("winclip/53_many_shot", {"winclip-mvtec"}),
+        ("anomalyclip/43_ablations", {"anomalyclip-mvtec", "anomalyclip-visa"}),
+        ("anomalyclip/42_medical", {"anomalyclip-mvtec", "anomalyclip-visa", "anomalyclip-others"}),
+        ("speed", set()),
+        ("data_gallery", set()),
+        ("your_images", set()),
+    ],
+)
+def test_a_page_waits_for_the_experiments_that_it_reads(page, expected):
+    """Without a list of datasets in the text, for all of its paper; WinCLIP's come before AnomalyCLIP's."""
+    experiments = {
+        f"{paper.PAPER.key}-{target}": own["features"]
+        for paper in (winclip, anomalyclip)
+        for target, own in paper.EXPERIMENTS.items()
+    }
+    found = set(experiments_read(f"notebooks/{page}.ipynb", experiments))
+    assert {
+        name for name in found if name.startswith(page.split("/")[0]) or page.startswith("rwda")
+    } == expected
 
 
 def test_data_files_count_and_caches_do_not():

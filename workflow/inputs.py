@@ -1,10 +1,10 @@
-"""What a job depends on: the packages that its program imports, read from their text."""
+"""What a job depends on, read from the text of its program: packages, and experiments that a page reads."""
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,40 @@ def files_of(*programs: str) -> list[str]:
             seen.add(unit)
             ahead += _used_by(unit)
     return sorted({path for unit in seen for path in _files(unit) if path.endswith(SUFFIXES)})
+
+
+def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Iterable[str]]]) -> list[str]:
+    """Of experiments, `paper-target`, those whose records a notebook reads: of the papers that it imports, on
+    the datasets that it starts its page with.
+
+    experiments: for each kind of features the published datasets that it is about. A target that is no
+    dataset stands for all of these.
+    """
+    papers, named, found = papers_of(notebook), _datasets_of(notebook), []
+    for name, features in experiments.items():
+        paper, target = name.split("-", 1)
+        about = {dataset for kind, datasets in features.items() if kind != "after" for dataset in datasets}
+        about = {target} if target in about else about
+        if paper in papers and (named is None or about & named):
+            found.append(name)
+    return found
+
+
+def papers_of(notebook: str) -> set[str]:
+    """The folders of `zsad_papers` that a notebook imports."""
+    return {Path(unit).name for unit in _used_by(notebook) if Path(unit).parent == PAPERS}
+
+
+def _datasets_of(notebook: str) -> set[str] | None:
+    """What a notebook lists in `start(globals(), [...])`; None: all, or not known from the text."""
+    calls = [node for node in ast.walk(_tree(notebook)) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Name) and call.func.id == "start" and len(call.args) > 1:
+            try:
+                return set(ast.literal_eval(call.args[1]))
+            except ValueError:
+                return None
+    return None
 
 
 @cache

@@ -3,9 +3,8 @@
     zsad check --profile paper
     zsad check --profile paper -p limit_images 10 -p cache_dir elsewhere
 
-Each check is a line: how it stands (ok, warning: the run goes on without something, error: it would fail),
-what was looked at, what was found, and what to do. Nothing is downloaded. Exit code 0: the run can start;
-1: not.
+Each check is a line: ok, warning (the run goes on without something) or error (it would fail), what was
+looked at, what was found, and what to do. Nothing is downloaded. Exit code 0: the run can start; 1: not.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +29,8 @@ from huggingface_hub import try_to_load_from_cache
 from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
-from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_papers.common.data import missing
-from zsad_papers.common.settings import Settings, folder_and_category, read_settings
+from zsad_papers.common.data import dataset_named, missing
+from zsad_papers.common.settings import Settings, read_settings
 
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 TIMEOUT = 5.0  # seconds that an address has to answer in
@@ -73,19 +71,15 @@ def check_device(settings: Settings) -> Iterator[Check]:
         yield Check("anomalib", "warning", note)
 
 
-def models_of(settings: Settings) -> list[tuple[str, str | None]]:
-    """(architecture, weights) of every CLIP that the profile names, each once."""
-    others = [tuple(text.split()) for text in settings.clip_backbones.values()]
-    own = [(settings.model, settings.weights), (settings.prompt_model, settings.prompt_weights)]
-    return list(dict.fromkeys([*own, *others]))
-
-
 def check_weights(settings: Settings, timeout: float = TIMEOUT) -> Iterator[Check]:
-    """A line a model. Files that are here are compared with their checksum, the addresses of others asked."""
-    places = [(_clip_weights, key) for key in models_of(settings)]
+    """A line a model. Files that are here are compared with their checksum; each address of another is
+    asked."""
+    clips = [tuple(text.split()) for text in settings.clip_backbones.values()]
+    clips = [(settings.model, settings.weights), (settings.prompt_model, settings.prompt_weights), *clips]
+    finders = dict.fromkeys(clips, _clip_weights)
     if settings.backbone != "clip":
-        places.append((_backbone_weights, (settings.backbone, settings.backbone_weights)))
-    for find, (model, weights) in places:
+        finders[settings.backbone, settings.backbone_weights] = _backbone_weights
+    for (model, weights), find in finders.items():
         try:
             found = find(model, weights, settings.seed)
             note = found if isinstance(found, str) else _whole_or_reachable(found, timeout)
@@ -100,50 +94,47 @@ class Download(NamedTuple):
 
     url: str
     path: Path | None
-    sha256: str
-
-
-def download_of(model: str, tag: str, quick_gelu: bool) -> Download:
-    """The file that loading a tag of open_clip reads, or fetches when it is not there. Nothing is fetched.
-
-    Raises ValueError as `locate_weights` does, for an unknown tag or one of the other activation.
-    """
-    config = config_of_tag(model, tag, quick_gelu)
-    url, expected = PINNED.get((model, tag), (config.get("url", ""), ""))
-    if config.get("hf_hub") and not expected:
-        repository, name = os.path.split(config["hf_hub"])
-        name = name or "open_clip_pytorch_model.bin"
-        candidates = ("open_clip_model.safetensors", name)  # the order in which open_clip looks
-        cached = [try_to_load_from_cache(repository, candidate) for candidate in candidates]
-        there = [Path(path) for path in cached if isinstance(path, str)]
-        url = f"https://huggingface.co/{repository}/resolve/main/{name}"
-        return Download(url, there[0] if there else None, "")
-    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
+    sha256: str = ""
 
 
 def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
-    """What they are, if no download is needed; else where they come from."""
+    """What they are, if no download is needed; else the file that loading this tag of open_clip reads, or
+    fetches. Nothing is fetched. Raises ValueError as `locate_weights` does."""
     quick_gelu = read_config(model)[1].get("quick_gelu", False)
-    is_here = weights in (None, "random") or Path(weights).expanduser().is_file()
-    download = None if is_here else download_of(model, weights, quick_gelu)
-    return download or locate_weights(model, weights, quick_gelu, seed).weights_id
+    if weights in (None, "random") or Path(weights).expanduser().is_file():
+        return locate_weights(model, weights, quick_gelu, seed).weights_id
+    config = config_of_tag(model, weights, quick_gelu)
+    if (model, weights) in PINNED or not config.get("hf_hub"):
+        return _at_address(*PINNED.get((model, weights), (config.get("url", ""), "")))
+    repository, name = os.path.split(config["hf_hub"])
+    # the order in which open_clip looks
+    return _on_hub(repository, "open_clip_model.safetensors", name or "open_clip_pytorch_model.bin")
 
 
 def _backbone_weights(name: str, weights: str, seed: int) -> str | Download:
-    """Those of a timm network; errors as `backbones.load_backbone` gives them."""
+    """As `_clip_weights`, of a timm network; errors as `backbones.load_backbone` gives them."""
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return "here"
     if (name, weights) in PINNED:
-        url, expected = PINNED[name, weights]
-        return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], expected)
+        return _at_address(*PINNED[name, weights])
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise ValueError(
             f"no weights {weights!r} on the hub and no such .safetensors file: correct backbone_weights"
         )
-    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-    url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
-    return cached if isinstance(cached, str) else Download(url, None, "")
+    return _on_hub(config.hf_hub_id, "model.safetensors")
+
+
+def _at_address(url: str, sha256: str) -> Download:
+    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], sha256)
+
+
+def _on_hub(repository: str, *names: str) -> Download:
+    """The first of these files that is here, or the last one's address."""
+    cached = [try_to_load_from_cache(repository, name) for name in names]
+    there = [Path(path) for path in cached if isinstance(path, str)]
+    url = f"https://huggingface.co/{repository}/resolve/main/{names[-1]}"
+    return Download(url, there[0] if there else None)
 
 
 def _whole_or_reachable(download: Download, timeout: float) -> str:
@@ -162,7 +153,7 @@ def _whole_or_reachable(download: Download, timeout: float) -> str:
         ) from error
 
 
-def size_of(url: str, timeout: float = TIMEOUT) -> str:
+def size_of(url: str, timeout: float) -> str:
     """What an address offers, for people. OSError if it does not answer."""
     with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout) as response:
         size = int(response.headers.get("Content-Length") or 0)
@@ -172,30 +163,26 @@ def size_of(url: str, timeout: float = TIMEOUT) -> str:
 def check_datasets(settings: Settings) -> Iterator[Check]:
     """One line or more for each dataset that stands in some place."""
     places: dict[str, list[str]] = {}
-    for role, name in settings.datasets.items():
+    for place, name in settings.datasets.items():
         if name:
-            places.setdefault(name, []).append(role)
-    for name, roles in places.items():
-        folder, category = folder_and_category(name)
-        lacking = missing(settings, roles[:1])
-        if lacking and folder.startswith(MADE):
+            places.setdefault(name, []).append(place)
+    for name, own in places.items():
+        lacking = missing(settings, own[:1])
+        if lacking and name.startswith(MADE):
             yield Check(f"dataset {name}", "ok", "not there yet: `make book` makes it")
         elif lacking:
             yield Check(f"dataset {name}", "warning", lacking[0])
         else:
             try:
-                dataset = load_dataset(Path(settings.data_dir) / folder)
-                part = dataset if category is None else dataset.select(category=category)
-                yield from _check_dataset(settings, name, roles, part)
+                yield from _check_dataset(settings, name, own)
             except (ValueError, OSError) as error:
                 yield Check(f"dataset {name}", "error", str(error))
     if not places:
         yield Check("datasets", "warning", "the profile names none")
 
 
-def _check_dataset(
-    settings: Settings, name: str, roles: Sequence[str], dataset: AnomalyDataset
-) -> Iterator[Check]:
+def _check_dataset(settings: Settings, name: str, places: Sequence[str]) -> Iterator[Check]:
+    dataset = dataset_named(settings, name, limit=False)
     test = dataset.select(split="test")
     for i in {0, len(test) // 2, len(test) - 1} if len(test) >= DECODED else range(len(test)):
         test.image(i)
@@ -203,32 +190,27 @@ def _check_dataset(
     normal, anomalous = int((test.labels == 0).sum()), int((test.labels == 1).sum())
     note = f"{len(test.categories)} categories, {normal} normal and {anomalous} anomalous test images"
     yield Check(f"dataset {name}", "ok", note)
-    compared = bool(WITH_REFERENCES & set(roles))
+    compared = bool(WITH_REFERENCES & set(places))
     bare = int(((test.meta["label"] == 1) & (test.meta["mask"] == "")).sum())
     if 0 < bare < anomalous or (bare and compared):
-        note = (
-            f"{bare} of {anomalous} anomalous test images have no mask, so maps cannot be measured: add them"
-        )
-        yield Check(f"masks of {name}", "error", note)
-    shots = max(settings.shots if roles == ["visa"] else (*settings.shots, *settings.ablation_shots))
+        note = f"{bare} of {anomalous} anomalous test images have no mask, so maps cannot be measured"
+        yield Check(f"masks of {name}", "error", f"{note}: add them")
+    shots = max(settings.shots if places == ["visa"] else (*settings.shots, *settings.ablation_shots))
     train = dataset.meta[dataset.meta["split"] == "train"]["category"].value_counts()
     few = [category for category in dataset.categories if train.get(category, 0) < shots]
     if compared and few:
         note = f"fewer than {shots} normal training images in {', '.join(few)}: add some, or lower shots"
         yield Check(f"references of {name}", "error", note)
-    published = published_counts().get(name) if name in roles else None
-    if published and published[:2] != (normal, anomalous):
-        note = "{} normal and {} anomalous test images are published; prepared.json may know the reason"
-        yield Check(f"counts of {name}", "warning", note.format(*published))
-    if published and published[2] and bare == anomalous:
-        yield Check(f"masks of {name}", "warning", "none, though the papers measure its maps")
-
-
-def published_counts() -> Mapping[str, tuple[int, int, bool]]:
-    """By dataset: normal and anomalous test images, and whether it has masks."""
-    frame = pd.read_csv(PUBLISHED)
-    columns = zip(frame["n_normal"], frame["n_anomalous"], frame["has_pixel_masks"] == 1, strict=True)
-    return dict(zip(frame["dataset"], columns, strict=True))
+    published = pd.read_csv(PUBLISHED).set_index("dataset")
+    if name in places and name in published.index:
+        known = published.loc[name]
+        if (known["n_normal"], known["n_anomalous"]) != (normal, anomalous):
+            note = (
+                f"{known['n_normal']} normal and {known['n_anomalous']} anomalous test images are published"
+            )
+            yield Check(f"counts of {name}", "warning", f"{note}; prepared.json may know the reason")
+        if known["has_pixel_masks"] == 1 and bare == anomalous:
+            yield Check(f"masks of {name}", "warning", "none, though the papers measure its maps")
 
 
 def check_folders(settings: Settings) -> Iterator[Check]:

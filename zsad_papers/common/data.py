@@ -66,13 +66,13 @@ def is_prepared(settings: Settings, name: str) -> bool:
     return (Path(settings.data_dir) / folder_and_category(name)[0] / "meta.csv").is_file()
 
 
-def dataset_named(settings: Settings, name: str) -> AnomalyDataset:
-    """The prepared dataset `name` or `name/category`, limited as the settings say."""
+def dataset_named(settings: Settings, name: str, *, limit: bool = True) -> AnomalyDataset:
+    """The prepared dataset `name` or `name/category`. limit: to as many images as the settings say."""
     folder, category = folder_and_category(name)
     dataset = load_dataset(Path(settings.data_dir) / folder, Path(settings.cache_dir) / "digests")
     if category is not None:
         dataset = replace(dataset.select(category=category), name=name)
-    return dataset.limit(settings.limit_images) if settings.limit_images else dataset
+    return dataset.limit(settings.limit_images) if limit and settings.limit_images else dataset
 
 
 def embedded_datasets(

@@ -400,7 +400,7 @@ def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_pa
             ValueError, match=r"prompts\.safetensors is no whole safetensors file .* learn again"
         ):
             LearnedPrompts.load(path)
-    features = next((tmp_path / "cache" / "dense").iterdir())
+    features = next((tmp_path / "cache").rglob("*.safetensors"))
     with pytest.raises(ValueError, match="holds no learned prompts of this book"):
         LearnedPrompts.load(features)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors with learned prompts"):

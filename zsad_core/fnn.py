@@ -34,12 +34,9 @@ class FNN(nn.Module):
                 f"dim={dim}, hidden={tuple(hidden)}, dropout={dropout}: "
                 "expected widths of at least 1, one hidden layer or more, and a dropout rate in [0, 1)"
             )
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(w_in, w_out), nn.BatchNorm1d(w_out), nn.ReLU(), nn.Dropout(dropout))
-                for w_in, w_out in zip((dim, *hidden), hidden)
-            )
-        )
+        widths = zip((dim, *hidden), hidden)
+        layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)) for a, b in widths]
+        self.layers = nn.Sequential(*(nn.Sequential(*layer) for layer in layers))
         self.last = nn.Linear(hidden[-1], 1)
         self.dim = dim
 
@@ -92,24 +89,23 @@ def train_fnn(
     normal, anomalous: (n, d), row i of both from pair i. Give them raw (`embed_text(…, normalize=False)`):
         the paper marks a normalised vector with a bar and writes the FNN's inputs without it.
     same_pair, batch_size: see `paired_batches`. hidden, dropout: see `FNN`.
-    seed: initial weights, dropout and the order of the pairs. Equal seeds and embeddings give equal weights,
-        bit by bit, on one machine; the global random state is left as it was.
+    seed: weights, dropout and order. Equal seeds and embeddings give equal weights, bit by bit, on one
+        machine; the global random state is left as it was.
     Returns the network in evaluation mode, on the CPU: it is too small to gain from another device.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: expected 1 or more")
-    sides = [to_tensor(side, torch.float32) for side in (normal, anomalous)]
-    if sides[0].ndim != 2 or sides[0].shape != sides[1].shape or len(sides[0]) < 2:
+    if normal.ndim != 2 or normal.shape != anomalous.shape or len(normal) < 2:
         raise ValueError(
-            f"normal {tuple(sides[0].shape)} and anomalous {tuple(sides[1].shape)}: "
+            f"normal {tuple(normal.shape)} and anomalous {tuple(anomalous.shape)}: "
             "expected the same shape (n, d), n >= 2, one row of each for every pair"
         )
-    embeddings = torch.cat(sides)  # (2 n, d)
+    embeddings = torch.cat([to_tensor(side, torch.float32) for side in (normal, anomalous)])  # (2 n, d)
     if not embeddings.isfinite().all():
         raise ValueError(
             "the embeddings hold NaN or infinite values; check the encoder's precision and weights"
         )
-    n_pairs, dim = sides[0].shape
+    n_pairs, dim = normal.shape
     targets = torch.arange(2 * n_pairs).ge(n_pairs).float()  # (2 n,)
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), one_thread():

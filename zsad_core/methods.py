@@ -50,22 +50,13 @@ def detector(method: Callable[..., Output], *arguments: object, **options: objec
     return lambda dense: {"": method(dense, *arguments, **options)}
 
 
-def clip(
-    views: Array,
-    texts: Texts,
-    temperature: float = 0.01,
-    *,
-    patches: Tensor | None = None,
-    grid: tuple[int, int] = (0, 0),
-) -> Output:
+def clip(views: Array, texts: Texts, temperature: float = 0.01) -> Output:
     """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
 
     views: (n, v, d) embeddings of v views of each image; the score in [0, 1] is the mean over them. WinCLIP's
         "multi-crop" cites a scheme of ten crops without numbers; here they are six (`views`).
-    patches: (n, p, d) in the joint space, for maps on `grid`. The papers have none for CLIP.
     """
-    scores = average_views(prompt_score(views, *texts, temperature))
-    return Output(scores, None if patches is None else token_map(patches, grid, texts, temperature))
+    return Output(average_views(prompt_score(views, *texts, temperature)))
 
 
 def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: float = 0.01) -> Tensor:
@@ -73,12 +64,9 @@ def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: 
     return prompt_score(tokens, *texts, temperature).unflatten(1, grid)
 
 
-def rwda(views: Array, fnn: FNN, *, patches: Tensor | None = None, grid: tuple[int, int] = (0, 0)) -> Output:
-    """RWDA's s_FNN (Sec. 3.3): the mean over the raw views (n, v, d) of the network's probability.
-
-    patches: (n, p, d), raw, for maps on `grid`. The paper has none."""
-    maps = None if patches is None else fnn.score(patches).unflatten(1, grid)
-    return Output(average_views(fnn.score(views)), maps)
+def rwda(views: Array, fnn: FNN) -> Output:
+    """RWDA's s_FNN (Sec. 3.3): the mean over the raw views (n, v, d) of the network's probability."""
+    return Output(average_views(fnn.score(views)))
 
 
 def winclip(
@@ -89,19 +77,18 @@ def winclip(
     *,
     sizes: Sequence[int] | None = None,
     image_scale: bool = True,
-    aggregate: Average = "harmonic",
-    across: Average | None = None,
+    **averages: Average,
 ) -> Output:
     """WinCLIP: maps of windows (Sec. 4.2) and, where `dense` has `views`, the scores of `clip`.
 
     dense: of `clip_extractor`. sizes: windows that take part; None: all. image_scale: whether the whole image
-        does. aggregate, across: as in `windows.zero_shot_map`.
+        does. averages: `aggregate` and `across` of `windows.zero_shot_map`.
     """
     image = dense.tensor("image") if image_scale else None
     windows = {size: v for size, v in dense.windows().items() if sizes is None or size in sizes}
-    options = {"aggregate": aggregate, "across": across, "temperature": temperature}
     scores = clip(dense.tensor("views"), texts, temperature).scores if "views" in dense.arrays else None
-    return Output(scores, zero_shot_map(image, windows, grid, *texts, **options))
+    maps = zero_shot_map(image, windows, grid, *texts, temperature=temperature, **averages)
+    return Output(scores, maps)
 
 
 MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
@@ -123,8 +110,8 @@ def winclip_plus(
     """WinCLIP+ (Sec. 4.3, Eq. 4 to 6) for each set of reference maps in `variants`, names of `MAPS`.
 
     patches: (n, p, width) tokens of the last block. memory: of `fit_references`. zero_shot: what `winclip`
-        gives for the same tiles. aggregate: as in `references.reference_maps`. fuse: as in
-        `references.winclip_plus`, where a zero_shot without scores is explained too.
+        gives for the same tiles, with scores or without (`references.winclip_plus`, `fuse` as well).
+        aggregate: as in `references.reference_maps`.
     """
     found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
     sizes = sorted(memory.windows)
@@ -184,13 +171,6 @@ def smoothing(image_size: tuple[int, int]) -> float:
     return 4 * image_size[0] / 518
 
 
-def category_sentences(
-    category: str, kind: PromptKind = "prompt_ens", defects: Sequence[str] = ()
-) -> tuple[list[str], list[str]]:
-    """What `category_texts` embeds: (normal, anomalous) sentences."""
-    return zero_shot_prompts(object_name(category), kind, defects)
-
-
 def category_texts(
     encoder: ClipEncoder,
     category: str,
@@ -206,7 +186,7 @@ def category_texts(
         none weighs more. False gives the mean of raw embeddings, as public code does. The paper says "average
         of text embeddings" only.
     """
-    sides = category_sentences(category, kind, defects)
+    sides = zero_shot_prompts(object_name(category), kind, defects)
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, f"winclip-{kind}")
     normal, anomalous = vectors[: len(sides[0])], vectors[len(sides[0]) :]
     return (normal, anomalous) if normalize_sentences else (normal.mean(0), anomalous.mean(0))

@@ -37,11 +37,7 @@ PromptKind = Literal["two_class", "imagenet", "state_ens", "prompt_ens", "specif
 
 
 def object_name(category: str) -> str:
-    """How a category is called in a prompt: underscores become spaces, and "pcb1" stays "pcb1".
-
-    >>> object_name("metal_nut")
-    'metal nut'
-    """
+    """How a category is called in a prompt: underscores become spaces, and "pcb1" stays "pcb1"."""
     return category.replace("_", " ").strip()
 
 
@@ -50,12 +46,10 @@ def prompt_pair(
 ) -> tuple[str, str]:
     """RWDA's two guiding sentences, "a photo of [n] object" and "a photo of [a] object" (Sec. 3.1).
 
-    normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`).
-    When [n] is the bare article, it becomes "an" before a vowel and "a" elsewhere, whichever of the two was
-    given. Sec. 4.2 prints "a" and Table 4 prints "an" for the same results, which only this rule reconciles.
+    normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`). The bare
+        article of [n] becomes "an" before a vowel and "a" elsewhere, whichever was given: Sec. 4.2 prints "a"
+        and Table 4 "an" for the same results, which only this rule reconciles.
 
-    >>> prompt_pair()
-    ('a photo of an object', 'a photo of a damaged object')
     >>> prompt_pair("metal nut", "an", "a broken")
     ('a photo of a metal nut', 'a photo of a broken metal nut')
     """
@@ -111,22 +105,23 @@ def zero_shot_prompts(
     >>> [len(side) for side in zero_shot_prompts("bottle", "specific_states", ["broken_large"])]
     [154, 110]
     """
-    two = f"normal {object_name}", f"anomalous {object_name}"
-    if kind == "two_class":
-        return [two[0]], [two[1]]
+    if kind not in get_args(PromptKind):
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(get_args(PromptKind))}")
+    states, templates = WINCLIP_STATES, WINCLIP_TEMPLATES
+    if kind in ("two_class", "imagenet"):
+        states = ["normal {}"], ["anomalous {}"]
+    if kind in ("two_class", "state_ens"):
+        templates = ["{}"]
     if kind == "imagenet":
         import open_clip  # takes seconds, with torch; to prepare a dataset needs neither
 
-        return tuple([t(words) for t in open_clip.OPENAI_IMAGENET_TEMPLATES] for words in two)
-    if kind == "state_ens":
-        return compositional_ensemble(object_name, templates=("{}",))
-    if kind == "prompt_ens":
-        return compositional_ensemble(object_name)
+        templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     if kind == "specific_states":
-        normal, anomalous = WINCLIP_STATES
-        named = [f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects]
-        return compositional_ensemble(object_name, states=(normal, [*anomalous, *named]))
-    raise ValueError(f"kind={kind!r}: expected one of {', '.join(get_args(PromptKind))}")
+        states = (
+            states[0],
+            [*states[1], *(f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects)],
+        )
+    return compositional_ensemble(object_name, states, templates)
 
 
 def random_word_prompts(
@@ -147,17 +142,11 @@ def random_word_prompts(
 
     alphabet: the symbols. Default a-z and 0-9, the literal reading; CLIP's tokenizer lower-cases, so upper
         case only makes digits rarer: 16 % instead of 28 %.
-    normal: the bare article is written as "a" here, whichever of "a" and "an" was given, because Sec. 4.2
-        prints "a".
+    normal: the bare article is "a" here, also where "an" was given, because Sec. 4.2 prints "a".
     words: False leaves the random words out: n_pairs times the same two sentences.
 
-    >>> normal, anomalous = random_word_prompts(2, seed=1)
-    >>> normal[0]
-    '7rfv7 a nhs9dnrmb photo 6slik20lq of 12ck7z a yztk6ctaa'
-    >>> anomalous[0]
-    'd4zyomgf a l0sglcvo photo c24fqp of gyvjf88 a damaged 1nuy4'
-    >>> random_word_prompts(1, words=False)
-    (['a photo of a'], ['a photo of a damaged'])
+    >>> random_word_prompts(1, seed=1)[1]
+    ['d4zyomgf a l0sglcvo photo c24fqp of gyvjf88 a damaged 1nuy4']
     """
     _check_words(normal=normal, anomaly=anomaly)
     if n_pairs < 1:

@@ -54,9 +54,9 @@ def reference_maps(
     """M^P, and M^W of each window size (WinCLIP, Eq. 4), in [0, 1]: {"P": (n, rows, columns), "W2": ..., ...}
 
     patches: (n, P, width). windows: {size: (n, n_windows, d)}.
-    aggregate: how a patch gets its value from the windows that cover it. The paper describes the harmonic
-        mean for zero-shot windows and does not say whether it is meant here too; public code uses it, so does
-        the default. A window equal to a reference has distance 0 and makes its patches 0.
+    aggregate: the mean over the windows that cover a patch. The paper describes the harmonic mean for
+        zero-shot windows and does not say whether it is meant here too; public code uses it, so does the
+        default. A window equal to a reference has distance 0 and makes its patches 0.
     """
     found = {"P": association(patches, memory.patches).unflatten(1, grid).double()}
     for size, values in windows.items():
@@ -77,13 +77,10 @@ def winclip_plus(
         before any upsampling (Eq. 6); with None it is this maximum alone ("max_map" of Table 5).
     zero_shot: (n, rows, columns) map of the texts. maps: of `reference_maps`; their mean is M^W.
     fuse: how M^W and the zero-shot map become one, which the paper does not say. "harmonic" is how it joins
-        all other scores; the smaller of the two decides, so that a patch has to look odd to both. "mean"
-        ranks as the sum in most public code does. There zero-shot scores, from 0 to 1, drown the distances,
-        below 0.1, and the gain from references in pixel AUROC (85.1 to 95.2) can hardly come about. "none"
-        leaves M^W alone.
+        all other scores; a patch has to look odd to both. "mean" ranks as the sum in most public code does.
+        There zero-shot scores, from 0 to 1, drown the distances, below 0.1, and the gain from references in
+        pixel AUROC (85.1 to 95.2) can hardly come about. "none" leaves M^W alone.
     """
-    if not maps:
-        raise ValueError("no reference maps: expected at least one of those of reference_maps")
     if fuse not in ("mean", "harmonic", "none"):
         raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")
     visual = torch.stack([m.double() for m in maps]).mean(0)  # M^W, (n, rows, columns)

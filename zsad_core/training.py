@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,7 +31,7 @@ class Learned:
 
     parameters: by name, beginning with one of `PREFIXES`. recipe: how they were learned, as plain JSON, with
     `epochs`, `batch_size` and `seed`. trained_on: (n,) int64, `auxiliary.image_hashes` of the images. losses:
-    the mean loss of each epoch.
+    the mean loss of each epoch. key, state: of a checkpoint, what it must agree in, and the optimizer's.
     """
 
     KIND: ClassVar[str] = "tensors"
@@ -43,6 +43,8 @@ class Learned:
     weights_id: str
     trained_on: Tensor
     losses: tuple[float, ...] = ()
+    key: str = ""
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     def check(self, encoder: ClipEncoder) -> None:
         """ValueError when the encoder is not the one that these were learned with."""
@@ -63,17 +65,11 @@ class Learned:
                 "data, or pass allow_training_images=True to look at them all the same"
             )
 
-    def save(self, path: str | Path, **more: Any) -> None:
-        """A safetensors file, whole or not at all. more: tensors and plain JSON that it holds besides."""
-        about = {
-            "model": self.model_id,
-            "weights": self.weights_id,
-            "recipe": self.recipe,
-            "losses": self.losses,
-        }
-        tensors = {**self.parameters, "trained_on": self.trained_on}
-        for name, value in more.items():
-            (tensors if isinstance(value, Tensor) else about)[name] = value
+    def save(self, path: str | Path) -> None:
+        """A safetensors file, whole or not at all."""
+        about = {"model": self.model_id, "weights": self.weights_id, "recipe": self.recipe}
+        about |= {"losses": self.losses, **({"key": self.key} if self.key else {})}
+        tensors = {**self.parameters, "trained_on": self.trained_on, **self.state}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         content = save(tensors, {"about": json.dumps(about, sort_keys=True)})
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
@@ -84,12 +80,22 @@ class Learned:
 
         Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
         """
-        tensors, about = _read(path, cls.KIND)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {path} with learned {cls.KIND}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no whole safetensors file ({error}); delete it and learn again"
+            ) from error
         own = {name: value for name, value in tensors.items() if name.startswith(cls.PREFIXES)}
         if not own or "recipe" not in about or "trained_on" not in tensors:
             raise ValueError(f"{path} holds no learned {cls.KIND} of this book")
-        losses = tuple(about["losses"])
-        return cls(own, about["recipe"], about["model"], about["weights"], tensors["trained_on"], losses)
+        ids, seen = (about["recipe"], about["model"], about["weights"]), tensors["trained_on"]
+        state = {name: value for name, value in tensors.items() if name.startswith("optimizer/")}
+        return cls(own, *ids, seen, tuple(about["losses"]), about.get("key", ""), state)
 
     def trained(
         self,
@@ -118,9 +124,20 @@ class Learned:
         """
         ids = {"model": self.model_id, "weights": self.weights_id, "precision": encoder.precision}
         key = content_key(recipe=self.recipe, images=images, **ids)
-        parameters = {k: v.to(encoder.device, copy=True).requires_grad_() for k, v in self.parameters.items()}
-        stepper, order = optimizer(list(parameters.values()), **options), torch.Generator()
-        losses = self._resume(checkpoint, key, parameters, stepper.state) if checkpoint else []
+        resumed = checkpoint is not None and Path(checkpoint).is_file()
+        start = type(self).load(checkpoint) if resumed else replace(self, key=key)
+        if start.key != key:
+            raise ValueError(
+                f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete "
+                "it, or choose another checkpoint file"
+            )
+        copies = {name: start.parameters[name].to(encoder.device, copy=True) for name in self.parameters}
+        parameters = {name: value.requires_grad_() for name, value in copies.items()}
+        stepper, order = optimizer([*parameters.values()], **options), torch.Generator()
+        for name, value in start.state.items():
+            parameter, entry = name.removeprefix("optimizer/").rsplit("/", 1)
+            stepper.state[parameters[parameter]][entry] = value.to(encoder.device) if value.ndim else value
+        losses = list(start.losses)
         epochs = range(len(losses), self.recipe["epochs"])
         for epoch in tqdm(epochs, desc=self.KIND, leave=False, disable=not progress):
             if rate is not None:
@@ -150,40 +167,6 @@ class Learned:
                     for name, value in parameters.items()
                     for entry, number in stepper.state[value].items()
                 }
-                after = replace(self, parameters=parameters, losses=tuple(losses))
-                after.save(checkpoint, key=key, **state)
+                replace(start, parameters=parameters, losses=losses, state=state).save(checkpoint)
         learned = {name: value.detach().cpu() for name, value in parameters.items()}
         return replace(self, parameters=learned, losses=tuple(losses))
-
-    def _resume(
-        self, checkpoint: str | Path, key: str, parameters: dict[str, Tensor], state: dict[Tensor, Any]
-    ) -> list[float]:
-        """Fill parameters and the optimizer's state from a checkpoint, if it is there; the losses so far."""
-        if not Path(checkpoint).is_file():
-            return []
-        tensors, about = _read(checkpoint, self.KIND)
-        if about.get("key") != key:
-            raise ValueError(
-                f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete "
-                "it, or choose another checkpoint file"
-            )
-        for name, value in parameters.items():
-            value.data.copy_(tensors[name])
-            own = f"optimizer/{name}/"
-            entries = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
-            state[value] = {k: v.to(value.device) if v.ndim else v for k, v in entries.items()}
-        return about["losses"]
-
-
-def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON of what `Learned.save` wrote."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path} with learned {kind}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}, about
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}); delete it and learn again"
-        ) from error

@@ -146,8 +146,11 @@ def _scorer_of_views(method: str, options: Options, encoder: ClipEncoder, object
         return {"local": encoder.embed_patches(tiles, (last,), "vv", first, normalize=False)[last]}
 
     def detect(dense: TileFeatures) -> Output:
-        patches = dense.tensor("local") if has_map else None  # (t, patches, d)
-        return score(dense.tensor("views"), patches=patches, grid=encoder.grid)
+        scores = score(dense.tensor("views")).scores
+        if not has_map:
+            return Output(scores)
+        patches = dense.tensor("local").flatten(0, 1)[:, None]  # (t patches, 1, d): images of one view
+        return Output(scores, score(patches).scores.unflatten(0, (-1, *encoder.grid)))
 
     key = {**_key(method, encoder, crops=options.multi_crop), **key}
     about = MAPS[method] if has_map else NO_MAP

@@ -31,7 +31,7 @@ from zsad_core.maps import _resize, image_maps, scaled_size
 from zsad_core.methods import Detector, Texts
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
-from zsad_core.prompts import PromptKind
+from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
 from zsad_core.views import Whole
 from zsad_papers.common import experiment
@@ -171,7 +171,7 @@ class Category:
 
     def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
         """A key of the sentences of these kinds: what depends on edited ones is measured again."""
-        return content_key(**{kind: methods.category_sentences(self.name, kind) for kind in kinds})
+        return content_key(**{kind: zero_shot_prompts(object_name(self.name), kind) for kind in kinds})
 
     def defects(self) -> list[str]:
         """The kinds of defects that the dataset names for this category."""

@@ -173,10 +173,9 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 
 
 def test_neither_file_nor_tag() -> None:
-    with pytest.raises(FileNotFoundError, match="gone.safetensors does not exist"):
-        locate_weights(STRANGER, "gone.safetensors", False, 0)
-    with pytest.raises(ValueError, match="neither an existing file nor a pretrained tag.*laion400m_e31"):
-        locate_weights(STRANGER, "openai", False, 0)
+    for weights in ("gone.safetensors", "openai"):
+        with pytest.raises(ValueError, match=f"{weights}.*neither an existing file nor a .*laion400m_e31"):
+            locate_weights(STRANGER, weights, False, 0)
 
 
 def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(

@@ -35,12 +35,6 @@ CAUSAL = {
 OTHER = {
     "sees both ways": {"text_cfg": TEXT | {"no_causal_mask": True}},
     "read at the last place": {"text_cfg": TEXT | {"pool_type": "last"}},
-    "CoCa": {
-        "text_cfg": TEXT | {"context_length": 76, "embed_cls": True, "output_tokens": True},
-        "vision_cfg": VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-        "multimodal_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 76},
-        "custom_text": True,
-    },
 }
 
 sentences = st.lists(
@@ -132,7 +126,7 @@ def test_prompts_that_are_no_list_of_sentences(tiny: Callable, prompts: Any) -> 
 # images and windows
 
 
-@pytest.mark.parametrize("changes", [{}, {"vision_cfg": VISION | {"pool_type": "avg"}}, OTHER["CoCa"]])
+@pytest.mark.parametrize("changes", [{}, {"vision_cfg": VISION | {"pool_type": "avg"}}])
 def test_image_embeddings_are_open_clips(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:

@@ -90,7 +90,7 @@ def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypat
     [
         ({"model": "ViT-L-14-336", "weights": "openai"}, "QuickGELU"),
         ({"model": "ViT-B-16-plus-240", "weights": "laion2b"}, "its tags"),
-        ({"weights": "away.safetensors"}, "does not exist"),
+        ({"weights": "away.safetensors"}, "neither an existing file nor a pretrained tag"),
         ({"model": "ViT-B-17", "weights": "openai"}, "unknown model"),
     ],
 )

@@ -179,5 +179,5 @@ def test_files_that_are_not_whole_or_no_prompts(encoder: ClipEncoder, tmp_path: 
         torch.save(other, path)
         with pytest.raises(ValueError, match="expected tensors by name under 'prompt_learner'"):
             read_released(path, encoder)
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.pth with released prompts"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist; correct the path"):
         read_released(tmp_path / "none.pth", encoder)

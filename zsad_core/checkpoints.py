@@ -40,8 +40,7 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
 
     model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
         model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A hash of it is in model_id.
-    Raises FileNotFoundError for a missing file and ValueError for anything but a Vision Transformer or ResNet
-    of open_clip.
+    Raises FileNotFoundError for a missing file and ValueError for another image tower than open_clip's own.
     """
     model_id, preprocess = str(model), {}
     path = SHIPPED / "zsad-mini.json" if model == "zsad-mini" else Path(model)
@@ -55,10 +54,10 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
             f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
             f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
         )
-    if "timm_model_name" in config["vision_cfg"]:
+    if "timm_model_name" in config["vision_cfg"] or "multimodal_cfg" in config:
         raise ValueError(
-            f"the image tower of {model_id} is not open_clip's Vision Transformer or ResNet; choose an "
-            "architecture such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
+            f"{model_id} is no CLIP with open_clip's Vision Transformer or ResNet; choose an architecture "
+            "such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
         )
     return model_id, config, preprocess
 
@@ -71,9 +70,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         config = content.get("model_cfg", content)
         _ = config["embed_dim"], config["vision_cfg"], config["text_cfg"]
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no open_clip model config with embed_dim, vision_cfg and text_cfg ({error!r})"
-        ) from error
+        message = f"{path} is no open_clip model config with embed_dim, vision_cfg and text_cfg ({error!r})"
+        raise ValueError(message) from error
     return config, content.get("preprocess_cfg", {})
 
 
@@ -81,8 +79,6 @@ def build(config: dict[str, Any]) -> nn.Module:
     """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
     config = dict(config)
     custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
-    if "multimodal_cfg" in config:
-        return open_clip.CoCa(**config)
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
 
 
@@ -135,9 +131,7 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
     path = Path(str(weights)).expanduser()
     if path.is_file():
         if is_torchscript(path) and not quick_gelu:
-            raise ValueError(
-                f"{path} is a TorchScript archive, the form of OpenAI's {_other_activation(model, False)}"
-            )
+            raise ValueError(f"{path} is TorchScript, the form of OpenAI's {_other_activation(model, False)}")
         sha256 = sha256_of(path)
         return WeightsSource(path, f"file@{sha256[:12]}", sha256)
     config = config_of_tag(model, str(weights), quick_gelu)
@@ -148,10 +142,8 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
 
 def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
     """open_clip's entry of a pretrained tag, if it is one of this model and of its activation."""
-    path, tags = Path(weights), open_clip.list_pretrained_tags_by_model(model)
+    tags = open_clip.list_pretrained_tags_by_model(model)
     if weights not in tags:
-        if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or len(path.parts) > 1:
-            raise FileNotFoundError(f"weights file {path} does not exist")
         raise ValueError(
             f"weights={weights!r} is neither an existing file nor a pretrained tag of {model}; its tags: "
             f"{', '.join(tags) or 'none'}. 'random' gives seeded random weights; only zsad-mini has its own"
@@ -229,10 +221,12 @@ def read_content(path: Path) -> Any:
 
     Raises ValueError for a file that is cut off, or that holds code, which is not run.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"file {path} does not exist; correct the path")
     with path.open("rb") as file:
-        start = file.read(9)
+        header = file.read(9)[8:]
     try:
-        if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
+        if header == b"{":  # safetensors: eight bytes of length, then JSON
             return load_file(path)
         if is_torchscript(path):
             with zipfile.ZipFile(path) as archive:
@@ -244,8 +238,7 @@ def read_content(path: Path) -> Any:
             f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # each reader has its own for a damaged file
-        size = path.stat().st_size
-        raise ValueError(f"weights file {path} ({size:,} bytes) is cut off or damaged: {error}") from error
+        raise ValueError(f"weights file {path} is cut off or damaged: {error}") from error
 
 
 def is_torchscript(path: Path) -> bool:

@@ -57,15 +57,12 @@ def load_encoder(
     image_size: edge of the square input in pixels when it is not the architecture's own; the position
         embeddings are resized (`checkpoints.resize_grid`). AnomalyCLIP gives 518 to a model of 336.
 
-    Raises ValueError for an unknown architecture, or weights that do not belong to it (other shapes, GELU
-    instead of QuickGELU, another checksum); FileNotFoundError for a config or checkpoint that is not there;
-    OSError for a tag that cannot be downloaded.
+    Raises ValueError for an unknown architecture, or weights that are not there or do not belong to it (other
+    shapes, another activation or checksum); OSError for a tag that cannot be downloaded.
 
     >>> encoder = load_encoder("zsad-mini", weights="random")
     >>> encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim
     ((96, 96), (12, 12), (8, 8), 192)
-    >>> encoder.embed_text(["a photo of an object", "a photo of a damaged object"]).shape
-    torch.Size([2, 192])
     """
     model_id, config, preprocess = read_config(model)
     chosen = choose_device(device, precision)
@@ -94,14 +91,13 @@ class ClipEncoder:
         model: the open_clip module, frozen, in eval mode. tokenizer: open_clip's for this model.
         image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). A ResNet
             (is_resnet) has the cells of its last feature map instead of patches.
-        dim: d, the width of the joint space.
-        depth, width: blocks of the image tower and numbers in one of its tokens. A ResNet has depth 0.
+        dim: d, the width of the joint space. depth, width: blocks of the image tower and numbers in one of
+            its tokens. A ResNet has depth 0.
         has_class_token: whether the image's embedding is its class token, so that patches have one too.
         text_tower: the module with the text tower's parts if it is causal and read at the end token, else
             None. text_depth: its blocks, else 0. context_length: tokens that it reads.
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
-        model_id, weights_id: names made of content, to key caches with. weights_sha256: of the weights file,
-            None for random ones. precision: "fp32" or "bf16". device.
+        model_id, weights_id: names made of content, to key caches with. weights_sha256: None for random ones.
         transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
     """
 
@@ -136,9 +132,6 @@ class ClipEncoder:
         preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
         self.transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
 
-    def __repr__(self) -> str:
-        return f"ClipEncoder({self.model_id}, weights {self.weights_id}, {self.precision} on {self.device})"
-
     def preprocess(self, image: Image.Image) -> Tensor:
         """open_clip's evaluation pipeline: (3, H, W) float32 from a PIL image of any size and mode.
 
@@ -168,8 +161,10 @@ class ClipEncoder:
             raise TypeError(f"embed_text expects a list of sentences, got {prompts!r:.80}")
         unique = list(dict.fromkeys(prompts))
         sequences = cut(dict(zip(unique, self.tokenize(unique), strict=True)), self.context_length)
+        if self.text_tower is None:
+            sequences = {p: (*t, *[0] * (self.context_length - len(t))) for p, t in sequences.items()}
         order = sorted(set(sequences.values()), key=lambda tokens: (len(tokens), tokens))
-        parts = [torch.empty(0, self.dim), *(self._encode_text(batch) for batch in self._text_batches(order))]
+        parts = [torch.empty(0, self.dim), *map(self._encode_text, self._text_batches(order))]
         row_of = {tokens: row for row, tokens in enumerate(order)}
         embeddings = torch.cat(parts)[[row_of[sequences[prompt]] for prompt in prompts]]  # (n, d)
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
@@ -194,8 +189,7 @@ class ClipEncoder:
 
         In the order of `windows.window_indices`. Patches outside a window are dropped before the transformer,
         those inside keep the position that they have in the whole image, and the window's class token is
-        read; `vit_windows.plain_windows` says it in four lines. A window of the whole grid gives the whole
-        image's embedding. A CLIP ResNet is windowed on its feature map, before the attention pooling.
+        read; `vit_windows.plain_windows` says it in four lines. A ResNet: see `resnet_windows.embed_resnet`.
         """
         return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
@@ -287,14 +281,13 @@ class ClipEncoder:
         return copy.deepcopy(blocks).to(torch.bfloat16) if self.precision == "bf16" else blocks
 
     def _batches(self, pixels: Tensor, numbers: int, bounds: dict[str, int]) -> Iterator[Tensor]:
-        """Images on the device, `bounds` // `numbers` at once. For no image one black image, which callers
-        cut off again: open_clip's towers cannot reshape nothing."""
+        """Images on the device, `bounds` // `numbers` at once; for no image a black one, to be cut off."""
         shape = (3, *self.image_size)
         if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.shape[1:] != shape:
-            found = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels)
+            found = f"{type(pixels).__name__} {tuple(getattr(pixels, 'shape', ()))}"
             raise ValueError(
-                f"expected images as a float tensor (n, {', '.join(map(str, shape))}), got {found}; stack "
-                "what encoder.preprocess(image) returns"
+                f"expected images as a float tensor (n, {', '.join(map(str, shape))}), got {found} of "
+                f"{getattr(pixels, 'dtype', None)}; stack what encoder.preprocess(image) returns"
             )
         pixels = pixels if len(pixels) else pixels.new_zeros(1, *shape)
         for batch in pixels.split(max(1, bounds[self._memory] // numbers)):
@@ -305,8 +298,7 @@ class ClipEncoder:
         width = self.text_tower.token_embedding.embedding_dim if self.text_tower else self.dim
         bound, start = _NUMBERS_PER_BATCH[self._memory] // width, 0  # tokens
         for stop, tokens in enumerate(order):
-            length = len(tokens) if self.text_tower else self.context_length
-            if stop > start and stop - start >= bound // length:
+            if stop > start and stop - start >= bound // len(tokens):
                 yield order[start:stop]
                 start = stop
         if order:
@@ -314,7 +306,7 @@ class ClipEncoder:
 
     def _encode_text(self, sequences: Sequence[tuple[int, ...]]) -> Tensor:
         """(b, d) of token sequences sorted by length, padded with zeros as open_clip does."""
-        tower, length = self.text_tower, len(sequences[-1]) if self.text_tower else self.context_length
+        tower, length = self.text_tower, len(sequences[-1])
         ids = torch.tensor([t + (0,) * (length - len(t)) for t in sequences], device=self.device)  # (b, l)
         with self._autocast():
             if tower is None:

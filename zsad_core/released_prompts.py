@@ -24,18 +24,15 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
 
     path: a torch file with one entry, `prompt_learner`: contexts `ctx_pos` and `ctx_neg` (1, 1, E, width),
         deep tokens `compound_prompts_text.<set>` (L, width), and what only repeats the encoder: ids and
-        embeddings of the templates. Its linear layers are used nowhere, there or here. No pickled code runs.
+        embeddings of the templates. Its linear layers are used nowhere. No pickled code runs.
     encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518. A
         UserWarning says so when the embeddings in the file are not this encoder's.
     Returns a config "released" with E, L and M as the shapes tell, and an empty `trained_on`: the file does
     not tell which images it was learned from.
     Raises FileNotFoundError, or ValueError for a file that is cut off, holds code or other entries, or does
-    not fit the encoder's text tower or the templates.
+    not fit the encoder.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} with released prompts; correct the path")
-    content = read_content(path)
+    content = read_content(path := Path(path))
     state = content.get("prompt_learner") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(

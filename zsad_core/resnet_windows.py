@@ -28,12 +28,6 @@ def embed_resnet(
     pixels: (n, 3, H, W), preprocessed. One batch: the caller bounds n.
     sizes: edges of the windows in cells, stride 1; the order of windows is that of `window_indices`.
     Returns float32 on the CPU, not normalised. Raises ValueError for a window larger than the feature map.
-
-    >>> from open_clip.modified_resnet import ModifiedResNet
-    >>> visual = ModifiedResNet((1, 1, 1, 1), output_dim=16, heads=4, image_size=96, width=8).eval()
-    >>> image, windows = embed_resnet(visual, torch.zeros(5, 3, 96, 96), sizes=(2,))
-    >>> image.shape, windows[2].shape
-    (torch.Size([5, 16]), torch.Size([5, 4, 16]))
     """
     rows, columns = (edge // 32 for edge in to_2tuple(visual.image_size))
     members = [torch.arange(rows * columns)[None], *(window_indices((rows, columns), size) for size in sizes)]
@@ -55,14 +49,16 @@ def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tenso
     for the mean). The key and the value of a cell are the same in all windows, so they are computed once.
     """
     positions = attnpool.positional_embedding  # (1 + cells, channels)
-    key, value = _key_and_value(attnpool, cells + positions[1:])  # (n, cells, channels) each
+    placed = cells + positions[1:]
+    key, value = attnpool.k_proj(placed), attnpool.v_proj(placed)  # (n, cells, channels) each
     pooled = []
     for window in members:
         window = window.to(cells.device)  # (w, m)
         mean = cells[:, window].mean(2) + positions[0]  # (n, w, channels)
-        mean_key, mean_value = _key_and_value(attnpool, mean)
-        keys = torch.cat([mean_key[:, :, None], key[:, window]], dim=2)  # (n, w, 1 + m, channels)
-        values = torch.cat([mean_value[:, :, None], value[:, window]], dim=2)
+        keys = torch.cat(
+            [attnpool.k_proj(mean)[:, :, None], key[:, window]], dim=2
+        )  # (n, w, 1 + m, channels)
+        values = torch.cat([attnpool.v_proj(mean)[:, :, None], value[:, window]], dim=2)
         query, keys, values = (
             tokens.unflatten(-1, (attnpool.num_heads, -1)).transpose(2, 3)  # (n, w, heads, 1 or 1 + m, ...)
             for tokens in (attnpool.q_proj(mean)[:, :, None], keys, values)
@@ -70,7 +66,3 @@ def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tenso
         gathered = F.scaled_dot_product_attention(query, keys, values)  # (n, w, heads, 1, channels / heads)
         pooled.append(attnpool.c_proj(gathered.flatten(2)))  # (n, w, d)
     return pooled
-
-
-def _key_and_value(attnpool: AttentionPool2d, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    return attnpool.k_proj(tokens), attnpool.v_proj(tokens)

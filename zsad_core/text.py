@@ -17,8 +17,8 @@ Tokenizer = Callable[[list[str]], Tensor]
 def causal_text_tower(model: nn.Module, tokenizer: Tokenizer) -> nn.Module | None:
     """The module that holds the text tower's parts, if tokens after the end token cannot matter; else None.
 
-    They cannot where every token sees only those before it, and the embedding is read at the end token. CoCa
-    appends a class token, some towers see both ways, and those of other libraries are not looked into.
+    They cannot where every token sees only those before it, and the embedding is read at the end token. Some
+    towers append a class token or see both ways, and those of other libraries are not looked into.
     """
     tower = getattr(model, "text", model)
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:

@@ -59,8 +59,7 @@ def embed_scales(
     """The whole image, all windows of these sizes and the patch tokens of these blocks, not normalised.
 
     visual: open_clip's Vision Transformer with a class token. blocks: its own, or a copy in bfloat16.
-    pixels: (n, 3, H, W), n > 0, on the model's device. One batch: the caller bounds n.
-    whole: False leaves the whole image out. layers: 1-based block numbers.
+    pixels: (n, 3, H, W), n > 0, on the model's device. layers: 1-based block numbers.
     chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
     Raises ValueError for a block that does not exist or has another build.
     """

@@ -1,9 +1,4 @@
-"""What several notebooks of a paper read, measured before they run:
-
-    python -m zsad_papers.run --paper winclip --dataset mvtec --profile mini
-
-A paper's folder names its experiments in EXPERIMENTS, and has `tables.run(settings, dataset)`.
-"""
+"""What several notebooks of a paper read, measured before they run: the EXPERIMENTS of its package."""
 
 from __future__ import annotations
 

@@ -48,6 +48,11 @@ def _with_all_datasets(value: dict[str, str | None]) -> dict[str, str | None]:
     return {name: value.get(name) for name in published_datasets()}
 
 
+def parameter(meaning: str, **limits: Any) -> Any:
+    """A field of settings: its meaning in one line, and the limits that `pydantic.Field` knows."""
+    return Field(description=meaning, **limits)
+
+
 Text = Annotated[str, Field(min_length=1)]
 NumbersFrom1 = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, strict=False)]
 NumbersFrom2 = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False)]
@@ -55,53 +60,44 @@ Dataset = Annotated[str, Field(pattern="^[^/]+(/[^/]+)?$")]
 Datasets = Annotated[dict[str, Dataset | None], AfterValidator(_with_all_datasets)]
 
 
-def check_shipped(model: str, weights: str | None, prefix: str = "") -> None:
-    """Raises ValueError if a model has no weights that are shipped, and others are not named."""
-    if weights is None and model != "zsad-mini":
-        raise ValueError(
-            f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
-            f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
-        )
-
-
 @settings_class
 class Settings:
     """The parameters that several papers share. Lists arrive as tuples, folders relative to the working
     directory, `weights: shipped` as None."""
 
-    profile: Text = Field(description="a name in profiles/ or a YAML file: the value of all that is None")
-    data_dir: Text = Field(description="prepared datasets; a relative path starts at the repository root")
-    cache_dir: Text = Field(description="embeddings and scores that are kept between runs")
-    results_dir: Text = Field(description="the result files that this run writes")
-    datasets: Datasets = Field(description="published dataset: the one in its place (null: none)")
-    model: Text = Field(description="zsad-mini, or the name of an open_clip architecture")
-    weights: Text | None = Field(description="shipped, an open_clip tag, a checkpoint file, or random")
-    device: str = Field(
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<number> or mps"
+    profile: Text = parameter("a name in profiles/ or a YAML file: the value of all that is None")
+    data_dir: Text = parameter("prepared datasets; a relative path starts at the repository root")
+    cache_dir: Text = parameter("embeddings and scores that are kept between runs")
+    results_dir: Text = parameter("the result files that this run writes")
+    datasets: Datasets = parameter("published dataset: the one in its place (null: none)")
+    model: Text = parameter("zsad-mini, or the name of an open_clip architecture")
+    weights: Text | None = parameter("shipped, an open_clip tag, a checkpoint file, or random")
+    device: str = parameter("auto, cpu, cuda, cuda:<number> or mps", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    precision: Literal["fp32", "bf16"] = parameter("fp32 or bf16")
+    seed: int = parameter("the first seed; the others follow it", ge=0, lt=2**31)
+    shots: NumbersFrom1 = parameter("numbers of normal reference images")
+    ablation_shots: NumbersFrom1 = parameter("numbers of reference images in WinCLIP+'s ablations")
+    reference_seeds: int = parameter("how many draws of reference images", ge=1)
+    scales: NumbersFrom1 = parameter("window sizes of WinCLIP, in patches")
+    temperature: float | None = parameter("of WinCLIP's softmax (null in a profile: the model's own)", gt=0)
+    map_size: int | None = parameter(
+        "shorter edge at which maps meet masks (null in a profile: that of the masks)", ge=1
     )
-    precision: Literal["fp32", "bf16"] = Field(description="fp32 or bf16")
-    seed: int = Field(ge=0, lt=2**31, description="the first seed; the others follow it")
-    shots: NumbersFrom1 = Field(description="numbers of normal reference images")
-    ablation_shots: NumbersFrom1 = Field(description="numbers of reference images in WinCLIP+'s ablations")
-    reference_seeds: int = Field(ge=1, description="how many draws of reference images")
-    scales: NumbersFrom1 = Field(description="window sizes of WinCLIP, in patches")
-    temperature: float | None = Field(
-        gt=0, description="of WinCLIP's softmax (null in a profile: the model's own)"
-    )
-    map_size: int | None = Field(
-        ge=1, description="shorter edge at which maps meet masks (null in a profile: that of the masks)"
-    )
-    backbone: Text = Field(
-        description="of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture"
-    )
-    backbone_weights: Text = Field(description="of a timm backbone: a tag, a .safetensors file, or random")
-    limit_images: int | None = Field(
-        ge=1, description="at most so many test images a category and label (null in a profile: all)"
+    backbone: Text = parameter("of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture")
+    backbone_weights: Text = parameter("of a timm backbone: a tag, a .safetensors file, or random")
+    limit_images: int | None = parameter(
+        "at most so many test images a category and label (null in a profile: all)", ge=1
     )
 
     @model_validator(mode="after")
     def _weights_are_there(self) -> Settings:
-        check_shipped(self.model, self.weights)
+        for prefix in ("", "prompt_"):
+            model = getattr(self, f"{prefix}model", "zsad-mini")
+            if getattr(self, f"{prefix}weights", "") is None and model != "zsad-mini":
+                raise ValueError(
+                    f"{prefix}weights = shipped exist only for the model zsad-mini, got {prefix}model = "
+                    f"{model!r}: give an open_clip tag, the path of a checkpoint, or random"
+                )
         return self
 
 
@@ -109,40 +105,37 @@ class Settings:
 class YourImages(Settings):
     """The parameters of the page about a folder of your own images."""
 
-    multi_crop: bool = Field(description="score six views of a test image (false: the whole image only)")
-    images_dir: Text | None = Field(
-        description="a folder of your own images (null in a profile: an example from the datasets)"
+    multi_crop: bool = parameter("score six views of a test image (false: the whole image only)")
+    images_dir: Text | None = parameter(
+        "a folder of your own images (null in a profile: an example from the datasets)"
     )
-    normal_dir: Text | None = Field(description="a folder of a few normal images (null in a profile: none)")
-    labels_from: Text | None = Field(
-        description="labels of your images: folders, or a CSV file (null in a profile: none)"
+    normal_dir: Text | None = parameter("a folder of a few normal images (null in a profile: none)")
+    labels_from: Text | None = parameter(
+        "labels of your images: folders, or a CSV file (null in a profile: none)"
     )
-    masks_dir: Text | None = Field(description="a folder of masks of your images (null in a profile: none)")
-    scored_with: Literal["clip", "rwda", "winclip", "winclip_plus", "anomalyclip"] = Field(
-        description="the method for your images"
+    masks_dir: Text | None = parameter("a folder of masks of your images (null in a profile: none)")
+    scored_with: Literal["clip", "rwda", "winclip", "winclip_plus", "anomalyclip"] = parameter(
+        "the method for your images"
     )
-    object_in_images: Text = Field(description="what the prompts call the thing in your images")
-    prompts_file: Text | None = Field(
-        description="learned prompts for AnomalyCLIP on your images (null in a profile: shipped)"
+    object_in_images: Text = parameter("what the prompts call the thing in your images")
+    prompts_file: Text | None = parameter(
+        "learned prompts for AnomalyCLIP on your images (null in a profile: shipped)"
     )
-    threshold_from: Literal["auto", "references", "folder"] = Field(
-        description="auto (references if there are any), references or folder"
+    threshold_from: Literal["auto", "references", "folder"] = parameter(
+        "auto (references if there are any), references or folder"
     )
-    threshold_quantile: float | None = Field(
-        ge=0, le=1, description="of the scores there (null in a profile: 1 of references, 0.9 of a folder)"
+    threshold_quantile: float | None = parameter(
+        "of the scores there (null in a profile: 1 of references, 0.9 of a folder)", ge=0, le=1
     )
-    threshold: float | None = Field(
-        description="a number that decides (null in a profile: the quantile does)"
-    )
+    threshold: float | None = parameter("a number that decides (null in a profile: the quantile does)")
 
 
 @cache
 def all_settings() -> type[Settings]:
     """The class with the parameters of all papers: what a profile holds."""
     kinds = [*(paper.settings for paper in all_papers().values()), YourImages]
-    return settings_class(
-        type("AllSettings", tuple(reversed(kinds)), {})
-    )  # the last base's fields come first
+    bases = tuple(reversed(kinds))  # the last one's fields come first
+    return settings_class(type("AllSettings", bases, {}))
 
 
 @cache
@@ -179,10 +172,9 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
             f"parameter profile = {profile!r}: expected a profile's name, or the path of a YAML file"
         )
     usual = read_profile(profile)
-    names = [field.name for field in dataclasses.fields(kind)]
-    given = {name: namespace[name] for name in names if namespace.get(name) is not None}
-    values = {name: value for name, value in {**usual, **given}.items() if name in names}
-    values = {name: _as_seen_from_here(name, value) for name, value in values.items()}
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "profile"]
+    given = {name: usual[name] if namespace.get(name) is None else namespace[name] for name in names}
+    values = {name: _as_seen_from_here(name, value) for name, value in given.items()}
     try:
         return kind(**{**values, "profile": profile})
     except ValidationError as error:

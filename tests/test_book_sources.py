@@ -90,7 +90,8 @@ def test_parameters_come_first_and_are_checked_at_once(name):
     assert names[0] == "profile"
     # one name means the same in every notebook: type, default and comment are those of the settings
     assert cells[0].source == parameters_cell(names)
-    assert "page = start(globals()" in cells[1].source, "the check must stand right below the parameters"
+    start = r"^page = (\w+\.)?start\(globals\(\)"
+    assert re.search(start, cells[1].source, re.M), "the check must stand right below the parameters"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

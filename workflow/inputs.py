@@ -55,7 +55,8 @@ def _datasets_of(notebook: str) -> set[str] | None:
     """What a notebook lists in `start(globals(), [...])`; None: all, or not known from the text."""
     calls = [node for node in ast.walk(_tree(notebook)) if isinstance(node, ast.Call)]
     for call in calls:
-        if isinstance(call.func, ast.Name) and call.func.id == "start" and len(call.args) > 1:
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if name == "start" and len(call.args) > 1:
             try:
                 return set(ast.literal_eval(call.args[1]))
             except ValueError:

@@ -337,9 +337,7 @@ def test_edited_prompts_are_not_read_from_an_old_cache(
     studies = (zero_shot, other_localization, tiling, lambda c: few_shot(c, [1]))
     before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
-    lists = prompts._winclip_lists()
-    edited = {**lists, "state_anomaly": ["{} of another colour"], "state_normal": ["{} as new"]}
-    monkeypatch.setattr(prompts, "_winclip_lists", lambda: edited)
+    monkeypatch.setattr(prompts, "WINCLIP_STATES", (["{} as new"], ["{} of another colour"]))
     for run, old in zip(studies, before, strict=True):
         new = {names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"}
         assert new.keys() == old.keys() and all(new[key] != old[key] for key in old)

@@ -22,8 +22,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.text import read_ends
 
 SIDES = ("normal", "anomalous")
-PLACEHOLDER = "x"
-"""Any word of one token; its embedding is replaced."""
+PLACEHOLDER = "x"  # any word of one token; its embedding is replaced
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class PromptDesign:
 
 
 class Frozen(NamedTuple):
-    """What is not learned: embeddings (2 c, t, width) without positions, those of the positions (t, width),
-    and the places of the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
+    """What is not learned: embeddings of words (2 c, t, width) and of positions (t, width), and the places of
+    the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
 
     embeddings: Tensor
     positions: Tensor
@@ -95,10 +94,7 @@ class Frozen(NamedTuple):
 def initial_parameters(
     encoder: ClipEncoder, design: PromptDesign, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width).
-
-    Raises ValueError for an encoder without a causal text tower, or one with fewer blocks than `depth`.
-    """
+    """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width)."""
     width = text_tower(encoder).token_embedding.embedding_dim
     if design.deep_blocks and design.depth > encoder.text_depth:
         raise ValueError(
@@ -152,11 +148,11 @@ def encode(
 
 
 def text_tower(encoder: ClipEncoder) -> nn.Module:
-    """The module with the text tower's parts; ValueError where no prompts can be learned for it."""
+    """The encoder's text tower; ValueError where no prompts can be learned for it."""
     if encoder.text_tower is None:
         raise ValueError(
-            "prompts are learned for causal text towers that are read at the end token; that of "
-            f"{encoder.model_id} is none; choose a CLIP such as ViT-L-14-336-quickgelu"
+            "prompts are learned for causal text towers that are read at the end token; "
+            f"{encoder.model_id} has none; choose a CLIP such as ViT-L-14-336-quickgelu"
         )
     return encoder.text_tower
 

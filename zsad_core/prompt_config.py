@@ -18,15 +18,13 @@ from zsad_core.losses import PARTS
 class PromptConfig:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
-    design: the templates and what is learned in them.
     attention, first, layers: the local features, as in `ClipEncoder.embed_glocal`. first 0: the block at a
         quarter of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure
         8d). The paper says all four; the code behind its numbers took the last block four times over, since
         it kept references to one tensor that later blocks changed.
     final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
-    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's;
-        learned prompts belong to the value that they were learned with. None: the one that the model was
-        trained with, 0.01 in CLIP (CoOp).
+    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's. None:
+        the one that the model was trained with, 0.01 in CLIP (CoOp).
     global_loss, local: cross entropy of the image, and which of `losses.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
     optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
@@ -80,63 +78,40 @@ class PromptConfig:
         return cls(**{**_tupled(key), "design": PromptDesign(**_tupled(key["design"]))})
 
 
-PRESETS: dict[str, PromptConfig] = {
-    "released": PromptConfig(),
-    "paper": PromptConfig(
-        design=PromptDesign(ending="", deep="concatenate"),
-        n_layers=4,
-        local_weight=1.0,
-        final_norm=True,
-        betas=(0.9, 0.999),
-    ),
-    "coop": PromptConfig(
-        design=PromptDesign(
-            16, shared=True, states=("normal", "anomalous"), object_word=None, depth=0, length=0
-        ),
-        attention="qk",
-        final_norm=True,
-        temperature=None,
-        local=(),
-        optimizer="sgd",
-        lr=0.002,
-        weight_decay=5e-4,
-        epochs=50,
-    ),
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": {},
+    "paper": {"ending": "", "deep": "concatenate", "n_layers": 4, "local_weight": 1.0}
+    | {"final_norm": True, "betas": (0.9, 0.999)},
+    "coop": {"context_length": 16, "shared": True, "states": ("normal", "anomalous"), "object_word": None}
+    | {"depth": 0, "length": 0, "attention": "qk", "final_norm": True, "temperature": None, "local": ()}
+    | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50},
 }
-"""`released`: the code that made the paper's numbers. `paper`: what its text says, and the usual value where
-it says nothing (final norm, betas). `coop`: CoOp with that paper's defaults, one shared context of 16 words,
-the category's name, the image loss alone; epochs and input size of the comparison are not published, so 50
-epochs (what CoOp takes for its smallest training sets) on the same input as the others."""
+"""What differs from the defaults. `released`: the code that made the paper's numbers. `paper`: what its text
+says, and the usual value where it says nothing (final norm, betas). `coop`: CoOp with that paper's defaults;
+epochs and input size of the comparison are not published, so 50 epochs (CoOp's for its smallest sets) on the
+same input as the others."""
 
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:
     """A preset with options changed, fitted to the encoder's depth.
 
     options: fields of `PromptConfig` or `PromptDesign`, lists for tuples. The depth of learned tokens, when
-    not given, is three quarters of the text blocks (9 of 12).
-    Raises ValueError for an unknown preset or option, one out of its range, or an encoder without class
-    token.
+        not given, is three quarters of the text blocks (9 of 12).
+    Raises ValueError for an unknown preset or option, one out of its range, or no class token.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
-    known = {field.name for kind in (PromptConfig, PromptDesign) for field in fields(kind)} - {"design"}
+    of_design, own = ({field.name for field in fields(kind)} for kind in (PromptDesign, PromptConfig))
+    known = own - {"design"} | of_design
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown options {', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
     if not encoder.has_class_token:
         raise ValueError(f"prompt learning reads the class token, which {encoder.model_id} does not have")
-    config, options = PRESETS[preset], _tupled(options)
-    if config.design.depth:
-        options.setdefault("depth", round(encoder.text_depth * 9 / 12))
-    of_design = {field.name for field in fields(PromptDesign)} & set(options)
-    design = replace(config.design, **{name: options.pop(name) for name in of_design})
-    config = replace(config, design=design, **options)
-    quarters = quarter_blocks(encoder.depth)
-    return replace(
-        config,
-        first=config.first or quarters[0],
-        layers=config.layers or quarters[-config.n_layers :],
-        temperature=config.temperature or encoder.temperature,
-    )
+    options = {"depth": round(encoder.text_depth * 9 / 12), **PRESETS[preset], **_tupled(options)}
+    design = PromptDesign(**{name: options.pop(name) for name in of_design & set(options)})
+    config, quarters = PromptConfig(design, **options), quarter_blocks(encoder.depth)
+    blocks = {"first": config.first or quarters[0], "layers": config.layers or quarters[-config.n_layers :]}
+    return replace(config, temperature=config.temperature or encoder.temperature, **blocks)
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

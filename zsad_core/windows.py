@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -118,17 +118,15 @@ def winclip_map(
     scales: Sequence[int] = (2, 3),
     image_scale: bool = True,
     aggregate: Average = "harmonic",
-    *,
-    across: Average | None = None,
-    temperature: float = 0.01,
+    **options: Any,
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
 
-    scales: window sizes in patches. image_scale: whether the whole image's score takes part. The other
-    options are those of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
+    scales: window sizes in patches. image_scale: whether the whole image's score takes part. The others are
+    those of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
     """
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
-    options = {"aggregate": aggregate, "across": across, "temperature": temperature}
+    options |= {"aggregate": aggregate}
     maps = zero_shot_map(found.image, found.windows, encoder.grid, normal, anomalous, **options)
     return upsample(maps, encoder.image_size)
 

@@ -29,6 +29,10 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
         reader.photo(path, digest)
     with pytest.raises(BadImage, match="cannot be opened: No such file"):
         reader.photo(tmp_path / "nowhere.png", digest)
+    monkeypatch.setattr(files, "digest_of", lambda path: digest)
+    with pytest.raises(FileChanged):
+        reader.photo(tmp_path / "gone.png", digest)
+    monkeypatch.undo()
 
     def forbidden(self, *args, **kwargs):
         raise PermissionError(13, "Permission denied")

@@ -142,7 +142,10 @@ class Reader:
         whole image."""
         if digest_of(path) != digest:
             raise FileChanged(str(path))
-        return read_photo(path, bits=self.bits)
+        try:
+            return read_photo(path, bits=self.bits)
+        except OSError:  # it is gone, just now
+            raise FileChanged(str(path)) from None
 
     def cut(self, image: Image.Image, model: Model, crops: bool | None) -> Tiles:
         """What a method with this model needs of an RGB image; `crops` as in `scorers.Scorer`."""

@@ -5,6 +5,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import open_clip
@@ -15,7 +16,7 @@ from torch import nn
 
 from zsad_core import checkpoints
 from zsad_core.cache import sha256_of
-from zsad_core.checkpoints import PINNED, load_weights, locate_weights, read_content
+from zsad_core.checkpoints import PINNED, load_weights, locate_weights, read_config, read_content
 
 TINY = {
     "embed_dim": 16,
@@ -30,32 +31,29 @@ def clip() -> nn.Module:
     return open_clip.CLIP(**TINY)
 
 
-@pytest.fixture
-def other() -> nn.Module:
-    return open_clip.CLIP(**TINY)
+FORMS = ["safetensors", "torch", "checkpoint", "several GPUs", "half precision", "TorchScript"]
 
 
-def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
-    torch.testing.assert_close(actual.state_dict(), expected.state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("form", ["safetensors", "torch", "checkpoint", "several GPUs", "TorchScript"])
-def test_every_form_of_file_gives_the_same_weights(
-    tmp_path: Path, clip: nn.Module, other: nn.Module, form: str
-) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_file_gives_the_same_weights(tmp_path: Path, clip: nn.Module, form: str) -> None:
+    clip.load_state_dict({key: tensor.half().float() for key, tensor in clip.state_dict().items()})
     path, state = tmp_path / "weights", clip.state_dict()
     if form == "safetensors":
         save_file(state, path)
-    elif form == "torch":
-        torch.save(state, path)
-    elif form == "checkpoint":
-        torch.save({"epoch": 3, "name": "run", "state_dict": state}, path)
-    elif form == "several GPUs":
-        torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}}, path)
-    else:
+    elif form == "half precision":
+        save_file({key: tensor.half() for key, tensor in state.items()}, path)
+    elif form == "TorchScript":
         save_torchscript(clip, path)
+    else:
+        several = {f"module.{key}": tensor for key, tensor in state.items()}
+        content = {"torch": state, "checkpoint": {"epoch": 3, "state_dict": state}}
+        torch.save(content.get(form, {"state_dict": several}), path)
+    other, apart = open_clip.CLIP(**TINY), open_clip.CustomTextCLIP(**TINY)
     load_weights(other, path, "tiny")
-    assert_same_weights(other, clip)
+    torch.testing.assert_close(other.state_dict(), state, rtol=0, atol=0)
+    load_weights(apart, path, "tiny")
+    ids = torch.randint(1, 99, (2, 77))
+    torch.testing.assert_close(apart.eval().encode_text(ids), clip.eval().encode_text(ids))
 
 
 def save_torchscript(clip: nn.Module, path: Path) -> None:
@@ -66,23 +64,6 @@ def save_torchscript(clip: nn.Module, path: Path) -> None:
         torch.jit.save(torch.jit.trace_module(clip.eval(), inputs, check_trace=False), path)
 
 
-def test_half_precision_weights_become_float32(tmp_path: Path, clip: nn.Module, other: nn.Module) -> None:
-    clip.load_state_dict({key: tensor.half().float() for key, tensor in clip.state_dict().items()})
-    save_file(
-        {key: tensor.half() for key, tensor in clip.state_dict().items()}, tmp_path / "half.safetensors"
-    )
-    load_weights(other, tmp_path / "half.safetensors", "tiny")
-    assert_same_weights(other, clip)
-
-
-def test_weights_of_a_clip_fit_a_clip_with_its_text_tower_apart(tmp_path: Path, clip: nn.Module) -> None:
-    torch.save(clip.state_dict(), tmp_path / "clip.pt")
-    apart = open_clip.CustomTextCLIP(**TINY)
-    load_weights(apart, tmp_path / "clip.pt", "tiny")
-    ids = torch.randint(1, 99, (2, 77))
-    torch.testing.assert_close(apart.eval().encode_text(ids), clip.eval().encode_text(ids))
-
-
 def test_weights_that_do_not_fit_name_the_first_keys(tmp_path: Path, clip: nn.Module) -> None:
     state = clip.state_dict()
     del state["visual.proj"]
@@ -91,15 +72,11 @@ def test_weights_that_do_not_fit_name_the_first_keys(tmp_path: Path, clip: nn.Mo
     save_file(state, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="does not fit tiny") as error:
         load_weights(clip, tmp_path / "foreign.safetensors", "tiny")
-    for part in (
-        "Missing key(s)",
-        '"visual.proj"',
-        "Unexpected key(s)",
-        '"visual.head"',
-        "ln_final.weight",
-        "[8]",
-    ):
-        assert part in str(error.value)
+    parts = "Missing key(s)", '"visual.proj"', "Unexpected key(s)", '"visual.head"', "ln_final.weight", "[8]"
+    assert all(part in str(error.value) for part in parts)
+    torch.save({"accuracy": 0.9}, tmp_path / "log.pt")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        load_weights(clip, tmp_path / "log.pt", "tiny")
 
 
 class Bomb:
@@ -140,12 +117,6 @@ def test_a_file_cut_off_is_called_so(tmp_path: Path, clip: nn.Module, form: str,
         read_content(path)
 
 
-def test_a_file_without_tensors(tmp_path: Path) -> None:
-    torch.save({"accuracy": 0.9}, tmp_path / "log.pt")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        load_weights(nn.Identity(), tmp_path / "log.pt", "tiny")
-
-
 def test_shipped_weights_are_those_that_the_checksum_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,22 +133,6 @@ def test_shipped_weights_are_those_that_the_checksum_names(
         locate_weights("zsad-mini", None, False, 0)
 
 
-def test_only_zsad_mini_ships() -> None:
-    with pytest.raises(ValueError, match="laion400m_e31, laion400m_e32.*only zsad-mini has its own"):
-        locate_weights(STRANGER, None, False, 0)
-
-
-def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
-    (tmp_path / "mine.pt").write_bytes(b"abc")
-    assert locate_weights(STRANGER, tmp_path / "mine.pt", False, 0).weights_id == "file@ba7816bf8f01"
-
-
-def test_neither_file_nor_tag() -> None:
-    for weights in ("gone.safetensors", "openai"):
-        with pytest.raises(ValueError, match=f"{weights}.*neither an existing file nor a .*laion400m_e31"):
-            locate_weights(STRANGER, weights, False, 0)
-
-
 def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(
     tmp_path: Path, clip: nn.Module
 ) -> None:
@@ -189,22 +144,28 @@ def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(
     assert locate_weights("ViT-L-14-336-quickgelu", tmp_path / "openai.pt", True, 0).path
 
 
+def test_weights_that_are_neither_here_nor_known(tmp_path: Path) -> None:
+    for weights in ("gone.safetensors", "openai", None):
+        with pytest.raises(
+            ValueError, match=f"{weights}.*neither an existing.*laion400m_e31.*only zsad-mini"
+        ):
+            locate_weights(STRANGER, weights, False, 0)
+    (tmp_path / "mine.pt").write_bytes(b"abc")
+    assert locate_weights(STRANGER, tmp_path / "mine.pt", False, 0).weights_id == "file@ba7816bf8f01"
+
+
 @pytest.mark.parametrize(("tag", "digits"), [("laion400m_e31", "8fb26589"), ("laion400m_e32", "699c4b84")])
 def test_epoch_31_does_not_pass_for_epoch_32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, digits: str
 ) -> None:
     """Each tag has its own file and checksum, whatever open_clip's table of hub entries says."""
-    asked = []
-
-    def download(url: str) -> str:
-        asked.append(url)
-        (tmp_path / "file.pt").write_bytes(b"another epoch")
-        return str(tmp_path / "file.pt")
-
+    (tmp_path / "file.pt").write_bytes(b"another epoch")
+    download = Mock(return_value=str(tmp_path / "file.pt"))
     monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
     with pytest.raises(ValueError, match=f"expected {digits}"):
         locate_weights(STRANGER, tag, False, 0)
-    assert asked == [PINNED[STRANGER, tag][0]] and asked[0].endswith(f"{tag}-{digits}.pt")
+    (asked,) = download.call_args.args
+    assert asked == PINNED[STRANGER, tag][0] and asked.endswith(f"{tag}-{digits}.pt")
 
 
 def test_pinned_addresses_are_open_clips_own() -> None:
@@ -215,10 +176,7 @@ def test_pinned_addresses_are_open_clips_own() -> None:
 
 
 def test_without_a_network_the_error_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(url: str) -> str:
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", offline)
+    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", Mock(side_effect=URLError("no route")))
     with pytest.raises(OSError, match="fetch https://.*ViT-L-14-336px.pt.*pass the file's path"):
         locate_weights("ViT-L-14-336-quickgelu", "openai", True, 0)
 
@@ -235,3 +193,45 @@ def test_config_of_zsad_mini_is_what_the_text_says() -> None:
     config = json.loads((checkpoints.SHIPPED / "zsad-mini.json").read_text())
     model = open_clip.CLIP(**config)
     assert sum(parameter.numel() for parameter in model.parameters()) == 9_756_161
+
+
+# architectures
+
+CONFIG = {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
+
+
+def test_a_config_file_is_named_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    contents = {
+        "plain": CONFIG,
+        "mean": {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0, 0, 0]}},
+        "smaller": CONFIG | {"embed_dim": 8},
+    }
+    ids = {}
+    for name, content in contents.items():
+        path.write_text(json.dumps(content))
+        ids[name], config, preprocess = read_config(path)
+        assert config["embed_dim"] == (8 if name == "smaller" else 16)
+        assert preprocess == content.get("preprocess_cfg", {})
+    assert len(set(ids.values())) == 3  # other pixels, other names: caches are keyed with them
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", '{"embed_dim": 16}'])
+def test_a_file_that_is_no_config(tmp_path: Path, content: str) -> None:
+    (tmp_path / "wrong.json").write_text(content)
+    with pytest.raises(ValueError, match="wrong.json is no open_clip model config"):
+        read_config(tmp_path / "wrong.json")
+    with pytest.raises(FileNotFoundError, match="gone.json does not exist"):
+        read_config(tmp_path / "gone.json")
+
+
+def test_an_unknown_name_gets_suggestions() -> None:
+    with pytest.raises(ValueError, match="unknown model 'ViT-B-16-plus-24'.*such as") as error:
+        read_config("ViT-B-16-plus-24")
+    assert "ViT-B-16-plus-240" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
+def test_image_towers_that_are_no_vision_transformer_of_open_clip(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is no CLIP with open_clip's Vision Transformer"):
+        read_config(name)

@@ -164,12 +164,6 @@ def test_wrong_pixels_are_told_apart(tiny: Callable, pixels: Any) -> None:
             embed(pixels)
 
 
-def test_embeddings_can_be_trained_on(tiny: Callable) -> None:
-    head = nn.Linear(16, 1)
-    head(tiny().embed_text(["a photo"])).sum().backward()
-    assert head.weight.grad.abs().sum() > 0
-
-
 # preprocessing
 
 
@@ -213,12 +207,6 @@ def test_the_shipped_model() -> None:
         192,
     )
     assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
-
-
-def test_a_published_architecture() -> None:
-    encoder = load_encoder("ViT-B-32-quickgelu", "random", device="cpu")
-    assert (encoder.image_size, encoder.grid, encoder.dim) == ((224, 224), (7, 7), 512)
-    assert any(isinstance(module, open_clip.transformer.QuickGELU) for module in encoder.model.modules())
 
 
 # precision and device

@@ -26,27 +26,17 @@ def test_parameters_at_the_papers_scale() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    n_pairs=st.integers(1, 60),
-    half=st.integers(1, 20),
-    seed=st.integers(0, 99),
-)
-def test_same_pair_batches_hold_both_of_each_pair(n_pairs: int, half: int, seed: int) -> None:
+@given(n_pairs=st.integers(1, 60), half=st.integers(1, 20), seed=st.integers(0, 99))
+def test_batches_cover_everything_and_hold_both_of_each_pair(n_pairs: int, half: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
+    free = paired_batches(n_pairs, generator, batch_size=2 * half + 1, same_pair=False)
+    assert min(len(batch) for batch in free) >= 2  # a single one has no batch norm
+    assert sorted(torch.cat(free).tolist()) == list(range(2 * n_pairs))
     batches = paired_batches(n_pairs, generator, batch_size=2 * half)
     for batch in batches:
         indices = set(batch.tolist())
         assert len(indices) == len(batch) <= 2 * half
         assert {i % n_pairs for i in indices if i < n_pairs} == {i % n_pairs for i in indices if i >= n_pairs}
-    assert sorted(torch.cat(batches).tolist()) == list(range(2 * n_pairs))
-
-
-@settings(max_examples=60, deadline=None)
-@given(n_pairs=st.integers(1, 60), size=st.integers(2, 41), seed=st.integers(0, 99))
-def test_free_batches_cover_everything_and_none_is_single(n_pairs: int, size: int, seed: int) -> None:
-    order = torch.Generator().manual_seed(seed)
-    batches = paired_batches(n_pairs, order, batch_size=size, same_pair=False)
-    assert min(len(batch) for batch in batches) >= 2
     assert sorted(torch.cat(batches).tolist()) == list(range(2 * n_pairs))
 
 
@@ -113,12 +103,6 @@ def test_learning_rate_is_a_tenth_after_the_first_epoch(monkeypatch: pytest.Monk
     )
     train_fnn(*gaussians(64), epochs=3, lr=0.01)
     assert rates == pytest.approx([0.01, 0.001, 0.001])
-
-
-def test_pairing_reaches_the_training() -> None:
-    normal, anomalous = gaussians(100)
-    found = [weights(train_fnn(normal, anomalous, batch_size=16, same_pair=s))[0] for s in (True, False)]
-    assert not np.allclose(*found)
 
 
 def test_views_and_features() -> None:

@@ -15,6 +15,7 @@ from zsad_core.references import (
 from zsad_core.windows import window_indices
 
 RNG = np.random.default_rng(0)
+GRID = (3, 4)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -26,26 +27,16 @@ def test_association_is_the_nearest_of_all() -> None:
     expected = [[min(distance(q, m) for m in memory) for q in image] for image in query]
     for chunk in (8192, 4, 1):
         np.testing.assert_allclose(association(query, memory, chunk=chunk), expected, atol=1e-6)
-
-
-def test_association_range_and_kinds() -> None:
-    one = np.array([[1.0, 0.0]])
-    np.testing.assert_allclose(
-        association(np.array([[[2.0, 0], [0, 1], [-3, 0]]]), one), [[0, 0.5, 1]], atol=1e-7
-    )
-    query = torch.randn(4, 6, 8)
-    itself = association(query, query.flatten(0, 1))
-    assert isinstance(itself, torch.Tensor) and bool((itself >= 0).all())
-    torch.testing.assert_close(itself, torch.zeros(4, 6), rtol=0, atol=1e-6)
-
-
-GRID = (3, 4)
+    itself = association(torch.tensor(query), torch.tensor(query).flatten(0, 1))
+    assert isinstance(itself, torch.Tensor) and bool((itself >= 0).all())  # rounding is clamped
 
 
 def features(n: int, seed: int) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     """Patch tokens (n, 12, 5) and windows (n, n_windows, 8) of n images."""
-    draw = lambda *shape: torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))  # noqa: E731
-    return draw(12, 5), {2: draw(6, 8), 3: draw(2, 8)}
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((12, 5), (6, 8), (2, 8))
+    patches, small, large = (torch.randn(n, *shape, generator=generator) for shape in shapes)
+    return patches, {2: small, 3: large}
 
 
 def memory_of(patches: torch.Tensor, windows: dict[int, torch.Tensor]) -> Memory:
@@ -79,35 +70,15 @@ def test_reference_maps_against_loops(aggregate: str) -> None:
 
 def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score() -> None:
     patches, windows = features(3, seed=0)
-    maps = reference_maps(
-        patches, windows, memory_of(patches[1:], {k: v[1:] for k, v in windows.items()}), GRID
-    )
+    memory = memory_of(patches[1:], {k: v[1:] for k, v in windows.items()})
+    maps = [*reference_maps(patches, windows, memory, GRID).values()]
     language, zero_shot = torch.tensor([0.2, 0.5, 0.9]), torch.rand(3, *GRID)
-    scores, visual = winclip_plus(language, zero_shot, [*maps.values()], fuse="none")
+    scores, visual = winclip_plus(language, zero_shot, maps, fuse="none")
     torch.testing.assert_close(visual[1:], torch.zeros(2, *GRID, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(scores[1:], language[1:].double() / 2, rtol=0, atol=1e-6)
     assert visual[0].min() > 0.01 and scores[0] > 0.11
-    _, fused = winclip_plus(language, zero_shot, [*maps.values()], fuse="mean")
-    torch.testing.assert_close(fused[1:], zero_shot[1:].double() / 2, rtol=0, atol=1e-6)
-    _, fused = winclip_plus(language, zero_shot, [*maps.values()])  # harmonic
-    torch.testing.assert_close(fused[1:], torch.zeros_like(fused[1:]), rtol=0, atol=1e-5)
     _, fused = winclip_plus(language, zero_shot, [torch.zeros(3, *GRID)], fuse="harmonic")
     assert (fused == 0).all()  # neither NaN nor infinite
-
-
-def test_more_references_bring_no_patch_further_away() -> None:
-    (patches, windows), (kept_patches, kept_windows) = features(2, seed=0), features(4, seed=1)
-    one, four = (
-        reference_maps(
-            patches,
-            windows,
-            memory_of(kept_patches[:k], {s: v[:k] for s, v in kept_windows.items()}),
-            GRID,
-        )
-        for k in (1, 4)
-    )
-    # products of another size may round the last digit another way
-    assert all((four[n] <= one[n] + 1e-6).all() and (four[n] < one[n] - 1e-3).any() for n in one)
 
 
 def test_parts_of_winclip_plus() -> None:
@@ -126,32 +97,12 @@ def test_parts_of_winclip_plus() -> None:
         np.testing.assert_allclose(scores, [0.4, 0.2], rtol=1e-6)  # of M^W alone, whatever the map
 
 
-def test_winclip_plus_needs_known_options() -> None:
-    score, maps = torch.zeros(1), torch.zeros(1, *GRID)
-    with pytest.raises(ValueError, match="fuse='sum': expected 'mean', 'harmonic' or 'none'"):
-        winclip_plus(score, maps, [maps], fuse="sum")
-    patches, windows = features(1, seed=0)
-    with pytest.raises(ValueError, match="average 'max'"):
-        reference_maps(patches, windows, memory_of(patches, windows), GRID, "max")
-
-
 def test_image_similarity_against_loops() -> None:
     query, references = RNG.normal(size=(4, 6, 8)), RNG.normal(size=(3, 6, 8))
-    expected = []
-    for image in query:
-        expected.append(np.mean([min(distance(v, r) for r in references.reshape(-1, 8)) for v in image]))
+    entries = references.reshape(-1, 8)
+    expected = [np.mean([min(distance(v, r) for r in entries) for v in image]) for image in query]
     np.testing.assert_allclose(image_similarity_score(query, references), expected)
-
-
-def test_reference_scores_0_and_does_not_depend_on_scale() -> None:
-    references = RNG.normal(size=(3, 6, 8))
-    np.testing.assert_allclose(image_similarity_score(references, references), np.zeros(3), atol=1e-12)
-    query = RNG.normal(size=(2, 6, 8))
-    np.testing.assert_allclose(
-        image_similarity_score(query * 9, references / 7), image_similarity_score(query, references)
-    )
-    more = np.concatenate([references, RNG.normal(size=(5, 6, 8))])
-    assert np.all(image_similarity_score(query, more) <= image_similarity_score(query, references))
+    np.testing.assert_allclose(image_similarity_score(query * 9, references / 7), expected)
 
 
 def test_sampling_without_replacement_nested_and_seeded() -> None:
@@ -159,11 +110,14 @@ def test_sampling_without_replacement_nested_and_seeded() -> None:
     assert sorted(drawn.tolist()) == list(range(50))
     assert sample_references(50, 4, seed=2).tolist() == drawn[:4].tolist()
     assert len({tuple(sample_references(50, 4, seed=seed)) for seed in range(10)}) == 10
+
+
+def test_bad_arguments() -> None:
+    score, maps = torch.zeros(1), torch.zeros(1, *GRID)
+    with pytest.raises(ValueError, match="fuse='sum': expected 'mean', 'harmonic' or 'none'"):
+        winclip_plus(score, maps, [maps], fuse="sum")
     with pytest.raises(ValueError, match="shots=5: expected 1 to 4"):
         sample_references(4, 5)
-
-
-def test_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"memory \(0, 8\).*m >= 1"):
         association(np.ones((1, 2, 8)), np.ones((0, 8)))
     with pytest.raises(ValueError, match=r"query \(2, 8\)"):

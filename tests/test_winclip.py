@@ -119,12 +119,6 @@ def test_overlapping_tiles_are_averaged() -> None:
     np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
 
 
-def test_maps_are_bilinear_between_the_centres_of_patches() -> None:
-    step = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
-    (found,) = image_maps(tiled(4, 4, [(0, 0, 4, 4)]), step)
-    np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1]] * 4)
-
-
 @pytest.mark.parametrize("map_size", [7, 16, 31])
 def test_tiles_cover_the_map_at_any_size(map_size: int) -> None:
     """Rounded edges leave no gap: an even map stays even."""
@@ -342,17 +336,6 @@ def test_few_shot_outputs_by_variant(variant: str) -> None:
     scores, fused = joined(None, zero_shot, [maps[name] for name in chosen])
     outputs = winclip_plus(found, patches(found), memory, Output(maps=zero_shot), GRID, variants=[variant])
     torch.testing.assert_close(outputs, {variant: Output(scores, fused)})
-
-
-def test_a_query_that_is_a_reference_has_no_distance() -> None:
-    found = features(3)
-    memory = fit_references([found], [0, 1, 2], patches)
-    outputs = winclip_plus(
-        found, patches(found), memory, Output(maps=torch.ones(3, 3, 3)), GRID, variants=[*MAPS], fuse="none"
-    )
-    for output in outputs.values():
-        torch.testing.assert_close(output.scores, torch.zeros(3).double(), rtol=0, atol=1e-6)
-        torch.testing.assert_close(output.maps, torch.zeros(3, 3, 3).double(), rtol=0, atol=1e-6)
 
 
 def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_weights, read_config, resize_grid
 from zsad_core.dpam import attention_kinds, dual_path
+from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import Tokenizer, causal_text_tower, cut, read_ends
-from zsad_core.views import to_rgb
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
 
 Precision = Literal["fp32", "bf16"]

@@ -40,7 +40,7 @@ from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import compute_features, view_extractor
-from zsad_core.loading import Batch, load_batches, worker_count
+from zsad_core.loading import Batch, load_batch, made_ahead, worker_count
 from zsad_core.views import inference_views
 
 MODEL, THREADS = "ViT-B-16-plus-240", 2
@@ -83,16 +83,17 @@ def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[s
         transform=encoder.transform,
         multi_crop=views > 1,
     )
+    make = partial(load_batch, prepare=prepare)
     with tempfile.TemporaryDirectory() as folder:
         batches = [[path] for path in save_photographs(Path(folder), n + AHEAD)]
-        held = list(load_batches(batches[:n], prepare, workers=0))
+        held = list(made_ahead(batches[:n], make, workers=0))
         times: dict[str, list[float]] = {"encode": [], "serial": [], "workers": [], "start": []}
         encode(encoder, held[:1])  # the first is always slow
         for _ in range(repeats):
             times["encode"].append(timed(encoder, held))
-            times["serial"].append(timed(encoder, load_batches(batches[:n], prepare, workers=0)))
+            times["serial"].append(timed(encoder, made_ahead(batches[:n], make, workers=0)))
             began = time.perf_counter()
-            stream = load_batches(batches, prepare, workers=worker_count(JOB))
+            stream = made_ahead(batches, make, workers=worker_count(JOB))
             first = next(stream)
             times["start"].append(time.perf_counter() - began)
             encode(encoder, [first])  # meanwhile the queue fills

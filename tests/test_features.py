@@ -43,7 +43,7 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
         lines = {precompute.compute(settings, kind, *place.split("/")) for place in PLACES.values()}
         assert lines == {"toys: 6 images"}
     fail = lambda *_, **__: pytest.fail("an image was read again")  # noqa: E731
-    monkeypatch.setattr(image_features, "load_batches", fail)
+    monkeypatch.setattr(image_features, "load_batch", fail)
     records = {role: winclip_tables.measured_studies(settings, encoder, role) for role in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.open_choice_rows(settings, encoder, "visa", PLACES["visa"]))

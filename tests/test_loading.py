@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +19,21 @@ import torch
 from PIL import Image
 
 from zsad_core import loading
-from zsad_core.image_features import batches_of
-from zsad_core.loading import load_batches, worker_count
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.loading import Batch, load_batch, made_ahead, worker_count
 from zsad_core.views import inference_views
 
 
 def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(n)]
+
+
+def loaded(dataset: AnomalyDataset, prepare: Callable, workers: int) -> Iterator[Batch]:
+    """Batches of eight images."""
+    paths = [dataset.root / path for path in dataset.meta["image"]]
+    batches = [paths[start : start + 8] for start in range(0, len(paths), 8)]
+    return made_ahead(batches, partial(load_batch, prepare=prepare), workers=workers)
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def prepare(tiny_clip) -> Callable:
 def test_workers_give_what_no_workers_give_in_order(dataset_with, tiny_clip, prepare) -> None:
     dataset = dataset_with([*noise(10), Image.new("L", (9, 50), 77)])
     state = torch.random.get_rng_state()
-    here, there = (list(load_batches(batches_of(dataset), prepare, workers=k)) for k in (0, 2))
+    here, there = (list(loaded(dataset, prepare, k)) for k in (0, 2))
     assert torch.equal(torch.random.get_rng_state(), state)  # results must not depend on what was cached
     assert [len(batch.pixels) for batch in there] == [48, 18]
     assert [size for batch in there for size in batch.sizes] == [*[(30, 40)] * 10, (9, 50)]
@@ -53,7 +60,7 @@ def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_wi
     cut = dataset.root / dataset.meta["image"].iloc[9]
     cut.write_bytes(cut.read_bytes()[:500])
     others = set(multiprocessing.active_children())  # joblib keeps those of earlier tests
-    found = load_batches(batches_of(dataset), prepare, workers=workers)
+    found = loaded(dataset, prepare, workers)
     assert len(next(found).pixels) == 48
     with pytest.raises(ValueError, match=r"09\.png cannot be read.*copy or fetch it again") as caught:
         next(found)
@@ -65,13 +72,13 @@ def test_an_error_that_names_no_file_is_noted_with_it(dataset_with, tiny_clip) -
     dataset = dataset_with(noise(2))
     prepare = partial(inference_views, image_size=(24, 32), transform=tiny_clip.transform)
     with pytest.raises(ValueError, match="expected a square") as caught:
-        next(load_batches(batches_of(dataset), prepare, workers=1))
+        next(loaded(dataset, prepare, 1))
     assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
 
 
 def test_workers_end_when_nobody_asks_any_more(dataset_with, prepare) -> None:
     others = set(multiprocessing.active_children())
-    found = load_batches(batches_of(dataset_with(noise(40, (10, 10)))), prepare, workers=1)
+    found = loaded(dataset_with(noise(40, (10, 10))), prepare, 1)
     next(found)
     assert len(set(multiprocessing.active_children()) - others) == 1
     found.close()
@@ -88,15 +95,13 @@ def test_ctrl_c_ends_the_workers(dataset_with, tmp_path) -> None:
         from contextlib import closing
         from multiprocessing import active_children
         from zsad_core.datasets import load_dataset
-        from zsad_core.image_features import batches_of
-        from zsad_core.loading import load_batches
-        from tests.test_loading import slow
+        from tests.test_loading import loaded, slow
 
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.default_int_handler)
             dataset = load_dataset({str(dataset.root)!r})
             try:
-                with closing(load_batches(batches_of(dataset), slow, workers=2)) as found:
+                with closing(loaded(dataset, slow, 2)) as found:
                     for _ in found:
                         print(*(child.pid for child in active_children()), flush=True)
             except KeyboardInterrupt:

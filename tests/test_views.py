@@ -91,7 +91,7 @@ def test_constant_image_gives_equal_views(whole: str) -> None:
 def test_tiles_cover_the_image(width: int, height: int) -> None:
     width, height = max(width, height // 50 + 1), max(height, width // 50 + 1)
     side, longer = min(width, height), max(width, height)
-    boxes = views.tile_boxes(width, height)
+    boxes = views.boxes_of(width, height, "tiles")
     starts = [max(left, upper) for left, upper, _, _ in boxes]
     assert all(right - left == lower - upper == side for left, upper, right, lower in boxes)
     assert starts[0] == 0 and starts[-1] == longer - side
@@ -101,8 +101,8 @@ def test_tiles_cover_the_image(width: int, height: int) -> None:
 
 
 def test_tiles_of_visa() -> None:
-    assert [box[0] for box in views.tile_boxes(1562, 960)] == [0, 602]
-    assert [box[0] for box in views.tile_boxes(1500, 1000)] == [0, 500]
+    assert [box[0] for box in views.boxes_of(1562, 960, "tiles")] == [0, 602]
+    assert [box[0] for box in views.boxes_of(1500, 1000, "tiles")] == [0, 500]
 
 
 def test_images_of_other_modes_become_rgb_as_the_encoder_makes_them() -> None:

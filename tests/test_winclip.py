@@ -32,7 +32,7 @@ from zsad_core.metrics import aupro, f1_max
 from zsad_core.references import reference_maps
 from zsad_core.references import winclip_plus as joined
 from zsad_core.scores import prompt_score
-from zsad_core.views import tile_boxes
+from zsad_core.views import boxes_of
 from zsad_core.windows import winclip_map, zero_shot_map
 from zsad_papers.common.experiment import measure
 from zsad_papers.winclip.experiments import one_class_scores, patch_token_map, zero_shot_variants
@@ -111,9 +111,9 @@ def tiled(width: int, height: int, boxes: Sequence[tuple[int, int, int, int]]) -
 def test_overlapping_tiles_are_averaged() -> None:
     maps = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 5, 5)
     row = [1, 1, 2, 2, 3, 3]
-    (wide,) = image_maps(tiled(6, 4, tile_boxes(6, 4)), maps)
+    (wide,) = image_maps(tiled(6, 4, boxes_of(6, 4, "tiles")), maps)
     np.testing.assert_allclose(wide, [row] * 4)
-    (tall,) = image_maps(tiled(4, 6, tile_boxes(4, 6)), maps)
+    (tall,) = image_maps(tiled(4, 6, boxes_of(4, 6, "tiles")), maps)
     np.testing.assert_allclose(tall, np.transpose([row] * 4))
     (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
     np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
@@ -123,7 +123,7 @@ def test_overlapping_tiles_are_averaged() -> None:
 def test_tiles_cover_the_map_at_any_size(map_size: int) -> None:
     """Rounded edges leave no gap: an even map stays even."""
     for width, height in ((101, 37), (37, 101), (64, 50)):
-        boxes = tile_boxes(width, height)
+        boxes = boxes_of(width, height, "tiles")
         (found,) = image_maps(tiled(width, height, boxes), torch.ones(len(boxes), 3, 3), map_size)
         assert found.shape == scaled_size(height, width, map_size) and min(found.shape) == map_size
         np.testing.assert_allclose(found, np.ones(found.shape), rtol=1e-6)

@@ -1,8 +1,7 @@
 """What prompts are learned from: global and local features of the auxiliary images, and their masks.
 
-The image tower is frozen and the images are not augmented, so each goes through it once. Features lie on the
-disk in float16 and masks as bits, both memory-mapped: a step of training reads its own images, and however
-many there are, the memory does not grow.
+The image tower is frozen and the images are not augmented, so each goes through it once. Features and masks
+are memory-mapped: a step of training reads its own images, and the memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from zsad_core.cache import cached_arrays
 from zsad_core.datasets import AnomalyDataset, stretched_mask
-from zsad_core.image_features import Extractor, FeaturePart, compute_features
+from zsad_core.image_features import Extractor, compute_features
 from zsad_core.prompts import object_name
 
 
@@ -38,16 +37,14 @@ class Batch(NamedTuple):
 class Auxiliary:
     """n images, category by category.
 
-    parts: arrays `global` and `local/<block>` of `dense.PART` images each; masks: those of the same images,
-    (images, bytes), one bit a pixel at mask_size. labels: (n,). owners: (n,) places in names, of objects.
+    parts: features of `image_features.PART` images each, and their `masks` (images, H, W) bool. labels: (n,).
+    owners: (n,) places in names, of objects. has_masks: whether the anomalous images have masks.
     """
 
     parts: list[dict[str, np.ndarray]]
-    masks: list[np.ndarray]
     labels: np.ndarray
     owners: np.ndarray
     names: list[str]
-    mask_size: tuple[int, int]
     has_masks: bool
 
     def __len__(self) -> int:
@@ -55,71 +52,48 @@ class Auxiliary:
 
     def followed_by(self, other: Auxiliary) -> Auxiliary:
         """These images, then the other ones, of the same objects and of the same size."""
-        if (self.names, self.mask_size) != (other.names, other.mask_size):
-            raise ValueError(
-                f"cannot join {self.names}, {self.mask_size} with {other.names}, {other.mask_size}"
-            )
-        labels, owners = (
-            np.concatenate([getattr(a, n) for a in (self, other)]) for n in ("labels", "owners")
-        )
-        parts, masks = self.parts + other.parts, self.masks + other.masks
-        return replace(self, parts=parts, masks=masks, labels=labels, owners=owners)
+        labels, owners = np.append(self.labels, other.labels), np.append(self.owners, other.owners)
+        return replace(self, parts=self.parts + other.parts, labels=labels, owners=owners)
 
     def batch(
         self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"
     ) -> Batch:
-        """The images at these places (b,), in this order, with the local features of these blocks.
+        """The images at these places (b,), in this order. head, patches: the arrays that are read, the latter
+        `<patches>/<layer>`."""
+        starts = np.cumsum([0, *(len(part["masks"]) for part in self.parts)])
+        numbers = np.searchsorted(starts, rows, "right") - 1
 
-        head, patches: the arrays that are read, the latter `<patches>/<layer>`.
-        """
-        starts = np.cumsum([0, *map(len, self.masks)])
-        part_of = np.searchsorted(starts, rows, "right") - 1
-        where = list(zip(part_of, rows - starts[part_of], strict=True))
-        stack = lambda name: np.stack([self.parts[p][name][i] for p, i in where])  # noqa: E731
-        read = lambda name: torch.from_numpy(stack(name)).float()  # noqa: E731
-        bits = np.stack([self.masks[p][i] for p, i in where])
-        height, width = self.mask_size
-        masks = np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)
-        return Batch(
-            read(head),
-            {layer: read(f"{patches}/{layer}") for layer in layers},
-            torch.from_numpy(masks).bool(),
-            torch.from_numpy(self.labels[rows]),
-            torch.from_numpy(self.owners[rows]),
-        )
+        def read(name: str) -> Tensor:
+            own = [self.parts[p][name][row - starts[p]] for p, row in zip(numbers, rows, strict=True)]
+            return torch.from_numpy(np.stack(own))
+
+        local = {layer: read(f"{patches}/{layer}").float() for layer in layers}
+        labels, owners = torch.from_numpy(self.labels[rows]), torch.from_numpy(self.owners[rows])
+        return Batch(read(head).float(), local, read("masks"), labels, owners)
 
 
-def auxiliary_of(
-    dataset: AnomalyDataset, extractor: Extractor, cache_dir: str | Path, *, split: str | None = "test"
-) -> Auxiliary:
-    """The images of a split (None: all) as training material; features are computed now if nobody has yet.
+def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | Path) -> Auxiliary:
+    """Images as training material; features that the cache does not have are computed.
 
     Raises ValueError when there is no image, or some anomalous images have masks and others none.
     """
-    chosen = dataset if split is None else dataset.select(split=split)
-    if not len(chosen):
-        raise ValueError(f"{dataset.name} has no images in split {split!r}; choose another auxiliary set")
-    anomalous = chosen.meta["label"] == 1
-    masked = (chosen.meta["mask"] != "") & anomalous
-    if masked.any() and (anomalous & ~masked).any():
-        lacking = chosen.meta["image"][anomalous & ~masked]
+    if not len(images):
+        raise ValueError(f"{images.name} has no images; choose another auxiliary set")
+    lacking = images.meta["image"][(images.meta["label"] == 1) & (images.meta["mask"] == "")]
+    anomalous = images.labels.sum()
+    if 0 < len(lacking) < anomalous:
         raise ValueError(
-            f"{dataset.name}: {len(lacking)} of {anomalous.sum()} anomalous images have no mask, the first "
-            f"is {lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
+            f"{images.name}: {len(lacking)} of {anomalous} anomalous images have no mask, the first is "
+            f"{lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
         )
-    features: list[dict[str, np.ndarray]] = []
-    masks: list[np.ndarray] = []
-    labels, owners = [], []
-    for number, category in enumerate(chosen.categories):
-        images = chosen.select(category=category)
-        for part in compute_features(extractor, images, cache_dir, whole="squash"):
-            features.append(part.map())
-            masks.append(_masks(part, extractor.image_size, Path(cache_dir) / "masks"))
-            labels.append(part.dataset.labels)
-            owners.append(np.full(len(part.dataset), number))
-    names = [object_name(category) for category in chosen.categories]
-    shapes = np.concatenate(labels), np.concatenate(owners), names, extractor.image_size
-    return Auxiliary(features, masks, *shapes, has_masks=bool(masked.any()))
+    found = compute_features(extractor, images, cache_dir, whole="squash")
+    size, folder = extractor.image_size, Path(cache_dir) / "masks"
+    parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]
+    labels = np.concatenate([part.dataset.labels for part in found])
+    places = [images.categories.index(part.dataset.categories[0]) for part in found]
+    owners = np.repeat(places, [len(part.dataset) for part in found])
+    names = [object_name(category) for category in images.categories]
+    return Auxiliary(parts, labels, owners, names, images.has_masks)
 
 
 def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
@@ -128,21 +102,18 @@ def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
     return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
 
 
-def _masks(part: FeaturePart, size: tuple[int, int], folder: Path) -> np.ndarray:
-    """(n, bytes) uint8: the masks of a part's images, one bit a pixel."""
+def _masks(images: AnomalyDataset, size: tuple[int, int], folder: Path) -> np.ndarray:
+    """(n, H, W) bool: the masks of images of a category, stretched to a size."""
 
     def compute() -> dict[str, np.ndarray]:
-        masks = [stretched_mask(part.dataset.mask(i), size) for i in range(len(part.dataset))]
-        masked = (part.dataset.meta["mask"] != "") & (part.dataset.labels == 1)
-        empty = sum(not mask.any() for mask, has in zip(masks, masked, strict=True) if has)
+        masks = np.stack([stretched_mask(images.mask(i), size) for i in range(len(images))])
+        empty = sum((images.meta["mask"] != "") & (images.labels == 1) & ~masks.any((1, 2)))
         if empty:
-            warnings.warn(
-                f"{part.dataset.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels; their "
-                "pixels count as normal",
-                stacklevel=2,
-            )
-        return {"masks": np.packbits(np.stack(masks).reshape(len(masks), -1), axis=1)}
+            found = f"{images.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels"
+            warnings.warn(f"{found}; their pixels count as normal", stacklevel=2)
+        return {"masks": masks}
 
-    label = f"{part.dataset.root.name}-{part.dataset.meta['category'].iloc[0]}"
-    key = {"images": part.dataset.fingerprint, "size": list(size)}
-    return cached_arrays(folder, label, key, compute)["masks"]
+    label = f"{images.root.name}-{images.meta['category'].iloc[0]}"
+    return cached_arrays(folder, label, {"images": images.fingerprint, "mask_size": list(size)}, compute)[
+        "masks"
+    ]

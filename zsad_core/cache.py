@@ -24,15 +24,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` make a file, then give it its name in one step.
 
     Readers see the old file or the whole new one, never a part. On any error, a full disk or Ctrl-C included,
-    the temporary file is removed and an existing `path` stays as it was. Missing parent folders are made. The
-    temporary name lies in the same folder (a rename is only atomic within a file system) and ends like
-    `path`, because some writers choose the format by the suffix.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> write_atomically(path, lambda temporary: temporary.write_text("whole"))
-    >>> path.read_text()
-    'whole'
+    the temporary file is removed and an existing `path` stays as it was. Missing folders are made. The
+    temporary file lies in the same folder, since a rename is only atomic within a file system, and has the
+    suffix of `path`, by which some writers choose the format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +52,6 @@ def content_key(**parts: Any) -> str:
 
     Parts are strings, numbers, booleans, None, and lists and dicts of these; the order of names does not
     matter. Raises TypeError for anything else, ValueError for NaN and infinity: both have no canonical JSON.
-
-    >>> content_key(a=1, b=[True, None]) == content_key(b=[True, None], a=1)
-    True
-    >>> content_key(a=1) == content_key(a=1.0)
-    False
     """
     return hashlib.sha256(_canonical_json(parts).encode()).hexdigest()[:32]
 
@@ -75,21 +64,13 @@ def cache_file(folder: str | Path, name: str, parts: dict[str, Any]) -> Path:
 def cached_arrays(
     folder: str | Path, name: str, parts: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of `compute()`, read from `<folder>/<name>-<content_key(**parts)>.safetensors` if they are
-    there.
+    """The arrays of `compute()`, read from `cache_file(folder, name, parts)` if they are there.
 
-    `parts` must name everything that the arrays depend on; they are stored in the file's metadata for people
-    to read. A file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning.
-    Arrays are numeric or boolean and come back sorted by name. They are memory-mapped: numbers are read where
-    they are looked at, and changes stay in memory. Two processes that compute the same key at once both
-    succeed, the last one's file stays.
-
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> cached_arrays(folder, "squares", {"n": 3}, lambda: {"x": np.arange(3) ** 2})["x"]
-    array([0, 1, 4])
-    >>> cached_arrays(folder, "squares", {"n": 3}, lambda: {"x": np.array([])})["x"]  # read, not computed
-    array([0, 1, 4])
+    `parts` must name everything that the arrays depend on; people can read them in the file's metadata. A
+    file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning. Arrays are
+    numeric or boolean and come sorted by name. They are memory-mapped: numbers are read where they are looked
+    at, and changes stay in memory. Of two processes that compute the same key at once, the last one's file
+    stays.
     """
     path, written_parts = cache_file(folder, name, parts), _canonical_json(parts)
     if path.exists():
@@ -98,13 +79,7 @@ def cached_arrays(
         except (SafetensorError, ValueError, OSError) as error:
             warnings.warn(f"cache file {path} cannot be used ({error}); computing it anew", RuntimeWarning, 2)
     arrays = {key: np.asarray(value, order="C") for key, value in compute().items()}
-    for key, array in arrays.items():
-        if array.dtype.kind not in "fiub":
-            raise TypeError(
-                f"array {key!r} for cache {name!r} is {array.dtype}; only numbers and booleans can be cached"
-            )
-    # save, not save_file: that one reports a full disk as an error of the format and hides the file from
-    # other users
+    # save_file would report a full disk as an error of the format, and hide the file from other users
     content = save(arrays, metadata={"parts": written_parts})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return _read(path, written_parts)
@@ -118,11 +93,4 @@ def _read(path: Path, written_parts: str) -> dict[str, np.ndarray]:
 
 
 def _canonical_json(parts: dict[str, Any]) -> str:
-    try:
-        return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except TypeError as error:
-        raise TypeError(
-            f"parts of a key must be plain strings, numbers, booleans, lists or dicts: {error}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"parts of a key must be finite numbers, without cycles: {error}") from error
+    return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

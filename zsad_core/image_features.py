@@ -1,8 +1,8 @@
-"""One store of features: every image goes through an encoder once for each set of views, cached.
+"""One store of features: every image goes through an encoder once for each set of views, and they are kept.
 
-A category is cut into parts of `PART` images. Each part is cached in a file of its own under a key made of
-content, so a killed run goes on with the part it was in, and however many images there are, one part at a
-time is in memory. What is compared by cosines is stored as float16, which moves a cosine by about 1e-5.
+A category is cut into parts of `PART` images, each a file of the cache under a key made of content. So a
+killed run goes on with the part it was in, and one part at a time is in memory. What is compared by cosines
+is stored as float16, which moves a cosine by about 1e-5.
 
 Images that are not square are squashed, cropped, or cut into square tiles (WinCLIP, supplement A). Features
 belong to tiles, and `TileFeatures.owner` tells whose they are.
@@ -11,40 +11,49 @@ belong to tiles, and `TileFeatures.owner` tells whose they are.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from zsad_core import prompts
 from zsad_core.cache import cache_file, cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, fingerprints
 from zsad_core.encoders import ClipEncoder
-from zsad_core.loading import Batch, load_batches
+from zsad_core.images import read_image
 from zsad_core.views import CROPS, Whole, boxes_of, inference_views
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
 
 PART = 32
 """Images in a part; bounds the memory and what a killed run loses, not the result."""
 BATCH = 8
 """Images that are loaded and encoded at once. Six views of 240 pixels of each take 33 MB."""
+FEW = 200
+"""Images that are prepared before workers would have started, which takes seconds."""
 
 
 @dataclass(frozen=True)
 class Extractor:
     """From tiles to features: `features(pixels (t, 3, H, W))` gives named arrays (t, ...).
 
-    key: everything that they depend on. transform: from a PIL tile to pixels (3, H, W); it is pickled for
-    worker processes. dtype: what features are stored in. device: where pixels are wanted. multi_crop: whether
-    `features` gets all six views of each tile, (6 t, 3, H, W).
+    key: everything that they depend on. transform: from a PIL tile to pixels (3, H, W), can be pickled.
+    dtype: what features are stored in. device: where pixels are wanted. multi_crop: whether `features` gets
+    all six views of each tile, (6 t, 3, H, W).
     """
 
     key: Mapping[str, object]
@@ -146,8 +155,8 @@ class TileFeatures:
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
         """The arrays `<prefix>/<name>` by name, in order."""
-        names = [name for name in self.arrays if name.startswith(f"{prefix}/")]
-        return {name.removeprefix(f"{prefix}/"): self.tensor(name) for name in names}
+        names = [name.partition("/") for name in self.arrays]
+        return {own: self.tensor(f"{prefix}/{own}") for first, _, own in names if first == prefix}
 
     def windows(self) -> dict[int, Tensor]:
         """{size: (t, n_windows, d)}."""
@@ -157,12 +166,10 @@ class TileFeatures:
         """The images at which `keep` (n,) bool is True. If all are, there is no copy: it may be gigabytes."""
         if keep.all():
             return self
-        tiles = keep[self.owner]
+        tiles, meta = keep[self.owner], self.meta[keep].reset_index(drop=True)
+        owner, boxes = (np.cumsum(keep) - 1)[self.owner[tiles]], self.boxes[tiles]
         arrays = {name: values[tiles] for name, values in self.arrays.items()}
-        meta, owner = self.meta[keep].reset_index(drop=True), (np.cumsum(keep) - 1)[self.owner[tiles]]
-        return replace(
-            self, meta=meta, sizes=self.sizes[keep], owner=owner, boxes=self.boxes[tiles], arrays=arrays
-        )
+        return replace(self, meta=meta, sizes=self.sizes[keep], owner=owner, boxes=boxes, arrays=arrays)
 
     def select(self, category: str | None = None, split: str | None = None) -> TileFeatures:
         keep = np.ones(len(self.meta), bool)
@@ -193,8 +200,13 @@ class FeaturePart:
     def place(self) -> tuple[Path, str, dict[str, object]]:
         """The cache's folder, the file's name, and what its content depends on."""
         key = {**self.extractor.key, "dtype": str(self.extractor.dtype), "whole": self.whole}
-        name = f"{self.dataset.root.name}-{self.dataset.meta['category'].iloc[0]}"
+        name = f"{self.dataset.root.name}-{self.dataset.categories[0]}"
         return self.folder, name, {**key, "images": self.dataset.fingerprint}
+
+    @property
+    def batches(self) -> list[list[Path]]:
+        paths = [self.dataset.root / path for path in self.dataset.meta["image"]]
+        return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
 
     def map(self) -> dict[str, np.ndarray]:
         """The arrays as they lie on the disk, memory-mapped, features in the extractor's dtype."""
@@ -204,34 +216,22 @@ class FeaturePart:
         return join_parts([self])
 
 
-def feature_parts(
+def compute_features(
     extractor: Extractor, dataset: AnomalyDataset, cache_dir: str | Path, *, whole: Whole = "tiles"
 ) -> list[FeaturePart]:
-    """The images as parts, category by category, in the order of `dataset.meta`. Nothing is computed yet.
+    """The images as parts, category by category. Features that the cache does not have are computed now.
 
     whole: how an image that is not square is seen: "tiles" (the paper's), "squash" to a square, as public
         code does, or "center_crop".
     """
     cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
-    return [FeaturePart(part, extractor, whole, Path(cache_dir) / "features") for part in cut]
-
-
-def compute_features(
-    extractor: Extractor, dataset: AnomalyDataset, cache_dir: str | Path, *, whole: Whole = "tiles"
-) -> list[FeaturePart]:
-    """`feature_parts`, all of them in the cache: those that were not are computed in one go.
-
-    Other processes read the images ahead of need (`loading.load_batches`).
-    """
-    parts = feature_parts(extractor, dataset, cache_dir, whole=whole)
-    fingerprints([part.dataset for part in parts])  # each part remembers its own
+    fingerprints(cut)  # each part remembers its own
+    parts = [FeaturePart(part, extractor, whole, Path(cache_dir) / "features") for part in cut]
     absent = [part for part in parts if not cache_file(*part.place).exists()]
-    images = sum(len(part.dataset) for part in absent)
-    bar = tqdm(total=images, desc=dataset.name, leave=False, disable=not absent)
-    with bar, closing(_compute(absent)) as computed:
-        for part, arrays in zip(absent, computed, strict=True):
+    with closing(_compute(absent)) as computed:
+        pairs = zip(absent, computed, strict=True)
+        for part, arrays in tqdm(pairs, dataset.name, len(absent), leave=False, disable=not absent):
             cached_arrays(*part.place, partial(dict, arrays))
-            bar.update(len(part.dataset))
     return parts
 
 
@@ -257,81 +257,121 @@ def image_embeddings(
 
 
 def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of each part in turn; all parts have one extractor."""
+    """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
     if not parts:
         return
-    extractor, whole = parts[0].extractor, parts[0].whole
-    views = {"multi_crop": extractor.multi_crop, "whole": whole}
-    prepare = partial(
-        inference_views, image_size=extractor.image_size, transform=extractor.transform, **views
-    )
-    cuts = [batches_of(part.dataset) for part in parts]
-    batches = [batch for cut in cuts for batch in cut]
-    with closing(load_batches(batches, prepare, device=extractor.device)) as loaded:
-        for part, cut in zip(parts, cuts, strict=True):
-            yield _features(part, islice(loaded, len(cut)))
+    own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
+    views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
+    make = partial(load_batch, image_size=own.image_size, transform=own.transform, **views)
+    workers, on_gpu = worker_count(sum(map(len, batches))), own.device.type == "cuda"
+    with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
+        for part in parts:
+            yield _features(part, islice(loaded, len(part.batches)))
 
 
-def batches_of(dataset: AnomalyDataset) -> list[list[Path]]:
-    """The image files of a dataset in order, `BATCH` at a time."""
-    paths = [dataset.root / path for path in dataset.meta["image"]]
-    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-
-
-def _features(part: FeaturePart, loaded: Iterable[Batch]) -> dict[str, np.ndarray]:
-    sizes, owner, boxes, found, extractor = [], [], [], [], part.extractor
-    for batch in loaded:
-        for width, height in batch.sizes:
-            own = boxes_of(width, height, part.whole)
-            owner += [len(sizes)] * len(own)
-            boxes += own
-            sizes.append((height, width))
-        features = extractor.features(batch.pixels)
+def _features(part: FeaturePart, batches: Iterable[tuple]) -> dict[str, np.ndarray]:
+    sizes, found, extractor = [], [], part.extractor
+    for pixels, own in batches:
+        sizes += own
+        features = extractor.features(pixels.to(extractor.device, non_blocking=True))
         found.append({name: value.to(extractor.dtype).cpu().numpy() for name, value in features.items()})
     arrays = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
-        raise ValueError(
-            f"{part.dataset.name}: features {', '.join(broken)} hold NaN or numbers too large for "
-            f"{str(extractor.dtype).removeprefix('torch.')}; check images and weights"
-        )
-    return {"sizes": np.array(sizes), "owner": np.array(owner), "boxes": np.array(boxes), **arrays}
+        about = f"{part.dataset.name}: features {', '.join(broken)}"
+        raise ValueError(f"{about} hold NaN or are too large for {extractor.dtype}; check images and weights")
+    boxes = [boxes_of(*size, part.whole) for size in sizes]
+    owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    return {"sizes": np.array(sizes)[:, ::-1], "owner": owner, "boxes": np.concatenate(boxes), **arrays}
 
 
-def text_embeddings(
-    encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path, name: str = "prompts"
-) -> np.ndarray:
+def load_batch(paths: Sequence[Path], **options) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The views of images, one image after the other, and each image's width and height.
+
+    options: of `inference_views`. Errors name the file.
+    """
+    pixels, sizes = [], []
+    for path in paths:
+        try:
+            image = read_image(path)
+            pixels.append(inference_views(image, **options))
+        except Exception as error:
+            if str(path) not in str(error):
+                error.add_note(f"with the image {path}")
+            raise
+        sizes.append(image.size)
+    return torch.cat(pixels), sizes
+
+
+def made_ahead(
+    items: Sequence[Item], make: Callable[[Item], Made], *, workers: int, pin_memory: bool = False
+) -> Iterator[Made]:
+    """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
+
+    A worker is two items ahead at most, so the memory does not grow with their number. make: pickled for the
+    workers, so a function of a module, or a `functools.partial` of one. workers: 0: all is done here. An
+    error in `make` is raised here, when its turn comes. The workers end then, and when the iterator is closed
+    (`contextlib.closing`: on Ctrl-C as well).
+    """
+    context = None
+    if workers:  # not forked from this process: it may hold threads and a GPU, which a fork breaks
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once, not by every worker
+    loader = DataLoader(
+        items,
+        batch_size=None,
+        collate_fn=partial(_made, make=make),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # it draws a seed, by default from the global random state
+        num_workers=workers,
+        multiprocessing_context=context,
+    )
+    running = iter(loader)
+    try:
+        for found in running:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        if workers:  # at once: an error's traceback holds the iterator, which would keep them
+            running._shutdown_workers()
+
+
+def worker_count(images: int) -> int:
+    """Half of the cores that this process may use, at most 16; none for few images, or on Windows."""
+    shared = Path("/dev/shm")  # through it workers hand over batches; containers often have 64 MB
+    full = shared.is_dir() and shutil.disk_usage(shared).free < 2**29
+    if images < FEW or full or "forkserver" not in multiprocessing.get_all_start_methods():
+        return 0
+    return min(16, max(1, joblib.cpu_count() // 2))
+
+
+def _made(item: Item, make: Callable[[Item], Made]) -> Made | Exception:
+    try:
+        return make(item)
+    except Exception as error:  # returned: raised here, it would arrive inside a report on the worker
+        return error
+
+
+def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path) -> np.ndarray:
     """Raw text embeddings (n, d)."""
-    sentences = list(sentences)
-    key = {**_encoder_key(encoder), "sentences": content_key(sentences=sentences), "number": len(sentences)}
+    key = {**_encoder_key(encoder), "sentences": content_key(sentences=list(sentences))}
 
     def compute() -> dict[str, np.ndarray]:
-        return {"vectors": encoder.embed_text(sentences, normalize=False).cpu().numpy()}
+        return {"vectors": encoder.embed_text(list(sentences), normalize=False).numpy()}
 
-    return cached_arrays(Path(cache_dir) / "texts", name, key, compute)["vectors"]
+    return cached_arrays(Path(cache_dir) / "texts", "texts", key, compute)["vectors"]
 
 
 def random_word_embeddings(
-    encoder: ClipEncoder,
-    cache_dir: str | Path,
-    n_pairs: int,
-    normal: str = "a",
-    anomaly: str = "a damaged",
-    **options,
+    encoder: ClipEncoder, cache_dir: str | Path, n_pairs: int, **options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Raw embeddings of `prompts.random_word_prompts(n_pairs, ...)`: two arrays (n_pairs, d).
+    """Raw embeddings of `prompts.random_word_prompts(n_pairs, **options)`: two arrays (n_pairs, d).
 
-    The words do not depend on `normal` and `anomaly`, so 16 word pairs need eight sets of sentences, not 32.
+    The words do not depend on the sides, so 16 word pairs need eight sets of sentences, not 32.
     """
-    normals, anomalous = prompts.random_word_prompts(n_pairs, normal=normal, anomaly=anomaly, **options)
-    return (
-        text_embeddings(encoder, normals, cache_dir, f"random-{_slug(normal)}"),
-        text_embeddings(encoder, anomalous, cache_dir, f"random-{_slug(anomaly)}"),
-    )
-
-
-def _slug(words: str) -> str:
-    return "a" if words == "an" else words.replace(" ", "-")  # the bare article: the same sentences for both
+    normal, anomalous = prompts.random_word_prompts(n_pairs, **options)
+    return text_embeddings(encoder, normal, cache_dir), text_embeddings(encoder, anomalous, cache_dir)
 
 
 def _encoder_key(encoder: ClipEncoder) -> dict[str, str]:

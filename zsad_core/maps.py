@@ -14,20 +14,21 @@ from zsad_core.image_features import TileFeatures
 
 
 def image_maps(
-    dense: TileFeatures, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
+    tiles: TileFeatures, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 
-    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: as in `measure`.
+    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: of a Gaussian filter
+    over the map, in pixels.
     """
-    for i, (height, width) in enumerate(dense.sizes.tolist()):
+    for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
         total, count = torch.zeros(h, w), torch.zeros(h, w)
-        for tile in np.flatnonzero(dense.owner == i):
-            edges = zip(dense.boxes[tile].tolist(), (w / width, h / height) * 2, strict=True)
+        for tile in np.flatnonzero(tiles.owner == i):
+            edges = zip(tiles.boxes[tile].tolist(), (w / width, h / height) * 2, strict=True)
             left, upper, right, lower = (round(edge * scale) for edge, scale in edges)
-            size = (lower - upper, right - left)
-            total[upper:lower, left:right] += _resize(maps[tile], size)
+            size, values = (lower - upper, right - left), maps[tile][None, None].float()
+            total[upper:lower, left:right] += F.interpolate(values, size, mode="bilinear")[0, 0]
             count[upper:lower, left:right] += 1
         whole = (total / count.clamp(min=1)).numpy()
         yield gaussian_filter(whole, sigma) if sigma else whole
@@ -39,8 +40,3 @@ def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None)
         return map_size
     scale = 1 if map_size is None else map_size / min(height, width)
     return round(height * scale), round(width * scale)
-
-
-def _resize(image: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    options = {"align_corners": False} if mode == "bilinear" else {}
-    return F.interpolate(image[None, None].float(), size, mode=mode, **options)[0, 0]

@@ -187,6 +187,6 @@ def category_texts(
         of text embeddings" only.
     """
     sides = zero_shot_prompts(object_name(category), kind, defects)
-    vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, f"winclip-{kind}")
+    vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir)
     normal, anomalous = vectors[: len(sides[0])], vectors[len(sides[0]) :]
     return (normal, anomalous) if normalize_sentences else (normal.mean(0), anomalous.mean(0))

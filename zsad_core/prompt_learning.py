@@ -80,7 +80,7 @@ def train_prompts(
     with tempfile.TemporaryDirectory() as temporary:
         layers = config.layers if config.local else config.layers[-1:]
         extractor = glocal_extractor(encoder, layers, config.attention, config.first, config.final_norm)
-        material = auxiliary_of(dataset, extractor, cache_dir or temporary, split=split)
+        material = auxiliary_of(chosen, extractor, cache_dir or temporary)
         config = _fitting(config, material, dataset.name)
         return learn(encoder, config, material, chosen, checkpoint=checkpoint, progress=progress)
 

@@ -33,9 +33,8 @@ def inference_views(
     17.57G a view), and this is the common scheme of that size.
 
     whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
-        (default) scales both edges and loses nothing; "center_crop" keeps the shape and cuts the ends off for
-        all views, as open_clip does; "tiles" cuts the image into square tiles (`tile_boxes`) and gives each
-        tile its own views, tile after tile, so that n_views is 6 or 1 times the number of tiles.
+        scales both edges and loses nothing. "center_crop" cuts the ends off for all views, as open_clip does.
+        "tiles" gives each square tile its own views, tile after tile, so n_views is 6 or 1 times the tiles.
     """
     if image_size[0] != image_size[1]:
         raise ValueError(f"image_size={image_size}: expected a square, which crops and tiles assume")
@@ -49,32 +48,25 @@ def inference_views(
 
 
 def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int, int]]:
-    """The parts of an image that an encoder sees, as (left, upper, right, lower) boxes; options above."""
-    if whole == "squash":
-        return [(0, 0, width, height)]
-    if whole == "center_crop":
-        side = min(width, height)
-        left, upper = (width - side) // 2, (height - side) // 2
-        return [(left, upper, left + side, upper + side)]
-    if whole == "tiles":
-        return tile_boxes(width, height)
-    raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
+    """The parts of an image that an encoder sees, as (left, upper, right, lower) boxes; options above.
 
+    Square tiles have the shorter edge's length s and lie evenly along the longer edge, at most 0.8 s apart
+    (WinCLIP, supplement): n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels so that the stride
+    never exceeds 0.8 s by more than one.
 
-def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """WinCLIP's square tiles of an image, as (left, upper, right, lower) boxes along the longer edge.
-
-    The tiles have the shorter edge's length s and lie evenly, at most 0.8 s apart (WinCLIP, supplement):
-    n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels so that the stride never exceeds 0.8 s by
-    more than one.
-
-    >>> tile_boxes(1500, 1000)
+    >>> boxes_of(1500, 1000, "tiles")
     [(0, 0, 1000, 1000), (500, 0, 1500, 1000)]
     """
-    side, longer = min(width, height), max(width, height)
-    # in whole numbers: 0.8 s is not exact as a float and could add a tile
-    n_tiles = -(-(longer - side) * 5 // (side * 4)) + 1
-    starts = [round(i * (longer - side) / max(n_tiles - 1, 1)) for i in range(n_tiles)]
+    if whole == "squash":
+        return [(0, 0, width, height)]
+    side, rest = min(width, height), abs(width - height)
+    if whole == "center_crop":
+        starts = [rest // 2]
+    elif whole == "tiles":
+        n_tiles = -(-rest * 5 // (side * 4)) + 1  # 0.8 s is not exact as a float and could add a tile
+        starts = [round(i * rest / max(n_tiles - 1, 1)) for i in range(n_tiles)]
+    else:
+        raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
     if width >= height:
         return [(start, 0, start + side, side) for start in starts]
     return [(0, start, side, start + side) for start in starts]

@@ -131,8 +131,8 @@ def main() -> None:
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
     # each word once: eight sets of sentences for 16 pairs of words
     pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))
-    for words in tqdm(pairs, desc="random-word prompts"):
-        random_word_embeddings(encoder, settings.cache_dir, number, *words, **options)
+    for normal, anomaly in tqdm(pairs, desc="random-word prompts"):
+        random_word_embeddings(encoder, settings.cache_dir, number, normal=normal, anomaly=anomaly, **options)
     print(f"random-word prompts: {number} of each of {2 * len(pairs)} words")
 
 

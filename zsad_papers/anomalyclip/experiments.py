@@ -119,9 +119,7 @@ def clip_texts(
         sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
     else:
         sides = [[f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]]
-    vectors = torch.from_numpy(
-        text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir, "anomalyclip-clip")
-    )
+    vectors = torch.from_numpy(text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir))
     unit = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
     return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
 

@@ -85,7 +85,7 @@ def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None
     if cache_dir is None:
         vectors = encoder.embed_text(sentences)  # (420, d)
     else:
-        vectors = torch.from_numpy(text_embeddings(encoder, sentences, cache_dir, "vand"))
+        vectors = torch.from_numpy(text_embeddings(encoder, sentences, cache_dir))
     groups = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
     return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
@@ -152,7 +152,7 @@ def train_adapters(
     drawn = Adapters(parameters, recipe | {"scale": scale}, encoder.model_id, encoder.weights_id, seen)
     with tempfile.TemporaryDirectory() as temporary:
         folder = cache_dir or temporary
-        material = auxiliary_of(chosen, extractor, folder, split=None)
+        material = auxiliary_of(chosen, extractor, folder)
         if not material.has_masks:
             raise ValueError(
                 f"{dataset.name} has no anomalous image with a mask, and VAND learns from nothing else; "
@@ -161,7 +161,7 @@ def train_adapters(
         n = len(material)
         if mosaic:
             mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
-            material = material.followed_by(auxiliary_of(mosaics, extractor, folder, split=None))
+            material = material.followed_by(auxiliary_of(mosaics, extractor, folder))
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
 
         def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:

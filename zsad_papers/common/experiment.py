@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from zsad_core import methods
@@ -27,7 +28,7 @@ from zsad_core.image_features import (
     feature_parts,
     image_embeddings,
 )
-from zsad_core.maps import _resize, image_maps, scaled_size
+from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import Detector, Texts
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
@@ -109,7 +110,8 @@ def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np
         if isinstance(map_size, tuple):
             mask = stretched_mask(mask, size)
         elif size != mask.shape:
-            mask = _resize(torch.from_numpy(mask), size, "nearest-exact").numpy() > 0.5
+            grey = torch.from_numpy(mask)[None, None].float()
+            mask = F.interpolate(grey, size, mode="nearest-exact")[0, 0].numpy() > 0.5
         if dataset.labels[i] and not mask.any():
             warnings.warn(
                 f"the mask of the anomalous {dataset.meta['image'].iloc[i]} is empty at {size}: its pixels "

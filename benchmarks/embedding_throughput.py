@@ -5,9 +5,9 @@
 Throughput: ViT-B-16-plus-240 with random weights on two threads; PNG files of 1024 x 1024 and JPEG files of
 1500 x 1000 pixels in turn, shapes on noise. Three ways in turn, so that a machine that slows down slows all:
 encoding pixels that are in memory; reading and encoding one after the other; encoding while worker processes
-read (`zsad_core.loading`), from when they have filled their queue to before it runs empty, so that as much is
-read as is encoded. The overhead is a way's time over that of encoding, less one: the median of the repeats.
-What workers need to start is paid once a job, and given by itself.
+read (`image_features.made_ahead`), from when they have filled their queue to before it runs empty, so that as
+much is read as is encoded. The overhead is a way's time over that of encoding, less one: the median of the
+repeats. What workers need to start is paid once a job, and given by itself.
 
 Memory: `embeddings.embed_images` of small images through a tiny CLIP, each number of images in a process of
 its own; the peak of its resident memory and that of its workers, sampled every 20 ms.
@@ -39,9 +39,13 @@ from benchmarks.windows import machine_facts, write_results
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import compute_features, view_extractor
-from zsad_core.loading import Batch, load_batch, made_ahead, worker_count
-from zsad_core.views import inference_views
+from zsad_core.image_features import (
+    compute_features,
+    load_batch,
+    made_ahead,
+    view_extractor,
+    worker_count,
+)
 
 MODEL, THREADS = "ViT-B-16-plus-240", 2
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))
@@ -77,13 +81,8 @@ def save_photographs(folder: Path, n: int) -> list[Path]:
 
 def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[str, object]:
     """One row: seconds an image of each way, and overheads, for images of 1 or 6 views, one at a time."""
-    prepare = partial(
-        inference_views,
-        image_size=encoder.image_size,
-        transform=encoder.transform,
-        multi_crop=views > 1,
-    )
-    make = partial(load_batch, prepare=prepare)
+    model = {"image_size": encoder.image_size, "transform": encoder.transform}
+    make = partial(load_batch, **model, multi_crop=views > 1)
     with tempfile.TemporaryDirectory() as folder:
         batches = [[path] for path in save_photographs(Path(folder), n + AHEAD)]
         held = list(made_ahead(batches[:n], make, workers=0))
@@ -114,15 +113,15 @@ def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[s
     return row
 
 
-def timed(encoder: ClipEncoder, batches: Iterable[Batch]) -> float:
+def timed(encoder: ClipEncoder, batches: Iterable[tuple]) -> float:
     start = time.perf_counter()
     encode(encoder, batches)
     return time.perf_counter() - start
 
 
-def encode(encoder: ClipEncoder, batches: Iterable[Batch]) -> None:
-    for batch in batches:
-        encoder.embed_images(batch.pixels, normalize=False)
+def encode(encoder: ClipEncoder, batches: Iterable[tuple]) -> None:
+    for pixels, _ in batches:
+        encoder.embed_images(pixels, normalize=False)
 
 
 def memory(folder: Path) -> dict[str, object]:

@@ -29,7 +29,7 @@ from PIL import Image
 from benchmarks.windows import machine_facts, write_results
 from zsad_core.datasets import COLUMNS, load_dataset
 from zsad_core.encoders import load_encoder
-from zsad_core.image_features import TileFeatures, clip_extractor, feature_parts
+from zsad_core.image_features import TileFeatures, clip_extractor, compute_features
 from zsad_core.methods import Output, category_texts
 from zsad_papers.common.experiment import measure
 from zsad_papers.winclip.experiments import zero_shot_variants
@@ -77,7 +77,7 @@ def run(folder: Path, cache: Path) -> dict[str, float]:
 
     for name in ("computed", "read"):
         held[0] = 0
-        parts = feature_parts(clip_extractor(encoder), dataset, cache)
+        parts = compute_features(clip_extractor(encoder), dataset, cache)
         seconds, _ = timed(lambda p=parts: measure(p, detect))
         found |= {f"peak_mib_{name}": peak_mebibytes(), f"seconds_{name}": round(seconds, 1)}
     return found | {"mib_if_held": round(held[0] / 2**20, 1)}

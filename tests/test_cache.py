@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from zsad_core.cache import cached_arrays, content_key, sha256_of, write_atomically
 
@@ -86,7 +87,7 @@ def test_a_file_made_from_other_parts_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="'names' for cache 'images'.*only numbers and booleans"):
+    with pytest.raises(SafetensorError, match="Unknown dtype"):
         cached_arrays(tmp_path, "images", {}, lambda: {"names": np.array(["a"])})
     assert cache_files(tmp_path) == []
 
@@ -152,7 +153,7 @@ def test_keys_see_content_and_not_order(parts: dict, name: str, value: object) -
 def test_keys_refuse_what_has_no_canonical_form() -> None:
     with pytest.raises(TypeError, match="ndarray"):
         content_key(array=np.ones(2))
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="JSON compliant"):
         content_key(score=float("nan"))
 
 

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from zsad_core import loading
+from zsad_core import image_features
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.loading import Batch, load_batch, made_ahead, worker_count
+from zsad_core.image_features import FEW, load_batch, made_ahead, worker_count
 from zsad_core.views import inference_views
 
 
@@ -29,39 +30,39 @@ def noise(n: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(n)]
 
 
-def loaded(dataset: AnomalyDataset, prepare: Callable, workers: int) -> Iterator[Batch]:
+def loaded(dataset: AnomalyDataset, options: dict, workers: int) -> Iterator[tuple]:
     """Batches of eight images."""
     paths = [dataset.root / path for path in dataset.meta["image"]]
     batches = [paths[start : start + 8] for start in range(0, len(paths), 8)]
-    return made_ahead(batches, partial(load_batch, prepare=prepare), workers=workers)
+    return made_ahead(batches, partial(load_batch, **options), workers=workers)
 
 
 @pytest.fixture
-def prepare(tiny_clip) -> Callable:
-    return partial(inference_views, image_size=tiny_clip.image_size, transform=tiny_clip.transform)
+def options(tiny_clip) -> dict:
+    return {"image_size": tiny_clip.image_size, "transform": tiny_clip.transform}
 
 
-def test_workers_give_what_no_workers_give_in_order(dataset_with, tiny_clip, prepare) -> None:
+def test_workers_give_what_no_workers_give_in_order(dataset_with, options) -> None:
     dataset = dataset_with([*noise(10), Image.new("L", (9, 50), 77)])
     state = torch.random.get_rng_state()
-    here, there = (list(loaded(dataset, prepare, k)) for k in (0, 2))
+    here, there = (list(loaded(dataset, options, k)) for k in (0, 2))
     assert torch.equal(torch.random.get_rng_state(), state)  # results must not depend on what was cached
-    assert [len(batch.pixels) for batch in there] == [48, 18]
-    assert [size for batch in there for size in batch.sizes] == [*[(30, 40)] * 10, (9, 50)]
+    assert [len(pixels) for pixels, _ in there] == [48, 18]
+    assert [size for _, sizes in there for size in sizes] == [*[(30, 40)] * 10, (9, 50)]
     for one, other in zip(here, there, strict=True):
-        torch.testing.assert_close(one.pixels, other.pixels, rtol=0, atol=0)
-    third = inference_views(dataset.image(2), tiny_clip.image_size, tiny_clip.transform)
-    torch.testing.assert_close(there[0].pixels[12:18], third, rtol=0, atol=0)
+        torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
+    third = inference_views(dataset.image(2), **options)
+    torch.testing.assert_close(there[0][0][12:18], third, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_with, prepare, workers) -> None:
+def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_with, options, workers) -> None:
     dataset = dataset_with(noise(12))
     cut = dataset.root / dataset.meta["image"].iloc[9]
     cut.write_bytes(cut.read_bytes()[:500])
     others = set(multiprocessing.active_children())  # joblib keeps those of earlier tests
-    found = loaded(dataset, prepare, workers)
-    assert len(next(found).pixels) == 48
+    found = loaded(dataset, options, workers)
+    assert len(next(found)[0]) == 48
     with pytest.raises(ValueError, match=r"09\.png cannot be read.*copy or fetch it again") as caught:
         next(found)
     assert "worker process" not in str(caught.value)
@@ -70,15 +71,15 @@ def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_wi
 
 def test_an_error_that_names_no_file_is_noted_with_it(dataset_with, tiny_clip) -> None:
     dataset = dataset_with(noise(2))
-    prepare = partial(inference_views, image_size=(24, 32), transform=tiny_clip.transform)
+    options = {"image_size": (24, 32), "transform": tiny_clip.transform}
     with pytest.raises(ValueError, match="expected a square") as caught:
-        next(loaded(dataset, prepare, 1))
+        next(loaded(dataset, options, 1))
     assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
 
 
-def test_workers_end_when_nobody_asks_any_more(dataset_with, prepare) -> None:
+def test_workers_end_when_nobody_asks_any_more(dataset_with, options) -> None:
     others = set(multiprocessing.active_children())
-    found = loaded(dataset_with(noise(40, (10, 10))), prepare, 1)
+    found = loaded(dataset_with(noise(40, (10, 10))), options, 1)
     next(found)
     assert len(set(multiprocessing.active_children()) - others) == 1
     found.close()
@@ -101,7 +102,7 @@ def test_ctrl_c_ends_the_workers(dataset_with, tmp_path) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             dataset = load_dataset({str(dataset.root)!r})
             try:
-                with closing(loaded(dataset, slow, 2)) as found:
+                with closing(loaded(dataset, {{'image_size': (4, 4), 'transform': slow}}, 2)) as found:
                     for _ in found:
                         print(*(child.pid for child in active_children()), flush=True)
             except KeyboardInterrupt:
@@ -124,15 +125,15 @@ def test_ctrl_c_ends_the_workers(dataset_with, tmp_path) -> None:
 
 
 def slow(image: Image.Image) -> torch.Tensor:
-    time.sleep(0.05)
-    return torch.zeros(1, 3, 4, 4)
+    time.sleep(0.01)
+    return torch.zeros(3, 4, 4)
 
 
 def test_number_of_workers(monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert worker_count(loading.FEW - 1) == 0  # they would start longer than it takes
-    assert worker_count(loading.FEW) == 4
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(256)), raising=False)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    assert worker_count(FEW - 1) == 0  # they would start longer than it takes
+    assert worker_count(FEW) == 4
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 256)
     assert worker_count(10**6) == 16
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
+    monkeypatch.setattr(image_features.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
     assert worker_count(10**6) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.image_features import feature_parts
+from zsad_core.image_features import compute_features
 from zsad_papers.baselines import rd4ad
 from zsad_papers.baselines.backbones import Backbone, load_backbone
 from zsad_papers.baselines.rd4ad import LAYERS, Rd4ad, rd4ad_detector, rd4ad_extractor, train_rd4ad
@@ -136,7 +136,7 @@ def test_measured_like_any_detector(
     monkeypatch.setattr("zsad_core.image_features.PART", 2)
     for _ in range(2):
         extractor = rd4ad_extractor(normal, backbone, epochs=1)
-        parts = feature_parts(extractor, test, tmp_path, whole="squash")
+        parts = compute_features(extractor, test, tmp_path, whole="squash")
         found = experiment.measure(parts, rd4ad_detector)
     assert len(trainings) == 1
     expected = model.predict(pixels_of(test, backbone))

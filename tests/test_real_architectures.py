@@ -11,7 +11,12 @@ import torch
 
 from zsad_core import methods
 from zsad_core.encoders import load_encoder
-from zsad_core.image_features import clip_extractor, feature_parts, image_embeddings, random_word_embeddings
+from zsad_core.image_features import (
+    clip_extractor,
+    compute_features,
+    image_embeddings,
+    random_word_embeddings,
+)
 from zsad_core.methods import category_texts
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import train_prompts
@@ -40,7 +45,7 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
         assert value.isfinite().all() and not torch.equal(value, drawn.parameters[name]), name
 
     extractor = methods.extractor_of(encoder, config)
-    (part,) = feature_parts(extractor, pair, tmp_path / "dense", whole="squash")
+    (part,) = compute_features(extractor, pair, tmp_path / "dense", whole="squash")
     dense = part.load()
     assert dense.tensor("global").shape == (2, 768)
     assert dense.tensor("local/24").shape == (2, 1369, 768)
@@ -54,7 +59,7 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     encoder = load_encoder("ViT-B-16-plus-240", "random", device="cpu")
     assert (encoder.grid, encoder.dim, encoder.model.visual.conv1.out_channels) == ((15, 15), 640, 896)
 
-    (part,) = feature_parts(clip_extractor(encoder, (2, 3), layers=(12,)), pair, tmp_path)
+    (part,) = compute_features(clip_extractor(encoder, (2, 3), layers=(12,)), pair, tmp_path)
     dense = part.load()
     shapes = {size: tuple(windows.shape) for size, windows in dense.windows().items()}
     assert shapes == {2: (2, 196, 640), 3: (2, 169, 640)}

@@ -16,7 +16,7 @@ from data_scripts.prepare import prepared_folder
 from zsad_core.auxiliary import Auxiliary
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import TileFeatures, feature_parts
+from zsad_core.image_features import TileFeatures, compute_features
 from zsad_core.prompts import compositional_ensemble
 from zsad_papers.baselines import vand
 from zsad_papers.baselines.vand import (
@@ -79,7 +79,7 @@ def features(encoder: ClipEncoder, dataset: AnomalyDataset, folder: Path) -> lis
     return [
         part.load()
         for category in dataset.categories
-        for part in feature_parts(
+        for part in compute_features(
             vand_extractor(encoder), dataset.select(category=category), folder, whole="squash"
         )
     ]
@@ -272,7 +272,7 @@ def test_detector_on_a_category(
     encoder: ClipEncoder, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
 ) -> None:
     category = dataset.select(category="metal_nut")
-    parts = feature_parts(vand_extractor(encoder), category, tmp_path, whole="squash")
+    parts = compute_features(vand_extractor(encoder), category, tmp_path, whole="squash")
     detect = vand_detector(encoder, learned, "metal_nut")
     dense = parts[0].load()
     (output,) = detect(dense).values()

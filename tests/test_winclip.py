@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsad_core import image_features
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, clip_extractor, feature_parts
+from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, clip_extractor, compute_features
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
     MAPS,
@@ -57,7 +57,7 @@ def parts_of(dataset_with: Callable, tmp_path: Path) -> Callable[..., list[Featu
     """parts_of(images, extractor): features of a dataset of these images."""
 
     def make(images: Sequence, extractor: Extractor, **options: str) -> list[FeaturePart]:
-        return feature_parts(extractor, dataset_with(images), tmp_path / "cache", **options)
+        return compute_features(extractor, dataset_with(images), tmp_path / "cache", **options)
 
     return make
 

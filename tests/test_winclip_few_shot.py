@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.image_features import feature_parts
+from zsad_core.image_features import compute_features
 from zsad_core.methods import Output
 from zsad_core.metrics import auroc
 from zsad_core.windows import zero_shot_map
@@ -235,7 +235,7 @@ def test_every_method_has_the_same_references(square: Category, monkeypatch: pyt
 def maps_of(c: Category, part: AnomalyDataset, backbone: Backbone | None = None) -> dict[str, Tensor]:
     """Feature maps of a part of the dataset, as they are stored."""
     extractor = c.clip if backbone is None else backbone_extractor(backbone)
-    (dense,) = [p.load() for p in feature_parts(extractor, part, c.settings.cache_dir)]
+    (dense,) = [p.load() for p in compute_features(extractor, part, c.settings.cache_dir)]
     layers = dense.starting("layer")
     return {k: v.unflatten(1, c.encoder.grid) if backbone is None else v for k, v in layers.items()}
 
@@ -256,7 +256,7 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
     methods = ("spade", "padim", "patchcore", "patchcore_last")
     detect = baseline_detector(square, [1, 2], None, methods)
-    (dense,) = [part.load() for part in feature_parts(square.clip, square.test, square.settings.cache_dir)]
+    (dense,) = [part.load() for part in compute_features(square.clip, square.test, square.settings.cache_dir)]
     found, size = detect(dense), square.encoder.image_size
     assert {*found} == {f"{m}|{k}|{s}" for m in methods for k in (1, 2) for s in (0, 1)}
     query, train = maps_of(square, square.test), maps_of(square, square.train)
@@ -281,7 +281,7 @@ def test_records_of_baselines(square: Category, kept: None) -> None:
     frame = pd.DataFrame(few_shot_baselines(square, [1], None, ["patchcore_last", "padim"]))
     assert set(frame["method"]) == {"patchcore_last", "padim"} and set(frame["variant"]) == {""}
     assert frame.groupby(["task", "method", "shots", "seed"]).size().tolist() == [1] * 8
-    (part,) = feature_parts(square.clip, square.test, square.settings.cache_dir)
+    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
     output = baseline_detector(square, [1], None, ["padim"])(part.load())["padim|1|1"]
     (scores,) = frame.query("task == 'image' and method == 'padim' and seed == 1")["values"]
     np.testing.assert_allclose(scores, output.scores)
@@ -316,7 +316,7 @@ def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone
     frame = pd.DataFrame(few_shot_baselines(square, [1], resnet))
     assert frame["method"].drop_duplicates().tolist() == ["padim", "patchcore", "spade"]
     assert (frame.groupby(["method", "task"]).size() == 2).all() and len(frame) == 12
-    (part,) = feature_parts(backbone_extractor(resnet), square.test, square.settings.cache_dir)
+    (part,) = compute_features(backbone_extractor(resnet), square.test, square.settings.cache_dir)
     found = baseline_detector(square, [2], resnet)(part.load())
     query, train = maps_of(square, square.test, resnet), maps_of(square, square.train, resnet)
     own, size = only(train, square.draws([2])[2, 1]), (64, 64)
@@ -403,7 +403,7 @@ def test_open_options_are_those_they_are_called(oblong: Category, options: pd.Da
 
 
 def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
-    (part,) = feature_parts(square.clip, square.test, square.settings.cache_dir)
+    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
     dense, texts = part.load(), square.texts()
     default, *others = (
         few_shot_detector(square, [1], **fuse)(dense)["P+Wm+Ws|1|0"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from zsad_core import prompts
 from zsad_core.datasets import load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import TileFeatures, feature_parts, image_embeddings
+from zsad_core.image_features import TileFeatures, compute_features, image_embeddings
 from zsad_core.maps import image_maps
 from zsad_core.methods import token_map
 from zsad_core.metrics import aupr, auroc, f1_max
@@ -269,7 +269,7 @@ def test_zero_shot_maps_of_squares(square: Category) -> None:
 def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) -> None:
     """From pixels, and by way of kept features, at the size of the encoder's input."""
     extractor = replace(square.clip, dtype=torch.float32)
-    (part,) = feature_parts(extractor, square.test, tmp_path)
+    (part,) = compute_features(extractor, square.test, tmp_path)
     dense, size = part.load(), square.encoder.image_size
     tables = [*image_maps(dense, zero_shot_detector(square)(dense)[""].maps, size)]
     options = {"scales": square.settings.scales, "temperature": square.temperature}

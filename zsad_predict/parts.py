@@ -17,9 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from zsad_core.cache import cached_arrays
-from zsad_core.image_features import PART
+from zsad_core.image_features import PART, made_ahead, worker_count
 from zsad_core.images import BadImage
-from zsad_core.loading import made_ahead, worker_count
 from zsad_predict.files import FileChanged, ImageFile, Reader, Tiles, digest_of, read_tiles
 from zsad_predict.result import COLUMNS, Part, silent
 from zsad_predict.scorers import Scorer, embed

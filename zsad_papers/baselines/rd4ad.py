@@ -90,7 +90,7 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Extractor:
     """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for images stretched to its size.
 
-    Training happens when features are first computed: not at all where `feature_parts` finds them kept.
+    Training happens when features are first computed: not at all where `compute_features` finds them kept.
     """
     trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 

@@ -92,7 +92,7 @@ def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None
 
 def vand_extractor(encoder: ClipEncoder) -> Extractor:
     """`image` (t, d), the ordinary global feature, and raw patch tokens `layer/<block>` (t, patches, width)
-    of the four quarter blocks, for `feature_parts`."""
+    of the four quarter blocks, for `compute_features`."""
     blocks = quarter_blocks(encoder.depth)
     return clip_extractor(encoder, (), tuple(dict.fromkeys(blocks)))  # shallow towers have fewer than four
 

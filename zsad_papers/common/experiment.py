@@ -25,7 +25,6 @@ from zsad_core.image_features import (
     TileFeatures,
     clip_extractor,
     compute_features,
-    feature_parts,
     image_embeddings,
 )
 from zsad_core.maps import image_maps, scaled_size
@@ -221,7 +220,7 @@ class Category:
     def features(self, extractor: Extractor, image: int) -> TileFeatures:
         """The features of test image number `image`."""
         number, place = divmod(image, PART)
-        parts = feature_parts(extractor, self.test, self.settings.cache_dir, whole=self.whole)
+        parts = compute_features(extractor, self.test, self.settings.cache_dir, whole=self.whole)
         return parts[number].load().only(place)
 
     def measured(

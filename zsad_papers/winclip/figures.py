@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zsad_core.image_features import PART, Extractor, TileFeatures, feature_parts
+from zsad_core.image_features import PART, Extractor, TileFeatures, compute_features
 from zsad_core.maps import image_maps
 from zsad_core.methods import Detector, detector, winclip
 from zsad_core.prompts import object_name
@@ -72,7 +72,7 @@ def _map(
     category: Category, extractor: Extractor, detect: Detector, output: str, part: int, place: int
 ) -> np.ndarray:
     dense: TileFeatures = (
-        feature_parts(extractor, category.test, category.settings.cache_dir, whole=category.whole)[part]
+        compute_features(extractor, category.test, category.settings.cache_dir, whole=category.whole)[part]
         .load()
         .only(place)
     )

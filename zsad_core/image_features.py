@@ -228,10 +228,11 @@ def compute_features(
     fingerprints(cut)  # each part remembers its own
     parts = [FeaturePart(part, extractor, whole, Path(cache_dir) / "features") for part in cut]
     absent = [part for part in parts if not cache_file(*part.place).exists()]
-    with closing(_compute(absent)) as computed:
-        pairs = zip(absent, computed, strict=True)
-        for part, arrays in tqdm(pairs, dataset.name, len(absent), leave=False, disable=not absent):
-            cached_arrays(*part.place, partial(dict, arrays))
+    if absent:
+        with closing(_compute(absent)) as computed:
+            pairs = zip(absent, computed, strict=True)
+            for part, arrays in tqdm(pairs, dataset.name, len(absent), leave=False):
+                cached_arrays(*part.place, partial(dict, arrays))
     return parts
 
 
@@ -258,8 +259,6 @@ def image_embeddings(
 
 def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
-    if not parts:
-        return
     own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
     views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
     make = partial(load_batch, image_size=own.image_size, transform=own.transform, **views)

@@ -122,6 +122,7 @@ def prepare(folder: Path, n: int) -> tuple[ClipEncoder, PromptConfig, AnomalyDat
     config = prompt_config_of(encoder, epochs=1)
     dataset = load_dataset(folder) if (folder / "meta.csv").is_file() else noise_dataset(folder, n)
     extractor = glocal_extractor(encoder, config.layers, "vv", config.first)
+    dataset = dataset.select(split="test")
     return encoder, config, dataset, auxiliary_of(dataset, extractor, folder.parent / "cache")
 
 

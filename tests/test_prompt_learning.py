@@ -101,7 +101,8 @@ def material_of(
     dtype: torch.dtype = torch.float32,
 ) -> Auxiliary:
     options = config.layers, config.attention, config.first, config.final_norm
-    return auxiliary_of(dataset, replace(glocal_extractor(encoder, *options), dtype=dtype), folder)
+    extractor = replace(glocal_extractor(encoder, *options), dtype=dtype)
+    return auxiliary_of(dataset.select(split="test"), extractor, folder)
 
 
 def slopes(loss: Callable[[dict[str, Tensor]], Tensor], values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,6 @@ from zsad_papers.common.settings import Settings, read_settings
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 TIMEOUT = 5.0  # seconds that an address has to answer in
 LEAST_FREE = 10**9  # bytes that any run leaves free
-DECODED = 3  # images of each dataset that are read whole
 MADE = ("mini_", "textile")  # how the names of datasets begin that `make book` makes itself
 WITH_REFERENCES = {"mvtec", "visa"}  # roles of which reference images are drawn and maps measured
 
@@ -53,10 +52,8 @@ class Check(NamedTuple):
 
 def check_all(settings: Settings) -> Iterator[Check]:
     yield Check("profile", "ok", f"{settings.profile}, every parameter is valid")
-    yield from check_device(settings)
-    yield from check_weights(settings)
-    yield from check_datasets(settings)
-    yield from check_folders(settings)
+    for check in (check_device, check_weights, check_datasets, check_folders):
+        yield from check(settings)
 
 
 def check_device(settings: Settings) -> Iterator[Check]:
@@ -104,37 +101,33 @@ def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
     if weights in (None, "random") or Path(weights).expanduser().is_file():
         return locate_weights(model, weights, quick_gelu, seed).weights_id
     config = config_of_tag(model, weights, quick_gelu)
-    if (model, weights) in PINNED or not config.get("hf_hub"):
-        return _at_address(*PINNED.get((model, weights), (config.get("url", ""), "")))
-    repository, name = os.path.split(config["hf_hub"])
+    repository, name = os.path.split(config.get("hf_hub") or "")
     # the order in which open_clip looks
-    return _on_hub(repository, "open_clip_model.safetensors", name or "open_clip_pytorch_model.bin")
+    names = ("open_clip_model.safetensors", name or "open_clip_pytorch_model.bin")
+    return _download((model, weights), config.get("url", ""), repository, names)
 
 
 def _backbone_weights(name: str, weights: str, seed: int) -> str | Download:
     """As `_clip_weights`, of a timm network; errors as `backbones.load_backbone` gives them."""
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return "here"
-    if (name, weights) in PINNED:
-        return _at_address(*PINNED[name, weights])
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise ValueError(
             f"no weights {weights!r} on the hub and no such .safetensors file: correct backbone_weights"
         )
-    return _on_hub(config.hf_hub_id, "model.safetensors")
+    return _download((name, weights), "", config.hf_hub_id, ("model.safetensors",))
 
 
-def _at_address(url: str, sha256: str) -> Download:
-    return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], sha256)
-
-
-def _on_hub(repository: str, *names: str) -> Download:
-    """The first of these files that is here, or the last one's address."""
+def _download(key: tuple[str, str], url: str, repository: str, names: Sequence[str]) -> Download:
+    """The pinned file, or that at `url`; from a repository of the hub the first of the names that is here, or
+    the address of the last one."""
+    if key in PINNED or not repository:
+        url, sha256 = PINNED.get(key, (url, ""))
+        return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], sha256)
     cached = [try_to_load_from_cache(repository, name) for name in names]
     there = [Path(path) for path in cached if isinstance(path, str)]
-    url = f"https://huggingface.co/{repository}/resolve/main/{names[-1]}"
-    return Download(url, there[0] if there else None)
+    return Download(f"https://huggingface.co/{repository}/resolve/main/{names[-1]}", next(iter(there), None))
 
 
 def _whole_or_reachable(download: Download, timeout: float) -> str:
@@ -184,7 +177,7 @@ def check_datasets(settings: Settings) -> Iterator[Check]:
 def _check_dataset(settings: Settings, name: str, places: Sequence[str]) -> Iterator[Check]:
     dataset = dataset_named(settings, name, limit=False)
     test = dataset.select(split="test")
-    for i in {0, len(test) // 2, len(test) - 1} if len(test) >= DECODED else range(len(test)):
+    for i in {0, len(test) // 2, len(test) - 1} & set(range(len(test))):
         test.image(i)
         test.mask(i)
     normal, anomalous = int((test.labels == 0).sum()), int((test.labels == 1).sum())
@@ -201,15 +194,11 @@ def _check_dataset(settings: Settings, name: str, places: Sequence[str]) -> Iter
     if compared and few:
         note = f"fewer than {shots} normal training images in {', '.join(few)}: add some, or lower shots"
         yield Check(f"references of {name}", "error", note)
-    published = pd.read_csv(PUBLISHED).set_index("dataset")
-    if name in places and name in published.index:
-        known = published.loc[name]
-        if (known["n_normal"], known["n_anomalous"]) != (normal, anomalous):
-            note = (
-                f"{known['n_normal']} normal and {known['n_anomalous']} anomalous test images are published"
-            )
+    for known in pd.read_csv(PUBLISHED).query("dataset == @name and dataset in @places").itertuples():
+        if (known.n_normal, known.n_anomalous) != (normal, anomalous):
+            note = f"published are {known.n_normal} normal and {known.n_anomalous} anomalous test images"
             yield Check(f"counts of {name}", "warning", f"{note}; prepared.json may know the reason")
-        if known["has_pixel_masks"] == 1 and bare == anomalous:
+        if known.has_pixel_masks == 1 and bare == anomalous:
             yield Check(f"masks of {name}", "warning", "none, though the papers measure its maps")
 
 

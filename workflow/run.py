@@ -3,8 +3,8 @@
     python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run]
     python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
-A killed Snakemake leaves a lock behind. The lock taken here vanishes with its process, so whoever holds it
-knows that no other run is under way, and may clear Snakemake's.
+A killed Snakemake leaves its lock behind. The lock taken here vanishes with its process: whoever holds it may
+clear Snakemake's.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def run(command: list[str]) -> int:
 def check(profile: str) -> int:
     """`zsad check`, which takes seconds, once for each content of the profile: 0 when nothing stands
     in the way. Afterwards Snakemake alone decides what there is to do."""
-    known = [path for path in (ROOT / "profiles" / f"{profile}.yaml", Path(profile)) if path.is_file()]
-    content = known[0].read_bytes() if known else b""
+    places = (ROOT / "profiles" / f"{profile}.yaml", Path(profile))
+    content = next((path.read_bytes() for path in places if path.is_file()), b"")
     passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"
     if passed.exists():
         return 0

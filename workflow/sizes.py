@@ -38,12 +38,10 @@ def function_lines(path: Path) -> list[int]:
 
 
 def package_lines(package: str) -> int:
-    """All lines of a package's Python files, comments and blank lines included."""
     return sum(map(lines_of, modules_of(package)))
 
 
 def student_lines() -> int:
-    """The lines of the files in READ_FIRST."""
     return sum(lines_of(ROOT / "zsad_core" / f"{name}.py") for name in READ_FIRST)
 
 

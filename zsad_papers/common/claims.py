@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -104,6 +104,9 @@ class Verdict(NamedTuple):
     reason: str
 
 
+Test = Sequence[Comparison] | Callable[["Numbers"], Verdict]
+
+
 def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
     """The claims of a paper: id, section, claim, and a note on what its test leaves unsaid.
 
@@ -117,9 +120,7 @@ def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
 
 
 @cache
-def load_tests(
-    paper: str,
-) -> tuple[dict[str, list[Comparison] | Callable[[Numbers], Verdict]], dict[str, Any]]:
+def load_tests(paper: str) -> tuple[dict[str, Test], dict[str, Any]]:
     """The tests of a paper by claim, rows or a function, and the paper's own values of its options.
 
     A claim without a test, or with both, and a test without a claim are errors.
@@ -159,12 +160,11 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
     cells = cells_of(rows)
     table, records = load_claims(paper), []
     for claim, note in zip(table["id"], table["note"]):
-        test, numbers = tests[claim], Numbers(rows, cells, options)
-        verdict = test(numbers) if callable(test) else judge(numbers, test)
+        verdict = judge(Numbers(rows, cells, options), test := tests[claim])
         words = " ".join(test.__doc__.split()) if callable(test) else "; ".join(map(str, test))
         shown = "; ".join(f"{name} {value:.6g}" for name, value in verdict.numbers.items())
-        test_in_words = f"{words} ({note})" if note else words
-        records.append((test_in_words, verdict.verdict, shown, verdict.reason))
+        words += f" ({note})" if note else ""
+        records.append((words, verdict.verdict, shown, verdict.reason))
     verdicts = pd.DataFrame(records, columns=["test", "verdict", "numbers", "reason"])
     return table[["id", "section", "claim"]].join(verdicts)
 
@@ -270,14 +270,13 @@ class Numbers:
         names, _, settings = text.partition(" where ")
         if not settings:
             return names.split(" | ")
-        present = (self.measured_on(name, measure) for name in settings.split(" | "))
-        found = set.intersection(*present)
+        found = set.intersection(*(self.measured_on(name, measure) for name in settings.split(" | ")))
         if names != "any":
             found &= set(names.split(" | "))
         if not found:
             of = settings.replace(" | ", " and ")
-            place = "any dataset" if names == "any" else f"one of {names.replace(' | ', ', ')}"
-            self._problem(f"no row for {measure} of {of} on {place}")
+            among = "any dataset" if names == "any" else f"one of {names.replace(' | ', ', ')}"
+            self._problem(f"no row for {measure} of {of} on {among}")
         return sorted(found)
 
     def measured_on(self, name: str, measure: str) -> set[str]:
@@ -304,10 +303,12 @@ def place(dataset: str, measure: str, category: str, name: str) -> str:
     return " ".join(filter(None, [dataset, category, measure, name]))
 
 
-def judge(numbers: Numbers, rows: Iterable[Comparison]) -> Verdict:
-    """Holds if every row is met."""
+def judge(numbers: Numbers, test: Test) -> Verdict:
+    """The verdict of a function, or of rows: holds if every row is met."""
+    if callable(test):
+        return test(numbers)
     holds, shown, reasons, n_met, total = True, {}, [], 0, 0
-    for row in rows:
+    for row in test:
         leads = _averaged(_leads(numbers, row), row.average)
         named = {place(*key): lead for key, lead in leads.items()}
         behind = {key: lead for key, lead in leads.items() if not meets(lead, row.condition)}
@@ -324,7 +325,7 @@ def judge(numbers: Numbers, rows: Iterable[Comparison]) -> Verdict:
 
 
 Leads = dict[tuple[str, str, str, str], float]
-"""By dataset, measure, category and settings."""
+AXES = ("datasets", "measures", "category", "settings")
 
 
 def _leads(numbers: Numbers, row: Comparison) -> Leads:
@@ -372,9 +373,7 @@ def _signed(text: str) -> list[tuple[int, str]]:
 
 def _averaged(leads: Leads, average: str) -> Leads:
     """Means over the datasets, measures or settings that a row names."""
-    axes = [
-        {"datasets": 0, "measures": 1, "settings": 3}[axis] for axis in filter(None, average.split(" | "))
-    ]
+    axes = [AXES.index(axis) for axis in filter(None, average.split(" | "))]
     groups: dict[tuple[str, ...], list[float]] = {}
     for key, lead in leads.items():
         group = tuple("mean" if i in axes else name for i, name in enumerate(key))

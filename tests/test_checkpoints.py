@@ -231,7 +231,7 @@ def test_an_unknown_name_gets_suggestions() -> None:
     assert "ViT-B-16-plus-240" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
+@pytest.mark.parametrize("name", ["convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32", "roberta-ViT-B-32"])
 def test_image_towers_that_are_no_vision_transformer_of_open_clip(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no CLIP with open_clip's Vision Transformer"):
+    with pytest.raises(ValueError, match=f"{name} is no CLIP with open_clip's own Vision Transformer"):
         read_config(name)

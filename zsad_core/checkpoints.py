@@ -54,10 +54,11 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
             f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
             f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
         )
-    if "timm_model_name" in config["vision_cfg"] or "multimodal_cfg" in config:
+    foreign = {"timm_model_name", "hf_model_name", "hf_tokenizer_name"}
+    if "multimodal_cfg" in config or foreign & {*config["vision_cfg"], *config["text_cfg"]}:
         raise ValueError(
-            f"{model_id} is no CLIP with open_clip's Vision Transformer or ResNet; choose an architecture "
-            "such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
+            f"{model_id} is no CLIP with open_clip's own Vision Transformer or ResNet, text tower and "
+            "tokenizer; choose one such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
         )
     return model_id, config, preprocess
 
@@ -78,7 +79,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def build(config: dict[str, Any]) -> nn.Module:
     """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
     config = dict(config)
-    custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    custom_text = config.pop("custom_text", False)
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
 
 

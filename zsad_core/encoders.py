@@ -23,7 +23,7 @@ from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_wei
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
-from zsad_core.text import Tokenizer, causal_text_tower, cut, read_ends
+from zsad_core.text import causal_text_tower, cut, read_ends
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
 
 Precision = Literal["fp32", "bf16"]
@@ -94,8 +94,8 @@ class ClipEncoder:
         dim: d, the width of the joint space. depth, width: blocks of the image tower and numbers in one of
             its tokens. A ResNet has depth 0.
         has_class_token: whether the image's embedding is its class token, so that patches have one too.
-        text_tower: the module with the text tower's parts if it is causal and read at the end token, else
-            None. text_depth: its blocks, else 0. context_length: tokens that it reads.
+        text_tower: the module with the text tower's parts. text_depth: its blocks. context_length: the tokens
+            that it reads.
         temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
         model_id, weights_id: names made of content, to key caches with. weights_sha256: None for random ones.
         transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
@@ -104,7 +104,7 @@ class ClipEncoder:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: Tokenizer,
+        tokenizer: SimpleTokenizer,
         preprocess: dict[str, Any],
         model_id: str,
         source: WeightsSource,
@@ -126,7 +126,7 @@ class ClipEncoder:
         self.width: int = visual.conv1.out_channels
         self.has_class_token = not self.is_resnet and visual.pool_type == "tok" and visual.attn_pool is None
         self.text_tower = causal_text_tower(model, tokenizer)
-        self.text_depth = len(self.text_tower.transformer.resblocks) if self.text_tower else 0
+        self.text_depth = len(self.text_tower.transformer.resblocks)
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
         preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
@@ -140,12 +140,7 @@ class ClipEncoder:
         return self.transform(to_rgb(image))
 
     def tokenize(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """The tokens of each prompt from the start token to the end token, neither cut nor padded.
-
-        A tokenizer that is not open_clip's own cuts and pads as it does for its model.
-        """
-        if not isinstance(self.tokenizer, SimpleTokenizer):
-            return [tuple(self.tokenizer([prompt])[0].tolist()) for prompt in prompts]
+        """The tokens of each prompt from the start token to the end token, neither cut nor padded."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         return [(start, *self.tokenizer.encode(prompt), end) for prompt in prompts]
 
@@ -154,15 +149,13 @@ class ClipEncoder:
         """(n, d) embeddings of n prompts; (0, d) for none.
 
         Equal to open_clip's `encode_text` up to rounding, in less time: equal prompts are encoded once, in
-        batches by length, and no padding follows the end token of a causal text tower. A prompt longer than
-        the context loses its end as in open_clip, with a warning.
+        batches by length, without the padding after the end token. A prompt longer than the context loses its
+        end as in open_clip, with a warning.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise TypeError(f"embed_text expects a list of sentences, got {prompts!r:.80}")
         unique = list(dict.fromkeys(prompts))
         sequences = cut(dict(zip(unique, self.tokenize(unique), strict=True)), self.context_length)
-        if self.text_tower is None:
-            sequences = {p: (*t, *[0] * (self.context_length - len(t))) for p, t in sequences.items()}
         order = sorted(set(sequences.values()), key=lambda tokens: (len(tokens), tokens))
         parts = [torch.empty(0, self.dim), *map(self._encode_text, self._text_batches(order))]
         row_of = {tokens: row for row, tokens in enumerate(order)}
@@ -295,8 +288,8 @@ class ClipEncoder:
 
     def _text_batches(self, order: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
         """Token sequences, sorted by length, in batches of bounded memory: the last one decides how many."""
-        width = self.text_tower.token_embedding.embedding_dim if self.text_tower else self.dim
-        bound, start = _NUMBERS_PER_BATCH[self._memory] // width, 0  # tokens
+        width, start = self.text_tower.token_embedding.embedding_dim, 0
+        bound = _NUMBERS_PER_BATCH[self._memory] // width  # tokens
         for stop, tokens in enumerate(order):
             if stop > start and stop - start >= bound // len(tokens):
                 yield order[start:stop]
@@ -305,12 +298,10 @@ class ClipEncoder:
             yield order[start:]
 
     def _encode_text(self, sequences: Sequence[tuple[int, ...]]) -> Tensor:
-        """(b, d) of token sequences sorted by length, padded with zeros as open_clip does."""
+        """(b, d) of token sequences sorted by length."""
         tower, length = self.text_tower, len(sequences[-1])
         ids = torch.tensor([t + (0,) * (length - len(t)) for t in sequences], device=self.device)  # (b, l)
         with self._autocast():
-            if tower is None:
-                return self.model.encode_text(ids, normalize=False).cpu()
             x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
             x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
             ends = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]

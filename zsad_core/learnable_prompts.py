@@ -95,7 +95,7 @@ def initial_parameters(
     encoder: ClipEncoder, design: PromptDesign, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width)."""
-    width = text_tower(encoder).token_embedding.embedding_dim
+    width = encoder.text_tower.token_embedding.embedding_dim
     if design.deep_blocks and design.depth > encoder.text_depth:
         raise ValueError(
             f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks; lower depth"
@@ -111,7 +111,7 @@ def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("
 
     Raises ValueError for a prompt that is longer than the context: cut off it would lose its object.
     """
-    tower = text_tower(encoder)
+    tower = encoder.text_tower
     tokens = encoder.tokenize([sentence for name in names for sentence in design.sentences(name)])
     longest = max(map(len, tokens))
     if longest > encoder.context_length:
@@ -128,7 +128,7 @@ def encode(
     encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
 ) -> Tensor:
     """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`."""
-    tower = text_tower(encoder)
+    tower = encoder.text_tower
     x = frozen.embeddings.unflatten(0, (-1, 2))  # (c, 2, t, width)
     context = torch.stack([parameters[name] for name in _contexts(design)]).to(x)  # (1 or 2, E, width)
     context = context.expand(len(x), 2, -1, -1)  # (c, 2, E, width)
@@ -145,16 +145,6 @@ def encode(
         else:
             x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
     return F.normalize(read_ends(tower, x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
-
-
-def text_tower(encoder: ClipEncoder) -> nn.Module:
-    """The encoder's text tower; ValueError where no prompts can be learned for it."""
-    if encoder.text_tower is None:
-        raise ValueError(
-            "prompts are learned for causal text towers that are read at the end token; "
-            f"{encoder.model_id} has none; choose a CLIP such as ViT-L-14-336-quickgelu"
-        )
-    return encoder.text_tower
 
 
 def _contexts(design: PromptDesign) -> list[str]:

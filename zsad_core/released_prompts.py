@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zsad_core.checkpoints import read_content
 from zsad_core.encoders import ClipEncoder
-from zsad_core.learnable_prompts import SIDES, text_tower
+from zsad_core.learnable_prompts import SIDES
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 
@@ -55,7 +55,7 @@ def _check_shapes(
     path: Path, state: dict[str, Tensor], deep: list[str], encoder: ClipEncoder
 ) -> dict[str, int]:
     """E, M and L. Raises ValueError unless all entries are there, fit each other and the text tower."""
-    width, context = text_tower(encoder).token_embedding.embedding_dim, encoder.context_length
+    width, context = encoder.text_tower.token_embedding.embedding_dim, encoder.context_length
     rows = torch.atleast_2d(state.get("ctx_pos", torch.empty(0))).shape[-2]
     length = len(state[deep[0]]) if deep and deep[0] in state else 0
     expected: dict[str, tuple[int, ...]] = {}
@@ -90,7 +90,7 @@ def _check_templates(
                 f"is {list(ids)}, padded with zeros: these prompts have another template"
             )
         own = [state[f"token_{part}_{end}"][0, 0].float() for part in ("prefix", "suffix")]
-        words = text_tower(encoder).token_embedding(wanted.to(encoder.device)).cpu()  # (context, width)
+        words = encoder.text_tower.token_embedding(wanted.to(encoder.device)).cpu()  # (context, width)
         words = torch.cat([words[:1], words[-len(own[1]) :]])
         known &= torch.allclose(torch.cat(own), words, atol=1e-4)
     if not known:

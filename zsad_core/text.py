@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-Tokenizer = Callable[[list[str]], Tensor]
 
-
-def causal_text_tower(model: nn.Module, tokenizer: Tokenizer) -> nn.Module | None:
-    """The module that holds the text tower's parts, if tokens after the end token cannot matter; else None.
-
-    They cannot where every token sees only those before it, and the embedding is read at the end token. Some
-    towers append a class token or see both ways, and those of other libraries are not looked into.
-    """
+def causal_text_tower(model: nn.Module, tokenizer: SimpleTokenizer) -> nn.Module:
+    """The module that holds the text tower's parts: every token sees only those before it, and the embedding
+    is read at the end token, so what follows that token cannot matter. ValueError for another tower."""
     tower = getattr(model, "text", model)
-    if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
-        return None
     if isinstance(tower, open_clip.CLIP):
-        pool, end_id = tower.text_pool_type, tower.text_eos_id
-    elif isinstance(tower, TextTransformer) and tower.cls_emb is None:
-        pool, end_id = tower.pool_type, tower.eos_id
+        pool, end_id, plain = tower.text_pool_type, tower.text_eos_id, True
     else:
-        return None
+        pool, end_id, plain = tower.pool_type, tower.eos_id, tower.cls_emb is None
     end_id = max(tokenizer.all_special_ids) if pool == "argmax" else end_id
     reads_end = pool in ("argmax", "eos") and end_id == tokenizer.eot_token_id
-    return tower if reads_end and tower.attn_mask is not None else None
+    if not (plain and reads_end and tower.attn_mask is not None and tokenizer.reduction_fn is None):
+        raise ValueError(
+            "expected a causal text tower that is read at the end token of open_clip's own tokenizer; choose "
+            "a CLIP such as ViT-L-14-336-quickgelu"
+        )
+    return tower
 
 
 def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int, ...]]:

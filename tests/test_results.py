@@ -137,7 +137,7 @@ def test_two_files_may_not_claim_one_number(tmp_path):
         write_results(frame_of({}, {"method": name}), tmp_path / name)
     with pytest.raises(ValueError, match="a.csv.*b.csv.*hold the same row.*'method': 'clip'"):
         read_results([tmp_path / "a.csv", tmp_path / "b.csv"])
-    with pytest.raises(FileNotFoundError, match="none.csv: run the notebook"):
+    with pytest.raises(FileNotFoundError, match="none.csv: run its notebook"):
         read_results(tmp_path / "none.csv")
 
 

@@ -74,6 +74,12 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def grid_of(panels: int, columns: int) -> tuple[int, int]:
+    """Columns, at most so many, and rows for a number of panels."""
+    columns = min(columns, panels)
+    return columns, -(-panels // columns)
+
+
 def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed
     gives one picture."""
@@ -88,8 +94,7 @@ def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
 def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Point clouds side by side, groups told by colour and marker. panels: title -> frame with x, y,
     group."""
-    columns = min(2, len(panels))
-    n_rows = -(-len(panels) // columns)
+    columns, n_rows = grid_of(len(panels), 2)
     figure, axes = new_figure(n_rows, columns, 3.4 * columns + 0.4, 3.6 * n_rows + 0.6)
     for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
         for (name, own), colour, marker in zip(points.groupby("group", sort=False), PALETTE, MARKERS):
@@ -207,8 +212,7 @@ def dots(
     axis from 0, so small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
-    columns = min(columns, len(panels))
-    n_rows = -(-len(panels) // columns)
+    columns, n_rows = grid_of(len(panels), columns)
     height = n_rows * (0.9 + 0.12 * len(labels) * (1 + len(groups))) + 0.4
     figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
     for axis, title in zip(axes.flat, panels, strict=False):

@@ -6,7 +6,6 @@ bytes. What differs from run to run is in `run_facts`.
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
 import json
 import os
@@ -28,6 +27,7 @@ from zsad_papers.common.data import dataset_named, is_prepared
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
+from zsad_papers.common.tables import as_table
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 
@@ -120,20 +120,12 @@ def run_facts() -> dict[str, Any]:
 
 
 def folded(facts: Mapping[str, Any]) -> str:
-    """A table that opens with a click and scrolls in its place; what the line above it says is left out."""
-    shown = {name: value for name, value in facts.items() if name not in ("profile", "parameters")}
-    rows = "".join(
-        f"<tr><th scope='row'>{html.escape(name.replace('_', ' '))}</th><td>{_cell(value)}</td></tr>"
-        for name, value in shown.items()
+    """A table that opens with a click; what the line above it says is left out."""
+    shown = pd.json_normalize(
+        {k: v for k, v in facts.items() if k not in ("profile", "parameters")}, sep=": "
     )
-    region = '<div role="region" aria-label="Provenance" tabindex="0" style="overflow-x: auto">'
-    return f"<details><summary>Provenance</summary>{region}<table>{rows}</table></div></details>"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "<br>".join(html.escape(f"{name}: {part}") for name, part in value.items()) or "none"
-    return "none" if value is None else html.escape(str(value))
+    table = as_table(shown.astype("object").T.set_axis(["value"], axis=1), "What was run", digits=1)
+    return f"<details><summary>Provenance</summary>{table.html}</details>"
 
 
 def commit() -> str:

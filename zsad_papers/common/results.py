@@ -154,9 +154,7 @@ def write_results(frame: pd.DataFrame, path: str | Path) -> None:
 def _read(path: Path) -> pd.DataFrame:
     """Raw rows; shots 'full', '4_agg' and '' become FULL_SHOT, 4 with variant 'agg', and 0."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no result file {path}: run the notebook that writes it, or check results_dir"
-        )
+        raise FileNotFoundError(f"no result file {path}: run its notebook, or check results_dir")
     if not path.read_bytes().endswith(b"\n"):
         raise ValueError(f"{path}: empty, or cut off in its last line; delete it and run its notebook again")
     try:
@@ -209,25 +207,21 @@ def rows(
     if values.empty:
         return joined([])
     whole = "category" not in values
-    values = values.assign(
-        category="mean" if whole else values["category"], seed=values.get("seed", default=0)
-    )
+    values = values.assign(category=values.get("category", "mean"), seed=values.get("seed", 0))
     metrics = [column for column in values if column not in ("category", "seed")]
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS)}")
-    if keep not in ("both", "mean", "categories"):
-        raise ValueError(f"keep is {keep!r}; expected 'both', 'mean' or 'categories'")
     n_seeds, n_categories = values["seed"].nunique(), values["category"].nunique()
     if len(values) != n_seeds * n_categories or values.duplicated(["category", "seed"]).any():
         raise ValueError(
             f"{len(values)} rows of {n_categories} categories and {n_seeds} seeds; expected each pair once"
         )
-    names = {"paper": paper, "dataset": dataset, "task": task}
-    names |= {"shots": shots, "method": method, "variant": variant}
+    names = {"paper": paper, "dataset": dataset, "task": task, "shots": shots, "method": method}
     records = []
     for metric in metrics:
-        names |= {"metric": metric, "artifact": artifact if isinstance(artifact, str) else artifact[metric]}
+        own = artifact if isinstance(artifact, str) else artifact[metric]
+        names |= {"variant": variant, "metric": metric, "artifact": own}
         scale = 100.0 if metric in PERCENT else 1.0
         cells = scale * values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
         undefined = cells.columns[cells.isna().any()].tolist()
@@ -255,13 +249,11 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
     """The frame with measured dataset names replaced by the published names that they stand for.
 
-    roles: published name to measured name, such as `{"mvtec": "mini_mvtec", "sewerml": "textile"}`; a profile
-    gives it as `datasets`, with None where nothing stands. One measured dataset may stand in several places.
-    Datasets without a role keep their name.
+    roles: published name to measured name, `{"mvtec": "mini_mvtec"}`, or to None; a profile gives it as
+    `datasets`. One measured dataset may have several roles; one without a role keeps its name.
     """
     roles = {name: other for name, other in roles.items() if other}
-    present = set(frame["dataset"])
-    shadowed = sorted(name for name, other in roles.items() if name != other and name in present)
+    shadowed = sorted({name for name, own in roles.items() if name != own} & set(frame["dataset"]))
     if shadowed:
         raise ValueError(
             f"rows of {shadowed} beside their stand-ins ({dict(roles)}): one name would mean two datasets; "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_papers.rwda.analysis import load_captions, missing_captions
+from zsad_papers.rwda.figures import load_captions, missing_captions
 
 CAPTIONS = [
     "A normal street. ",

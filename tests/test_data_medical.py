@@ -31,7 +31,7 @@ from data_scripts import (
 )
 from data_scripts.prepare import only_one
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_papers.rwda.analysis import load_captions
+from zsad_papers.rwda.figures import load_captions
 
 Build = Callable[[Path], trees.Expected]
 

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_distances
 
 from zsad_core.image_features import TileFeatures
-from zsad_papers.rwda import analysis as rwda_analysis
 from zsad_papers.rwda import experiments as rwda_experiments
+from zsad_papers.rwda import figures as rwda_figures
 from zsad_papers.rwda import tables as rwda_tables
 
 DIM = 16
@@ -139,21 +139,21 @@ def test_similarity_to_references_of_the_own_category(images):
 
 
 def test_zero_and_few_shot_rows(images, fnns, tmp_path):
-    zero = rwda_experiments.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
+    zero = rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
     assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
     alone = zero.query("artifact == 'T1' and method == 'rwda' and metric == 'auroc'").set_index("variant")[
         "mean"
     ]
     assert alone["object_known"] == alone["object_unknown"]  # the network never sees the name
-    few = rwda_experiments.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
+    few = rwda_tables.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
-    single = rwda_experiments.single_view_rows(images, Texts(), tmp_path, fnns)
+    single = rwda_tables.single_view_rows(images, Texts(), tmp_path, fnns)
     assert set(single["variant"]) == {"object_known;multi_crop=0"} and len(single) == 9
 
 
 def test_added_sums_run_by_run():
     guided, runs = np.array([0.1, 0.2]), {0: np.array([1.0, 2.0]), 1: np.array([3.0, 4.0])}
-    total = rwda_experiments.added(guided, runs)
+    total = rwda_experiments.sum_scores(guided, runs)
     np.testing.assert_allclose(total[1], [3.1, 4.2])
     assert sorted(total) == [0, 1]
 
@@ -161,19 +161,19 @@ def test_added_sums_run_by_run():
 def test_cosine_distance_is_the_mean_over_pairs():
     vectors = np.random.default_rng(0).normal(size=(30, 5))
     pairs = cosine_distances(vectors)[np.triu_indices(30, 1)]
-    assert rwda_analysis.cosine_distance(vectors) == pytest.approx(pairs.mean())
-    assert rwda_analysis.cosine_distance(np.ones((4, 3))) == 0
+    assert rwda_tables.cosine_distance(vectors) == pytest.approx(pairs.mean())
+    assert rwda_tables.cosine_distance(np.ones((4, 3))) == 0
 
 
 def test_linear_accuracy_and_silhouettes_of_known_groups():
     rng = np.random.default_rng(0)
     apart = tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))
     assert (
-        rwda_analysis.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
+        rwda_tables.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
         == 1
     )
     mixed = tuple(rng.normal(size=(2, 200, 4)))
-    assert 0.35 < rwda_analysis.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
+    assert 0.35 < rwda_tables.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
     axes = 5 * np.eye(4)
     groups = {
         name: rng.normal(size=(40, 4)) * 0.1 + axes[i]
@@ -181,27 +181,29 @@ def test_linear_accuracy_and_silhouettes_of_known_groups():
     }
     states = {"rn": "normal", "ra": "anomalous", "nn": "normal", "na": "anomalous"}
     domains = {"rn": "random", "ra": "random", "nn": "natural", "na": "natural"}
-    rows = rwda_analysis.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
+    rows = rwda_tables.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
     assert rows["silhouette_state"] > 0.9 > 0.2 > rows["silhouette_domain"]
 
 
 def test_layer_features_start_with_the_embeddings(fnns):
     group = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
-    panels = rwda_analysis.layer_features(fnns[0], {"some": group})
+    panels = rwda_figures.layer_features(fnns[0], {"some": group})
     assert list(panels) == ["clip", "1", "2", "3"]
     np.testing.assert_array_equal(panels["clip"]["some"], group)
     assert panels["3"]["some"].shape == (5, 256) and (panels["3"]["some"] >= 0).all()
 
 
-def test_profile_options_reach_the_training():
+def test_profile_options_reach_the_training(monkeypatch):
     settings = SimpleNamespace(
-        epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3
+        epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3,
+        n_pairs=7, cache_dir="kept",
+    )  # fmt: skip
+    monkeypatch.setattr(
+        rwda_experiments, "train_runs", lambda texts, seeds, **options: (list(seeds), options)
     )
-    assert (
-        rwda_tables.fnn_options(settings)["hidden"] == (8,)
-        and rwda_tables.fnn_options(settings)["lr"] == 0.01
-    )
-    assert rwda_tables.run_seeds(settings) == [5, 6, 7]
+    seeds, options = rwda_experiments.default_runs(settings, None, (), lr=0.1, same_pair=False)
+    assert seeds == [5, 6, 7] and options["hidden"] == [8] and options["n_pairs"] == 7
+    assert options["lr"] == 0.1 and options["same_pair"] is False and options["cache_dir"] == "kept"
 
 
 def test_held_out_accuracy_by_hand(monkeypatch):

@@ -409,7 +409,7 @@ def test_what_is_timed_are_the_ablations(
 def test_rows_of_the_other_paper(settings: Settings, records: dict[str, pd.DataFrame]) -> None:
     tables = {"mvtec": {"A5", "A6", "A7"}, "visa": {"A8", "A9", "A10"}}
     for role, dataset in ROLES.items():
-        found = rwda_tables.rows_for_rwda(records[role], role, dataset, settings.shots)
+        found = rwda_tables.winclip_rows(records[role], role, dataset, settings.shots)
         assert set(found["paper"]) == {"rwda"} and set(found["task"]) == {"image"}
         single = {"T2"} if role == "mvtec" else set()
         assert set(found["artifact"]) == {"T1", "sec4.3"} | tables[role] | single
@@ -424,7 +424,7 @@ def test_rows_of_the_other_paper(settings: Settings, records: dict[str, pd.DataF
         reference = found[found["artifact"] == "sec4.3"]
         assert keys_of(reference, "method", "variant") == {("winclip_plus", "score=max_map")}
         assert set(reference["shots"]) == {1, 2}
-    single = rwda_tables.rows_for_rwda(records["mvtec"], "mvtec", "mini_mvtec", [1]).query("artifact == 'T2'")
+    single = rwda_tables.winclip_rows(records["mvtec"], "mvtec", "mini_mvtec", [1]).query("artifact == 'T2'")
     frame = records["mvtec"].query("method == 'winclip' and variant == 'prompt_ens'")
     assert set(single["variant"]) == {"object_known;multi_crop=0"}
     assert single.set_index("metric")["mean"]["auroc"] == pytest.approx(100 * frame["auroc"].mean())
@@ -485,7 +485,7 @@ def everything(
             *(winclip_tables.comparison_rows(own, role, dataset, task, shots) for task in ("image", "pixel")),
             winclip_tables.classwise_rows(own, role, dataset, shots),
             winclip_tables.ablation_rows(own, role, dataset, settings.ablation_shots),
-            rwda_tables.rows_for_rwda(own, role, dataset, shots),
+            rwda_tables.winclip_rows(own, role, dataset, shots),
         ]
     own, named = records["mvtec"], categories(settings, encoder, "mvtec")
     images = image_embeddings(encoder, named[0].dataset, settings.cache_dir)
@@ -530,7 +530,7 @@ def test_without_a_dataset_tables_are_empty(settings: Settings, encoder: ClipEnc
         winclip_tables.many_shot_rows(nothing, "none"),
         winclip_tables.ablation_rows(nothing, "mvtec", "none", [1]),
         winclip_tables.ablation_rows(nothing, "visa", "none", [1]),
-        rwda_tables.rows_for_rwda(nothing, "mvtec", "none", [1]),
+        rwda_tables.winclip_rows(nothing, "mvtec", "none", [1]),
         winclip_tables.backbone_rows(settings, encoder, nothing, "none"),
     ]
     assert all(frame.empty and list(frame.columns) == COLUMNS for frame in frames)

@@ -1,5 +1,4 @@
-"""RWDA's analyses (Sec. 3.2, 3.3, 4.4, 4.5) as tidy rows: training-set sizes, word pairs, ablations,
-statistics of prompts.
+"""RWDA's tables, and the numbers of Sections 3.2, 3.3, 4.4 and 4.5, as tidy rows.
 
 The names of the rows are those that `zsad_papers.rwda.claims` looks for. Numbers that belong to no table or
 figure carry the section as their artifact (`sec3.3`).
@@ -8,42 +7,122 @@ figure carry the section as their artifact (`sec3.3`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import TileFeatures, random_word_embeddings
-from zsad_core.prompts import ALPHABETS, WORD_PAIRS
-from zsad_papers.common.experiment import categories
-from zsad_papers.common.results import rows, tidy
+from zsad_core.image_features import TileFeatures
+from zsad_core.prompts import WORD_PAIRS
+from zsad_papers.common.experiment import as_frame, categories
+from zsad_papers.common.results import joined, rows, tidy
 from zsad_papers.common.settings import Settings
-from zsad_papers.rwda.experiments import CLASSWISE as RWDA_CLASSWISE
-from zsad_papers.rwda.experiments import added, fnn_scores, measure, prompt_scores, train_runs
-from zsad_papers.winclip.experiments import (
-    few_shot_design,
-    few_shot_scores,
+from zsad_papers.rwda.experiments import (
+    Pair,
+    Runs,
+    default_runs,
+    fnn_scores,
+    held_out,
+    measure,
+    pool,
+    prompt_scores,
+    similarity_scores,
+    sum_scores,
 )
+from zsad_papers.winclip.experiments import few_shot_design, few_shot_scores
 from zsad_papers.winclip.tables import main_records
 
+CLASSWISE = {
+    "mvtec": {"auroc": "A5", "aupr": "A6", "f1max": "A7"},
+    "visa": {"auroc": "A8", "aupr": "A9", "f1max": "A10"},
+}
+"""The appendix's class-wise tables, by role and metric."""
 
-def rows_for_rwda(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+
+def mean_rows(test: TileFeatures, runs: Runs, artifact: str, method: str, **names: object) -> pd.DataFrame:
+    """The mean rows of one score on test images."""
+    names |= {"paper": "rwda", "dataset": test.name, "keep": "mean"}
+    return rows(measure(test, runs), artifact=artifact, method=method, **names)
+
+
+def main_rows(test: TileFeatures, role: str, runs: Runs, method: str, **names: object) -> pd.DataFrame:
+    """Rows of Table 1, and of the class-wise tables where the dataset has them."""
+    found = mean_rows(test, runs, "T1", method, **names)
+    if role not in CLASSWISE:
+        return found
+    names |= {"paper": "rwda", "dataset": test.name, "keep": "categories"}
+    return joined([found, rows(measure(test, runs), artifact=CLASSWISE[role], method=method, **names)])
+
+
+def zero_shot_scores(guided: np.ndarray, alone: Runs) -> dict[str, Runs]:
+    """Of CLIP's scores and RWDA's by seed: CLIP, RWDA and their sum."""
+    return {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
+
+
+def zero_shot_rows(
+    images: TileFeatures, role: str, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+) -> pd.DataFrame:
+    """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset."""
+    test, frames = images.select(split="test"), []
+    alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
+    for variant in ("object_unknown", "object_known"):
+        guided = prompt_scores(test, encoder, cache_dir, known=variant == "object_known")
+        for method, runs in zero_shot_scores(guided, alone).items():
+            frames.append(main_rows(test, role, runs, method, variant=variant))
+    return joined(frames)
+
+
+def single_view_rows(
+    images: TileFeatures, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+) -> pd.DataFrame:
+    """Rows of Table 2: known objects, the whole image only."""
+    test = images.select(split="test")
+    guided = prompt_scores(test, encoder, cache_dir, known=True, multi_crop=False)
+    alone = {seed: fnn_scores(test, fnn, multi_crop=False) for seed, fnn in fnns.items()}
+    scores = zero_shot_scores(guided, alone)
+    variant = "object_known;multi_crop=0"
+    return joined(mean_rows(test, runs, "T2", name, variant=variant) for name, runs in scores.items())
+
+
+def few_shot_rows(
+    images: TileFeatures,
+    role: str,
+    shots: Sequence[int],
+    encoder: ClipEncoder,
+    cache_dir: str | Path,
+    fnns: Mapping[int, FNN],
+) -> pd.DataFrame:
+    """Rows of Table 1's few-shot part: s_pr + s_FNN + s_img, known objects (the stronger of the paper's
+    zero-shot rows); and s_img by itself, for claim c11."""
+    test, train = images.select(split="test"), images.select(split="train")
+    guided, frames = prompt_scores(test, encoder, cache_dir, known=True), []
+    alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
+    for k in shots:
+        reference = {seed: similarity_scores(test, train, k, seed) for seed in fnns}
+        frames.append(main_rows(test, role, sum_scores(guided, alone, reference), "clip_rwda", shots=k))
+        frames.append(mean_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
+    return joined(frames)
+
+
+def winclip_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
     """What the RWDA paper's tables show of WinCLIP, WinCLIP+ and the few-shot baselines, under its names."""
     main = main_records(records)
     main = main[main["task"] == "image"]
     zero = main[main["method"] == "winclip"].assign(variant="object_known")
     few = main[main["shots"].isin(shots)].replace({"method": {"winclip_plus": "winclip"}})
+    reference = records[(records["variant"] == "score=max_map") & records["shots"].isin(shots)]
     single = records[(records["method"] == "winclip") & (records["variant"] == "prompt_ens")]
-    of = lambda part, artifact, **where: tidy(part, dataset, artifact, paper="rwda", **where)  # noqa: E731
-    table = RWDA_CLASSWISE[role]
-    frames = [of(zero, "T1"), of(few, "T1")]
-    frames += [of(part, table, keep="categories", method="winclip") for part in (zero, few)]
-    if role == "mvtec":
-        frames.append(of(single.assign(variant="object_known;multi_crop=0"), "T2"))
-    reference = records[records["variant"] == "score=max_map"]
-    frames.append(of(reference[reference["shots"].isin(shots)], "sec4.3"))  # of claim rwda-c11
-    return pd.concat(frames, ignore_index=True)
+    single = single.assign(variant="object_known;multi_crop=0")
+    own = {"method": "winclip", "keep": "categories"}
+    parts = [(zero, "T1", {}), (few, "T1", {}), (zero, CLASSWISE[role], own), (few, CLASSWISE[role], own)]
+    parts += [(reference, "sec4.3", {})] + ([(single, "T2", {})] if role == "mvtec" else [])
+    return joined(tidy(part, dataset, artifact, paper="rwda", **where) for part, artifact, where in parts)
 
 
 def with_random_words(
@@ -51,95 +130,33 @@ def with_random_words(
 ) -> pd.DataFrame:
     """Rows of claim rwda-c12: WinCLIP+ with RWDA's score added, seed by seed."""
     test, records = images.select(split="test"), []
-    for c in categories(settings, encoder, role):
-        own = (test.meta["category"] == c.name).to_numpy()
-        for (k, seed), scores in few_shot_scores(c, *few_shot_design(settings, role)).items():
+    for category in categories(settings, encoder, role):
+        own = (test.meta["category"] == category.name).to_numpy()
+        for (k, seed), scores in few_shot_scores(category, *few_shot_design(settings, role)).items():
             if k in settings.shots and seed in fnns:
                 both = scores + fnn_scores(test, fnns[seed])[own]
-                records.append(c.record(both, "image", "winclip_plus_rwda", shots=k, seed=seed))
-    return tidy(pd.DataFrame(records), images.name, "sec4.3", paper="rwda")
-
-
-HELD_OUT_PAIRS = 1000
-HELD_OUT_SEED = 10**6  # words that no run trains on: the pool is drawn with the profile's seed, far below
-
-
-def fnn_options(settings: Settings) -> dict:
-    """The profile's options of `train_fnn`."""
-    return {
-        name: getattr(settings, name)
-        for name in ("epochs", "batch_size", "lr", "weight_decay", "dropout", "hidden")
-    }
-
-
-def run_seeds(settings: Settings) -> list[int]:
-    return list(range(settings.seed, settings.seed + settings.seeds))
-
-
-def pool(
-    settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: str = "a damaged"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d)."""
-    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    return random_word_embeddings(
-        encoder, settings.cache_dir, settings.pool_pairs, normal, anomaly, **options
-    )
-
-
-def held_out(settings: Settings, encoder: ClipEncoder) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts with words of their own, to test on: two arrays (1000, d)."""
-    options = {"seed": HELD_OUT_SEED + settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    return random_word_embeddings(encoder, settings.cache_dir, HELD_OUT_PAIRS, **options)
-
-
-def default_runs(
-    settings: Settings, encoder: ClipEncoder, texts: tuple[np.ndarray, np.ndarray] | None = None, **changes
-) -> dict[int, FNN]:
-    """One FNN for each seed of the profile; `changes` to the profile's training options make an ablation."""
-    texts = pool(settings, encoder) if texts is None else texts
-    n_pairs = changes.pop("n_pairs", settings.n_pairs)
-    return train_runs(
-        texts, run_seeds(settings), n_pairs, settings.cache_dir, **{**fnn_options(settings), **changes}
-    )
+                records.append(category.record(both, "image", "winclip_plus_rwda", shots=k, seed=seed))
+    return tidy(as_frame(records), images.name, "sec4.3", paper="rwda")
 
 
 def fnn_rows(images: TileFeatures, fnns: Mapping[int, FNN], variant: str, artifact: str) -> pd.DataFrame:
     """RWDA alone on one dataset: the mean rows."""
     test = images.select(split="test")
-    values = measure(test, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
-    return rows(
-        values,
-        paper="rwda",
-        artifact=artifact,
-        dataset=images.name,
-        method="rwda",
-        variant=variant,
-        keep="mean",
-    )
+    runs = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
+    return mean_rows(test, runs, artifact, "rwda", variant=variant)
 
 
 def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """Figure 4: AUROC of RWDA alone over the number of training pairs, and its accuracy on held-out
     prompts."""
-    texts, unseen, frames = pool(settings, encoder), held_out(settings, encoder), []
+    texts, (normal, anomalous), frames = pool(settings, encoder), held_out(settings, encoder), []
     for n in sorted({*settings.pair_counts, settings.n_pairs}):
         fnns = default_runs(settings, encoder, texts, n_pairs=n)
         frames.append(fnn_rows(images, fnns, f"object_unknown;n_pairs={n}", "F4"))
-        right = {
-            seed: np.mean([fnn.score(unseen[0]) < 0.5, fnn.score(unseen[1]) >= 0.5])
-            for seed, fnn in fnns.items()
-        }
-        accuracy = pd.DataFrame({"seed": list(right), "heldout_accuracy": list(right.values())})
-        names = {
-            "paper": "rwda",
-            "artifact": "sec4.4",
-            "dataset": "",
-            "task": "text",
-            "method": "rwda",
-            "variant": f"n_pairs={n}",
-        }
-        frames.append(rows(accuracy, **names))
-    return pd.concat(frames, ignore_index=True)
+        right = [np.mean([f.score(normal) < 0.5, f.score(anomalous) >= 0.5]) for f in fnns.values()]
+        accuracy = pd.DataFrame({"seed": list(fnns), "heldout_accuracy": right})
+        frames.append(text_rows(accuracy, "sec4.4", variant=f"n_pairs={n}"))
+    return joined(frames)
 
 
 def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
@@ -148,14 +165,62 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     for normal, anomaly in WORD_PAIRS:
         guided = prompt_scores(test, encoder, settings.cache_dir, normal=normal, anomaly=anomaly)
         fnns = default_runs(settings, encoder, pool(settings, encoder, normal, anomaly))
-        both = added(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
-        names = {
-            "paper": "rwda",
-            "artifact": "T4",
-            "dataset": images.name,
-            "variant": f"normal={normal};anomaly={anomaly}",
-            "keep": "mean",
-        }
+        both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
         for method, runs in (("clip", {settings.seed: guided}), ("clip_rwda", both)):
-            frames.append(rows(measure(test, runs), method=method, **names).query("metric == 'auroc'"))
-    return pd.concat(frames, ignore_index=True)
+            frames.append(mean_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))
+    return joined(frames).query("metric == 'auroc'")
+
+
+def text_rows(values: pd.DataFrame, artifact: str, method: str = "rwda", variant: str = "") -> pd.DataFrame:
+    """Rows of numbers about prompts, which no dataset has a part in."""
+    names = {"paper": "rwda", "dataset": "", "task": "text"}
+    return rows(values, artifact=artifact, method=method, variant=variant, **names)
+
+
+def cosine_distance(vectors: np.ndarray) -> float:
+    """Mean of 1 - cos over all pairs of different rows of (n, d), in [0, 2]. From the length of the sum, so
+    linear in n."""
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    n = len(unit)
+    if n < 2:
+        raise ValueError(f"{n} row(s): expected at least 2, to have a pair")
+    return max(0.0, float(1 - (np.sum(unit.sum(0) ** 2) - n) / (n * (n - 1))))  # rounding can go below 0
+
+
+def linear_accuracy(train: Pair, test: Pair) -> float:
+    """Held-out accuracy of a logistic regression between normal and anomalous embeddings, a fraction."""
+    (x, y), (x_test, y_test) = (
+        (np.concatenate(pair), np.repeat([0, 1], [len(part) for part in pair])) for pair in (train, test)
+    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return float(model.fit(x, y).score(x_test, y_test))
+
+
+def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair) -> pd.DataFrame:
+    """Section 3.2: how far prompts of one state spread, with random words and without (`plain`), and how well
+    a line parts the states."""
+    texts, frames = tuple(part[: settings.n_pairs] for part in pool(settings, encoder)), []
+    for prefix, pair in (("", texts), ("random_words=0;", plain)):
+        for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
+            value = pd.DataFrame({"cosine_distance": [cosine_distance(vectors)]})
+            frames.append(text_rows(value, "sec3.2", variant=f"{prefix}state={state}"))
+    accuracy = pd.DataFrame({"heldout_accuracy": [linear_accuracy(texts, held_out(settings, encoder))]})
+    return joined([*frames, text_rows(accuracy, "sec3.2", "linear")])
+
+
+def silhouette_rows(
+    panels: Mapping[str, Mapping[str, np.ndarray]], states: Mapping[str, str], domains: Mapping[str, str]
+) -> pd.DataFrame:
+    """Section 4.5: do the points of a layer lie by state (normal, anomalous) or by domain (caption, random
+    words)? Silhouettes of cosines, so that layers of any scale compare.
+
+    states, domains: group name -> state, domain.
+    """
+    frames = []
+    for layer, groups in panels.items():
+        points, values = np.concatenate(list(groups.values())), {}
+        for name, of in (("state", states), ("domain", domains)):
+            labels = np.repeat([of[group] for group in groups], [len(group) for group in groups.values()])
+            values[f"silhouette_{name}"] = [float(silhouette_score(points, labels, metric="cosine"))]
+        frames.append(text_rows(pd.DataFrame(values), "sec4.5", variant=f"layer={layer}"))
+    return joined(frames)

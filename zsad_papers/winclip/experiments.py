@@ -1,9 +1,9 @@
 """WinCLIP's experiments: what is measured on each category, cached, as one long table.
 
-Every study is a function from a `Category` to records with the entries category, method, variant, shots,
-seed, task (image or pixel) and the metrics as fractions; `winclip_tables` makes the papers' rows of them.
+Every experiment is a function from a `Category` to records with the entries category, method, variant, shots,
+seed, task (image or pixel) and the metrics as fractions; `winclip.tables` makes the papers' rows of them.
 Measurements are cached category by category under everything that they depend on, so a killed run goes on,
-and notebooks only read. Studies with reference images are in `winclip.experiments`.
+and notebooks only read.
 """
 
 from __future__ import annotations
@@ -26,51 +26,71 @@ from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.baselines.detectors import baseline_detector, baseline_extractor
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tiling_extractor, tiling_map
+from zsad_papers.common import galleries
 from zsad_papers.common.experiment import Category, flipped
 from zsad_papers.common.results import FULL_SHOT
 from zsad_papers.common.settings import Settings
 
+FULL = ("P+Wm+Ws",)
+"""The set of reference maps of WinCLIP+ itself, of `methods.MAPS`."""
+
+SCORES = ("max_map", "ascore0", "ascore0+max_map")
+"""Image scores of WinCLIP+ (Table 5); the last is its own (Eq. 6)."""
+
 
 def zero_shot_classification(category: Category) -> list[dict]:
     """Zero-shot image scores: Tables 1, 3 and 7, and what the prompts' options change."""
-    views, whole = category.views(), category.views()[:, :1]
-    if views.shape[1] % 6 == 0 and views.shape[1] > 6:  # tiles: the whole-tile view of each
-        whole = views[:, ::6]
-    texts = category.texts()
+    views, texts, two = category.views(), category.texts(), category.texts("two_class")
+    # of tiles the whole-tile view of each
+    whole = views[:, ::6] if views.shape[1] % 6 == 0 and views.shape[1] > 6 else views[:, :1]
+    specific = category.texts("specific_states", defects=category.defects())
 
     def score(views: np.ndarray, texts: Texts, temperature: float = category.temperature) -> np.ndarray:
         return clip(views, texts, temperature).scores
 
-    found = {
-        ("clip_ac", ""): score(whole, category.texts("two_class")),
-        ("clip_ac_prompt_ens", ""): score(whole, category.texts("imagenet")),
-        ("winclip", "one_class"): one_class_scores(whole, category.texts("two_class")[0]),
-        ("winclip", "two_class"): score(whole, category.texts("two_class")),
-        ("winclip", "state_ens"): score(whole, category.texts("state_ens")),
-        ("winclip", "prompt_ens"): score(whole, texts),
-        ("winclip", "multi_crop"): score(views, texts),
-        ("winclip", ""): score(views, texts),
-        ("winclip", "specific_states"): score(
-            views, category.texts("specific_states", defects=category.defects())
-        ),
-        ("winclip", "whole=center_crop"): score(category.views("center_crop"), texts),
-        ("winclip", "whole=squash"): score(category.views("squash"), texts),
-        ("winclip", "normalize_sentences=0"): score(views, category.texts(normalize_sentences=False)),
-        ("winclip", "temperature=0.07"): score(views, texts, 0.07),
-        ("winclip", "temperature=0.01"): score(views, texts, 0.01),
+    winclip = {
+        "one_class": one_class_scores(whole, two[0]),
+        "two_class": score(whole, two),
+        "state_ens": score(whole, category.texts("state_ens")),
+        "prompt_ens": score(whole, texts),
+        "multi_crop": score(views, texts),
+        "": score(views, texts),
+        "specific_states": score(views, specific),
+        "whole=center_crop": score(category.views("center_crop"), texts),
+        "whole=squash": score(category.views("squash"), texts),
+        "normalize_sentences=0": score(views, category.texts(normalize_sentences=False)),
+        "temperature=0.07": score(views, texts, 0.07),
+        "temperature=0.01": score(views, texts, 0.01),
     }
     records = [
-        category.record(scores, "image", method, variant) for (method, variant), scores in found.items()
+        category.record(score(whole, two), "image", "clip_ac"),
+        category.record(score(whole, category.texts("imagenet")), "image", "clip_ac_prompt_ens"),
     ]
-    return records + flipped(category, found["winclip", ""], "winclip")
+    records += [category.record(scores, "image", "winclip", variant) for variant, scores in winclip.items()]
+    return records + flipped(category, winclip[""], "winclip")
+
+
+def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The one-class score of Table 3 (n,): half of 1 - cosine to the normal text alone, in [0, 1]."""
+    text = F.normalize(F.normalize(to_tensor(normal), dim=-1).mean(0), dim=-1)  # (d,)
+    cosines = F.normalize(to_tensor(views), dim=-1) @ text  # (n, v)
+    return ((1 - cosines) / 2).mean(1).numpy()
+
+
+def zero_shot_arrays(category: Category) -> dict[str, np.ndarray]:
+    """What `experiment.measure` finds of `zero_shot_detector`; of WinCLIP also within each image."""
+    return category.measured("zero-shot", lambda: zero_shot_detector(category), each=("",))
 
 
 def zero_shot(category: Category) -> list[dict]:
     """Zero-shot maps of windows and patch tokens: Tables 4 and 8."""
+    pixel = {k: v for k, v in zero_shot_arrays(category).items() if k.endswith("/pixel")}
+    return [category.record(v, "pixel", "winclip", k.removesuffix("/pixel")) for k, v in pixel.items()]
 
-    found = category.measured("zero-shot", lambda: zero_shot_detector(category), each=("",))
-    pixel = {k.removesuffix("/pixel"): v for k, v in found.items() if k.endswith("/pixel")}
-    return [category.record(values, "pixel", "winclip", variant) for variant, values in pixel.items()]
+
+def within_images(category: Category) -> pd.DataFrame:
+    """`galleries.within_images` of WinCLIP's zero-shot maps (claim 40, Figure 11)."""
+    return galleries.within_images(category, zero_shot_arrays(category)["/each"])
 
 
 def zero_shot_detector(category: Category) -> Detector:
@@ -85,13 +105,6 @@ def zero_shot_detector(category: Category) -> Detector:
         return found
 
     return detect
-
-
-def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """The one-class score of Table 3 (n,): half of 1 - cosine to the normal text alone, in [0, 1]."""
-    text = F.normalize(F.normalize(to_tensor(normal), dim=-1).mean(0), dim=-1)  # (d,)
-    cosines = F.normalize(to_tensor(views), dim=-1) @ text  # (n, v)
-    return ((1 - cosines) / 2).mean(1).numpy()
 
 
 def zero_shot_variants(
@@ -120,47 +133,25 @@ def patch_token_map(encoder: ClipEncoder, tokens: Tensor, texts: Texts, temperat
     return methods.token_map(encoder.project_tokens(tokens), encoder.grid, texts, temperature)
 
 
-def within_images(category: Category) -> pd.DataFrame:
-    """Of each test image: label, area (the defect's share of the image), and of WinCLIP's zero-shot map in
-    this image alone the pixel AUROC and F1-max (NaN where nothing is anomalous) and the maximum (claim 40,
-    Figure 11). The index counts test images."""
-    zero_shot(category)
-    found = category.measured("zero-shot", lambda: None, each=("",))["/each"]  # measured just now
-    areas = [category.test.mask(i).mean() if label else 0.0 for i, label in enumerate(category.test.labels)]
-    names = ("auroc", "f1max", "maximum")
-    return pd.DataFrame(
-        {"label": category.test.labels, "area": areas, **dict(zip(names, found.T, strict=True))}
-    )
-
-
 def other_localization_extractor(category: Category) -> Extractor:
     """`maskclip`, `maskclip_full` (t, patches, d), `trans_mm_logit`, `trans_mm_difference` (t, rows,
     columns), of which the last two depend on the category's texts."""
-    texts = category.texts()
-    sides = torch.stack(
-        [torch.nn.functional.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts]
-    )
-    model = category.encoder.model
-    key = {
-        **{k: category.clip.key[k] for k in ("model", "weights", "precision")},
-        "generic": 1,
-        "category": category.name,
-    }
-    key |= {
-        "sentences": category.sentences_key(),
-        "normalize_sentences": category.normalize_sentences,
-    }  # Trans-MM's target
+    encoder, texts = category.encoder, category.texts()
+    sides = torch.stack([F.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts])
+    key = {name: category.clip.key[name] for name in ("model", "weights", "precision")}
+    key |= {"generic": 1, "category": category.name, "sentences": category.sentences_key()}
+    key |= {"normalize_sentences": category.normalize_sentences}  # with the sentences, Trans-MM's target
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         values = {
-            "maskclip": maskclip_tokens(model.visual, pixels),
-            "maskclip_full": maskclip_tokens(model.visual, pixels, residual_and_mlp=True),
+            "maskclip": maskclip_tokens(encoder.model.visual, pixels),
+            "maskclip_full": maskclip_tokens(encoder.model.visual, pixels, residual_and_mlp=True),
         }
         for target in ("logit", "difference"):
-            values[f"trans_mm_{target}"] = trans_mm(model, pixels, sides, target=target)
+            values[f"trans_mm_{target}"] = trans_mm(encoder.model, pixels, sides, target=target)
         return values
 
-    return Extractor(key, category.encoder.image_size, category.encoder.transform, features)
+    return Extractor(key, encoder.image_size, encoder.transform, features)
 
 
 def other_localization(category: Category) -> list[dict]:
@@ -196,48 +187,17 @@ def tiling(category: Category) -> list[dict]:
     return [category.record(found["image_tiling/pixel"], "pixel", "winclip", "image_tiling")]
 
 
-SCORES = ("max_map", "ascore0", "ascore0+max_map")  # Table 5
-
-
-def few_shot(
-    category: Category,
-    shots: Sequence[int],
-    variants: Sequence[str] = ("P+Wm+Ws",),
-    **options: object,
-) -> list[dict]:
-    """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_detector`."""
-    found = few_shot_arrays(category, shots, variants, **options)
-    records, ascore0 = [], clip(category.views(category.whole), category.texts(), category.temperature).scores
-    for (variant, where), values in _by_draw(found, "pixel"):
-        records.append(category.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
-    for (variant, where), values in _by_draw(found, "scores"):
-        if variant == variants[-1]:
-            both = (values + ascore0) / 2  # Eq. 6
-            for score, image in zip(SCORES, (values, ascore0, both), strict=True):
-                records.append(category.record(image, "image", "winclip_plus", f"score={score}", **where))
-            records += flipped(category, both, "winclip_plus", **where)
-    return records
-
-
-def few_shot_arrays(
-    category: Category,
-    shots: Sequence[int],
-    variants: Sequence[str] = ("P+Wm+Ws",),
-    **options: object,
-) -> dict[str, np.ndarray]:
-    """What `experiment.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as
-    in `few_shot_detector`."""
-
-    def make() -> Detector:
-        return few_shot_detector(category, shots, variants, **options)
-
-    return category.measured("few-shot", make, shots=shots, variants=list(variants), **options)
+def few_shot_design(settings: Settings, role: str) -> tuple[Sequence[int], Sequence[str]]:
+    """Shots and sets of maps that the tables ask for; the ablations (Tables 5, 6) are on MVTec-AD alone."""
+    if role == "mvtec":
+        return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods.MAPS)
+    return settings.shots, FULL
 
 
 def few_shot_detector(
     category: Category,
     shots: Sequence[int],
-    variants: Sequence[str] = ("P+Wm+Ws",),
+    variants: Sequence[str] = FULL,
     *,
     fuse: str = "harmonic",
     aggregate: str = "harmonic",
@@ -269,6 +229,51 @@ def few_shot_detector(
         return found
 
     return detect
+
+
+def few_shot_arrays(
+    category: Category, shots: Sequence[int], variants: Sequence[str] = FULL, **options: object
+) -> dict[str, np.ndarray]:
+    """What `experiment.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as
+    in `few_shot_detector`."""
+
+    def make() -> Detector:
+        return few_shot_detector(category, shots, variants, **options)
+
+    return category.measured("few-shot", make, shots=shots, variants=list(variants), **options)
+
+
+def few_shot(
+    category: Category, shots: Sequence[int], variants: Sequence[str] = FULL, **options: object
+) -> list[dict]:
+    """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_detector`."""
+    found = few_shot_arrays(category, shots, variants, **options)
+    records, ascore0 = [], _language_scores(category)
+    for (variant, where), values in _by_draw(found, "pixel"):
+        records.append(category.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
+    for (variant, where), values in _by_draw(found, "scores"):
+        if variant == variants[-1]:
+            both = (values + ascore0) / 2  # Eq. 6
+            for score, image in zip(SCORES, (values, ascore0, both), strict=True):
+                records.append(category.record(image, "image", "winclip_plus", f"score={score}", **where))
+            records += flipped(category, both, "winclip_plus", **where)
+    return records
+
+
+def few_shot_scores(
+    category: Category, shots: Sequence[int], variants: Sequence[str]
+) -> dict[tuple[int, int], np.ndarray]:
+    """WinCLIP+'s image scores by (shots, seed), as they are in `few_shot`'s records for the same design."""
+    found, ascore0 = few_shot_arrays(category, shots, variants), _language_scores(category)
+    return {
+        (where["shots"], where["seed"]): (values + ascore0) / 2
+        for (variant, where), values in _by_draw(found, "scores")
+        if variant in FULL
+    }
+
+
+def _language_scores(category: Category) -> np.ndarray:
+    return clip(category.views(category.whole), category.texts(), category.temperature).scores
 
 
 def _by_draw(found: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[tuple[str, dict], np.ndarray]]:
@@ -308,19 +313,6 @@ def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict
     return [{**record, "shots": FULL_SHOT} for record in records]
 
 
-def few_shot_scores(
-    category: Category, shots: Sequence[int], variants: Sequence[str]
-) -> dict[tuple[int, int], np.ndarray]:
-    """{(shots, seed): scores (n,)} of WinCLIP+ (Eq. 6), of test images, for sums with other scores."""
-    ascore0 = clip(category.views(category.whole), category.texts(), category.temperature).scores
-    found = few_shot_arrays(category, shots, variants)
-    return {
-        (where["shots"], where["seed"]): (values + ascore0) / 2
-        for (variant, where), values in _by_draw(found, "scores")
-        if variant == "P+Wm+Ws"
-    }
-
-
 def open_choices(category: Category) -> list[dict]:
     """What the paper does not say, one option at a time: zero-shot maps, and WinCLIP+ with one reference."""
     size = 2 * min(category.encoder.image_size) // 3
@@ -345,21 +337,9 @@ def open_choices(category: Category) -> list[dict]:
     records = [
         r for r in zero_shot_classification(category) if r["method"] == "winclip" and r["variant"] in both
     ]
-    for variant, other in both.items():
-        kept = [r for r in zero_shot(other) if r["variant"] == ""] + _full(few_shot(other, [1]))
-        records += [{**r, "variant": variant} for r in kept]
-    for variant, values in few.items():
-        records += [{**r, "variant": variant} for r in _full(few_shot(category, [1], **values))]
+    found = {variant: zero_shot(other) + few_shot(other, [1]) for variant, other in both.items()}
+    found |= {variant: few_shot(category, [1], **options) for variant, options in few.items()}
+    own = ("", "maps=P+Wm+Ws", "score=ascore0+max_map")  # the methods themselves, without ablations
+    for variant, measured in found.items():
+        records += [{**record, "variant": variant} for record in measured if record["variant"] in own]
     return records
-
-
-def _full(records: list[dict]) -> list[dict]:
-    """WinCLIP+ itself among the records of `few_shot`: all maps, and both scores."""
-    return [r for r in records if r["variant"] in ("maps=P+Wm+Ws", "score=ascore0+max_map")]
-
-
-def few_shot_design(settings: Settings, role: str) -> tuple[Sequence[int], Sequence[str]]:
-    """Shots and sets of maps that the tables ask for; the ablations (Tables 5, 6) are on MVTec-AD alone."""
-    if role == "mvtec":
-        return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods.MAPS)
-    return settings.shots, tuple(methods.MAPS)[-1:]

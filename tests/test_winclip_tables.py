@@ -24,7 +24,6 @@ from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, compare, load_p
 from zsad_papers.common.settings import Settings, read_settings
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
-from zsad_papers.winclip import analysis as winclip_analysis
 from zsad_papers.winclip import costs as winclip_costs
 from zsad_papers.winclip import tables as winclip_tables
 from zsad_papers.winclip.experiments import few_shot_scores, zero_shot, zero_shot_classification
@@ -66,12 +65,12 @@ def settings(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 @pytest.fixture(scope="module")
 def records(settings: Settings, encoder: ClipEncoder) -> dict[str, pd.DataFrame]:
-    return {role: winclip_tables.measured_studies(settings, encoder, role) for role in ROLES}
+    return {role: winclip_tables.all_records(settings, encoder, role) for role in ROLES}
 
 
 def without_dataset(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     nothing = replace(settings, datasets=dict.fromkeys(settings.datasets))
-    return winclip_tables.measured_studies(nothing, encoder, "mvtec")
+    return winclip_tables.all_records(nothing, encoder, "mvtec")
 
 
 # records to rows
@@ -343,18 +342,19 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
         "b": {"label": [1, 0, 1], "area": [0.1, 0, 0.2], "auroc": [0.9, math.nan, 0.95]},
     }
     frames = {
-        name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5}) for name, own in images.items()
+        name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5, "kind": "hole"})
+        for name, own in images.items()
     }
-    monkeypatch.setattr(winclip_analysis, "within_images", lambda c: frames[c.name])
+    monkeypatch.setattr(winclip_tables, "within_images", lambda c: frames[c.name])
     named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
-    row, kept = winclip_analysis.small_defects(named)
+    row, kept = winclip_tables.small_defects(named)
     expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic
     assert len(row) == 1 and row["mean"].item() == pytest.approx(expected)
     names = ["winclip", "suppC", "", "mean", "pixel", 0, "winclip", "", "spearman"]
     assert row[KEYS].iloc[0].tolist() == names
     assert kept[["category", "dataset"]].drop_duplicates().to_numpy().tolist() == [["a", "x"], ["b", "y"]]
     assert len(kept) == 5 and kept.notna().all(axis=None)
-    none, images = winclip_analysis.small_defects([])
+    none, images = winclip_tables.small_defects([])
     assert none.columns.tolist() == COLUMNS and sorted(images) == sorted(kept)
     assert none.empty and images.empty
 
@@ -493,7 +493,7 @@ def everything(
         winclip_tables.many_shot_rows(own, "mini_mvtec"),
         winclip_tables.patchcore_rows(settings, encoder, own, "mini_mvtec"),
         winclip_tables.backbone_rows(settings, encoder, own, "mini_mvtec"),
-        winclip_analysis.small_defects(named)[0],
+        winclip_tables.small_defects(named)[0],
         winclip_costs.time_rows(settings, encoder, "mini_mvtec", repeats=1),
         rwda_tables.with_random_words(settings, encoder, images, "mvtec", fnns),
     ]

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from zsad_core.image_features import Extractor
-from zsad_core.maps import _resize, image_maps
+from zsad_core.maps import image_maps
 from zsad_core.methods import Detector
 from zsad_core.prompts import object_name
+from zsad_core.windows import upsample
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.plots import PICTURES, new_figure, or_words, show_image
 
@@ -57,7 +58,7 @@ def image_map(
     """The map (H, W) of test image number `image` at its own size; map_size and sigma as in `measure`."""
     dense = category.features(extractor, image)
     found = next(image_maps(dense, detect(dense)[output].maps, map_size, sigma))
-    return _resize(torch.from_numpy(found), tuple(dense.sizes[0].tolist())).numpy()
+    return upsample(torch.from_numpy(found)[None], tuple(dense.sizes[0].tolist()))[0].numpy()
 
 
 def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:

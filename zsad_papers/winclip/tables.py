@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
+from scipy.stats import spearmanr
 
+from zsad_core import methods
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common.data import dataset_of, encoder_of, missing
-from zsad_papers.common.experiment import run_experiment
-from zsad_papers.common.results import FULL_SHOT, tidy
+from zsad_papers.common.experiment import Category, run_experiment
+from zsad_papers.common.results import FULL_SHOT, joined, rows, tidy
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
 from zsad_papers.winclip.experiments import (
+    SCORES,
     few_shot,
     few_shot_baselines,
     few_shot_design,
@@ -21,6 +24,7 @@ from zsad_papers.winclip.experiments import (
     open_choices,
     other_localization,
     tiling,
+    within_images,
     zero_shot,
     zero_shot_classification,
 )
@@ -37,24 +41,24 @@ FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
 """What the ablations call the full method."""
 
 ABLATION_T3 = ("one_class", "two_class", "state_ens", "prompt_ens", "multi_crop")
-ABLATION_T8 = ("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token")
+ABLATION_T8 = (
+    *("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic"),
+    *("patch_token", "image_tiling"),
+)
 
 
-def measured_studies(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+def all_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
-
-    def measure(*options: object) -> pd.DataFrame:
-        return run_experiment(settings, encoder, role, *options)
-
-    frames = [
-        measure(zero_shot_classification),
-        measure(zero_shot),
-        measure(other_localization),
-        measure(few_shot, *few_shot_design(settings, role)),
-        measure(few_shot_baselines, settings.shots, backbone_of(settings)),
+    backbone = backbone_of(settings)
+    experiments = [
+        (zero_shot_classification,),
+        (zero_shot,),
+        (other_localization,),
+        (few_shot, *few_shot_design(settings, role)),
+        (few_shot_baselines, settings.shots, backbone),
     ]
-    if role == "mvtec":
-        frames += [measure(tiling), measure(full_shot, backbone_of(settings))]
+    experiments += [(tiling,), (full_shot, backbone)] if role == "mvtec" else []
+    frames = [run_experiment(settings, encoder, role, *experiment) for experiment in experiments]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -75,12 +79,9 @@ def comparison_rows(
 def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of the six tables of supplement D for one dataset."""
     main = main_records(records)
-    methods = ["winclip", "winclip_plus", "spade", "padim", "patchcore"]
-    frames = [
-        tidy(main, dataset, CLASSWISE[role, task], keep="both", task=task, shots=[0, *shots], method=methods)
-        for task in ("image", "pixel")
-    ]
-    return pd.concat(frames, ignore_index=True)
+    where = {"shots": [0, *shots], "method": ["winclip", "winclip_plus", "spade", "padim", "patchcore"]}
+    tables = {task: CLASSWISE[role, task] for task in ("image", "pixel")}
+    return joined(tidy(main, dataset, own, keep="both", task=task, **where) for task, own in tables.items())
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
@@ -117,38 +118,30 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
 def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Rows of Table 2 that a run can give: WinCLIP, WinCLIP+ and PatchCore with all normal images."""
     main = main_records(records)
-    ours = main[main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])]
-    everything = main[(main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)]
-    frame = tidy(pd.concat([ours, everything]), dataset, "T2")
-    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+    ours = main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])
+    everything = (main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)
+    return tidy(pd.concat([main[ours], main[everything]]), dataset, "T2", metrics=["auroc"])
 
 
 def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
-    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims that no table holds."""
-    of = lambda artifact, **where: tidy(records, dataset, artifact, **where)  # noqa: E731
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims that no table holds: 30 is of a dataset
+    that has flipped metal nuts."""
+    zero = {"method": "winclip", "task": "image"}
+    few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
     if role == "visa":
-        language_only = {"method": "winclip", "task": "image"}
-        specific = of("T7", variant=["", "specific_states"], keep="both", **language_only)
-        crops = of("suppA", variant=["whole=center_crop", "whole=squash"], **language_only)
-        return pd.concat([specific[specific["metric"] == "auroc"], crops], ignore_index=True)
-    plus = {"method": "winclip_plus", "shots": shots}
-    scores = of("T5", variant=[f"score={s}" for s in ("max_map", "ascore0", "ascore0+max_map")], **plus)
-    maps = of("T6", variant=[f"maps={m}" for m in ("P", "P+Wm", "P+Wm+Ws")], **plus)
-    return pd.concat(
-        [
-            of("T3", method="winclip", task="image", variant=ABLATION_T3),
-            scores[scores["metric"] == "auroc"],
-            maps[maps["metric"] == "auroc"],
-            of("T8", method="winclip", task="pixel", variant=[*ABLATION_T8, "image_tiling"]),
-            flipped_rows(records, dataset),
-        ],
-        ignore_index=True,
-    )
-
-
-def flipped_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The rows of claim 30, of a dataset that has flipped metal nuts; else none."""
-    return tidy(records, dataset, "sec4.3", keep="categories", variant="defect=flip")
+        parts = {
+            "T7": {"variant": ["", "specific_states"], "keep": "both", "metrics": ["auroc"], **zero},
+            "suppA": {"variant": ["whole=center_crop", "whole=squash"], **zero},
+        }
+    else:
+        parts = {
+            "T3": {"variant": ABLATION_T3, **zero},
+            "T5": {"variant": [f"score={score}" for score in SCORES], **few},
+            "T6": {"variant": [f"maps={name}" for name in methods.MAPS], **few},
+            "T8": {"variant": ABLATION_T8, **zero, "task": "pixel"},
+            "sec4.3": {"variant": "defect=flip", "keep": "categories"},
+        }
+    return joined(tidy(records, dataset, artifact, **where) for artifact, where in parts.items())
 
 
 def patchcore_rows(
@@ -156,8 +149,8 @@ def patchcore_rows(
 ) -> pd.DataFrame:
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
     name = f"backbone={published_name(encoder)}"
-    methods = ["patchcore", "patchcore_last"]
-    on_clip = run_experiment(settings, encoder, "mvtec", few_shot_baselines, settings.shots, None, methods)
+    options = (settings.shots, None, ["patchcore", "patchcore_last"])
+    on_clip = run_experiment(settings, encoder, "mvtec", few_shot_baselines, *options)
     renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
     plus = main_records(records).query("method == 'winclip_plus'")
     parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
@@ -193,14 +186,26 @@ def backbone_rows(
         image = found[(found["method"] == "winclip") & (found["variant"] == "prompt_ens")]
         pixel = found[(found["method"] == "winclip") & (found["variant"] == "") & (found["task"] == "pixel")]
         frames.append(pd.concat([image, pixel]).assign(variant=f"backbone={name}"))
-    frame = tidy(pd.concat(frames), dataset, "S9")
-    return frame[frame["metric"] == "auroc"].reset_index(drop=True)
+    return tidy(pd.concat(frames), dataset, "S9", metrics=["auroc"])
 
 
 def open_choice_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    records = run_experiment(settings, encoder, role, open_choices)
-    return tidy(records, dataset, "open")
+    return tidy(run_experiment(settings, encoder, role, open_choices), dataset, "open")
+
+
+def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
+    anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
+    both are empty."""
+    parts = [within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in chosen]
+    if not parts:
+        columns = ("label", "area", "kind", "auroc", "f1max", "maximum", "dataset", "category")
+        return joined([]), pd.DataFrame(columns=columns)
+    images = pd.concat(parts, ignore_index=True).dropna()
+    value = spearmanr(images["area"], images["auroc"]).statistic
+    names = {"paper": "winclip", "artifact": "suppC", "dataset": "", "method": "winclip", "task": "pixel"}
+    return rows(pd.DataFrame([{"spearman": value}]), **names), images
 
 
 def run(settings: Settings, role: str) -> str:
@@ -210,7 +215,7 @@ def run(settings: Settings, role: str) -> str:
     if dataset_of(settings, role) is None:
         raise FileNotFoundError(missing(settings, [role])[0])
     encoder = encoder_of(settings)
-    records = measured_studies(settings, encoder, role)
+    records = all_records(settings, encoder, role)
     if role == "mvtec":
         patchcore_rows(settings, encoder, records, settings.datasets[role])
     open_choice_rows(settings, encoder, role, settings.datasets[role])

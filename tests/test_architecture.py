@@ -93,7 +93,7 @@ def test_the_packages_are_small():
 
 def test_each_paper_has_the_same_files(root):
     folders = [root / "zsad_papers" / paper for paper in PAPERS]
-    shared = "__init__ claims contradictions costs experiments figures settings tables".split()
+    shared = ["__init__", "claims", "contradictions", "costs", "experiments", "figures", "settings", "tables"]
     for folder in folders:
         own = sorted(path.stem for path in folder.glob("*.py") if path.stem != "analysis")  # may be added
         assert own == shared

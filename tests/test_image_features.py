@@ -203,7 +203,7 @@ def test_features_that_are_no_numbers_are_refused(
     dataset_with: Callable, tmp_path: Path, value: float
 ) -> None:
     extractor = replace(Counting().extractor, features=lambda pixels: {"image": pixels[:, 0, 0] + value})
-    with pytest.raises(ValueError, match=r"image hold NaN or are too large for torch.float16"):
+    with pytest.raises(ValueError, match=r"image holds NaN or numbers too large for torch.float16"):
         compute_features(extractor, dataset_with(reds(1)), tmp_path)
 
 

@@ -35,11 +35,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """n images, category by category.
-
-    parts: features of `image_features.PART` images each, and their `masks` (images, H, W) bool. labels: (n,).
-    owners: (n,) places in names, of objects. has_masks: whether the anomalous images have masks.
-    """
+    """n images, category by category. parts: features of `image_features.PART` images each, and their `masks`
+    (images, H, W) bool. labels: (n,). owners: (n,) places in names, of objects."""
 
     parts: list[dict[str, np.ndarray]]
     labels: np.ndarray
@@ -73,10 +70,8 @@ class Auxiliary:
 
 
 def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | Path) -> Auxiliary:
-    """Images as training material; features that the cache does not have are computed.
-
-    Raises ValueError when there is no image, or some anomalous images have masks and others none.
-    """
+    """Images as training material; features that the cache does not have are computed. Raises ValueError when
+    there is no image, or some anomalous images have masks and others none."""
     if not len(images):
         raise ValueError(f"{images.name} has no images; choose another auxiliary set")
     lacking = images.meta["image"][(images.meta["label"] == 1) & (images.meta["mask"] == "")]
@@ -90,9 +85,8 @@ def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | 
     size, folder = extractor.image_size, Path(cache_dir) / "masks"
     parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]
     labels = np.concatenate([part.dataset.labels for part in found])
-    places = [images.categories.index(part.dataset.categories[0]) for part in found]
-    owners = np.repeat(places, [len(part.dataset) for part in found])
     names = [object_name(category) for category in images.categories]
+    owners = np.repeat(np.arange(len(names)), [len(images.select(own)) for own in images.categories])
     return Auxiliary(parts, labels, owners, names, images.has_masks)
 
 
@@ -109,11 +103,9 @@ def _masks(images: AnomalyDataset, size: tuple[int, int], folder: Path) -> np.nd
         masks = np.stack([stretched_mask(images.mask(i), size) for i in range(len(images))])
         empty = sum((images.meta["mask"] != "") & (images.labels == 1) & ~masks.any((1, 2)))
         if empty:
-            found = f"{images.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels"
-            warnings.warn(f"{found}; their pixels count as normal", stacklevel=2)
+            where = f"{images.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels"
+            warnings.warn(f"{where}; their pixels count as normal", stacklevel=2)
         return {"masks": masks}
 
-    label = f"{images.root.name}-{images.meta['category'].iloc[0]}"
-    return cached_arrays(folder, label, {"images": images.fingerprint, "mask_size": list(size)}, compute)[
-        "masks"
-    ]
+    key = {"images": images.fingerprint, "mask_size": list(size)}
+    return cached_arrays(folder, images.root.name, key, compute)["masks"]

@@ -23,10 +23,9 @@ from safetensors.numpy import save
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` make a file, then give it its name in one step.
 
-    Readers see the old file or the whole new one, never a part. On any error, a full disk or Ctrl-C included,
-    the temporary file is removed and an existing `path` stays as it was. Missing folders are made. The
-    temporary file lies in the same folder, since a rename is only atomic within a file system, and has the
-    suffix of `path`, by which some writers choose the format.
+    Readers see the old file or the whole new one. On any error, a full disk or Ctrl-C included, the temporary
+    file is removed and `path` stays as it was. Missing folders are made. The temporary file lies in the same
+    folder, since only then a rename is atomic, and has the suffix of `path`, which may choose the format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +67,8 @@ def cached_arrays(
 
     `parts` must name everything that the arrays depend on; people can read them in the file's metadata. A
     file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning. Arrays are
-    numeric or boolean and come sorted by name. They are memory-mapped: numbers are read where they are looked
-    at, and changes stay in memory. Of two processes that compute the same key at once, the last one's file
-    stays.
+    numeric or boolean, come sorted by name, and are memory-mapped: changes stay in memory. Of two processes
+    that compute the same key at once, the last one's file stays.
     """
     path, written_parts = cache_file(folder, name, parts), _canonical_json(parts)
     if path.exists():

@@ -1,11 +1,9 @@
 """One store of features: every image goes through an encoder once for each set of views, and they are kept.
 
 A category is cut into parts of `PART` images, each a file of the cache under a key made of content. So a
-killed run goes on with the part it was in, and one part at a time is in memory. What is compared by cosines
-is stored as float16, which moves a cosine by about 1e-5.
-
-Images that are not square are squashed, cropped, or cut into square tiles (WinCLIP, supplement A). Features
-belong to tiles, and `TileFeatures.owner` tells whose they are.
+killed run goes on with the part it was in, and one part at a time is in memory. Features belong to square
+tiles of images (WinCLIP, supplement A); `TileFeatures.owner` says of which. What is compared by cosines is
+stored as float16, which moves a cosine by about 1e-5.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import joblib
 import numpy as np
@@ -37,14 +35,9 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.images import read_image
 from zsad_core.views import CROPS, Whole, boxes_of, inference_views
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
-
-PART = 32
-"""Images in a part; bounds the memory and what a killed run loses, not the result."""
-BATCH = 8
-"""Images that are loaded and encoded at once. Six views of 240 pixels of each take 33 MB."""
-FEW = 200
-"""Images that are prepared before workers would have started, which takes seconds."""
+PART = 32  # images in a part; bounds the memory and what a killed run loses, not the result
+BATCH = 8  # images that are loaded and encoded at once; six views of 240 pixels of each take 33 MB
+FEW = 200  # images that are prepared before workers would have started, which takes seconds
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def encoder_extractor(
     encoder: ClipEncoder, features: Callable[[Tensor], Mapping[str, Tensor]], **key: object
 ) -> Extractor:
     """An extractor with a CLIP. key: what features depend on besides the encoder."""
-    key = {**_encoder_key(encoder), **key}
+    key = _encoder_key(encoder) | key
     return Extractor(key, encoder.image_size, encoder.transform, features, device=encoder.device)
 
 
@@ -174,8 +167,7 @@ class TileFeatures:
     def select(self, category: str | None = None, split: str | None = None) -> TileFeatures:
         keep = np.ones(len(self.meta), bool)
         for column, value in (("category", category), ("split", split)):
-            if value is not None:
-                keep &= (self.meta[column] == value).to_numpy()
+            keep &= value is None or (self.meta[column] == value).to_numpy()
         return self.where(keep)
 
     def only(self, image: int) -> TileFeatures:
@@ -189,7 +181,7 @@ class TileFeatures:
 
 @dataclass(frozen=True)
 class FeaturePart:
-    """Some images of a category, whose features are read, or computed where the cache does not have them."""
+    """Some images of a category. Features that the cache does not have are computed."""
 
     dataset: AnomalyDataset
     extractor: Extractor = field(repr=False)
@@ -221,8 +213,7 @@ def compute_features(
 ) -> list[FeaturePart]:
     """The images as parts, category by category. Features that the cache does not have are computed now.
 
-    whole: how an image that is not square is seen: "tiles" (the paper's), "squash" to a square, as public
-        code does, or "center_crop".
+    whole: how images that are not square are seen: "tiles" (WinCLIP), "squash" (public code), "center_crop".
     """
     cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
     fingerprints(cut)  # each part remembers its own
@@ -275,42 +266,37 @@ def _features(part: FeaturePart, batches: Iterable[tuple]) -> dict[str, np.ndarr
         features = extractor.features(pixels.to(extractor.device, non_blocking=True))
         found.append({name: value.to(extractor.dtype).cpu().numpy() for name, value in features.items()})
     arrays = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
-    broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if broken:
-        about = f"{part.dataset.name}: features {', '.join(broken)}"
-        raise ValueError(f"{about} hold NaN or are too large for {extractor.dtype}; check images and weights")
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            limit = f"NaN or numbers too large for {extractor.dtype}"
+            raise ValueError(f"{part.dataset.name}: {name} holds {limit}; check images and weights")
     boxes = [boxes_of(*size, part.whole) for size in sizes]
     owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
     return {"sizes": np.array(sizes)[:, ::-1], "owner": owner, "boxes": np.concatenate(boxes), **arrays}
 
 
 def load_batch(paths: Sequence[Path], **options) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The views of images, one image after the other, and each image's width and height.
-
-    options: of `inference_views`. Errors name the file.
-    """
+    """The views of images, one after the other, and the images' (width, height). Errors name the file."""
     pixels, sizes = [], []
     for path in paths:
         try:
             image = read_image(path)
             pixels.append(inference_views(image, **options))
         except Exception as error:
-            if str(path) not in str(error):
-                error.add_note(f"with the image {path}")
+            error.add_note(f"with the image {path}")
             raise
         sizes.append(image.size)
     return torch.cat(pixels), sizes
 
 
 def made_ahead(
-    items: Sequence[Item], make: Callable[[Item], Made], *, workers: int, pin_memory: bool = False
-) -> Iterator[Made]:
+    items: Sequence, make: Callable[[Any], Any], *, workers: int, pin_memory: bool = False
+) -> Iterator[Any]:
     """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
 
     A worker is two items ahead at most, so the memory does not grow with their number. make: pickled for the
-    workers, so a function of a module, or a `functools.partial` of one. workers: 0: all is done here. An
-    error in `make` is raised here, when its turn comes. The workers end then, and when the iterator is closed
-    (`contextlib.closing`: on Ctrl-C as well).
+    workers, so a function of a module, or a `functools.partial` of one. workers: 0 for none. An error in
+    `make` is raised when its turn comes. The workers end then, and when the iterator is closed.
     """
     context = None
     if workers:  # not forked from this process: it may hold threads and a GPU, which a fork breaks
@@ -345,7 +331,7 @@ def worker_count(images: int) -> int:
     return min(16, max(1, joblib.cpu_count() // 2))
 
 
-def _made(item: Item, make: Callable[[Item], Made]) -> Made | Exception:
+def _made(item: Any, make: Callable[[Any], Any]) -> Any:
     try:
         return make(item)
     except Exception as error:  # returned: raised here, it would arrive inside a report on the worker

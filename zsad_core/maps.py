@@ -18,8 +18,7 @@ def image_maps(
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 
-    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: of a Gaussian filter
-    over the map, in pixels.
+    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: Gaussian, in pixels.
     """
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)

@@ -12,10 +12,8 @@ from zsad_core.images import to_rgb
 
 Whole = Literal["squash", "center_crop", "tiles"]
 
-CROPS = 5
-"""Crops of a tile besides the whole tile, four corners and the centre."""
-ZOOM = 274 / 240
-"""The shorter edge of a picture over that of its crops: the usual ratio, 1 / 0.875."""
+CROPS = 5  # of a tile besides the whole tile: four corners and the centre
+ZOOM = 274 / 240  # the shorter edge of a picture over that of its crops: the usual ratio, 1 / 0.875
 
 
 def inference_views(

@@ -174,15 +174,6 @@ def test_texts(encoder: ClipEncoder, zero_shot: WinClipModel, as_anomalib: dict[
     assert_close(torch.stack(texts), zero_shot.text_embeddings, **TIGHT)
 
 
-def test_anomalib_has_other_templates(as_anomalib: dict[str, Any]) -> None:
-    """21 of the paper's 22, of which one is there twice and two are missing."""
-    templates = as_anomalib["templates"]
-    normal, _ = compositional_ensemble("{}")
-    paper = set(normal[: len(normal) // 7])  # the first state is the bare name
-    assert len(paper) == 22 and len(templates) == 21 and len(set(templates)) == 20
-    assert paper - set(templates) == {"a cropped photo of a {}.", "a jpeg corrupted photo of a {}."}
-
-
 def test_zero_shot_map_from_images(
     encoder: ClipEncoder, pixels: Tensor, zero_shot: WinClipModel, as_anomalib: dict[str, Any]
 ) -> None:
@@ -272,38 +263,6 @@ def test_without_the_adapter_all_windows_are_one(encoder: ClipEncoder, pixels: T
         assert (unit(values) - scales.windows[size]).abs().max() > 0.1
 
 
-def test_encoder_is_left_alone(encoder: ClipEncoder, pixels: Tensor) -> None:
-    """The comparison shares weights with the encoder, and nothing else."""
-    before = encoder.embed_images(pixels)
-    model = anomalib_model(encoder, None)
-    assert_close(encoder.embed_images(pixels), before, atol=0, rtol=0)
-    for own, shared in zip(encoder.model.parameters(), model.clip.parameters(), strict=True):
-        assert own is shared
-
-
-def test_winclips_backbone(as_anomalib: dict[str, Any]) -> None:
-    """The real architecture, one image: 196 and 169 windows of a 15 x 15 grid; random texts save time."""
-    encoder = load_encoder("ViT-B-16-plus-240", "random", device="cpu")
-    pixels = pixels_of(encoder, 1, seed=1)
-    model = anomalib_model(encoder, None)
-    model._text_embeddings = torch.randn(2, encoder.dim, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        image, windows, tokens = model.encode_image(pixels)
-    model.encode_image = lambda _: (image, windows, tokens)  # once is enough
-    expected = model(pixels)
-    scales = embed(encoder, pixels)
-    assert_close(scales.image, unit(image), **TIGHT)
-    for size, values in zip(SIZES, windows, strict=True):
-        assert_close(scales.windows[size], unit(values), **TIGHT)
-    assert_close(patch_tokens(encoder, scales, final_norm=True), tokens, **TIGHT)
-    texts, temperature = tuple(model.text_embeddings), as_anomalib["temperature"]
-    scores = prompt_score(scales.image, *texts, temperature)
-    maps = zero_shot_map(scales.image, scales.windows, encoder.grid, *texts, temperature=temperature)
-    assert_close(scores.float(), expected.pred_score, **TIGHT)
-    assert_close(upsample(maps, encoder.image_size), expected.anomaly_map, **TIGHT)
-    assert expected.anomaly_map.std() > 1e-4
-
-
 def test_count_of_operations() -> None:
     """The benchmark's count is that of the matrix products that really run."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -311,10 +270,7 @@ def test_count_of_operations() -> None:
     from benchmarks.windows import operations
 
     encoder = load_encoder("zsad-mini", "random", device="cpu")
-    in_place = {
-        torch.ops.aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1]
-    }  # unknown to the counter
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    with FlopCounterMode(display=False) as counter:
         encoder.embed_scales(pixels_of(encoder, 1, seed=1), SIZES)
     assert counter.get_total_flops() == operations(encoder.model.visual, SIZES, shared=True)
     assert operations(encoder.model.visual, SIZES, shared=False) > counter.get_total_flops()

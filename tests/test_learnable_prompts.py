@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core import learnable_prompts
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.learnable_prompts import PromptDesign, encode, freeze, initial_parameters
 
@@ -138,57 +137,6 @@ def test_other_projections_of_the_text_tower(load: Callable[..., ClipEncoder]) -
     torch.testing.assert_close(texts_of(plain, RELEASED, drawn(plain, RELEASED)), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("design", [RELEASED, CONCATENATE], ids=["overwrite", "concatenate"])
-def test_sequence_between_blocks_keeps_its_length(
-    encoder: ClipEncoder, design: PromptDesign, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths, run = [], learnable_prompts._block
-    monkeypatch.setattr(
-        learnable_prompts, "_block", lambda block, x: [lengths.append(x.shape[1]), run(block, x)][1]
-    )
-    texts_of(encoder, design, drawn(encoder, design))
-    longer = [16 + 4] * 9 + [16] * 3  # nine blocks see four tokens more, which leave again
-    assert lengths == ([17] * 12 if design is RELEASED else longer)
-
-
-def test_all_that_is_learned_changes_the_texts(encoder: ClipEncoder) -> None:
-    for design in (RELEASED, CONCATENATE):
-        parameters = drawn(encoder, design)
-        texts = texts_of(encoder, design, parameters)
-        blocks = range(2 if design is RELEASED else 1, 10)
-        assert [name for name in parameters if "deep" in name] == [f"deep/{block}" for block in blocks]
-        for name in parameters:
-            zeroed = {**parameters, name: torch.zeros_like(parameters[name])}
-            moved = (texts_of(encoder, design, zeroed) - texts).abs().amax((0, 2))  # (2,)
-            side = {"context/normal": [True, False], "context/anomalous": [False, True]}
-            assert (moved > 1e-4).tolist() == side.get(name, [True, True]), name
-    parameters = drawn(encoder, RELEASED)
-    texts = texts_of(encoder, RELEASED, parameters)
-    for word in (0, 4, 11):  # V1 acts through the first block only, V5 and V12 through all
-        parameters["context/normal"][word] = 0
-        texts, before = texts_of(encoder, RELEASED, parameters), texts
-        assert (texts - before)[0, 0].abs().max() > 1e-4, word
-
-
-def test_first_words_are_gone_after_the_first_block(
-    encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entering: list[Tensor] = []
-    run = learnable_prompts._block
-    monkeypatch.setattr(learnable_prompts, "_block", lambda block, x: [entering.append(x), run(block, x)][1])
-    parameters = drawn(encoder, RELEASED)
-    texts_of(encoder, RELEASED, parameters)
-    first, entering[:] = entering[:], []
-    parameters["context/normal"][:4] = 7
-    texts_of(encoder, RELEASED, parameters)
-    assert not torch.equal(entering[0][0, 1:5], first[0][0, 1:5])
-    for number, (one, other) in enumerate(zip(first[1:], entering[1:]), start=2):
-        torch.testing.assert_close(one[0, :5], other[0, :5])  # start token and the overwritten four
-        assert (one[0, 5:] - other[0, 5:]).abs().max() > 1e-4
-        if number <= 9:
-            torch.testing.assert_close(one[:, 1:5], parameters[f"deep/{number}"].expand(2, -1, -1))
-
-
 def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
     def numbers(design: PromptDesign) -> int:
         rows = sum(len(value) for value in initial_parameters(encoder, design, torch.Generator()).values())
@@ -210,15 +158,6 @@ def test_initial_values(encoder: ClipEncoder) -> None:
     values = torch.cat([value.flatten() for value in one.values()])
     assert abs(values.mean()) < 2e-3 and 0.019 < values.std() < 0.021
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_shared_context_serves_both_sides(encoder: ClipEncoder) -> None:
-    design = replace(RELEASED, shared=True)
-    parameters = drawn(encoder, design)
-    apart = {f"context/{side}": parameters["context/shared"] for side in ("normal", "anomalous")}
-    apart |= {name: value for name, value in parameters.items() if name.startswith("deep")}
-    texts = texts_of(encoder, design, parameters)
-    assert torch.equal(texts, texts_of(encoder, RELEASED, apart))
 
 
 def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:

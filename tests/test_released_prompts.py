@@ -89,17 +89,13 @@ def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path:
 def test_sizes_are_read_off_the_shapes(
     encoder: ClipEncoder, tmp_path: Path, words: int, sets: int, length: int
 ) -> None:
-    path = write(tmp_path / "file.pth", released(encoder, words, sets, length))
-    prompts = read_released(path, encoder)
+    state = released(encoder, words, sets, length)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    prompts = read_released(write(tmp_path / "file.pth", state), encoder)
+    assert {value.dtype for value in prompts.parameters.values()} == {torch.float32}
     design = prompts.config.design
     assert (design.context_length, design.depth, design.length) == (words, sets + 1, length)
     assert prompts.texts(encoder).shape == (1, 2, 32) and len(prompts.parameters) == 2 + sets
-
-
-def test_half_precision_becomes_float32(encoder: ClipEncoder, tmp_path: Path) -> None:
-    state = {k: v.half() if v.is_floating_point() else v for k, v in released(encoder).items()}
-    prompts = read_released(write(tmp_path / "file.pth", state), encoder)
-    assert {value.dtype for value in prompts.parameters.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -150,31 +146,11 @@ def test_files_for_another_encoder(
     assert met[0].filename == __file__
 
 
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.marker,)
-
-
-def test_pickled_code_is_never_run(encoder: ClipEncoder, tmp_path: Path) -> None:
-    path, marker = tmp_path / "evil.pth", tmp_path / "exploded"
-    write(path, {**released(encoder), "ctx_pos": Bomb(marker)})
-    with pytest.raises(ValueError, match="was not read, because loading it could run code"):
-        read_released(path, encoder)
-    assert not marker.exists()
-
-
 def test_files_that_are_not_whole_or_no_prompts(encoder: ClipEncoder, tmp_path: Path) -> None:
-    path = write(tmp_path / "file.pth", released(encoder))
-    content = path.read_bytes()
-    for keep in (0, 10, len(content) // 2, -1):
-        path.write_bytes(content[:keep])
-        with pytest.raises(ValueError, match=r"file\.pth.*(cut off or damaged|no weights file)"):
-            read_released(path, encoder)
+    path = tmp_path / "file.pth"
+    path.write_bytes(write(path, released(encoder)).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"file\.pth is cut off or damaged"):
+        read_released(path, encoder)
     for other in (released(encoder), {"prompt_learner": [1]}, {"prompt_learner": {"ctx_pos": 1}}, [1]):
         torch.save(other, path)
         with pytest.raises(ValueError, match="expected tensors by name under 'prompt_learner'"):

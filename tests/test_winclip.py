@@ -18,7 +18,6 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, clip_extractor, compute_features
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
-    MAPS,
     Output,
     category_texts,
     clip,
@@ -26,11 +25,8 @@ from zsad_core.methods import (
     fit_references,
     token_map,
     winclip,
-    winclip_plus,
 )
 from zsad_core.metrics import aupro, f1_max
-from zsad_core.references import reference_maps
-from zsad_core.references import winclip_plus as joined
 from zsad_core.scores import prompt_score
 from zsad_core.views import boxes_of
 from zsad_core.windows import winclip_map, zero_shot_map
@@ -325,17 +321,6 @@ def test_patch_tokens_in_the_joint_space(tiny_clip: ClipEncoder) -> None:
 
 def patches(found: TileFeatures) -> Tensor:
     return found.tensor("layer/2")
-
-
-@pytest.mark.parametrize("variant", MAPS)
-def test_few_shot_outputs_by_variant(variant: str) -> None:
-    found, memory = features(3), fit_references([features(2, seed=10)], [0, 1], patches)
-    zero_shot = torch.rand(3, 3, 3)
-    maps = reference_maps(patches(found), found.windows(), memory, GRID)
-    chosen = {"P": ["P"], "P+Wm": ["P", "W3"], "P+Wm+Ws": ["P", "W3", "W2"]}[variant]
-    scores, fused = joined(None, zero_shot, [maps[name] for name in chosen])
-    outputs = winclip_plus(found, patches(found), memory, Output(maps=zero_shot), GRID, variants=[variant])
-    torch.testing.assert_close(outputs, {variant: Output(scores, fused)})
 
 
 def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:

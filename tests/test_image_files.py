@@ -29,10 +29,6 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
         reader.photo(path, digest)
     with pytest.raises(BadImage, match="cannot be opened: No such file"):
         reader.photo(tmp_path / "nowhere.png", digest)
-    monkeypatch.setattr(files, "digest_of", lambda path: digest)
-    with pytest.raises(FileChanged):
-        reader.photo(tmp_path / "gone.png", digest)
-    monkeypatch.undo()
 
     def forbidden(self, *args, **kwargs):
         raise PermissionError(13, "Permission denied")
@@ -54,11 +50,11 @@ def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):
         (folder / name).write_text('{"made_by": "zsad_predict"}')
     (folder / "older/run.json").write_text('{"made_by": "zsad_core.score"}')
     os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
-    found = find_files(folder, other=[folder / "good"])
-    assert [entry.name for entry in found.files] == sorted([*names[:-1], "pipe.png"])
+    found, passed_over = find_files(folder, other=[folder / "good"])
+    assert [entry.name for entry in found] == sorted([*names[:-1], "pipe.png"])
     others = ("the results of an earlier run", "the references, masks or labels of this run")
-    assert found.passed_over == {"hidden": 2, others[0]: 2, others[1]: 1}
-    assert {entry.name: entry.status for entry in found.files if entry.status} == {"pipe.png": "left out"}
+    assert passed_over == {"hidden": 2, others[0]: 2, others[1]: 1}
+    assert {entry.name: entry.problem.status for entry in found if entry.problem} == {"pipe.png": "left out"}
 
 
 def test_links_out_of_the_folder_are_left_out(tmp_path):
@@ -70,9 +66,9 @@ def test_links_out_of_the_folder_are_left_out(tmp_path):
     (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "more").symlink_to(tmp_path / "elsewhere")
     (folder / "round").symlink_to(folder)
-    found = {entry.name: entry.status for entry in find_files(folder).files}
+    found = {file.name: file.problem and file.problem.status for file in find_files(folder)[0]}
     assert found == {
-        "a.png": "", "inside.png": "", "lost.png": "unreadable",
+        "a.png": None, "inside.png": None, "lost.png": "unreadable",
         "more": "left out", "outside.png": "left out", "round": "left out",
     }  # fmt: skip
 
@@ -89,9 +85,9 @@ def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "iterdir", guarded)
     locked = "locked"
-    (entry,) = [entry for entry in find_files(tmp_path).files if entry.status]
-    assert (entry.name, entry.status) == ("locked/", "unreadable")
-    assert "Permission denied" in entry.error
+    (entry,) = [entry for entry in find_files(tmp_path)[0] if entry.problem]
+    assert (entry.name, entry.problem.status) == ("locked/", "unreadable")
+    assert "Permission denied" in str(entry.problem)
     locked = tmp_path.name
     with pytest.raises(PermissionError, match="cannot list the folder"):
         find_files(tmp_path)
@@ -103,5 +99,5 @@ def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypat
 
 def test_names_that_are_no_unicode_can_be_written(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
-    (entry,) = find_files(tmp_path).files
+    (entry,) = find_files(tmp_path)[0]
     assert entry.name == "caf\\xe9.png" and entry.path.is_file()

@@ -70,7 +70,7 @@ def test_exit_3_names_the_files_that_were_not_scored(run, tmp_path):
     folder = fill(tmp_path / "photos", 2)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, out, _ = run(folder)
-    assert code == 3 and "3 files, 2 scored" in out and "broken.jpg: unreadable" in out
+    assert code == 3 and "3 files, 2 scored" in out and "1 with a problem: broken.jpg (" in out
 
 
 def test_exit_1_with_one_line_and_no_traceback(run, tmp_path):

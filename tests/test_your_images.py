@@ -22,7 +22,7 @@ from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_core.views import inference_views as views_of
 from zsad_predict import files as files_module
-from zsad_predict import parts, report, run, scorers
+from zsad_predict import report, run, scorers
 from zsad_predict import result as result_module
 from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import METHODS, Options, options_from, read_options
@@ -123,7 +123,16 @@ def test_a_folder_of_100_mixed_images(tmp_path, score):
     assert all(name in shown for name in bad)
     facts = json.loads((out / "run.json").read_text())
     assert facts["weights"].startswith("random") and facts["method"] == "winclip"
-    assert {"commit", "versions", "device", "seed", "precision", "started", "seconds"} <= set(facts)
+    assert {
+        "commit",
+        "versions",
+        "device",
+        "weights_sha256",
+        "threshold",
+        "images",
+        "started",
+        "seconds",
+    } <= set(facts)
     assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
 
 
@@ -154,7 +163,7 @@ def test_clip_score_is_the_core_s_own_also_squashed(tmp_path, score, settings):
 
 def test_every_method_scores_and_says_what_its_map_is(tmp_path, score):
     folder, normal = fill(tmp_path / "photos", 3), fill(tmp_path / "good", 2, first=50)
-    for method in METHODS[:4]:
+    for method in [*METHODS][:4]:
         result = score(folder, method, normal=normal)
         assert (result.table["status"] == "scored").all() and result.about_map == MAPS[method]
         assert result.table["map_maximum"].between(0, 1).all() and result.has_maps
@@ -184,7 +193,7 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
     assert result.facts["model"] == "zsad-mini-144px"
     with pytest.raises(ValueError, match="give prompts_file"):
         read_prompts(load_encoder(settings.model, "random", device="cpu"))
-    with pytest.raises(FileNotFoundError, match="released prompts"):
+    with pytest.raises(FileNotFoundError, match="no.pth"):
         score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)
     with pytest.raises(ValueError, match="leave it out"):
         score(folder, "winclip", prompts_file=tmp_path / "no.pth")
@@ -262,7 +271,7 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
         seen.extend(images)
         return embed(scorer, images)
 
-    monkeypatch.setattr(parts, "embed", counting)
+    monkeypatch.setattr(result_module, "embed", counting)
     stop = 32
     with pytest.raises(KeyboardInterrupt):
         score(folder, out=tmp_path / "out")
@@ -280,17 +289,20 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
 
 def test_workers_read_what_is_read_without_them_and_every_image_is_told(tmp_path, settings):
     folder, _ = mixed_folder(tmp_path / "photos")
-    files = [*find_files(folder).files[:9], ImageFile("notes", folder / "notes.txt")]
-    digests, scored = [digest_of(file.path) for file in files], []
+    files = [*find_files(folder)[0][:9], ImageFile("notes", folder / "notes.txt")]
+    digests, scored = {file: digest_of(file.path) for file in files}, []
     score = partial(
-        parts.score_part, scorer=load_scorer("winclip", settings), reader=Reader(), on_progress=scored.append
+        result_module.score_part,
+        scorer=load_scorer("winclip", settings),
+        reader=Reader(),
+        on_progress=scored.append,
     )
-    here, there = (score(files, digests, workers=workers) for workers in (0, 1))
+    here, there = (score(digests, workers=workers) for workers in (0, 1))
     assert here.keys() == there.keys() and sum(scored) == 2 * 9
     for name, values in here.items():
         np.testing.assert_array_equal(there[name], values)
     with pytest.raises(FileChanged, match=r"notes\.txt"):
-        score(files, [*digests[:-1], "0" * 64], workers=1)
+        score({**digests, files[-1]: "0" * 64}, workers=1)
 
 
 def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):
@@ -309,7 +321,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypa
         found = digest_of(path)
         return "0" * 64 if path.name == "01.png" else found
 
-    monkeypatch.setattr(parts, "digest_of", late)
+    monkeypatch.setattr(result_module, "digest_of", late)
     table = score(folder).table
     assert table["status"].tolist() == ["scored", "unreadable", "scored"]
     assert table["error"][1] == "it changed while it was read"
@@ -468,18 +480,13 @@ def test_a_prepared_folder_is_scored_on_its_test_split_with_its_masks(score, toy
     assert not result.metrics["value"].isna().all()
 
 
-def test_example_is_a_category_of_a_prepared_dataset(toy_set, tmp_path, score, settings):
-    data = toy_set().root.parent
-    result = score(**run.example_folders(data, "toys"), method="winclip_plus")
-    assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
-    assert any("one reference only" in message for message in result.messages)
-    assert run.example_folders(tmp_path / "nowhere", "toys") is run.example_folders(data, None) is None
+def test_without_images_there_is_an_empty_result(settings):
     nothing = run.empty_result(settings)
-    assert nothing.table.empty and not nothing.has_maps and "images_dir" in nothing.messages[0]
+    assert nothing.table.empty and not nothing.has_maps and "give a folder" in nothing.messages[0]
 
 
 def test_heat_map_is_marked_where_it_is_above_the_threshold():
-    from zsad_predict.pictures import decorated, shown_size
+    from zsad_predict.report import _resized, decorated
 
     heat = np.zeros((40, 40))
     heat[10:20, 10:20] = 1
@@ -487,7 +494,7 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
     assert (drawn[9, 12] == 255).all() and (drawn[8, 12] == 0).all(), "white, and black beside it"
     plain = np.asarray(decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0)))
     assert (plain[0, 0] == plain[9, 12]).all() and plain[15, 15].sum() > plain[0, 0].sum()
-    assert shown_size((4000, 10)) == (640, 2)
+    assert _resized(Image.new("L", (4000, 10)), 640).size == (640, 2)
 
 
 def test_options_say_what_is_wrong(tmp_path):
@@ -495,8 +502,8 @@ def test_options_say_what_is_wrong(tmp_path):
     for name, value in {**wrong, "dropout": 1.0, "temperature": 0, "batch_size": True}.items():
         with pytest.raises(ValueError, match=rf"{name} = .*: \w+ should"):
             options_from({name: value})
-    with pytest.raises(ValueError, match="shipped exist only for the model zsad-mini"):
-        read_options(model="RN50")
+    with pytest.raises(ValueError, match="only zsad-mini has its own"):
+        load_scorer("clip", read_options(model="RN50", device="cpu"))
     (tmp_path / "typo.yaml").write_text("sedes: 3")
     with pytest.raises(ValueError, match="typo.yaml sets an unknown parameter 'sedes': did you mean 'seeds'"):
         read_options(str(tmp_path / "typo.yaml"))

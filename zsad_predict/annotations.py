@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from zsad_core.maps import scaled_size
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
 from zsad_predict.files import ImageFile, find_files
-from zsad_predict.result import Result, ScoredImage, silent
+from zsad_predict.result import Result, silent
 
 GOOD = ("good", "ok", "normal")
 """Names of folders of normal images."""
@@ -34,91 +35,90 @@ WORDS = {
 """What a label may be called in a CSV file, in any case."""
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """What is known of the images.
+class Annotations(NamedTuple):
+    """What is known of the images, by name. source: where labels come from, for the reader.
 
-    files: the files to score, when the folder is a prepared one; else None. source: where labels come from,
-    for the reader. labels: by file name; None: by the names of folders. masks: of a prepared folder, by the
-    image's name; of a folder of masks, by the path there without suffix and without "_mask". An image
-    without a mask has nothing anomalous in it.
+    labels: None if they follow from the masks. masks: None without any; else a path, or why it is unclear
+    which. An image without a mask has nothing anomalous in it. messages: for the user.
     """
 
-    files: list[ImageFile] | None = None
-    source: str = ""
-    labels: Mapping[str, int] | None = field(default_factory=dict)
-    masks: Mapping[str, Path] | None = None
-
-    def labels_of(self, names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-        """Labels of the images that have one, and the names with a label that are no image's, or
-        several's."""
-        if self.labels is None:
-            parents = {name: [part.casefold() for part in PurePosixPath(name).parts[:-1]] for name in names}
-            return {name: int(not set(GOOD) & set(own)) for name, own in parents.items() if own}, []
-        by_bare_name = defaultdict(list)
-        for name in names:
-            by_bare_name[PurePosixPath(name).name].append(name)
-        known, found, lost = set(names), {}, []
-        for name, label in self.labels.items():
-            owners = [name] if name in known else by_bare_name[name]
-            if len(owners) == 1:
-                found[owners[0]] = label
-            else:
-                lost.append(name)
-        return found, sorted(lost)
-
-    def masks_of(self, names: Sequence[str]) -> dict[str, Path | BadImage]:
-        """The mask of each image that has one, or why it is unclear which.
-
-        `crack/001.png` has the mask `crack/001.png`, `crack/001_mask.png` or, if no other image is called
-        001, `001.png` or `001_mask.png`.
-        """
-        if self.files is not None:
-            return {name: self.masks[name] for name in names if name in self.masks}
-        times = Counter(PurePosixPath(name).stem for name in names)
-        owners = defaultdict(list)
-        for name in names:
-            stem = PurePosixPath(name).with_suffix("")
-            path = self.masks.get(str(stem))
-            if path is None and times[stem.name] == 1:
-                path = self.masks.get(stem.name)
-            owners[path].append(name)
-        owners.pop(None, None)
-        found: dict[str, Path | BadImage] = {}
-        for path, own in owners.items():
-            both = f"the mask {path.name} could belong to {' or '.join(own)}: rename one"
-            found |= dict.fromkeys(own, path if len(own) == 1 else BadImage("", both))
-        return found
+    source: str
+    labels: Mapping[str, int] | None
+    masks: Mapping[str, Path | BadImage] | None
+    messages: Sequence[str] = ()
 
 
 def read_annotations(
-    folder: Path, labels: str | Path | None = None, masks: str | Path | None = None
-) -> Annotations:
-    """What is known of the images below a folder.
+    names: Sequence[str], labels: str | Path | None = None, masks: str | Path | None = None
+) -> Annotations | None:
+    """What is known of images; None without labels and masks. names: their paths below the folder.
 
     labels: "folders": below a folder called good, ok or normal an image is normal, below any other it is
         anomalous, and directly in the folder it has no label. Or a CSV file with the columns file (the path
         below the folder, or the bare name where that is unique) and label (0 or 1, or a word of `WORDS`).
-    masks: a folder of masks, see `Annotations.masks_of`; anomalous where they are not black. Without labels
-    an
-        image is anomalous if its mask marks anything.
-    A prepared folder, one with this book's meta.csv, has both for its test split, and is scored on that.
+    masks: a folder of masks, anomalous where they are not black. `crack/001.png` has the mask
+        `crack/001.png`, `crack/001_mask.png`, or `001.png` or `001_mask.png` if no other image is called 001.
+        Without labels an image is anomalous if its mask marks anything.
     """
-    known = None if masks is None else _masks_below(masks)
+    found, messages = None, []
+    if masks is not None:
+        paths, found = _masks_below(masks), {}
+        stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+        for key, own in _owners(paths, stems).items():
+            both = f"the mask {paths[key].name} could belong to {' or '.join(own)}: rename one"
+            found |= dict.fromkeys(own, paths[key] if len(own) == 1 else BadImage("", both))
+        unused = len(paths) - sum(isinstance(mask, Path) for mask in found.values())
+        messages += [f"{unused} masks belong to no image, by name."] if unused else []
+    if labels is None:
+        return None if masks is None else Annotations("the masks", None, found, messages)
     if str(labels) == "folders":
-        return Annotations(None, "the names of the sub-folders", None, known)
-    if labels is not None:
-        return Annotations(None, f"the file {Path(labels).name}", read_labels(Path(labels)), known)
-    if known is not None:
-        return Annotations(None, "the masks", {}, known)
-    if not _is_prepared(folder):
-        return Annotations()
+        folders = {name: PurePosixPath(name.casefold()).parts[:-1] for name in names}
+        known = {name: int(not set(GOOD) & set(own)) for name, own in folders.items() if own}
+        return Annotations("the names of the sub-folders", known, found, messages)
+    listed = read_labels(Path(labels))
+    owners = _owners(listed, dict(zip(names, names, strict=True)))
+    if lost := sorted(name for name, own in owners.items() if len(own) != 1):
+        messages.append(f"{len(lost)} labels belong to no file in the folder, the first is {lost[0]}.")
+    known = {own[0]: listed[name] for name, own in owners.items() if len(own) == 1}
+    return Annotations(f"the file {Path(labels).name}", known, found, messages)
+
+
+def read_prepared(folder: Path) -> tuple[list[ImageFile], Annotations] | None:
+    """The test split of a prepared folder, one with this book's meta.csv; None for any other folder."""
+    try:
+        if sorted(pd.read_csv(folder / "meta.csv", nrows=0).columns) != sorted(COLUMNS):
+            return None
+    except (OSError, ValueError):
+        return None
     part = load_dataset(folder).select(split="test")
     names = part.meta["image"].tolist()
-    files = [ImageFile(name, folder / name) for name in sorted(names)]
-    paths = {name: folder / mask for name, mask in zip(names, part.meta["mask"], strict=True) if mask}
-    by_name = dict(zip(names, part.labels.tolist(), strict=True))
-    return Annotations(files, "meta.csv, its test split", by_name, paths if part.has_masks else None)
+    masks = {name: folder / mask for name, mask in zip(names, part.meta["mask"], strict=True) if mask}
+    labels = dict(zip(names, part.labels.tolist(), strict=True))
+    known = Annotations("meta.csv, its test split", labels, masks if part.has_masks else None)
+    return [ImageFile(name, folder / name) for name in sorted(names)], known
+
+
+def _owners(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, list[str]]:
+    """The images that each key belongs to: by the path or, where no path is the key, by the bare name. names:
+    of each image, what keys are compared with."""
+    by_path, by_bare_name = defaultdict(list), defaultdict(list)
+    for image, name in names.items():
+        by_path[name].append(image)
+        by_bare_name[PurePosixPath(name).name].append(image)
+    return {key: by_path[key] or by_bare_name[key] for key in keys}
+
+
+def _masks_below(folder: str | Path) -> dict[str, Path]:
+    """By the path without suffix and without "_mask". Raises as `files.find_files`, and ValueError if there
+    are none."""
+    paths: dict[str, Path] = {}
+    for file in find_files(folder)[0]:
+        key = str(PurePosixPath(file.name).with_suffix("")).removesuffix("_mask")
+        if file.problem is None and paths.setdefault(key, file.path) != file.path:
+            raise ValueError(f"two masks of {key}: {paths[key].name} and {file.path.name}; keep one")
+    if not paths:
+        raise ValueError(f"no masks in {folder}: expected images, each called like the one it belongs to")
+    return paths
 
 
 def read_labels(file: Path) -> dict[str, int]:
@@ -130,56 +130,50 @@ def read_labels(file: Path) -> dict[str, int]:
         table = pd.read_csv(
             file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
         )
-    except ValueError as error:  # of pandas, or an encoding that is not UTF-8
+    except ValueError as error:  # of pandas, or of an encoding that is not UTF-8
         raise ValueError(f"{file} is not a CSV file with the columns file and label: {error}") from None
     if not {"file", "label"} <= set(table.columns):
         raise ValueError(f"{file} has the columns {', '.join(table.columns)}: expected file and label")
-    words = table["label"].str.strip().str.casefold()
-    unknown = sorted(set(words) - set(WORDS))
-    if unknown:
-        raise ValueError(
-            f"{file}: unknown labels {', '.join(unknown[:5])}: expected 0 (normal) and 1 (anomalous)"
-        )
-    found: dict[str, int] = {}
-    for name, word in zip(table["file"].str.replace("\\", "/").str.removeprefix("./"), words, strict=True):
-        if found.setdefault(name, WORDS[word]) != WORDS[word]:
-            raise ValueError(f"{file}: {name} is listed as normal and as anomalous")
-    return found
+    names = table["file"].str.replace("\\", "/").str.removeprefix("./")
+    labels = table["label"].str.strip().str.casefold().map(WORDS)
+    if labels.isna().any():
+        unknown = ", ".join(table["label"][labels.isna()].unique()[:5])
+        raise ValueError(f"{file}: unknown labels {unknown}: expected 0 (normal) and 1 (anomalous)")
+    found = pd.Series(labels.to_numpy(int), names)
+    both = found.groupby(level=0).nunique() > 1
+    if both.any():
+        raise ValueError(f"{file}: {both.idxmax()} is listed as normal and as anomalous")
+    return found[~found.index.duplicated()].to_dict()
 
 
 def with_metrics(
-    result: Result, known: Annotations, map_size: int | None, *, progress: bool = True
+    result: Result, known: Annotations | None, map_size: int | None, *, progress: bool = True
 ) -> Result:
     """The result with labels, metrics and, of masks that do not fit, errors in their image's row."""
-    if known.labels == {} and known.masks is None:
+    if known is None:
         return result
-    table, messages = result.table.copy(), list(result.messages)
-    names, ok = table["file"].tolist(), table["status"] == "scored"
-    labels, lost = known.labels_of(names)
-    if lost:
-        messages.append(f"{len(lost)} labels belong to no file in the folder, the first is {lost[0]}.")
-    histogram = PixelHistogram()
-    if known.masks is not None:
-        paths = known.masks_of(names)
-        unused = len(known.masks) - len({path for path in paths.values() if isinstance(path, Path)})
-        if unused and known.files is None:
-            messages.append(f"{unused} masks belong to no image, by name.")
-        for scored in tqdm(result.scored_images(), total=int(ok.sum()), desc="masks", **silent(progress)):
-            name = names[scored.row]
-            try:
-                mask = _mask(paths.get(name), scored.size)
-                if known.labels == {}:
-                    labels[name] = int(mask.any())
-                if labels.get(name) == 1 and name not in paths:
-                    raise BadImage("", "it is labelled anomalous and has no mask")
-                if result.has_maps:
-                    _add(histogram, mask, result, scored, map_size)
-            except BadImage as error:
-                table.loc[scored.row, "error"] = f"not among the pixel metrics: {error}"
+    table, labels, histogram = result.table.copy(), dict(known.labels or {}), PixelHistogram()
+    ok = table["status"] == "scored"
+    images = () if known.masks is None else result.scored_images()
+    for scored in tqdm(
+        images, total=int(ok.sum()), desc="masks", **silent(progress and known.masks is not None)
+    ):
+        name = table["file"][scored.row]
+        try:
+            mask = _mask(known.masks.get(name), scored.size)
+            if known.labels is None:
+                labels[name] = int(mask.any())
+            if labels.get(name) == 1 and name not in known.masks:
+                raise BadImage("", "it is labelled anomalous and has no mask")
+            if result.has_maps:
+                size = scaled_size(*scored.size, map_size)
+                histogram.add(stretched_mask(mask, size), result.map(scored, size))
+        except BadImage as error:
+            table.loc[scored.row, "error"] = f"not among the pixel metrics: {error}"
     table["label"] = table["file"].map(labels).astype("Int64")
     own = table[ok & table["label"].notna()]
-    if len(own) < ok.sum():
-        number = int(ok.sum()) - len(own)
+    messages = [*result.messages, *known.messages]
+    if number := int(ok.sum()) - len(own):
         messages.append(f"{number} scored images have no label, and do not count in the metrics.")
     rows = _image_metrics(own, known.source)
     rows += [] if known.masks is None else _pixel_metrics(histogram)
@@ -187,40 +181,17 @@ def with_metrics(
     return replace(result, table=table, metrics=metrics, messages=tuple(messages))
 
 
-def _masks_below(folder: str | Path) -> dict[str, Path]:
-    """Raises as `files.find_files`, and ValueError if there are none."""
-    paths: dict[str, Path] = {}
-    for file in find_files(folder).files:
-        if not file.status:
-            stem = PurePosixPath(file.name).with_suffix("")
-            key = str(stem.with_name(stem.name.removesuffix("_mask") or stem.name))
-            if key in paths:
-                raise ValueError(f"two masks of {key}: {paths[key].name} and {file.path.name}; keep one")
-            paths[key] = file.path
-    if not paths:
-        raise ValueError(f"no masks in {folder}: expected images, each called like the one it belongs to")
-    return paths
-
-
-def _mask(path: Path | BadImage | None, size: tuple[int, int]) -> np.ndarray:
+def _mask(mask: Path | BadImage | None, size: tuple[int, int]) -> np.ndarray:
     """(h, w) bool; nothing marked without a mask. Raises BadImage for one that cannot be used."""
-    if path is None:
+    if mask is None:
         return np.zeros(size, bool)
-    if isinstance(path, BadImage):
-        raise path
+    if isinstance(mask, BadImage):
+        raise mask
     try:
-        return read_mask(path, size=size[::-1], upright=True)
-    except BadImage as error:
-        raise BadImage("", error.reason, f"its mask {path.name}") from None
-    except OSError as error:
-        raise BadImage("", f"its mask {path.name} cannot be opened: {error.strerror or error}") from None
-
-
-def _add(
-    histogram: PixelHistogram, mask: np.ndarray, result: Result, scored: ScoredImage, map_size: int | None
-) -> None:
-    size = scaled_size(*scored.size, map_size)
-    histogram.add(stretched_mask(mask, size), result.map(scored, size))
+        return read_mask(mask, size=size[::-1], upright=True)
+    except (BadImage, OSError) as error:
+        reason = error.reason if isinstance(error, BadImage) else str(error.strerror or error)
+        raise BadImage("", reason, f"its mask {mask.name}") from None
 
 
 def _image_metrics(own: pd.DataFrame, source: str) -> list[tuple]:
@@ -238,10 +209,9 @@ def _image_metrics(own: pd.DataFrame, source: str) -> list[tuple]:
         ("recall", flagged & anomalous, anomalous, "anomalous image has a label"),
         ("false_alarms", flagged & normal, normal, "normal image has a label"),
     ):
-        value = part.sum() / whole.sum() if whole.any() else math.nan
-        note = (
-            f"{part.sum()} of {whole.sum()}, at the threshold" if whole.any() else f"undefined: no {missing}"
-        )
+        value, note = math.nan, f"undefined: no {missing}"
+        if whole.any():
+            value, note = part.sum() / whole.sum(), f"{part.sum()} of {whole.sum()}, at the threshold"
         rows.append(("image", name, value, note))
     return rows
 
@@ -255,10 +225,3 @@ def _pixel_metrics(histogram: PixelHistogram) -> list[tuple]:
         found = histogram.metrics()
     note = "undefined: one kind of pixel only" if math.isnan(found[0]) else f"{histogram.images} images"
     return [("pixel", name, value, note) for name, value in zip(names, found, strict=True)]
-
-
-def _is_prepared(folder: Path) -> bool:
-    try:
-        return sorted(pd.read_csv(folder / "meta.csv", nrows=0).columns) == sorted(COLUMNS)
-    except (OSError, ValueError):
-        return False

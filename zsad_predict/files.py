@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
+from zsad_core.cache import sha256_of
 from zsad_core.images import BadImage, read_photo
 from zsad_core.views import Whole, boxes_of, inference_views
 
-MADE_BY = "zsad_predict"
-"""In the `run.json` of a folder of results, which is never read as a folder of images."""
-EARLIER = ("zsad_core.score",)
-"""What earlier versions wrote there."""
+MADE_BY = ("zsad_predict", "zsad_core.score")
+"""This version, and earlier ones, in the `run.json` of a folder of results, which is no folder of images."""
 
 Model = tuple[tuple[int, int], Callable[[Image.Image], Tensor]]
 """`image_size` and `transform` of an encoder."""
@@ -33,35 +30,26 @@ class FileChanged(Exception):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file below a folder. name: its printable path there, with forward slashes. status, error: set when it
-    is not to be opened, "left out" or "unreadable"."""
+    """A file below a folder. name: its printable path there, with forward slashes. problem: why it is not to
+    be opened, with the status "left out" or "unreadable"."""
 
     name: str
     path: Path
-    status: str = ""
-    error: str = ""
+    problem: BadImage | None = None
 
 
-class Listing(NamedTuple):
-    """Files sorted by name, and how many entries were passed over, by reason."""
+def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> tuple[list[ImageFile], Counter[str]]:
+    """All files below a folder, sorted by name, and how many entries were passed over, by reason.
 
-    files: list[ImageFile]
-    passed_over: Counter[str]
-
-
-def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> Listing:
-    """All files below a folder. other: files and folders that are not images to score.
-
-    Links that leave the folder, and links to folders, are not followed: a folder from elsewhere could point
-    at anything. Raises FileNotFoundError, NotADirectoryError, and PermissionError when the folder itself
-    cannot be listed; a folder further down that cannot becomes a file with an error.
+    other: files and folders that are not images to score. Links that leave the folder, and links to folders,
+    are not followed: a folder from elsewhere could point at anything.
+    Raises FileNotFoundError, NotADirectoryError, and PermissionError when the folder itself cannot be listed.
     """
-    folder = Path(folder)
+    folder, apart = Path(folder), {os.path.realpath(path) for path in other}
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}: correct the path")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: expected a folder of images")
-    apart = {os.path.realpath(path) for path in other}
     files, passed_over, waiting = [], Counter(), [folder]
     while waiting:
         current = waiting.pop()
@@ -70,8 +58,8 @@ def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> Listing:
         except OSError as error:
             if current == folder:
                 raise type(error)(error.errno, f"cannot list the folder {folder}: {error.strerror}") from None
-            reason = f"the folder cannot be listed: {error.strerror}"
-            files.append(ImageFile(_name(current, folder) + "/", current, "unreadable", reason))
+            problem = BadImage("unreadable", f"the folder cannot be listed: {error.strerror}")
+            files.append(ImageFile(_name(current, folder) + "/", current, problem))
             continue
         for path in paths:
             if path.name.startswith("."):
@@ -79,23 +67,22 @@ def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> Listing:
             elif os.path.realpath(path) in apart:
                 passed_over["the references, masks or labels of this run"] += 1
             elif not path.is_dir() or path.is_symlink():
-                files.append(ImageFile(_name(path, folder), path, *_problem(path, folder)))
+                files.append(ImageFile(_name(path, folder), path, _problem(path, folder)))
             elif is_result_folder(path):
                 passed_over["the results of an earlier run"] += 1
             else:
                 waiting.append(path)
-    return Listing(sorted(files, key=lambda file: file.name), passed_over)
+    return sorted(files, key=lambda file: file.name), passed_over
 
 
-def _problem(path: Path, folder: Path) -> tuple[str, str]:
-    """status and error of a file that is not to be opened; of any other, two empty strings."""
+def _problem(path: Path, folder: Path) -> BadImage | None:
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     if path.is_symlink() and not path.exists():
-        return "unreadable", "a link to a file that does not exist"
-    if path.is_symlink() and path.is_dir():
-        return "left out", "a link to a folder: copy the folder itself here"
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        return "left out", "a link that leaves the folder: copy the file itself here"
-    return ("", "") if path.is_file() else ("left out", "no regular file")
+        return BadImage("unreadable", "a link to a file that does not exist")
+    if path.is_symlink() and (path.is_dir() or not inside):
+        what = "a link to a folder" if path.is_dir() else "a link that leaves the folder"
+        return BadImage("left out", f"{what}: copy the original here")
+    return None if path.is_file() else BadImage("left out", "no regular file")
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -103,10 +90,9 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def is_result_folder(folder: Path) -> bool:
-    """Whether a run of this version or an earlier one has written it."""
+    """Whether this version or an earlier one has written it."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return facts.get("made_by") in (MADE_BY, *EARLIER)
+        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("made_by") in MADE_BY
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -114,18 +100,16 @@ def is_result_folder(folder: Path) -> bool:
 def digest_of(path: Path) -> str:
     """SHA-256 of a file; raises BadImage when it cannot be opened."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise BadImage("unreadable", f"it cannot be opened: {error.strerror}") from None
 
 
 class Tiles(NamedTuple):
-    """An image as square tiles: pixels (t, 3, H, W), views (t v, 3, H, W) or None, boxes in it, (height,
-    width)."""
+    """An image as square tiles: views (t, v, 3, H, W), of which view 0 is the whole tile, boxes in the image,
+    and its (height, width)."""
 
-    tiles: Tensor
-    views: Tensor | None
+    views: Tensor
     boxes: list[tuple[int, int, int, int]]
     size: tuple[int, int]
 
@@ -138,8 +122,7 @@ class Reader:
     bits: int = 16
 
     def photo(self, path: Path, digest: str) -> tuple[Image.Image, list[str]]:
-        """As `images.read_photo`. Raises FileChanged if the file has another digest, BadImage if it is no
-        whole image."""
+        """As `images.read_photo`. Raises FileChanged if the file has another digest."""
         if digest_of(path) != digest:
             raise FileChanged(str(path))
         try:
@@ -147,21 +130,14 @@ class Reader:
         except OSError:  # it is gone, just now
             raise FileChanged(str(path)) from None
 
-    def cut(self, image: Image.Image, model: Model, crops: bool | None) -> Tiles:
-        """What a method with this model needs of an RGB image; `crops` as in `scorers.Scorer`."""
-        views_of = partial(inference_views, image, *model, whole=self.whole)
+    def tiles(self, file: tuple[Path, str], model: Model, crops: bool | None) -> tuple[Tiles | None, dict]:
+        """The tiles of a file with that digest, None if it is no whole image, and its record (status, error
+        and notes). crops: as in `scorers.Scorer`."""
+        try:
+            image, notes = self.photo(*file)
+        except BadImage as problem:
+            return None, {"status": problem.status, "error": problem.reason, "notes": ""}
         boxes = boxes_of(image.width, image.height, self.whole)
-        views = None if crops is None else views_of(crops)
-        return Tiles(views_of(False), views, boxes, (image.height, image.width))
-
-
-def read_tiles(
-    file: tuple[Path, str], reader: Reader, model: Model, crops: bool | None
-) -> tuple[Tiles | None, dict]:
-    """The tiles of a file with that digest, None if it is no whole image, and its record (status, error and
-    notes). Raises FileChanged."""
-    try:
-        image, notes = reader.photo(*file)
-    except BadImage as error:
-        return None, {"status": error.status, "error": error.reason, "notes": []}
-    return reader.cut(image, model, crops), {"status": "scored", "error": "", "notes": notes}
+        views = inference_views(image, *model, bool(crops), whole=self.whole)
+        tiles = Tiles(views.unflatten(0, (len(boxes), -1)), boxes, (image.height, image.width))
+        return tiles, {"status": "scored", "error": "", "notes": "; ".join(notes)}

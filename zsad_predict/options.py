@@ -1,19 +1,28 @@
-"""The options of a run on your own images: encoder, cache and what the methods let one choose."""
+"""The options of a run on your own images: encoder, cache and the options of the methods; and their
+record."""
 
 from __future__ import annotations
 
 import difflib
+import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zsad_core.prompts import ALPHABETS
 
-METHODS = ("clip", "rwda", "winclip", "winclip_plus", "anomalyclip")
+METHODS = {
+    "clip": "CLIP", "rwda": "RWDA", "winclip": "WinCLIP", "winclip_plus": "WinCLIP+",
+    "anomalyclip": "AnomalyCLIP",
+}  # fmt: skip
 THRESHOLDS = ("auto", "references", "folder")
+PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 ROOT = Path(__file__).resolve().parents[1]  # the checkout, or the folder of installed packages
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -24,8 +33,8 @@ class Options(BaseModel):
     """Names and meanings are those of the notebooks' parameters.
 
     weights: None for those that ship with zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature,
-    map_size,
-    prompt_image_size: None for the model's own, or that of the masks. The last six train RWDA's network.
+    map_size, prompt_image_size: None for the model's own, or that of the masks. The last six train RWDA's
+    network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -53,76 +62,49 @@ class Options(BaseModel):
     dropout: float = Field(0.5, ge=0, lt=1)
     hidden: Several = (256, 256, 256)
 
-    @model_validator(mode="after")
-    def _weights_belong_to_the_model(self) -> Self:
-        for name in ("model", "prompt_model"):
-            weights = name.replace("model", "weights")
-            model = getattr(self, name)
-            if getattr(self, weights) is None and model != "zsad-mini":
-                raise ValueError(
-                    f"{weights} = shipped exist only for the model zsad-mini, got {name} = {model!r}: give "
-                    "an open_clip tag, the path of a checkpoint, or random"
-                )
-        return self
-
 
 def options_from(values: Mapping[str, Any]) -> Options:
-    """Options from a profile's or a notebook's values, of which other names are left out. The weights
-    `shipped` become None. Raises ValueError with a sentence for each wrong value."""
+    """Options from a profile's or a notebook's values, without the other names there. The weights `shipped`
+    become None. Raises ValueError with a sentence for each wrong value."""
     found = {name: values[name] for name in Options.model_fields if name in values}
     shipped = [name for name in ("weights", "prompt_weights") if found.get(name) == "shipped"]
     try:
         return Options(**{**found, **dict.fromkeys(shipped)})
     except ValidationError as error:
-        raise ValueError("; ".join(map(_sentence, error.errors()))) from None
+        wrong = (f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ValueError("; ".join(wrong)) from None
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{error['loc'][0]} = {error['input']!r}: {message}" if error["loc"] else message
-
-
-def read_options(profile: str = "mini", **given: Any) -> Options:
-    """Options of a profile, a name in profiles/ or a YAML file; a given value that is not None replaces its
-    own.
+def read_options(profile: str | None = None, **given: Any) -> Options:
+    """Options of a profile, a name in profiles/ or a YAML file; None: mini. Given values that are not None
+    replace its own; relative paths in it start at the checkout.
 
     Raises FileNotFoundError for an unknown profile, ValueError for an unknown name or a wrong value.
     """
-    path = _profile_path(profile)
-    values = _read_profile(path)
-    known = {*_read_profile(_profile_path("mini")), *Options.model_fields}  # mini sets every parameter
-    for name in sorted(set(values) - known, key=str):
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "`zsad params` lists all."
-        raise ValueError(f"profile {path} sets an unknown parameter {name!r}: {hint}")
+    profile = profile or "mini"
+    is_file = profile.endswith((".yaml", ".yml"))
+    places = [Path(profile), ROOT / profile] if is_file else [ROOT / "profiles" / f"{profile}.yaml"]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml")))
+        raise FileNotFoundError(
+            f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
+        )
+    values = _read_yaml(path)
+    known = {*_read_yaml(ROOT / "profiles" / "mini.yaml"), *Options.model_fields}  # mini has all parameters
+    for name in sorted(map(str, values.keys() - known)):
+        near = "".join(f": did you mean {close!r}?" for close in difflib.get_close_matches(name, known, 1))
+        raise ValueError(f"profile {path} sets an unknown parameter {name!r}{near}")
     start = ROOT if (ROOT / "pyproject.toml").is_file() else Path()
-    for name in (
-        "cache_dir",
-        "weights",
-        "prompt_weights",
-    ):  # relative paths of a profile start at the checkout
-        value = values.get(name)
-        if isinstance(value, str) and (
-            name == "cache_dir" or value.endswith((".safetensors", ".pt", ".pth", ".bin"))
-        ):
+    for name in ("cache_dir", "weights", "prompt_weights"):
+        value = str(values.get(name) or "")
+        if value.endswith((".safetensors", ".pt", ".pth", ".bin")) or (value and name == "cache_dir"):
             values[name] = str(start / value)
     values |= {name: value for name, value in given.items() if value is not None}
     return options_from({**values, "profile": profile})
 
 
-def _profile_path(profile: str) -> Path:
-    is_file = profile.endswith((".yaml", ".yml"))
-    places = (Path(profile), ROOT / profile) if is_file else (ROOT / "profiles" / f"{profile}.yaml",)
-    for place in places:
-        if place.is_file():
-            return place
-    known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml")))
-    raise FileNotFoundError(
-        f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
-    )
-
-
-def _read_profile(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -130,3 +112,29 @@ def _read_profile(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
     return values
+
+
+def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str, Any]:
+    """For `run.json` and the report, plain values. encoder: a `ClipEncoder`. more: parameters besides the
+    options. Of an absolute path the name alone is kept."""
+    parameters = {**options.model_dump(mode="json", exclude={"cache_dir"}), **more}
+    for name, value in parameters.items():
+        if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
+            parameters[name] = Path(value).name
+    return {
+        "profile": Path(options.profile).stem,
+        "parameters": parameters,
+        **{name: getattr(encoder, f"{name}_id", None) for name in ("model", "weights")},
+        "weights_sha256": getattr(encoder, "weights_sha256", None),
+        "device": str(encoder.device) if encoder else None,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {n: version(n).split("+")[0] for n in PACKAGES},
+    }
+
+
+def _commit() -> str:
+    """Twelve digits of the checkout's commit, '+changes' if tracked files differ; 'unknown' without git."""
+    if not ((ROOT / ".git").exists() and shutil.which("git")):
+        return "unknown"
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"

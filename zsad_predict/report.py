@@ -1,6 +1,9 @@
 """The folder of results: tables, heat maps, provenance, and one page to read.
 
 scores.csv  scores.parquet  metrics.csv (with labels)  maps/*.jpg  report.html  run.json
+
+One scale of colours for all images of a run. The colours are perceptually uniform, and a line encloses what
+is above the threshold, white with black on either side, which needs no colour.
 """
 
 from __future__ import annotations
@@ -18,28 +21,31 @@ from io import BytesIO
 from pathlib import Path
 
 import jinja2
+import matplotlib as mpl
 import numpy as np
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
+from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
 from zsad_core.images import BadImage
 from zsad_predict.files import FileChanged, is_result_folder
-from zsad_predict.pictures import colour_bar, decorated, pairs_figure, score_histogram, shown_size, thumbnail
-from zsad_predict.result import Result, ScoredImage, silent
+from zsad_predict.options import METHODS
+from zsad_predict.result import Result, silent
 
-FILES = ("scores.csv", "scores.parquet", "metrics.csv", "report.html", "run.json")
+FILES = ("scores.csv", "scores.parquet", "metrics.csv", "report.html", "run.json", "maps")
 TOP, SAMPLE, ROWS = 24, 12, 1000
 """Of the report: images with the highest scores, others evenly spaced by rank, and rows of its table."""
 METRICS = {
     "auroc": "AUROC", "ap": "average precision", "f1max": "F1-max", "pro": "PRO", "precision": "precision",
     "recall": "recall", "false_alarms": "false alarms among normal images",
 }  # fmt: skip
-METHOD_NAMES = {
-    **{"clip": "CLIP", "rwda": "RWDA", "winclip": "WinCLIP", "winclip_plus": "WinCLIP+"},
-    "anomalyclip": "AnomalyCLIP",
-}
-_MAP_NAME = re.compile(r"maps/\d{5,}-.*\.jpg")
+SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288
+"""Longer edge in pixels of a heat map, and of a picture in the report."""
+STYLE = {"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.facecolor": "white"}
+BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everybody
 
 
 def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
@@ -53,12 +59,10 @@ def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
     if not out.is_dir():
         raise FileExistsError(f"{out} is a file: give a folder for the results")
     found = sorted(path.relative_to(out).as_posix() for path in (*out.glob("*"), *out.glob("maps/*")))
-    foreign = [name for name in found if name not in (*FILES, "maps") and not _MAP_NAME.fullmatch(name)]
+    foreign = [name for name in found if name not in FILES and not re.fullmatch(r"maps/\d{5,}-.*\.jpg", name)]
     if foreign or (found and not is_result_folder(out)):
         held = ", ".join((foreign or found)[:5])
-        raise FileExistsError(
-            f"{out} holds something else than earlier results ({held}): give another folder"
-        )
+        raise FileExistsError(f"{out} holds something else than results ({held}): give another folder")
 
 
 def write_results(result: Result, out: Path, heat_maps: int | None, progress: bool) -> Result:
@@ -75,10 +79,28 @@ def write_results(result: Result, out: Path, heat_maps: int | None, progress: bo
     return result
 
 
-def _chosen(result: Result) -> tuple[list[int], list[int]]:
-    """Rows for the report: the highest scores, and others evenly spaced by rank."""
-    others = result.ranked.index[TOP:]
-    return list(result.ranked.index[:TOP]), list(others[:: max(1, math.ceil(len(others) / SAMPLE))])
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `out` when the block ends well; hidden, so that no listing of
+    images takes it for one of theirs. Raises BlockingIOError while another run writes to `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new, lock = out.with_name(f".{out.name}.unfinished"), FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(f"another run is writing to {out}: wait until it has ended") from None
+    try:
+        check_out(out)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if out.exists():
+            shutil.rmtree(out)
+        new.rename(out)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
+        lock.release()
 
 
 def _write_maps(
@@ -91,39 +113,32 @@ def _write_maps(
     (folder / "maps").mkdir()
     images = result.scored_images(wanted | shown)
     for scored in tqdm(images, total=len(wanted | shown), desc="heat maps", **silent(progress)):
-        row, name = scored.row, table["file"][scored.row]
+        row = scored.row
         try:
             image = result.image(scored)
         except (BadImage, FileChanged):
-            notes = [table["notes"][row], "gone before it was drawn"]
+            notes = (table["notes"][row], "gone before it was drawn")
             table.loc[row, "notes"] = "; ".join(filter(None, notes))
             continue
-        drawn = draw(result, scored, image) if result.has_maps else None
+        drawn = None
+        if result.has_maps:
+            large = _resized(image, np.clip(max(image.size), SMALLEST, LARGEST))
+            heat = result.map(scored, large.size[::-1])
+            drawn = decorated(large, heat, result.scale, result.threshold.map_value)
         if row in wanted:
-            stem = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-60:]
+            stem = re.sub(r"[^\w.-]+", "_", table["file"][row], flags=re.ASCII)[-60:]
             table.loc[row, "heat_map"] = f"maps/{row:05d}-{stem}.jpg"
             drawn.save(folder / table["heat_map"][row], quality=88)
         if row in shown:
-            pictures[row] = (_uri(thumbnail(image)), _uri(thumbnail(drawn)) if drawn else "")
+            thumbnails = [_resized(picture, THUMBNAIL) for picture in (image, drawn) if picture]
+            pictures[row] = (*map(_uri, thumbnails), "")[:2]
     return replace(result, table=table), pictures
 
 
-def draw(result: Result, scored: ScoredImage, image: Image.Image) -> Image.Image:
-    """The heat map over the image."""
-    width, height = shown_size(image.size)
-    heat = result.map(scored, (height, width))
-    return decorated(image.resize((width, height)), heat, result.scale, result.threshold.map_value)
-
-
-def gallery(result: Result, number: int = 6) -> Image.Image:
-    """Some images above their heat maps, evenly spaced by rank, the highest score first."""
-    places = np.linspace(0, len(result.ranked) - 1, min(number, len(result.ranked))).round().astype(int)
-    chosen, found = result.ranked.iloc[places], {}
-    for scored in result.scored_images(chosen.index):
-        image = result.image(scored)
-        found[scored.row] = image.resize(shown_size(image.size)), draw(result, scored, image)
-    titles = [f"{row.file}\n{row.score:.3g}, {row.decision}" for row in chosen.itertuples()]
-    return pairs_figure([found[row] for row in chosen.index], titles, result.scale)
+def _chosen(result: Result) -> tuple[list[int], list[int]]:
+    """Rows for the report: the highest scores, and others evenly spaced by rank."""
+    others = result.ranked.index[TOP:]
+    return list(result.ranked.index[:TOP]), list(others[:: max(1, math.ceil(len(others) / SAMPLE))])
 
 
 def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
@@ -131,30 +146,23 @@ def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
     table, threshold, ranked = result.table, result.threshold, result.ranked
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:.4g}".format
-    text = resources.files("zsad_predict").joinpath("report.html").read_text("utf-8")
+    template = environment.from_string((resources.files("zsad_predict") / "report.html").read_text("utf-8"))
     top, sample = (
         [{**table.loc[row].to_dict(), "pictures": pictures.get(row, ("", ""))} for row in rows]
         for rows in _chosen(result)
     )
-    return environment.from_string(text).render(
-        title=f"Anomaly scores of {result.facts['folder']}",
-        method=METHOD_NAMES[result.facts["method"]],
-        facts=result.facts,
-        n=len(table),
+    return template.render(
+        result=result,
+        method=METHODS[result.facts["method"]],
         n_scored=len(ranked),
         n_anomalous=int((ranked["decision"] == "anomalous").sum()),
-        threshold=threshold,
-        messages=result.messages,
         histogram=_uri(score_histogram(ranked["score"], threshold.value, result.references), "PNG"),
-        has_references=len(result.references) > 0,
-        about_map=result.about_map,
         colour_bar=_uri(colour_bar(), "PNG") if result.has_maps else "",
         scale=result.scale if result.has_maps else (0, 0),
         map_threshold=threshold.map_value if math.isfinite(threshold.map_value) else None,
         top=top,
         sample=sample,
         rows=ranked.head(ROWS).to_dict("records"),
-        more=max(0, len(ranked) - ROWS),
         has_labels="label" in table,
         bad=table[(table["status"] != "scored") | (table["error"] != "")].head(ROWS).to_dict("records"),
         metrics=result.metrics.replace({"metric": METRICS}).to_dict("records"),
@@ -164,10 +172,10 @@ def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
 
 def _flat(facts: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
     for name, value in facts.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             yield from _flat(value, f"{before}{name}: ")
         else:
-            yield f"{before}{name}".replace("_", " "), "none" if value in (None, {}) else str(value)
+            yield f"{before}{name}".replace("_", " "), "none" if value is None else str(value)
 
 
 def _uri(image: Image.Image, kind: str = "JPEG") -> str:
@@ -176,32 +184,56 @@ def _uri(image: Image.Image, kind: str = "JPEG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends well; hidden, so that no listing of
-    images takes it for one of theirs. Raises BlockingIOError while another run writes to `out`."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (out.with_name(f".{out.name}.{word}") for word in ("unfinished", "old"))
-    lock = FileLock(out.with_name(f".{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BlockingIOError(f"another run is writing to {out}: wait until it has ended") from None
-    try:
-        if old.exists() and not out.exists():  # killed between the two renames below
-            old.rename(out)
-        check_out(out)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
-        lock.release()
+def _resized(image: Image.Image, longer: int) -> Image.Image:
+    """With so many pixels along the longer edge, the shape kept."""
+    size = [max(1, round(edge * longer / max(image.size))) for edge in image.size]
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def decorated(
+    image: Image.Image, heat: np.ndarray, scale: tuple[float, float], threshold: float = np.nan
+) -> Image.Image:
+    """The heat map over a grey version of the image.
+
+    image: RGB. heat: (h, w), the image's size. scale: values of the darkest and of the brightest colour.
+    threshold: where the map is above it, a line is drawn around; NaN draws none.
+    """
+    low, high = scale
+    pixels = _mixed((heat - low) / (high - low), np.asarray(image.convert("L"), float)[..., None] / 255)
+    above = heat > threshold
+    line = binary_dilation(above) & ~above
+    pixels[binary_dilation(line)] = 0
+    pixels[line] = 255
+    return Image.fromarray(pixels)
+
+
+def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
+    """The colours from low to high, mixed with grey as over an image."""
+    return Image.fromarray(_mixed(np.tile(np.linspace(0, 1, width), (height, 1)), 0.5))
+
+
+def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:
+    """(h, w, 3) uint8 from heat (h, w), of which 0 to 1 are the ends of the colours, and grey."""
+    mixed = 0.4 * grey + 0.6 * mpl.colormaps["inferno"](np.clip(heat, 0, 1))[..., :3]
+    return (mixed * 255).round().astype(np.uint8)
+
+
+@mpl.rc_context(STYLE)
+def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Image.Image:
+    """How often which score; the threshold as a dashed line, normal references as marks below the axis."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    axis, scores, references = figure.subplots(), np.asarray(scores, float), np.asarray(references, float)
+    both = np.append(scores, references)
+    ends = both.min() - 1e-6, both.max() + 1e-6  # bins have a width also if all scores are equal
+    edges = np.histogram_bin_edges(both, min(40, max(8, len(scores) // 3)), ends)
+    axis.hist(scores, edges, color=BLUE, edgecolor="white", label=f"your images ({len(scores)})")
+    if len(references):
+        label = f"normal references ({len(references)})"
+        axis.plot(references, np.zeros(len(references)), "|", ms=16, mew=1.6, color="black", label=label)
+    axis.axvline(threshold, color=ORANGE, ls="--", lw=2, label=f"threshold {threshold:.4g}")
+    axis.set(xlabel="score", ylabel="images")
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.legend(fontsize=9)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return Image.open(buffer)

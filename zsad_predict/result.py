@@ -1,44 +1,174 @@
-"""What is known of an image after it was scored, and of a whole run."""
+"""Files scored in parts, cached under their content, and the result of a run.
+
+A part is `image_features.PART` files, read ahead while a GPU works. Scores and maps of patches are kept,
+features and pixels are not. So a killed run goes on with the part it was in, and the memory does not grow
+with the folder.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tqdm import tqdm
 
-from zsad_core.image_features import TileFeatures
+from zsad_core.cache import cached_arrays
+from zsad_core.image_features import PART, TileFeatures, made_ahead, worker_count
+from zsad_core.images import BadImage
 from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
-from zsad_predict.files import ImageFile, Reader
+from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of
+from zsad_predict.scorers import Scorer, embed
 from zsad_predict.thresholds import Threshold
 
+TILES = 32
+"""Square tiles that are encoded at once; bounds the memory, not the result."""
+VERSION = 2
+"""Of the cached arrays and of how files are read: part of their key."""
 COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", "error", "width", "height")
-_SHOWN = 20  # files with a problem that are printed
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some files that could be opened, their SHA-256 digests, and the arrays of `parts.score_part`."""
+class Part(NamedTuple):
+    """Some files that could be opened, their SHA-256 digests, and what gives the arrays of `score_part`."""
 
     files: list[ImageFile]
     digests: list[str]
-    arrays: Callable[[], dict[str, np.ndarray]] = field(repr=False)
+    arrays: Callable[[], dict[str, np.ndarray]]
 
     def records(self) -> list[dict]:
-        """status, error and notes of each file."""
         return json.loads(self.arrays()["records"].tobytes())
 
     def dense(self) -> TileFeatures:
         """The maps, as the array `maps` of tiles; images without a score have no tile."""
-        found = self.arrays()
-        meta = pd.DataFrame(index=range(len(self.files)))
-        return TileFeatures(meta, found["sizes"], found["owner"], found["boxes"], {"maps": found["maps"]})
+        sizes = pd.DataFrame(self.records())[["height", "width"]].fillna(0).to_numpy(int)
+        found, meta = self.arrays(), pd.DataFrame(index=range(len(self.files)))
+        return TileFeatures(meta, sizes, found["owner"], found["boxes"], {"maps": found["maps"]})
+
+
+def score_parts(
+    files: Sequence[ImageFile],
+    scorer: Scorer,
+    reader: Reader,
+    cache_dir: str | Path,
+    *,
+    name: str = "images",
+    progress: bool = True,
+) -> tuple[list[Part], dict[str, BadImage]]:
+    """Every file that can be opened in some part, and why the others cannot, by name. name: of the bar."""
+    failed: dict[str, BadImage] = {}
+    candidates = [file for file in files if not file.problem]
+    # on a CPU, workers would take the encoder's cores: a tenth slower with two
+    workers = 0 if scorer.encoder.device.type == "cpu" else worker_count(len(candidates))
+
+    def cached_part(files: Sequence[ImageFile]) -> Part:
+        """Without the files that cannot be opened, or change meanwhile."""
+        digests = {}
+        for file in files:
+            try:
+                digests[file] = digest_of(file.path)
+            except BadImage as error:
+                failed[file.name] = error
+        key = {**scorer.key, "version": VERSION, **asdict(reader), "files": list(digests.values())}
+        compute = partial(score_part, digests, scorer, reader, workers=workers, on_progress=bar.update)
+        arrays = partial(cached_arrays, Path(cache_dir) / "your_images", scorer.method, key, compute)
+        try:
+            if digests:
+                arrays()
+        except FileChanged as changed:
+            moved = [file for file in digests if str(file.path) == str(changed)]
+            failed.update({f.name: BadImage("unreadable", "it changed while it was read") for f in moved})
+            return cached_part([file for file in digests if file not in moved])
+        return Part(list(digests), list(digests.values()), arrays)
+
+    parts = []
+    with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
+        for start in range(0, len(candidates), PART):
+            parts.append(cached_part(candidates[start : start + PART]))
+            bar.update(min(start + PART, len(candidates)) - bar.n)  # also those from the cache
+    return [part for part in parts if part.files], failed
+
+
+def score_part(
+    digests: Mapping[ImageFile, str],
+    scorer: Scorer,
+    reader: Reader,
+    *,
+    workers: int,
+    on_progress: Callable[[int], object],
+) -> dict[str, np.ndarray]:
+    """Of each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
+    error, notes and, of an image, score, size, maximum and median of its map. No name is kept: equal files
+    are equal, whatever they are called.
+
+    workers: processes that read files ahead. on_progress: called with the number of images scored since.
+    """
+    records, found, pending = [], [], {}
+    make = partial(reader.tiles, model=scorer.model, crops=scorer.crops)
+    files = [(file.path, digest) for file, digest in digests.items()]
+    with closing(made_ahead(files, make, workers=workers)) as made:
+        for number, (image, record) in enumerate(made):
+            records.append(record)
+            if image is not None:
+                pending[number] = image
+            full = sum(len(image.boxes) for image in pending.values()) >= TILES
+            if pending and (full or number == len(files) - 1):
+                dense = embed(scorer, list(pending.values()))
+                scores, maps = scorer.detect(dense)
+                maps = np.zeros((len(dense.owner), 0, 0)) if maps is None else np.asarray(maps)
+                numbers, maps = np.array(list(pending)), maps.astype(np.float32)
+                found.append({"owner": numbers[dense.owner], "boxes": dense.boxes, "maps": maps})
+                for i, score in enumerate(dense.mean_of_tiles(scores).tolist()):
+                    size = dict(zip(("height", "width"), dense.sizes[i].tolist()))
+                    records[numbers[i]] |= {"score": score, **size, **_about(maps[dense.owner == i])}
+                on_progress(len(pending))
+                pending.clear()
+    if not all(math.isfinite(record.get("score", 0)) for record in records):
+        raise ValueError("a score is no number: check the weights, or take precision fp32")
+    arrays = {name: np.concatenate([batch[name] for batch in found]) for name in (found or [()])[0]}
+    return {**arrays, "records": np.frombuffer(json.dumps(records).encode(), np.uint8)}
+
+
+def _about(maps: np.ndarray) -> dict[str, float]:
+    return {"map_maximum": float(maps.max()), "map_median": float(np.median(maps))} if maps.size else {}
+
+
+def table_of(
+    files: Sequence[ImageFile], parts: Sequence[Part], failed: Mapping[str, BadImage]
+) -> pd.DataFrame:
+    """A row a file with `COLUMNS`, and the maximum and the median of its map (NaN without one)."""
+    rows = {}
+    for file in files:
+        rows[file.name] = {"file": file.name, "notes": ""}
+        if problem := file.problem or failed.get(file.name):
+            rows[file.name] |= {"status": problem.status, "error": problem.reason}
+    for part in parts:
+        for file, record in zip(part.files, part.records(), strict=True):
+            rows[file.name] |= record
+    table = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, "map_maximum", "map_median"])
+    floats = dict.fromkeys(("score", "map_maximum", "map_median"), "float64")
+    return table.astype({**floats, "width": "Int64", "height": "Int64"})
+
+
+def silent(progress: bool) -> dict[str, bool]:
+    """Options of a bar: where it is wanted, the environment (TQDM_DISABLE) still decides."""
+    return {} if progress else {"disable": True}
+
+
+def named(table: pd.DataFrame) -> str:
+    """The first five files of a table with their errors, in words."""
+    if table.empty:
+        return "there is no file in it"
+    shown = ", ".join(f"{row.file} ({row.error})" for row in table.head(5).itertuples())
+    return shown + (f" and {len(table) - 5} more" if len(table) > 5 else "")
 
 
 class ScoredImage(NamedTuple):
@@ -53,13 +183,11 @@ class ScoredImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found.
-
-    table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of patches), and
-        label if there are any. metrics: rows (task, metric, value, note); empty without labels.
+    """table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of
+        patches), and label if there are any. metrics: rows (task, metric, value, note); empty without labels.
     messages: what the user should know. facts: provenance and options, plain JSON.
     about_map: what the heat maps are. map_low: where their colours begin.
-    references: scores of the normal references, (0,) without any.
+    references: scores of the normal references.
     """
 
     table: pd.DataFrame
@@ -68,10 +196,10 @@ class Result:
     facts: dict
     about_map: str
     map_low: float = 0.0
-    references: np.ndarray = field(default_factory=lambda: np.empty(0))
+    references: tuple[float, ...] = ()
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    parts: list[Part] = field(repr=False, default_factory=list)
-    reader: Reader = field(repr=False, default_factory=Reader)
+    parts: Sequence[Part] = field(repr=False, default=())
+    reader: Reader = Reader()
     smooth: bool = False
 
     @property
@@ -95,9 +223,8 @@ class Result:
 
     def scored_images(self, wanted: Collection[int] | None = None) -> Iterator[ScoredImage]:
         """The scored images in these rows of the table, or all, part by part."""
-        scored = self.table.index[self.table["status"] == "scored"]
-        chosen = scored if wanted is None else scored.intersection(list(wanted))
-        rows = {self.table["file"][row]: row for row in chosen}
+        chosen = self.ranked if wanted is None else self.ranked.loc[list(wanted)]
+        rows = dict(zip(chosen["file"], chosen.index, strict=True))
         for part in self.parts:
             places = [i for i, file in enumerate(part.files) if file.name in rows]
             dense = part.dense() if places else None
@@ -116,29 +243,19 @@ class Result:
         return next(image_maps(scored.dense, scored.dense.tensor("maps"), size, sigma))
 
 
-def silent(progress: bool) -> dict[str, bool]:
-    """Options of a bar: where it is wanted, the environment (TQDM_DISABLE) still decides."""
-    return {} if progress else {"disable": True}
-
-
 def summary(result: Result, out: Path) -> str:
     """What a person at a terminal wants to know."""
-    table, bad = result.table, result.table[result.table["error"] != ""]
     flagged = result.ranked[result.ranked["decision"] == "anomalous"]
+    bad = result.table[result.table["error"] != ""]
     lines = [
-        f"{len(table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",
+        f"{len(result.table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",
         f"Anomalous is what scores {result.threshold.rule}.",
-        *(f"Note: {message}" for message in result.messages),
         *(f"  {row.score:.4g}  {row.file}" for row in flagged.head(5).itertuples()),
+        *(f"Note: {message}" for message in result.messages),
     ]
-    if len(flagged) > 5:
-        lines.append(f"  … and {len(flagged) - 5} more")
     if len(bad):
-        lines.append(f"{len(bad)} with a problem:")
-        lines += [f"  {row.file}: {row.status}, {row.error}" for row in bad.head(_SHOWN).itertuples()]
-    if len(bad) > _SHOWN:
-        lines.append(f"  … and {len(bad) - _SHOWN} more, in scores.csv")
+        lines.append(f"{len(bad)} with a problem: {named(bad)}")
     for row in result.metrics.itertuples():
-        value = "undefined" if row.value != row.value else f"{row.value:.3f}"
+        value = "undefined" if np.isnan(row.value) else f"{row.value:.3f}"
         lines.append(f"{row.task} {row.metric}: {value} ({row.note})")
     return "\n".join([*lines, f"Written to {out}: report.html, scores.csv, scores.parquet, maps, run.json."])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from zsad_predict.options import THRESHOLDS
+import pandas as pd
 
 FEW = 10
 """A quantile of fewer scores than these is rough, and a warning says so."""
@@ -17,95 +15,76 @@ DEFAULTS = {"references": 1.0, "folder": 0.9}
 image in ten is what a person can look through."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What the user says about the threshold. Raises ValueError for values that contradict each other.
-
-    source: "references", "folder", or "auto": references if there are any that can be compared.
-    quantile: of the scores there, by linear interpolation; None: `DEFAULTS`. number: the threshold itself.
-    """
-
-    source: str = "auto"
-    quantile: float | None = None
-    number: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.source not in THRESHOLDS:
-            raise ValueError(f"threshold_from={self.source!r}: expected auto, references or folder")
-        if self.quantile is not None and not 0 <= self.quantile <= 1:
-            raise ValueError(f"threshold_quantile={self.quantile}: expected 0 to 1, such as 0.95")
-        if self.number is not None and (self.quantile is not None or self.source != "auto"):
-            raise ValueError(
-                f"threshold={self.number} decides alone: leave out either it, or threshold_quantile and "
-                "threshold_from"
-            )
-        if self.number is not None and not math.isfinite(self.number):
-            raise ValueError(f"threshold={self.number}: expected a finite number")
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """An image is anomalous if its score is above `value`, a place in it if the map is above `map_value`
-    (NaN if unknown). rule: a phrase that completes "anomalous is what scores ..."."""
+class Threshold(NamedTuple):
+    """An image is anomalous if its score is above `value`, not equal, so that the highest reference is
+    normal. A place in it is if the map is above `map_value` (NaN if unknown). rule: a phrase that completes
+    "anomalous is what scores ..."."""
 
     value: float
     map_value: float
     rule: str
     warnings: tuple[str, ...] = ()
 
-    def decide(self, scores: ArrayLike) -> np.ndarray:
-        """(n,) bool from scores (n,): above, not equal, so that the highest reference itself is normal."""
-        return np.asarray(scores, float) > self.value
+
+def check_rule(
+    threshold: float | None, threshold_from: str, threshold_quantile: float | None, has_references: bool
+) -> None:
+    """ValueError for options that are wrong or contradict each other, before anything is scored."""
+    if threshold_from not in ("auto", *DEFAULTS):
+        raise ValueError(f"threshold_from={threshold_from!r}: expected auto, references or folder")
+    if threshold_from == "references" and not has_references:
+        raise ValueError("threshold_from=references, but there are none: give a folder of normal images")
+    if threshold_quantile is not None and not 0 <= threshold_quantile <= 1:
+        raise ValueError(f"threshold_quantile={threshold_quantile}: expected 0 to 1, such as 0.95")
+    if threshold is not None and (threshold_quantile is not None or threshold_from != "auto"):
+        others = "threshold_quantile and threshold_from"
+        raise ValueError(f"threshold={threshold} decides alone: leave out either it, or {others}")
+    if threshold is not None and not math.isfinite(threshold):
+        raise ValueError(f"threshold={threshold}: expected a finite number")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Scores (n,) of images and the maxima (n,) of their maps, NaN without maps.
+def choose_threshold(
+    folder: pd.DataFrame,
+    references: pd.DataFrame | None = None,
+    *,
+    threshold: float | None = None,
+    threshold_from: str = "auto",
+    threshold_quantile: float | None = None,
+    left_out: bool = False,
+) -> Threshold:
+    """The threshold of a folder's scores.
 
-    left_out: whether each was scored against the others. A single one then has no others, and no score.
+    folder, references: columns score and map_maximum, NaN without maps.
+    threshold: a number that decides. threshold_from: whose scores do, "references", "folder", or "auto":
+        references if there are any that can be compared. threshold_quantile: of these scores, by linear
+        interpolation; None: `DEFAULTS`.
+    left_out: whether each reference was scored against the others. A single one then has no score.
     """
-
-    scores: np.ndarray
-    maxima: np.ndarray
-    left_out: bool = False
-
-
-def choose_threshold(rule: Rule, folder: Sample, references: Sample | None = None) -> Threshold:
-    """The threshold of a folder's scores by a rule."""
-    if rule.number is not None:
-        place = _quantile(references.maxima, 1.0) if references else math.nan
-        return Threshold(rule.number, place, f"above {rule.number:g}, a number that was given")
-    warnings, quantile = [], rule.quantile
-    if rule.source != "folder" and references is not None and not len(references.scores):
-        quantile = None
+    if threshold is not None:
+        place = math.nan if references is None else references["map_maximum"].max(skipna=False)
+        return Threshold(threshold, float(place), f"above {threshold:g}, a number that was given")
+    warnings, sample, q = [], references, threshold_quantile
+    if threshold_from == "folder" or references is None:
+        sample = folder
+    elif references.empty:
+        sample, q = folder, None
         warnings.append(
             "There is one reference only, which can be compared with none but itself, so the threshold comes "
             "from the folder's own scores. Give two references or more."
         )
-    if rule.source == "folder" or references is None or not len(references.scores):
-        sample, kind = folder, "image"
-        quantile = DEFAULTS["folder"] if quantile is None else quantile
-        where = f"above the {quantile:g}-quantile of the folder's own {len(sample.scores)} scores"
+    q = DEFAULTS["folder" if sample is folder else "references"] if q is None else q
+    if sample is folder:
+        where, kind = f"{q:g}-quantile of the folder's own {len(sample)} scores", "image"
         warnings.append(
-            f"A quantile of the folder's own scores flags about {100 * (1 - quantile):.0f} % of the images, "
+            f"A quantile of the folder's own scores flags about {100 * (1 - q):.0f} % of the images, "
             "whether any of them is damaged or all are. It ranks; it does not judge."
         )
     else:
-        sample, kind = references, "reference"
-        quantile = DEFAULTS["references"] if quantile is None else quantile
-        what = "highest score" if quantile == 1 else f"{quantile:g}-quantile of the scores"
-        where = f"above the {what} of {len(sample.scores)} normal references"
-        where += ", each scored against the others" if sample.left_out else ""
-    number = len(sample.scores)
-    if number < FEW:
-        warnings.append(
-            f"{number} {kind}{'s' if number > 1 else ''} make a rough threshold: another choice of them "
-            "would move it."
-        )
-    value, place = _quantile(sample.scores, quantile), _quantile(sample.maxima, quantile)
-    return Threshold(value, place, f"{where}, {value:.4g}", tuple(warnings))
-
-
-def _quantile(values: np.ndarray, quantile: float) -> float:
-    """NaN where there are no values, or one is NaN."""
-    return float(np.quantile(values, quantile)) if len(values) else math.nan
+        where, kind = "highest score" if q == 1 else f"{q:g}-quantile of the scores", "reference"
+        where += f" of {len(sample)} normal references"
+        where += ", each scored against the others" if left_out else ""
+    if len(sample) < FEW:
+        few = f"{len(sample)} {kind}{'s' if len(sample) > 1 else ''}"
+        warnings.append(f"{few} make a rough threshold: another choice of them would move it.")
+    value, place = (float(np.quantile(sample[name], q)) for name in ("score", "map_maximum"))
+    return Threshold(value, place, f"above the {where}, {value:.4g}", tuple(warnings))

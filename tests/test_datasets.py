@@ -119,7 +119,7 @@ def test_missing_folder_or_table_says_how_to_make_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'image', 'mask'"),
+        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'mask'"),
         (",".join(COLUMNS) + "\n", "lists no images"),
         ("", "is no CSV file with the columns category, "),
     ],

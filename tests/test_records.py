@@ -52,20 +52,6 @@ def test_records_are_read_together(settings):
     assert set(read_records(settings)["artifact"]) == {"T1", "T3"}
 
 
-def test_full_disk_leaves_the_old_result(settings, tmp_path, monkeypatch):
-    write_record("one", some_rows(), settings)
-    before = (tmp_path / "results" / "one.csv").read_bytes()
-
-    def full(self, *_args, **_options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_record("one", some_rows(0.1), settings)
-    assert (tmp_path / "results" / "one.csv").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "results").glob("*.*")) == ["one.csv", "one.json"]
-
-
 def test_costs_count_the_real_tower():
     encoder = load_encoder("zsad-mini", "random")
     assert parameters(tower_of(encoder)) == sum(p.numel() for p in encoder.model.visual.parameters())

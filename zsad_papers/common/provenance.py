@@ -80,8 +80,7 @@ def run_line(
 def _with_places(name: str, places: list[str]) -> str:
     if places in ([], [name]):
         return name
-    together = " and ".join(part for part in (", ".join(places[:-1]), places[-1]) if part)
-    return f"{name} (in the place of {together})"
+    return f"{name} (in the place of {', '.join(places)})"
 
 
 def provenance(

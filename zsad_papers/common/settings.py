@@ -10,7 +10,6 @@ several papers share; a paper's own ones are in its `settings.py`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import click
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -287,12 +287,11 @@ def _as_seen_from_here(name: str, value: Any) -> Any:
     return Path(os.path.relpath(repository_root() / value)).as_posix()
 
 
-def main(arguments: list[str]) -> int:
-    """`zsad params`: a parameters cell for a notebook."""
-    parser = argparse.ArgumentParser(prog="zsad params", description=main.__doc__.split(": ")[1])
-    parser.add_argument("names", nargs="*", help="of parameters; none: all")
+@click.command()
+@click.argument("names", nargs=-1)
+def main(names: tuple[str, ...]) -> None:
+    """Prints a parameters cell for a notebook: these names, or all."""
     try:
-        print(parameters_cell(parser.parse_args(arguments).names or None))
+        print(parameters_cell(names or None))
     except ValueError as error:
-        parser.error(str(error))
-    return 0
+        raise click.UsageError(str(error)) from error

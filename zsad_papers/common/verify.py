@@ -35,7 +35,7 @@ networks of 20,000 pairs moved by 0.8 points at a deviation of 3.8, and all othe
 SAME = ("model", "weights", "weights_sha256", "datasets", "parameters", "precision", "seed")
 MAY_DIFFER = ("profile", "commit", "versions", "device")
 
-_SHOWN = 5  # rows of a file that are listed
+SHOWN = 5  # rows of a file that are listed
 TOLERANCE = click.FloatRange(min=0)
 
 
@@ -132,20 +132,16 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def print_rows(rows: Mapping[str, pd.DataFrame]) -> None:
-    """A line a file, then rows that do not agree."""
+    """A line a file, and below it the first rows that do not agree."""
     print(f"{'file':<34}{'rows':>7}{'agree':>7}{'by spread':>11}  largest difference")
     for name, table in rows.items():
         largest = table.groupby(np.where(table["metric"].isin(PERCENT), "points", "relative"))["difference"]
         counts = f"{len(table):>7}{(table['problem'] == '').sum():>7}{table['by_spread'].sum():>11}"
         print(f"{name:<34}{counts}  {', '.join(f'{d:.2g} {unit}' for unit, d in largest.max().items())}")
-    for name, table in rows.items():
-        bad = table[table["problem"] != ""]
-        for row in bad.head(_SHOWN).to_dict("records"):
+        for row in table[table["problem"] != ""].head(SHOWN).to_dict("records"):
             key = " ".join(str(row[key]) for key in KEYS if row[key] not in ("", 0))
             sides = (f"{side.upper()} {row[f'mean_{side}']:.6g} ± {row[f'std_{side}']:.3g}" for side in "ab")
-            print(f"{name}: {key}: {row['problem']} ({', '.join(sides)})")
-        if len(bad) > _SHOWN:
-            print(f"{name}: {len(bad) - _SHOWN} more rows")
+            print(f"  {key}: {row['problem']} ({', '.join(sides)})")
 
 
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))

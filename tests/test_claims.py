@@ -108,6 +108,11 @@ def test_verdicts_on_the_published_numbers(published, paper):
     assert set(evaluate(paper, pd.DataFrame(columns=COLUMNS))["verdict"]) == {UNDECIDED}
 
 
+def test_c07_of_rwda_compares_spreads_too(evidence):
+    other = evidence["std"].mask(evidence["variant"] == "object_known", 0.7)
+    assert verdict("rwda-c07", evidence.assign(std=other)).verdict == FAILS
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_every_claim_holds_on_the_evidence_and_needs_all_rows_that_it_names(evidence, claim):
     found = verdict(claim, evidence)
@@ -295,8 +300,7 @@ def test_errors_name_what_is_wrong(monkeypatch, published):
 def test_tables_that_differ_leave_a_claim_undecided(published):
     twice = (published["artifact"] == "T7") & (published["category"] == "mean") & (published["variant"] == "")
     found = verdict("winclip-c28", published.assign(mean=published["mean"].mask(twice, 78.0)))
-    assert found.verdict == UNDECIDED
-    assert found.reason == (
+    assert found.verdict == UNDECIDED and found.reason == (
         "visa auroc winclip differs between winclip T1, winclip T7, winclip T16: [78.1, 78.0, 78.1]"
     )
 
@@ -379,8 +383,7 @@ def test_c39_of_winclip_takes_the_other_categories_that_there_are(published):
     unread = measured("winclip", new | {"shots": 1}, new | {"task": "pixel"}, new | {"dataset": "textile"})
     assert verdict("winclip-c39", pd.concat([published, unread])).verdict == HOLDS
     read_too = measured("winclip", new | {"method": "winclip_plus", "shots": 4})
-    found = verdict("winclip-c39", pd.concat([published, read_too]))
-    assert found.reason == "no row for mvtec new auroc winclip"
+    assert "mvtec new auroc winclip" in verdict("winclip-c39", pd.concat([published, read_too])).reason
 
 
 @settings(max_examples=20, deadline=None)

@@ -80,7 +80,7 @@ def test_packages_take_their_data_along(root):
     """Every data file of a package matches a pattern of package-data: a copy without it would not run."""
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = [
-        f"{package.replace('.', '/')}/{pattern}"
+        f"{'*/**' if package == '*' else package.replace('.', '/')}/{pattern}"
         for package, own in tool["package-data"].items()
         for pattern in own
     ]

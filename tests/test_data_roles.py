@@ -47,9 +47,6 @@ def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, 
     with pytest.warns(UserWarning, match=line):
         assert [*data.embedded_datasets(settings, encoder, roles)] == ["visa"]
     with pytest.warns(UserWarning, match=line):
-        first = data.embedded_datasets(settings, encoder, ["mvtec", "visa", "visa"], first=True)
-    assert [*first] == ["visa"]
-    with pytest.warns(UserWarning, match=line):
         assert data.embedded_datasets(settings, encoder, ["mvtec"]) == {}
 
 

@@ -276,5 +276,5 @@ def test_compare_shows_what_is_missing_on_either_side():
 
 def test_compare_refuses_keys_that_do_not_tell_rows_apart():
     published = load_published("rwda")
-    with pytest.raises(ValueError, match="published rows are not told apart by"):
+    with pytest.raises(ValueError, match="published rows are not distinct in"):
         compare(published.assign(category="mean"), published.iloc[:0])

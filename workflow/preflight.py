@@ -69,8 +69,7 @@ def check_device(settings: Settings) -> Iterator[Check]:
 
 
 def check_weights(settings: Settings, timeout: float = TIMEOUT) -> Iterator[Check]:
-    """A line a model. Files that are here are compared with their checksum; each address of another is
-    asked."""
+    """A line a model. Files that are here are compared with their checksum, other addresses are tried."""
     clips = [tuple(text.split()) for text in settings.clip_backbones.values()]
     clips = [(settings.model, settings.weights), (settings.prompt_model, settings.prompt_weights), *clips]
     finders = dict.fromkeys(clips, _clip_weights)

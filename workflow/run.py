@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What is asked of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
+# The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
 
 

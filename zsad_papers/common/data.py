@@ -26,11 +26,11 @@ def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
 
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
-    """The dataset that stands in the place of a published one, at most `limit_images` test images a category
+    """The stand-in for a published dataset, at most `limit_images` test images a category
     and label; None if the settings name none, and with a warning if the one they name is not prepared.
 
     Its name is the value that `settings.datasets` has for the role, also where that is one category of a
-    prepared dataset, `name/category`: so result rows can be told apart, and `results.as_roles` finds them.
+    prepared dataset, `name/category`: so result rows stay distinct, and `results.as_roles` finds them.
     """
     name = settings.datasets.get(role)
     if name is not None and not is_prepared(settings, name):
@@ -76,19 +76,16 @@ def dataset_named(settings: Settings, name: str, *, limit: bool = True) -> Anoma
 
 
 def embedded_datasets(
-    settings: Settings, encoder: ClipEncoder, roles: Sequence[str], *, first: bool = False
+    settings: Settings, encoder: ClipEncoder, roles: Sequence[str]
 ) -> dict[str, TileFeatures]:
-    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0.
-
-    A role without a prepared dataset is left out. first: only the first that has one, for a page that shows
-    one example.
-    """
-    found: dict[str, TileFeatures] = {}
-    for role in roles:
-        dataset = None if first and found else dataset_of(settings, role)
-        if dataset is not None:
-            found[role] = image_embeddings(encoder, dataset, settings.cache_dir)
-    return found
+    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0. A role
+    without a prepared dataset is left out."""
+    found = {role: dataset_of(settings, role) for role in roles}
+    return {
+        role: image_embeddings(encoder, dataset, settings.cache_dir)
+        for role, dataset in found.items()
+        if dataset is not None
+    }
 
 
 def prompt_encoder(settings: Settings) -> ClipEncoder:

@@ -92,7 +92,7 @@ def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
 
 @mpl.rc_context(STYLE)
 def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Point clouds side by side, groups told by colour and marker. panels: title -> frame with x, y,
+    """Point clouds side by side, groups differ in colour and marker. panels: title -> frame with x, y,
     group."""
     columns, n_rows = grid_of(len(panels), 2)
     figure, axes = new_figure(n_rows, columns, 3.4 * columns + 0.4, 3.6 * n_rows + 0.6)
@@ -145,7 +145,7 @@ def lines(
 
 @mpl.rc_context(STYLE)
 def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Words:
-    """Overlaid outlines of distributions, told by line style and colour; an empty group is left out."""
+    """Outlines of distributions, which differ in line style and colour; an empty group is left out."""
     groups = {name: np.ravel(values) for name, values in groups.items() if np.size(values)}
     if not groups:
         return Words()
@@ -204,7 +204,7 @@ def dots(
     columns: int = 2,
     share_x: bool = False,
 ) -> Figure:
-    """One line a label, one dot a group, told by marker and colour; a panel for each value of `panel`.
+    """One line a label, one dot a group, in its own marker and colour; a panel for each value of `panel`.
 
     frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
         all panels.

@@ -287,7 +287,7 @@ def compare(
     for side, frame in (("published", published), ("measured", measured)):
         if frame.duplicated(KEYS).any():
             example = frame.loc[frame.duplicated(KEYS), KEYS].iloc[0].to_dict()
-            raise ValueError(f"{side} rows are not told apart by {KEYS}: {example}; select rows")
+            raise ValueError(f"{side} rows are not distinct in {KEYS}: {example}; select rows")
         sides.append(frame.rename(columns={"mean": side, "std": f"{side}_std"}))
     table = sides[0].merge(sides[1], on=KEYS, how="left")
     if keep == "both":

@@ -1,6 +1,6 @@
 """Tables for readers: published beside measured, as accessible HTML with a plain-text twin.
 
-Nothing is told by colour alone: 'not yet run' and 'undefined' are words. Header cells carry their scope, the
+Colour alone says nothing: 'not yet run' and 'undefined' are words. Header cells carry their scope, the
 caption belongs to the table, and a wide table scrolls inside a region that the keyboard reaches.
 """
 
@@ -111,7 +111,7 @@ def comparison_table(
 
     index, columns : column names of the comparison; together they must tell its rows apart.
     show : some of "published", "measured", "difference".
-    absent : by method, what stands in the place of 'not yet run' and 'dataset missing': 'quoted, not run
+    absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run
         here', say.
     labels : readable names by column, added to `LABELS`.
     """

@@ -31,8 +31,8 @@ def test_an_epoch_has_a_step_for_the_last_few_images():
 
 
 def test_a_step_without_the_tower_sees_no_pixels(tiny_clip, monkeypatch):
-    cached = anomalyclip_costs._step(tiny_clip, {}, tower=False)
-    with_tower = anomalyclip_costs._step(tiny_clip, {})
+    cached = anomalyclip_costs._step(tiny_clip, tower=False)
+    with_tower = anomalyclip_costs._step(tiny_clip)
 
     def refuse(*arguments, **options):
         raise AssertionError("the image tower ran")
@@ -45,7 +45,7 @@ def test_a_step_without_the_tower_sees_no_pixels(tiny_clip, monkeypatch):
 
 def test_a_step_leaves_the_model_frozen(tiny_clip):
     before = {name: value.clone() for name, value in tiny_clip.model.named_parameters()}
-    anomalyclip_costs._step(tiny_clip, {"preset": "coop"})()
+    anomalyclip_costs._step(tiny_clip, preset="coop")()
     for name, value in tiny_clip.model.named_parameters():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
         assert value.grad is None

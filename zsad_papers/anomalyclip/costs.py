@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pandas as pd
 import torch
@@ -18,27 +17,13 @@ from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.scores import prompt_score
-from zsad_core.windows import winclip_map
 from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_loss, vand_maps
-from zsad_papers.common.costs import latencies
-from zsad_papers.common.results import rows
+from zsad_papers.common.costs import latencies, random_pixels
+from zsad_papers.common.results import joined, rows
 from zsad_papers.common.settings import Settings
+from zsad_papers.winclip.costs import PAIR, map_step
 
 BATCH = 8
-
-TRAINED: dict[tuple[str, str], dict[str, Any]] = {
-    ("coop", ""): {"preset": "coop"},
-    ("anomalyclip", ""): {},
-    ("anomalyclip", "wo_dpam"): {"attention": "qk"},
-}
-"""Options of `prompt_config.prompt_config_of` for (method, variant)."""
-
-ATTENTION = {
-    ("clip", ""): "qk",
-    ("coop", ""): "qk",
-    ("anomalyclip", ""): "vv",
-    ("anomalyclip", "wo_dpam"): "qk",
-}
 
 
 def time_rows(
@@ -57,64 +42,94 @@ def time_rows(
     `cached_features`, has the epoch without the image tower: what training costs in this book, where each
     image goes through the tower once.
     """
-    tests = {key: _test(encoder, kind) for key, kind in ATTENTION.items()}
-    tests |= {("vand", ""): _vand_test(encoder), ("winclip", ""): _winclip_test(settings, winclip_encoder)}
-    steps = {key: _step(encoder, options) for key, options in TRAINED.items()}
-    steps |= {("vand", ""): _vand_step(encoder)}
-    steps |= {("anomalyclip", "cached_features"): _step(encoder, {}, tower=False)}
-    milliseconds = latencies(tests, repeats)
-    of_steps = latencies(steps, repeats)
-    names = {"paper": "anomalyclip", "task": ""}
+    tests = {
+        ("clip", ""): _test(encoder, "qk"),
+        ("coop", ""): _test(encoder, "qk"),
+        ("anomalyclip", ""): _test(encoder, "vv"),
+        ("anomalyclip", "wo_dpam"): _test(encoder, "qk"),
+        ("vand", ""): _vand_test(encoder),
+        ("winclip", ""): map_step(winclip_encoder, settings.scales),
+    }
+    steps = {
+        ("coop", ""): _step(encoder, preset="coop"),
+        ("anomalyclip", ""): _step(encoder),
+        ("anomalyclip", "wo_dpam"): _step(encoder, attention="qk"),
+        ("vand", ""): _vand_step(encoder),
+        ("anomalyclip", "cached_features"): _step(encoder, tower=False),
+    }
+    found = [(key, "fps", 1000 / ms) for key, ms in latencies(tests, repeats).items()]
+    epochs = latencies(steps, repeats).items()
+    found += [(key, "train_min_per_epoch", minutes(ms, n_images)) for key, ms in epochs]
     frames = []
-    for (method, variant), ms in milliseconds.items():
-        values = pd.DataFrame([{"fps": 1000 / ms}])
-        frames.append(rows(values, artifact="T8", dataset="", method=method, variant=variant, **names))
-    for (method, variant), ms in of_steps.items():
-        values = pd.DataFrame([{"train_min_per_epoch": minutes(ms, n_images)}])
-        artifact = "appD" if variant == "cached_features" else "T8"
-        frames.append(
-            rows(values, artifact=artifact, dataset=dataset, method=method, variant=variant, **names)
-        )
-    return pd.concat(frames, ignore_index=True)
+    for (method, variant), metric, value in found:
+        names = {"artifact": "appD" if variant == "cached_features" else "T8", "method": method}
+        names |= {"variant": variant, "dataset": "" if metric == "fps" else dataset}
+        frames.append(rows(pd.DataFrame([{metric: value}]), paper="anomalyclip", task="", **names))
+    return joined(frames)
 
 
-def minutes(step_ms: float, n_images: int, batch_size: int = BATCH) -> float:
+def minutes(step_ms: float, n_images: int) -> float:
     """Minutes of an epoch whose steps take so many milliseconds; the last step may be a smaller one.
 
     >>> minutes(1000, 1725)
     3.6
     """
-    return math.ceil(n_images / batch_size) * step_ms / 60_000
+    return math.ceil(n_images / BATCH) * step_ms / 60_000
 
 
 def _test(encoder: ClipEncoder, attention: str) -> Callable[[], object]:
     """One image through the tower to score and map; attention "qk" is the plain tower."""
-    pixels, direction = _pixels(encoder, 1), F.normalize(torch.ones(encoder.dim), dim=0)
+    pixels, direction = random_pixels(encoder, 1), F.normalize(torch.ones(encoder.dim), dim=0) / 0.07
     depth = encoder.depth
 
     def run() -> tuple[Tensor, Tensor]:
         head, local = encoder.embed_glocal(pixels, (depth,), attention, quarter_blocks(depth)[0])
-        grid = torch.sigmoid(local[depth] @ direction / 0.07).unflatten(1, encoder.grid)[:, None]
-        return torch.sigmoid(head @ direction / 0.07), F.interpolate(
-            grid, encoder.image_size, mode="bilinear"
-        )
+        grid = torch.sigmoid(local[depth] @ direction).unflatten(1, encoder.grid)[:, None]
+        return torch.sigmoid(head @ direction), F.interpolate(grid, encoder.image_size, mode="bilinear")
 
     return run
 
 
-def _winclip_test(settings: Settings, encoder: ClipEncoder) -> Callable[[], object]:
-    pixels = _pixels(encoder, 1)
-    normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
-    texts = {"normal": normal, "anomalous": anomalous, "temperature": 0.01}
-    return lambda: winclip_map(encoder, pixels, scales=settings.scales, **texts)
+def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[[], None]:
+    """One step of training on a batch of eight images with one defect each."""
+    config = prompt_config_of(encoder, **options)
+    drawn = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
+    parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
+    named = config.design.object_word is None
+    frozen = freeze(encoder, config.design, [f"part {n}" for n in range(BATCH)] if named else ["object"])
+    pixels, (masks, numbers) = random_pixels(encoder, BATCH), (_masks(encoder), torch.arange(BATCH))
+
+    def embed() -> tuple[Tensor, dict[int, Tensor]]:
+        layers = (config.layers, config.attention, config.first)
+        return encoder.embed_glocal(pixels, *layers, final_norm=config.final_norm)
+
+    kept = embed()
+
+    def loss() -> Tensor:
+        batch = Batch(*(embed() if tower else kept), masks, numbers % 2, numbers)
+        return glocal_loss(encoder, config, parameters, frozen, batch)
+
+    return _optimized(parameters, loss)
+
+
+def _optimized(parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step of Adam; its learning rate is 0, so that nothing runs away while the clock runs."""
+    optimizer = torch.optim.Adam(parameters.values(), lr=0.0)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return run
 
 
 def _vand_test(encoder: ClipEncoder) -> Callable[[], object]:
-    pixels, see = _pixels(encoder, 1), vand_extractor(encoder).features
-    adapters, texts = _adapters(encoder)
+    pixels, texts = random_pixels(encoder, 1), encoder.embed_text(PAIR).float().cpu()
+    embed, adapters = vand_extractor(encoder).features, _adapters(encoder)
 
     def run() -> tuple[Tensor, Tensor]:
-        found = see(pixels)
+        found = embed(pixels)
         logits = patch_logits(adapters, _layers(found), texts, 100, encoder.grid)
         scores = prompt_score(found["image"].float().cpu(), *texts, 0.01)
         return scores, vand_maps(logits, encoder.image_size)
@@ -122,65 +137,28 @@ def _vand_test(encoder: ClipEncoder) -> Callable[[], object]:
     return run
 
 
-def _vand_step(encoder: ClipEncoder) -> Callable[[], object]:
-    """As `_step`, with linear layers in the place of prompts and focal and dice loss alone."""
-    see, (adapters, texts), device = vand_extractor(encoder).features, _adapters(encoder), encoder.device
-    parameters = {name: value.to(device).requires_grad_() for name, value in adapters.items()}
-    pixels, masks, texts = _pixels(encoder, BATCH), _masks(encoder).to(device), texts.to(device)
-    optimizer = torch.optim.Adam(parameters.values(), lr=0.0)
+def _vand_step(encoder: ClipEncoder) -> Callable[[], None]:
+    """As `_step`, with linear layers in place of prompts, and with focal and dice loss alone."""
+    device, embed = encoder.device, vand_extractor(encoder).features
+    parameters = {name: value.to(device).requires_grad_() for name, value in _adapters(encoder).items()}
+    pixels, masks = random_pixels(encoder, BATCH), _masks(encoder).to(device)
+    texts = encoder.embed_text(PAIR).float().to(device)
 
-    def run() -> None:
-        optimizer.zero_grad()
-        tokens = {layer: value.to(device) for layer, value in _layers(see(pixels)).items()}
-        vand_loss(patch_logits(parameters, tokens, texts, 100, encoder.grid), masks).backward()
-        optimizer.step()
+    def loss() -> Tensor:
+        tokens = {layer: value.to(device) for layer, value in _layers(embed(pixels)).items()}
+        return vand_loss(patch_logits(parameters, tokens, texts, 100, encoder.grid), masks)
 
-    return run
+    return _optimized(parameters, loss)
 
 
-def _adapters(encoder: ClipEncoder) -> tuple[dict[str, Tensor], Tensor]:
-    layers, width = tuple(vand_extractor(encoder).key["layers"]), encoder.width
-    texts = encoder.embed_text(["a photo of an object", "a photo of a damaged object"]).float().cpu()
-    return initial_adapters(width, encoder.dim, layers, torch.Generator().manual_seed(0)), texts
+def _adapters(encoder: ClipEncoder) -> dict[str, Tensor]:
+    layers = tuple(vand_extractor(encoder).key["layers"])
+    return initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(0))
 
 
 def _layers(found: Mapping[str, Tensor]) -> dict[int, Tensor]:
     own = {name: value.float().cpu() for name, value in found.items() if name.startswith("layer/")}
     return {int(name.removeprefix("layer/")): value for name, value in own.items()}
-
-
-def _step(encoder: ClipEncoder, options: dict[str, Any], tower: bool = True) -> Callable[[], object]:
-    """One step of training on a batch of eight images with one defect each."""
-    config = prompt_config_of(encoder, **options)
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = initial_parameters(encoder, config.design, generator)
-    parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
-    b = BATCH
-    agnostic = config.design.object_word is not None
-    frozen = freeze(encoder, config.design, ["object"] if agnostic else [f"part {n}" for n in range(b)])
-    pixels, masks = _pixels(encoder, b), _masks(encoder)
-    labels, names = torch.arange(b) % 2, torch.zeros(b, dtype=torch.long) if agnostic else torch.arange(b)
-
-    def see() -> tuple[Tensor, dict[int, Tensor]]:
-        layers = (config.layers, config.attention, config.first)
-        return encoder.embed_glocal(pixels, *layers, final_norm=config.final_norm)
-
-    kept = see()
-    optimizer = torch.optim.Adam(parameters.values(), lr=0.0)  # nothing runs away while the clock runs
-
-    def run() -> None:
-        head, patches = see() if tower else kept
-        optimizer.zero_grad()
-        glocal_loss(
-            encoder, config, parameters, frozen, Batch(head, patches, masks, labels, names)
-        ).backward()
-        optimizer.step()
-
-    return run
-
-
-def _pixels(encoder: ClipEncoder, number: int) -> Tensor:
-    return torch.randn(number, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
 
 
 def _masks(encoder: ClipEncoder) -> Tensor:

@@ -122,6 +122,10 @@ def window_sequences(tower: VisionTower, sizes: Sequence[int] = (2, 3)) -> list[
     return [((rows - k + 1) * (columns - k + 1), k * k + 1) for k in sizes]
 
 
+def random_pixels(encoder: ClipEncoder, number: int) -> torch.Tensor:
+    return torch.randn(number, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
+
+
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
     """Median milliseconds of each step, after one warm-up each.
 

@@ -9,16 +9,18 @@ import torch
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
+from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_papers.common.costs import (
     VisionTower,
     latencies,
     multiply_accumulates,
     parameters,
+    random_pixels,
     tower_of,
     window_sequences,
 )
-from zsad_papers.common.results import rows
+from zsad_papers.common.results import joined, rows
 
 
 def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 20) -> pd.DataFrame:
@@ -31,8 +33,8 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
     tower, added = tower_of(encoder), fnn_counts(fnn)
     clip_parameters = sum(p.numel() for p in encoder.model.visual.parameters())
     clip_macs = multiply_accumulates(tower, views * [(1, tower.tokens)], patch_embeddings=views)
-    pixels = torch.randn(views, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
-    normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"]).cpu()
+    pixels = random_pixels(encoder, views)
+    normal, anomalous = encoder.embed_text(list(prompt_pair())).cpu()
 
     def guided(embeddings: torch.Tensor) -> torch.Tensor:
         return average_views(prompt_score(embeddings[None], normal, anomalous))
@@ -59,7 +61,7 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
             "latency_ms": measured[method],
         }
         frames.append(rows(pd.DataFrame([values]), paper="rwda", artifact="T3", dataset="", method=method))
-    return pd.concat(frames, ignore_index=True)
+    return joined(frames)
 
 
 def fnn_counts(fnn: FNN) -> dict[str, int]:

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.methods import token_map
 from zsad_core.windows import winclip_map
 from zsad_papers.baselines.tiling import tile_embeddings, tiling_map
-from zsad_papers.common.costs import latencies
-from zsad_papers.common.results import rows
+from zsad_papers.common.costs import latencies, random_pixels
+from zsad_papers.common.results import joined, rows
 from zsad_papers.common.settings import Settings
+
+PAIR = ["a photo of an object", "a photo of a damaged object"]
+
+
+def map_step(encoder: ClipEncoder, scales: Sequence[int], **options: object) -> Callable[[], Tensor]:
+    """WinCLIP's map of one image, texts known. options: of `winclip_map`."""
+    pixels, texts = random_pixels(encoder, 1), encoder.embed_text(PAIR)
+    return partial(winclip_map, encoder, pixels, *texts, scales=scales, temperature=0.01, **options)
 
 
 def time_rows(settings: Settings, encoder: ClipEncoder, dataset: str, repeats: int = 20) -> pd.DataFrame:
     """Rows of Table 8's last column: milliseconds for one image, from pixels to map, texts known."""
-    pixels = torch.randn(1, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
-    normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
-    small, middle, depth = settings.scales[0], settings.scales[-1], encoder.depth
-    options = {"normal": normal, "anomalous": anomalous, "temperature": 0.01}
+    pixels, depth, scales = random_pixels(encoder, 1), encoder.depth, settings.scales
+    normal, anomalous = encoder.embed_text(PAIR)
 
-    def windows(scales: Sequence[int] = settings.scales, **changes) -> Callable[[], object]:
-        return lambda: winclip_map(encoder, pixels, scales=scales, **options, **changes)
-
-    def patch_token() -> object:
+    def patch_token() -> Tensor:
         tokens = encoder.embed_scales(pixels, (), whole=False, layers=(depth,)).layers[depth]
         return token_map(encoder.project_tokens(tokens), encoder.grid, (normal, anomalous))
 
-    def image_tiling() -> object:
-        cosine = lambda x: torch.sigmoid((x @ (anomalous - normal)) / 0.01)  # noqa: E731
-        scores = {size: cosine(tile_embeddings(encoder, pixels, size)) for size in settings.scales}
-        return tiling_map(scores, cosine(encoder.embed_images(pixels)), encoder.grid)
+    def probability(embeddings: Tensor) -> Tensor:
+        return torch.sigmoid((embeddings @ (anomalous - normal)) / 0.01)
 
-    measured = latencies(
-        {
-            "": windows(),
-            "wo_image_scale": windows(image_scale=False),
-            "wo_mid_scale": windows((small,)),
-            "wo_small_scale": windows((middle,)),
-            "wo_harmonic": windows(aggregate="arithmetic"),
-            "patch_token": patch_token,
-            "image_tiling": image_tiling,
-        },
-        repeats,
-    )
+    def image_tiling() -> Tensor:
+        scores = {size: probability(tile_embeddings(encoder, pixels, size)) for size in scales}
+        return tiling_map(scores, probability(encoder.embed_images(pixels)), encoder.grid)
+
+    steps = {
+        "": map_step(encoder, scales),
+        "wo_image_scale": map_step(encoder, scales, image_scale=False),
+        "wo_mid_scale": map_step(encoder, scales[:1]),
+        "wo_small_scale": map_step(encoder, scales[-1:]),
+        "wo_harmonic": map_step(encoder, scales, aggregate="arithmetic"),
+        "patch_token": patch_token,
+        "image_tiling": image_tiling,
+    }
     names = {"paper": "winclip", "artifact": "T8", "dataset": dataset, "method": "winclip", "task": "pixel"}
-    frames = [rows(pd.DataFrame([{"time_ms": ms}]), variant=v, **names) for v, ms in measured.items()]
-    return pd.concat(frames, ignore_index=True)
+    measured = latencies(steps, repeats).items()
+    return joined(rows(pd.DataFrame([{"time_ms": ms}]), variant=v, **names) for v, ms in measured)

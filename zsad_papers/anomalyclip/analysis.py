@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -154,24 +154,21 @@ def background(image: np.ndarray, tolerance: int = TOLERANCE) -> tuple[np.ndarra
     return joined_to_it, float(close[frame].mean())
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Of one category: whether it counts, and the background's share of false positives and of normal pixels
-    (NaN where it does not count, or nothing is falsely marked)."""
+class Shares(NamedTuple):
+    """Of one category the medians that decide whether it counts."""
 
     uniform: float
     share: float
     piece: float
-    false_positives: float = float("nan")
-    normal: float = float("nan")
 
     @property
     def counts(self) -> bool:
         return self.uniform >= UNIFORM and self.share >= LEAST and self.piece >= PIECE
 
 
-def background_shares(category: Category, prompts: LearnedPrompts) -> Shares:
-    """Where AnomalyCLIP marks normal pixels, at the threshold of the category's best pixel F1.
+def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[float, float] | None:
+    """The background's share of what AnomalyCLIP falsely marks, at the threshold of the category's best pixel
+    F1, and of the normal pixels; None where the category does not count or has no masks.
 
     All at the size of the model's input, as it is measured.
     """
@@ -181,9 +178,8 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> Shares:
         sides.append(background(np.asarray(image)))
     behind = np.stack([found for found, _ in sides])
     medians = ([share for _, share in sides], behind.mean((1, 2)), [_largest(~found) for found in behind])
-    rough = Shares(*(float(np.median(values)) for values in medians))
-    if not rough.counts or not has_masks(category.test):
-        return rough
+    if not Shares(*map(np.median, medians)).counts or not has_masks(category.test):
+        return None
     method, place = method_of(category, prompts), 0
     counts = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
     for part in category.computed(method.extractor, category.test):
@@ -193,8 +189,7 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> Shares:
             groups = (anomalous, behind[place] & ~anomalous, ~behind[place] & ~anomalous)
             counts += [np.histogram(found[group], BINS, (0, 1))[0] for group in groups]
             place += 1
-    false_positives, normal = shares_above(counts)
-    return replace(rough, false_positives=false_positives, normal=normal)
+    return shares_above(counts)
 
 
 def shares_above(counts: np.ndarray) -> tuple[float, float]:
@@ -214,16 +209,14 @@ def background_rows(categories: Sequence[Category], prompts: LearnedPrompts, dat
 
     categories: seen squashed (`experiments.squashed`). None counts: no rows.
     """
-    found = {c.name: background_shares(c, prompts) for c in categories}
-    values = [
-        {"category": name, "background_false_positives": s.false_positives, "background_normal": s.normal}
-        for name, s in found.items()
-        if s.counts and not np.isnan(s.false_positives)
-    ]
-    if not values:
-        return joined([])
+    values = []
+    for category in categories:
+        shares = background_shares(category, prompts)
+        if shares is not None and not np.isnan(shares[0]):
+            names = ("category", "background_false_positives", "background_normal")
+            values.append(dict(zip(names, (category.name, *shares), strict=True)))
     names = {"paper": "anomalyclip", "artifact": "appD", "dataset": dataset, "method": "anomalyclip"}
-    return rows(pd.DataFrame(values), task="pixel", **names)
+    return rows(pd.DataFrame(values), task="pixel", **names) if values else joined([])
 
 
 def _largest(foreground: np.ndarray) -> float:

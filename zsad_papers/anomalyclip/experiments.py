@@ -48,14 +48,13 @@ def auxiliary_role(role: str) -> str:
 def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
     """For a page's reader: for which of the datasets that are there nothing can be learned, since the one to
     learn on is not."""
-    lines = []
-    there = [role for role in roles if not missing(settings, [role])]
+    there, lines = [role for role in roles if not missing(settings, [role])], []
     for auxiliary in ("mvtec", "visa"):
-        targets = [role for role in there if auxiliary_role(role) == auxiliary]
+        targets = ", ".join(role for role in there if auxiliary_role(role) == auxiliary)
         if targets and missing(settings, [auxiliary]):
             lines.append(
-                f"Nothing is learned for {', '.join(targets)}, as the dataset in the place of {auxiliary} is "
-                "missing: AnomalyCLIP, CoOp and VAND are not run there."
+                f"Nothing is learned for {targets}, as the dataset in the place of {auxiliary} is missing: "
+                "AnomalyCLIP, CoOp and VAND are not run there."
             )
     return lines
 
@@ -109,11 +108,8 @@ def _kept(
 def clip_texts(
     encoder: ClipEncoder, category: str, cache_dir: str | Path, *, ensemble: bool = False
 ) -> Tensor:
-    """(2, d) unit rows of the baselines CLIP and, with the ensemble, CLIP-AC (App. A.2).
-
-    "A photo of a normal [cls]" and "A photo of an anomalous [cls]"; the ensemble puts both states into CLIP's
-    ImageNet templates and takes the mean of unit embeddings of each.
-    """
+    """(2, d) unit rows of the baselines CLIP and, with the ensemble of CLIP's ImageNet templates, CLIP-AC
+    (App. A.2): the mean of unit embeddings of each side."""
     name = object_name(category)
     if ensemble:
         sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
@@ -129,7 +125,8 @@ WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
 
 ONE_MAP = {"local_weight": 1.0}
 """One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers
-took the last block's map in the place of each of four layers."""
+took the last block's map in place of each of four layers."""
+NO_TOKENS = {"depth": 0, "length": 0}
 
 SWITCHES: dict[str, dict] = {
     "layers": {"n_layers": 4, **ONE_MAP},
@@ -146,13 +143,8 @@ SWITCHES: dict[str, dict] = {
 """The differences between paper and code (section 12 of the facts), one at a time, then all at once."""
 
 ABLATIONS: dict[str, dict[str, dict | None]] = {
-    "T4": {
-        "base": None,  # of `baselines`, as the next
-        "+T1": None,
-        "+T2": {**ONE_MAP, "depth": 0, "length": 0},
-        "+T3": ONE_MAP,
-        "+T4": {},
-    },
+    # the first two are of `baselines`
+    "T4": {"base": None, "+T1": None, "+T2": {**ONE_MAP, **NO_TOKENS}, "+T3": ONE_MAP, "+T4": {}},
     "T5": {
         "local=0;global=0": {"epochs": 0},
         "local=0;global=1": {"local": ()},
@@ -163,7 +155,7 @@ ABLATIONS: dict[str, dict[str, dict | None]] = {
         "": {},
         "-T1": {"attention": "qk"},
         "-T2": {"object_word": None},
-        "-T3": {"depth": 0, "length": 0},
+        "-T3": NO_TOKENS,
         "-T4": ONE_MAP,
     },
     "T9": {"shared": {"shared": True}, "unshared": {}},
@@ -337,33 +329,25 @@ def baselines(category: Category) -> list[dict]:
         ("anomalyclip", "base"): {"name": "object"},
         ("anomalyclip", "+T1"): {"name": "object", "attention": "vv"},
     }
-    records = []
-    for (method, variant), options in chosen.items():
-        found = measured(category, clip_method(category, **options))
-        records += records_of(category, found, method, variant)
-    return records
-
-
-def split_variant(role: str, variant: str) -> tuple[str, str, str]:
-    """The method and the variant of the records, and the role of the dataset to learn on."""
-    method, _, rest = variant.partition(";")
-    if method not in ("coop", "vand"):
-        method, rest = "anomalyclip", variant
-    return method, rest, MEDICAL if rest == "tuned=medical" else auxiliary_role(role)
+    found = {key: measured(category, clip_method(category, **options)) for key, options in chosen.items()}
+    return [record for key, arrays in found.items() for record in records_of(category, arrays, *key)]
 
 
 def learned_records(category: Category, role: str, variant: str) -> list[dict]:
     """Records of AnomalyCLIP in a variant, of CoOp or of VAND; none without the set that it learns on."""
-    method, rest, auxiliary = split_variant(role, variant)
+    method, _, rest = variant.partition(";")
+    if method not in ("coop", "vand"):
+        method, rest = "anomalyclip", variant
+    settings, encoder = category.settings, category.encoder
+    auxiliary = MEDICAL if rest == "tuned=medical" else auxiliary_role(role)
     if method == "vand":
-        learned = learned_adapters(category.settings, category.encoder, auxiliary)
+        learned = learned_adapters(settings, encoder, auxiliary)
     else:
-        options = training_options(variant)
-        learned = learned_prompts(category.settings, category.encoder, auxiliary, **options)
+        learned = learned_prompts(settings, encoder, auxiliary, **training_options(variant))
     if learned is None:
         return []
-    swap = variant == "class_name_at_test"
-    return records_of(category, measured(category, method_of(category, learned, swap=swap)), method, rest)
+    found = measured(category, method_of(category, learned, swap=variant == "class_name_at_test"))
+    return records_of(category, found, method, rest)
 
 
 def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,21 +61,18 @@ def measure(
     there but empty counts as anomalous for the image metrics and as normal pixels for the others, with a
     warning.
     """
-    scores: dict[str, list[np.ndarray]] = {}
-    histograms: dict[str, PixelHistogram] = {}
-    within: dict[str, list[tuple[float, float, float]]] = {name: [] for name in each}
+    scores, within = defaultdict(list), {name: [] for name in each}
+    histograms = defaultdict(PixelHistogram)
     for part in parts:
-        dense = part.load()
-        outputs = detect(dense)
-        for name, output in outputs.items():
+        dense, masks = part.load(), None
+        for name, output in detect(dense).items():
             if output.scores is not None:
-                scores.setdefault(name, []).append(dense.mean_of_tiles(output.scores))
-        with_maps = {name: output.maps for name, output in outputs.items() if output.maps is not None}
-        masks = _masks(part, map_size) if with_maps else []
-        for name, maps in with_maps.items():
-            histogram = histograms.setdefault(name, PixelHistogram())
-            for mask, anomaly_map in zip(masks, image_maps(dense, maps, map_size, sigma), strict=True):
-                histogram.add(mask, anomaly_map)
+                scores[name].append(dense.mean_of_tiles(output.scores))
+            if output.maps is None:
+                continue
+            masks = masks or _masks(part, map_size)
+            for mask, anomaly_map in zip(masks, image_maps(dense, output.maps, map_size, sigma), strict=True):
+                histograms[name].add(mask, anomaly_map)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
     unknown = [name for name in each if name not in histograms]
@@ -132,7 +130,7 @@ def hidden_layers(depth: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Category:
-    """One category of a dataset, the encoder, and what the studies of it share."""
+    """One category of a dataset, the encoder, and what all experiments on it share."""
 
     settings: Settings
     encoder: ClipEncoder
@@ -200,7 +198,7 @@ class Category:
             raise ValueError(
                 f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
                 f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
-                "split train, ask for fewer shots, or leave the studies with references out"
+                "split train, ask for fewer shots, or leave the experiments with references out"
             )
         first = 1000 * self.dataset.categories.index(self.name)
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
@@ -214,18 +212,17 @@ class Category:
         return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
 
     def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[FeaturePart]:
-        """The features of images of this category, which are computed now if nobody has yet."""
+        """The features of images of this category, computed where the cache does not hold them."""
         return compute_features(extractor, images, self.settings.cache_dir, whole=self.whole)
 
     def features(self, extractor: Extractor, image: int) -> TileFeatures:
         """The features of test image number `image`."""
         number, place = divmod(image, PART)
-        parts = compute_features(extractor, self.test, self.settings.cache_dir, whole=self.whole)
-        return parts[number].load().only(place)
+        return self.computed(extractor, self.test)[number].load().only(place)
 
     def measured(
         self,
-        study: str,
+        name: str,
         make_detector: Callable[[], Detector],
         extractor: Extractor | None = None,
         *,
@@ -236,25 +233,17 @@ class Category:
         kinds: Sequence[PromptKind] = ("prompt_ens",),
         **options,
     ) -> dict[str, np.ndarray]:
-        """`experiment.measure` of the test images, cached; `study`, `shots` and `options` tell what is done.
+        """`experiment.measure` of the test images, cached. options: what else the result depends on.
 
         map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when
             it uses no language.
         """
         extractor, settings = extractor or self.clip, self.settings
-        map_size = map_size or settings.map_size
-        options |= {"temperature": self.temperature, "whole": self.whole}
-        options |= {"map_size": list(map_size) if isinstance(map_size, tuple) else map_size}
-        options |= {"sigma": sigma} if sigma else {}
-        options |= {"normalize_sentences": self.normalize_sentences}
-        key = {
-            **extractor.key,
-            "images": self.test.fingerprint,
-            "study": study,
-            "pixels": "fixed bins",
-            "each": list(each),
-            **options,
-        }
+        how = {"map_size": map_size or settings.map_size, "each": list(each)}
+        how |= {"sigma": sigma} if sigma else {}
+        key = extractor.key | how | options | {"study": name, "pixels": "fixed bins", "whole": self.whole}
+        key |= {"images": self.test.fingerprint, "temperature": self.temperature}
+        key |= {"normalize_sentences": self.normalize_sentences}
         if kinds:
             key["sentences"] = self.sentences_key(kinds)
         if shots:
@@ -263,10 +252,9 @@ class Category:
             key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
 
         def run() -> dict[str, np.ndarray]:
-            parts = self.computed(extractor, self.test)
-            return experiment.measure(parts, make_detector(), map_size=map_size, sigma=sigma, each=each)
+            return experiment.measure(self.computed(extractor, self.test), make_detector(), **how)
 
-        file = f"{self.dataset.root.name}-{self.name}-{study}"
+        file = f"{self.dataset.root.name}-{self.name}-{name}"
         return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)
 
     def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:

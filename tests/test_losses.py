@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core.losses import PARTS, image_loss, local_loss
+from zsad_core.losses import PARTS, local_loss
 
 
 def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) -> Tensor:
@@ -67,13 +67,6 @@ def test_channels_still_sum_to_one_after_upsampling() -> None:
     torch.testing.assert_close((maps[:, 1] + 1 - maps[:, 0]) / 2, maps[:, 1])
 
 
-def test_lambda_4_of_one_map_is_lambda_1_of_four_equal_maps() -> None:
-    probabilities, masks = example()
-    one = slope_of(lambda p: 4 * local_loss(p, masks), probabilities)
-    four = slope_of(lambda p: sum(local_loss(p * 1.0, masks) for _ in range(4)), probabilities)
-    torch.testing.assert_close(one, four)
-
-
 def test_losses_at_their_ends() -> None:
     empty = torch.zeros(1, 40, 40, dtype=torch.bool)
     for level in (0.0, 1e-3, 0.5, 1.0):
@@ -92,14 +85,6 @@ def test_loss_of_a_batch_is_the_mean_of_its_images() -> None:
     probabilities, masks = example()
     alone = [local_loss(probabilities[i : i + 1], masks[i : i + 1]) for i in range(5)]
     torch.testing.assert_close(local_loss(probabilities, masks), torch.stack(alone).mean())
-
-
-def test_image_loss_is_cross_entropy() -> None:
-    cosines, labels = torch.tensor([[0.2, 0.3], [0.1, -0.1], [0.0, 0.0]]), torch.tensor([1, 0, 1])
-    p = (cosines / 0.07).softmax(1)
-    expected = -(p[0, 1].log() + p[1, 0].log() + p[2, 1].log()) / 3
-    torch.testing.assert_close(image_loss(cosines, labels), expected)
-    assert image_loss(cosines, labels, 0.01) < image_loss(cosines[:2], labels[:2], 1.0)
 
 
 def test_what_is_refused() -> None:

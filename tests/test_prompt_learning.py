@@ -314,10 +314,10 @@ def test_without_masks_the_image_loss_is_left(
 
 
 def test_sets_that_are_refused(toy_set: Callable[..., AnomalyDataset], train: Callable) -> None:
-    with pytest.raises(ValueError, match="good has no anomalous images, .* from both; add some$"):
+    with pytest.raises(ValueError, match="good has no anomalous images; .* from both; add some$"):
         train(toy_set(anomalous=0, name="good"))
     bad = toy_set(normal=0, name="bad")
-    with pytest.raises(ValueError, match="bad has no normal images, .* global_loss=False .* masks alone"):
+    with pytest.raises(ValueError, match="bad has no normal images; .* global_loss=False .* masks alone"):
         train(bad)
     assert len(train(bad, global_loss=False).losses) == 3
     with pytest.raises(ValueError, match="2 of 4 anomalous images have no mask"):
@@ -398,7 +398,7 @@ def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_pa
     for keep in (0, 5, 60, -1):
         path.write_bytes(content[:keep])
         with pytest.raises(
-            ValueError, match=r"prompts\.safetensors is no whole safetensors file .* learn again"
+            ValueError, match=r"prompts\.safetensors is no whole safetensors file .*; learn again"
         ):
             LearnedPrompts.load(path)
     features = next((tmp_path / "cache").rglob("*.safetensors"))

@@ -157,11 +157,11 @@ def test_object_names() -> None:
     ("call", "message"),
     [
         (lambda: random_word_prompts(0), "n_pairs=0"),
-        (lambda: random_word_prompts(1, alphabet="a b"), "no blanks"),
+        (lambda: random_word_prompts(1, alphabet="a b"), "symbols without blanks"),
         (lambda: prompt_pair(""), "object_name=''"),
         (
             lambda: compositional_ensemble("x", states=(["{}"], [])),
-            "two lists of phrases, normal and anomalous, not empty",
+            "expected normal states, anomalous states, templates",
         ),
         (lambda: compositional_ensemble("x", templates=["a photo"]), "one '{}' in each"),
         (lambda: zero_shot_prompts("x", "states"), "kind='states': expected one of two_class, imagenet"),

@@ -11,17 +11,13 @@ from torch import nn
 
 from zsad_core.scores import Array, like, to_tensor
 
-LR_DECAY = 0.1
-"""Factor on the learning rate after the first epoch. RWDA's rate decays, it does not say by how much."""
-
 
 class FNN(nn.Module):
     """Hidden layers of linear, batch norm, ReLU, dropout, then one linear layer to a logit (RWDA, Sec. 4.2).
 
-    dim: size of the embeddings.
-    hidden: widths of the hidden layers. The paper gives none; among equal widths and among non-increasing
-        powers of two, only 256-256-256 adds the 0.30M parameters of Table 3.
-    dropout: rate. The paper gives none; 0.5 is the rate of the work that it cites.
+    dim: size of the embeddings. hidden: widths; the paper gives none, but among equal widths and among
+    non-increasing powers of two only 256-256-256 adds the 0.30M parameters of Table 3. dropout: the paper
+    gives none; 0.5 is the rate of the work that it cites.
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
@@ -46,10 +42,7 @@ class FNN(nn.Module):
 
     @torch.no_grad()
     def score(self, embeddings: Array) -> Array:
-        """s_FNN in [0, 1], the sigmoid of the logit (RWDA, Sec. 3.3): (n, d) -> (n,), (n, v, d) -> (n, v).
-
-        Give raw embeddings if it was trained on raw ones. Puts the network into evaluation mode.
-        """
+        """s_FNN in [0, 1], the sigmoid of the logit (RWDA, Sec. 3.3): (n, d) -> (n,), (n, v, d) -> (n, v)."""
         logits = self(self._rows(embeddings)).double()  # in float32 sigmoids of large logits would tie at 1
         return like(torch.sigmoid(logits).reshape(embeddings.shape[:-1]), embeddings)
 
@@ -62,13 +55,14 @@ class FNN(nn.Module):
         return [like(x, embeddings) for x in activations[1:]]
 
     def _rows(self, embeddings: Array) -> torch.Tensor:
+        """(n, d) or (n, v, d) -> (n * v, d), with the network in evaluation mode."""
         if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != self.dim:
             raise ValueError(
                 f"embeddings of shape {tuple(embeddings.shape)}: expected (n, {self.dim}) or "
                 f"(n, v, {self.dim}), from the encoder whose text embeddings trained the network"
             )
         self.eval()
-        return to_tensor(embeddings, torch.float32).reshape(-1, self.dim)  # (n * v, d)
+        return to_tensor(embeddings, torch.float32).reshape(-1, self.dim)
 
 
 def train_fnn(
@@ -113,7 +107,7 @@ def train_fnn(
         network = FNN(dim, hidden, dropout).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = lr * LR_DECAY if epoch else lr
+            optimizer.param_groups[0]["lr"] = lr * 0.1 if epoch else lr  # decays, the paper says not how much
             for batch in paired_batches(n_pairs, order, batch_size, same_pair):
                 loss = F.binary_cross_entropy_with_logits(network(embeddings[batch]), targets[batch])
                 optimizer.zero_grad()
@@ -124,7 +118,7 @@ def train_fnn(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from more threads, and how these share a sum would show in the weights."""
+    """Small matrices gain nothing from more threads, and how these share a sum shows in the weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

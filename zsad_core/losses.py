@@ -1,4 +1,4 @@
-"""AnomalyCLIP's glocal loss: cross entropy of the image, focal and dice of the maps (Sec. 3.3, Eq. 2).
+"""The local part of AnomalyCLIP's glocal loss: focal and dice loss of maps (Sec. 3.3, Eq. 2).
 
 A map has two channels, normal and anomalous, that sum to 1, also after upsampling. So only the anomalous one
 is computed.
@@ -14,11 +14,6 @@ from torch import Tensor
 
 EPSILON, SMOOTH = 1e-5, 1.0
 PARTS = ("focal", "dice_anomalous", "dice_normal")
-
-
-def image_loss(cosines: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
-    """Cross entropy of images. cosines: (b, 2), normal first. labels: (b,) 0 or 1."""
-    return F.cross_entropy(cosines / temperature, labels.long())
 
 
 def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, logits: bool = False) -> Tensor:

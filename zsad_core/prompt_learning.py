@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.auxiliary import Auxiliary, Batch, auxiliary_of, image_hashes
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
-from zsad_core.losses import image_loss, local_loss
+from zsad_core.losses import local_loss
+from zsad_core.methods import extractor_of
 from zsad_core.prompt_config import PromptConfig, prompt_config_of
 from zsad_core.training import Learned
 
@@ -70,16 +71,14 @@ def train_prompts(
     cache_dir: where features are kept for other runs; None: in a temporary folder, for this one.
     checkpoint: a file that is written after every epoch, and from which the same training goes on.
     Equal seeds give equal prompts, bit for bit, on one machine; the global random state is left as it was.
-
     Without any mask the local loss is left out, with a warning. Raises ValueError for a set from which
-    nothing can be learned (one class only), and FloatingPointError when the loss is not finite; the
-    checkpoint of the last epoch stays.
+    nothing can be learned (one class only), and the errors of `Learned.trained`.
     """
     config = prompt_config_of(encoder, preset, **options)
     chosen = dataset if split is None else dataset.select(split=split)
     with tempfile.TemporaryDirectory() as temporary:
         layers = config.layers if config.local else config.layers[-1:]
-        extractor = glocal_extractor(encoder, layers, config.attention, config.first, config.final_norm)
+        extractor = extractor_of(encoder, replace(config, layers=layers))
         material = auxiliary_of(chosen, extractor, cache_dir or temporary)
         config = _fitting(config, material, dataset.name)
         return learn(encoder, config, material, chosen, checkpoint=checkpoint, progress=progress)
@@ -127,7 +126,7 @@ def glocal_loss(
     loss = texts.new_zeros(())
     if config.global_loss:
         cosines = torch.einsum("bd,bsd->bs", batch.heads.to(device), texts)  # (b, 2)
-        loss = loss + image_loss(cosines, batch.labels.to(device), config.temperature)
+        loss = loss + F.cross_entropy(cosines / config.temperature, batch.labels.to(device).long())
     if config.local:
         direction = (texts[:, 1] - texts[:, 0]) / config.temperature  # (b, d)
         for patches in batch.patches.values():
@@ -143,10 +142,8 @@ def _fitting(config: PromptConfig, material: Auxiliary, name: str) -> PromptConf
     classes = set(material.labels.tolist())
     if len(classes) < 2 and (config.global_loss or classes == {0}):
         lacking = "normal" if 1 in classes else "anomalous"
-        raise ValueError(
-            f"{name} has no {lacking} images, and prompts are learned from both; add some"
-            + (", or use global_loss=False to learn from the masks alone" if material.has_masks else "")
-        )
+        other = ", or use global_loss=False to learn from the masks alone" if material.has_masks else ""
+        raise ValueError(f"{name} has no {lacking} images; prompts are learned from both; add some{other}")
     if config.local and not material.has_masks:
         if not config.global_loss:
             raise ValueError(f"{name} has no masks, so nothing can be learned from local losses alone")

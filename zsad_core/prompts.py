@@ -77,11 +77,9 @@ def compositional_ensemble(
     _check_words(object_name=object_name)
     states = WINCLIP_STATES if states is None else states
     templates = WINCLIP_TEMPLATES if templates is None else templates
-    if len(states) != 2 or not all(states) or any(isinstance(side, str) for side in states):
-        raise ValueError(f"states={states!r}: expected two lists of phrases, normal and anomalous, not empty")
-    for phrase in (*states[0], *states[1], *templates):
-        if phrase.count("{}") != 1:
-            raise ValueError(f"state or template {phrase!r}: expected one '{{}}' in each")
+    lists = (*states, templates)
+    if len(lists) != 3 or not all(lists) or any(text.count("{}") != 1 for texts in lists for text in texts):
+        raise ValueError(f"{lists}: expected normal states, anomalous states, templates, one '{{}}' in each")
     normal, anomalous = (
         [template.format(state.format(object_name)) for state in side for template in templates]
         for side in states
@@ -149,11 +147,9 @@ def random_word_prompts(
     ['d4zyomgf a l0sglcvo photo c24fqp of gyvjf88 a damaged 1nuy4']
     """
     _check_words(normal=normal, anomaly=anomaly)
-    if n_pairs < 1:
-        raise ValueError(f"n_pairs={n_pairs}: expected 1 or more")
-    if not alphabet or any(symbol.isspace() for symbol in alphabet):
+    if n_pairs < 1 or not alphabet or any(symbol.isspace() for symbol in alphabet):
         raise ValueError(
-            f"alphabet={alphabet!r}: expected at least one symbol and no blanks, which would split a word"
+            f"n_pairs={n_pairs}, alphabet={alphabet!r}: expected 1 or more, and symbols without blanks"
         )
     normal = "a" if normal == "an" else normal
     if not words:

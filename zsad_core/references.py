@@ -17,7 +17,7 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
     """Reference association (WinCLIP, Eq. 4): (1 - cosine) / 2 to the nearest memory entry, in [0, 1].
 
     query: (n, p, d), p windows or patches of n images -> (n, p). memory: (m, d), from the reference images.
-    chunk: query rows, and memory rows, that are compared at a time; bounds the memory in use, not the result.
+    chunk: rows of both that are compared at a time; bounds the memory in use, not the result.
     """
     if query.ndim != 3 or memory.ndim != 2 or query.shape[-1] != memory.shape[-1] or len(memory) == 0:
         raise ValueError(
@@ -25,13 +25,11 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
             "expected (n, p, d) and (m, d) with m >= 1"
         )
     queries, entries = (F.normalize(torch.as_tensor(x).float(), dim=-1) for x in (query, memory))
-    entries = entries.to(queries.device)
     nearest = [
         torch.stack([(rows @ part.T).amax(1) for part in entries.split(chunk)]).amax(0)  # (chunk,)
         for rows in queries.flatten(0, 1).split(chunk)
     ]
-    cosines = torch.cat(nearest) if nearest else queries.new_zeros(0)
-    return like(((1 - cosines) / 2).clamp(0, 1).reshape(query.shape[:2]), query)  # (n, p)
+    return like(((1 - torch.cat(nearest)) / 2).clamp(0, 1).reshape(query.shape[:2]), query)  # (n, p)
 
 
 class Memory(NamedTuple):

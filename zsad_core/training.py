@@ -1,7 +1,4 @@
-"""What all learning from once-computed features shares: epochs, checkpoints, and who may use the outcome.
-
-What is learned, by which loss and with which optimizer, is said elsewhere (`prompt_learning`, `vand`).
-"""
+"""What all learning from once-computed features shares: epochs, checkpoints, and who may use the outcome."""
 
 from __future__ import annotations
 
@@ -87,15 +84,13 @@ class Learned:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no whole safetensors file ({error}); delete it and learn again"
-            ) from error
+            raise ValueError(f"{path} is no whole safetensors file ({error}); learn again") from error
         own = {name: value for name, value in tensors.items() if name.startswith(cls.PREFIXES)}
         if not own or "recipe" not in about or "trained_on" not in tensors:
             raise ValueError(f"{path} holds no learned {cls.KIND} of this book")
-        ids, seen = (about["recipe"], about["model"], about["weights"]), tensors["trained_on"]
+        made = own, about["recipe"], about["model"], about["weights"], tensors["trained_on"]
         state = {name: value for name, value in tensors.items() if name.startswith("optimizer/")}
-        return cls(own, *ids, seen, tuple(about["losses"]), about.get("key", ""), state)
+        return cls(*made, tuple(about["losses"]), about.get("key", ""), state)
 
     def trained(
         self,
@@ -140,12 +135,11 @@ class Learned:
         losses = list(start.losses)
         epochs = range(len(losses), self.recipe["epochs"])
         for epoch in tqdm(epochs, desc=self.KIND, leave=False, disable=not progress):
-            if rate is not None:
+            if rate:
                 stepper.param_groups[0]["lr"] = rate(epoch)
             order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
-            places = torch.randperm(n, generator=order)
-            places = places if change is None else change(places, order)
-            total = 0.0
+            places, total = torch.randperm(n, generator=order), 0.0
+            places = change(places, order) if change else places
             with one_thread():
                 for step, rows in enumerate(places.split(self.recipe["batch_size"]), start=1):
                     loss = loss_of(parameters, rows)
@@ -155,9 +149,8 @@ class Learned:
                     if not all(value.isfinite().all() for value in (loss, *parameters.values())):
                         kept = f"; {checkpoint} holds the epochs before" if checkpoint and losses else ""
                         raise FloatingPointError(
-                            f"the loss ({loss.item()}) or the {self.KIND} are not finite in epoch "
-                            f"{epoch + 1}, step {step}: lower lr={options['lr']}, or check features and "
-                            f"masks{kept}"
+                            f"the loss ({loss.item()}) or the {self.KIND} are not finite in epoch {epoch + 1}"
+                            f", step {step}: lower lr={options['lr']}, or check features and masks{kept}"
                         )
                     total += loss.item() * len(rows)
             losses.append(total / n)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,16 +102,8 @@ def zero_shot_map(
     return combine_scales(maps, across or aggregate)
 
 
-class WindowEncoder(Protocol):
-    """What `winclip_map` needs of an encoder, as `encoders.ClipEncoder` has it."""
-
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
-    embed_scales: Callable[..., object]
-
-
 def winclip_map(
-    encoder: WindowEncoder,
+    encoder: Any,
     pixels: Tensor,
     normal: Array,
     anomalous: Array,
@@ -122,12 +114,13 @@ def winclip_map(
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
 
-    scales: window sizes in patches. image_scale: whether the whole image's score takes part. The others are
-    those of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
+    encoder: `encoders.ClipEncoder`. scales: window sizes in patches. image_scale: whether the whole image's
+    score takes part. The others are those of `zero_shot_map`.
+    ValueError for a window larger than the grid, or no scale at all.
     """
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
-    options |= {"aggregate": aggregate}
-    maps = zero_shot_map(found.image, found.windows, encoder.grid, normal, anomalous, **options)
+    own = (found.image, found.windows, encoder.grid)
+    maps = zero_shot_map(*own, normal, anomalous, aggregate=aggregate, **options)
     return upsample(maps, encoder.image_size)
 
 

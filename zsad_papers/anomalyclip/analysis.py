@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import label as components
 from torch import Tensor
@@ -17,7 +18,7 @@ from zsad_core.datasets import stretched_mask
 from zsad_core.dpam import KINDS, attention_weights
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
-from zsad_core.losses import image_loss, local_loss
+from zsad_core.losses import local_loss
 from zsad_core.maps import image_maps
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
@@ -116,7 +117,8 @@ def loss_parts(category: Category, prompts: LearnedPrompts, image: int) -> dict[
     dense = category.features(method.extractor, image)
     texts = prompts.texts(encoder)[0]  # (2, d)
     cosines = dense.tensor("global") @ texts.T  # (1, 2)
-    parts = {"image": image_loss(cosines, torch.tensor([int(category.test.labels[image])]), temperature)}
+    label = torch.tensor([int(category.test.labels[image])])
+    parts = {"image": F.cross_entropy(cosines / temperature, label)}
     mask = torch.from_numpy(stretched_mask(category.test.mask(image), encoder.image_size))[None]
     for patches in dense.starting("local").values():
         cosine = patches @ ((texts[1] - texts[0]) / temperature)  # (1, p)

@@ -21,7 +21,7 @@ OTHERS = {
     "verify": "Compare the result files of two runs.",
     "params": "The notebooks' parameters, with their meanings.",
 }
-OPTIONS = ("profile", "model", "weights", "image_size", "device", "precision", "seed", "cache_dir")
+OPTIONS = ("profile", "model", "weights", "image_size", "device", "cache_dir")
 """Options of the command that go into `options.Options`."""
 FOLDER = click.Path(path_type=Path)
 
@@ -56,8 +56,6 @@ def main() -> None:
 @click.option("--weights", help="An open_clip tag, a checkpoint file, or random.")
 @click.option("--image-size", type=int, help="Edge of anomalyclip's input in pixels.")
 @click.option("--device", help="auto, cpu, cuda, cuda:<number> or mps.")
-@click.option("--precision", type=click.Choice(("fp32", "bf16")))
-@click.option("--seed", type=int, help="Of RWDA's network and of random weights.")
 @click.option("--cache", "cache_dir", help="What is kept between runs; default: the profile's.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options: object) -> None:

@@ -20,12 +20,9 @@ from zsad_core.views import Whole, boxes_of, inference_views
 MADE_BY = ("zsad_predict", "zsad_core.score")
 """This version, and earlier ones, in the `run.json` of a folder of results, which is no folder of images."""
 
-Model = tuple[tuple[int, int], Callable[[Image.Image], Tensor]]
-"""`image_size` and `transform` of an encoder."""
 
-
-class FileChanged(Exception):
-    """The file is no longer the one that its digest was taken of."""
+class FileChanged(BadImage):
+    """The file, whose path is `file`, is no longer the one that its digest was taken of."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +121,24 @@ class Reader:
     def photo(self, path: Path, digest: str) -> tuple[Image.Image, list[str]]:
         """As `images.read_photo`. Raises FileChanged if the file has another digest."""
         if digest_of(path) != digest:
-            raise FileChanged(str(path))
+            raise FileChanged("unreadable", "it changed while it was read", str(path))
         try:
             return read_photo(path, bits=self.bits)
-        except OSError:  # it is gone, just now
-            raise FileChanged(str(path)) from None
+        except OSError:
+            raise FileChanged("unreadable", "it is gone", str(path)) from None
 
-    def tiles(self, file: tuple[Path, str], model: Model, crops: bool | None) -> tuple[Tiles | None, dict]:
+    def tiles(
+        self, file: tuple[Path, str], image_size: tuple[int, int], transform: Callable, crops: bool | None
+    ) -> tuple[Tiles | None, dict]:
         """The tiles of a file with that digest, None if it is no whole image, and its record (status, error
-        and notes). crops: as in `scorers.Scorer`."""
+        and notes). image_size, transform: of an encoder. crops: as in `scorers.Scorer`."""
         try:
             image, notes = self.photo(*file)
+        except FileChanged:
+            raise
         except BadImage as problem:
             return None, {"status": problem.status, "error": problem.reason, "notes": ""}
         boxes = boxes_of(image.width, image.height, self.whole)
-        views = inference_views(image, *model, bool(crops), whole=self.whole)
+        views = inference_views(image, image_size, transform, bool(crops), whole=self.whole)
         tiles = Tiles(views.unflatten(0, (len(boxes), -1)), boxes, (image.height, image.width))
         return tiles, {"status": "scored", "error": "", "notes": "; ".join(notes)}

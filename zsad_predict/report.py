@@ -23,6 +23,7 @@ from pathlib import Path
 import jinja2
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -31,7 +32,7 @@ from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
 from zsad_core.images import BadImage
-from zsad_predict.files import FileChanged, is_result_folder
+from zsad_predict.files import is_result_folder
 from zsad_predict.options import METHODS
 from zsad_predict.result import Result, silent
 
@@ -116,7 +117,7 @@ def _write_maps(
         row = scored.row
         try:
             image = result.image(scored)
-        except (BadImage, FileChanged):
+        except BadImage:
             notes = (table["notes"][row], "gone before it was drawn")
             table.loc[row, "notes"] = "; ".join(filter(None, notes))
             continue
@@ -166,16 +167,8 @@ def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
         has_labels="label" in table,
         bad=table[(table["status"] != "scored") | (table["error"] != "")].head(ROWS).to_dict("records"),
         metrics=result.metrics.replace({"metric": METRICS}).to_dict("records"),
-        provenance=list(_flat(result.facts)),
+        provenance=pd.json_normalize(result.facts, sep=": ").iloc[0].to_dict(),
     )
-
-
-def _flat(facts: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}: ")
-        else:
-            yield f"{before}{name}".replace("_", " "), "none" if value is None else str(value)
 
 
 def _uri(image: Image.Image, kind: str = "JPEG") -> str:

@@ -27,7 +27,7 @@ from zsad_core.images import BadImage
 from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
 from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of
-from zsad_predict.scorers import Scorer, embed
+from zsad_predict.scorers import Scorer, embed, reader_of
 from zsad_predict.thresholds import Threshold
 
 TILES = 32
@@ -44,14 +44,14 @@ class Part(NamedTuple):
     digests: list[str]
     arrays: Callable[[], dict[str, np.ndarray]]
 
-    def records(self) -> list[dict]:
-        return json.loads(self.arrays()["records"].tobytes())
+    def records(self) -> pd.DataFrame:
+        return pd.DataFrame(json.loads(self.arrays()["records"].tobytes()))
 
     def dense(self) -> TileFeatures:
         """The maps, as the array `maps` of tiles; images without a score have no tile."""
-        sizes = pd.DataFrame(self.records())[["height", "width"]].fillna(0).to_numpy(int)
-        found, meta = self.arrays(), pd.DataFrame(index=range(len(self.files)))
-        return TileFeatures(meta, sizes, found["owner"], found["boxes"], {"maps": found["maps"]})
+        found, records = self.arrays(), self.records()
+        sizes = records[["height", "width"]].fillna(0).to_numpy(int)
+        return TileFeatures(records, sizes, found["owner"], found["boxes"], {"maps": found["maps"]})
 
 
 def score_parts(
@@ -84,8 +84,8 @@ def score_parts(
             if digests:
                 arrays()
         except FileChanged as changed:
-            moved = [file for file in digests if str(file.path) == str(changed)]
-            failed.update({f.name: BadImage("unreadable", "it changed while it was read") for f in moved})
+            moved = [file for file in digests if str(file.path) == changed.file]
+            failed.update({file.name: changed for file in moved})
             return cached_part([file for file in digests if file not in moved])
         return Part(list(digests), list(digests.values()), arrays)
 
@@ -112,9 +112,8 @@ def score_part(
     workers: processes that read files ahead. on_progress: called with the number of images scored since.
     """
     records, found, pending = [], [], {}
-    make = partial(reader.tiles, model=scorer.model, crops=scorer.crops)
     files = [(file.path, digest) for file, digest in digests.items()]
-    with closing(made_ahead(files, make, workers=workers)) as made:
+    with closing(made_ahead(files, reader_of(scorer, reader), workers=workers)) as made:
         for number, (image, record) in enumerate(made):
             records.append(record)
             if image is not None:
@@ -145,15 +144,12 @@ def table_of(
     files: Sequence[ImageFile], parts: Sequence[Part], failed: Mapping[str, BadImage]
 ) -> pd.DataFrame:
     """A row a file with `COLUMNS`, and the maximum and the median of its map (NaN without one)."""
-    rows = {}
-    for file in files:
-        rows[file.name] = {"file": file.name, "notes": ""}
-        if problem := file.problem or failed.get(file.name):
-            rows[file.name] |= {"status": problem.status, "error": problem.reason}
-    for part in parts:
-        for file, record in zip(part.files, part.records(), strict=True):
-            rows[file.name] |= record
-    table = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, "map_maximum", "map_median"])
+    scored = [part.records().assign(file=[file.name for file in part.files]) for part in parts]
+    problems = {file.name: file.problem or failed.get(file.name) for file in files}
+    rows = [(name, bad.status, bad.reason, "") for name, bad in problems.items() if bad]
+    others = pd.DataFrame(rows, columns=["file", "status", "error", "notes"])
+    table = pd.concat([others, *scored]).set_index("file").reindex([file.name for file in files])
+    table = table.reset_index().reindex(columns=[*COLUMNS, "map_maximum", "map_median"])
     floats = dict.fromkeys(("score", "map_maximum", "map_median"), "float64")
     return table.astype({**floats, "width": "Int64", "height": "Int64"})
 

@@ -27,7 +27,7 @@ from zsad_predict.annotations import read_annotations, read_prepared, with_metri
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import Options, read_options, run_facts
 from zsad_predict.result import COLUMNS, Result, named, score_parts, table_of
-from zsad_predict.scorers import Scorer, embed, load_scorer
+from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
 from zsad_predict.thresholds import Threshold, check_rule, choose_threshold
 
 MAX_REFERENCES = 100
@@ -55,19 +55,16 @@ def score_folder(
 ) -> Result:
     """Score every image below a folder.
 
-    method: clip, rwda, winclip, winclip_plus or anomalyclip. The default needs nothing and draws a map.
-    options: encoder, weights, device, precision, cache and the methods' options; None: the profile mini.
+    method: of `options.METHODS`. options: None for the profile mini.
     normal: a folder of a few normal images. winclip_plus compares with them; for the others they only set the
         threshold.
-    object_name, prompts_file: see `scorers.load_scorer`.
-    out: a folder for the results, written whole or not at all; one that holds anything but earlier results is
-        refused. None writes nothing.
-    labels, masks: see `annotations.read_annotations`. Without them there are no metrics.
+    object_name, prompts_file: see `scorers.load_scorer`. labels, masks: see `annotations.read_annotations`.
     threshold, threshold_from, threshold_quantile: see `thresholds.choose_threshold`.
-    heat_maps: how many are written, the highest scores first; None: all, so that none is missed.
-    whole: how an image that is not square is seen. "tiles" (WinCLIP's) keeps its shape and loses nothing;
-        "squash" is what this book's pages on RWDA and AnomalyCLIP do.
-    bits: see `images.read_photo`. progress: whether bars count the images.
+    out: a folder for the results; one that holds anything but earlier results is refused. None writes
+    nothing.
+    heat_maps: how many are written, the highest scores first; None: all.
+    whole: "tiles" (WinCLIP's) keeps the shape of an image that is not square; "squash" is what this book's
+        pages on RWDA and AnomalyCLIP do. bits: see `images.read_photo`.
 
     Raises ValueError or OSError with a sentence for the user: options that do not fit, a folder that is not
     there or has no image that can be read, an `out` that holds something else.
@@ -76,11 +73,8 @@ def score_folder(
     options, folder, reader = options or read_options(), Path(folder), Reader(whole, bits)
     if method == "winclip_plus" and normal is None:
         raise ValueError("winclip_plus compares with normal images: give a folder of some, or take winclip")
-    rule = {
-        "threshold": threshold,
-        "threshold_from": threshold_from,
-        "threshold_quantile": threshold_quantile,
-    }
+    rule = {"threshold": threshold, "threshold_from": threshold_from}
+    rule |= {"threshold_quantile": threshold_quantile}
     check_rule(**rule, has_references=normal is not None)
     apart = [path for path in (normal, masks, labels) if path is not None and path != "folders"]
     if out is not None:
@@ -144,9 +138,7 @@ def score_folder(
 
 def empty_result(options: Options) -> Result:
     """The result without any image."""
-    messages = (
-        "There are no images: give a folder, or prepare the dataset of the example (`zsad prepare`).",
-    )
+    messages = ("There are no images: give a folder, or prepare the example's dataset (`zsad prepare`).",)
     table = pd.DataFrame(columns=[*COLUMNS, "map_maximum"])
     threshold = Threshold(np.nan, np.nan, "above a threshold that nothing has set")
     return Result(table, threshold, messages, run_facts(options), "Without images there are no heat maps.")
@@ -188,25 +180,21 @@ def _embedded(
     files: Sequence[ImageFile], scorer: Scorer, reader: Reader
 ) -> tuple[dict[str, TileFeatures], dict[str, BadImage], list[str]]:
     """The features of references by digest, why the others cannot be read, and messages."""
-    embedded, failed, messages = {}, {}, []
+    embedded, failed, unused = {}, {}, 0
     for file in (file for file in files if not file.problem):
         try:
             digest = digest_of(file.path)
+            if digest in embedded or len(embedded) == MAX_REFERENCES:
+                unused += 1
+                continue
+            image, record = reader_of(scorer, reader)((file.path, digest))
+            if image is None:
+                raise BadImage(record["status"], record["error"])
+            embedded[digest] = embed(scorer, [image])
         except BadImage as problem:
             failed[file.name] = problem
-            continue
-        if digest in embedded:
-            messages.append(f"The reference {file.name} is a copy of another one and counts once.")
-        elif len(embedded) == MAX_REFERENCES:
-            messages.append(f"The first {MAX_REFERENCES} references are compared with, not the others.")
-            break
-        else:
-            tiles, record = reader.tiles((file.path, digest), scorer.model, scorer.crops)
-            if tiles is None:
-                failed[file.name] = BadImage(record["status"], record["error"])
-            else:
-                embedded[digest] = embed(scorer, [tiles])
-    return embedded, failed, messages
+    what = f"{unused} references are not compared with: each is a copy of another one, or beyond the first"
+    return embedded, failed, [f"{what} {MAX_REFERENCES}."] if unused else []
 
 
 def _left_out_scores(parts: Sequence[TileFeatures], fit_references: Callable) -> pd.DataFrame:

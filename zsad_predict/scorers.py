@@ -16,19 +16,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from zsad_core import methods
+from zsad_core import image_features, methods
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.checkpoints import SHIPPED
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.fnn import FNN, train_fnn
-from zsad_core.image_features import TileFeatures, clip_extractor, random_word_embeddings, text_embeddings
+from zsad_core.image_features import TileFeatures
 from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
 from zsad_core.references import Memory
 from zsad_core.released_prompts import read_released
-from zsad_predict.files import Model, Tiles
+from zsad_predict.files import Reader, Tiles
 from zsad_predict.options import METHODS, Options
 
 SHIPPED_PROMPTS = SHIPPED / "zsad-mini-prompts.safetensors"
@@ -51,8 +51,7 @@ Detect = Callable[[TileFeatures], Output]
 class Scorer:
     """A method that is ready to score images.
 
-    key: everything that scores depend on besides the images, as plain values.
-    features: from tiles (t, 3, H, W) to named arrays (t, ...).
+    key: everything that scores depend on besides the images and the method, as plain values.
     detect: from features to scores (t,) and maps (t, rows, columns); None for a method that needs references.
     fit_references: makes `detect` from the features of references; `images` counts through all `parts`.
     crops: whether `views` (t, v, d) of a tile are six crops or the whole tile; None: no views are needed.
@@ -62,20 +61,14 @@ class Scorer:
 
     method: str
     encoder: ClipEncoder
+    extractor: image_features.Extractor
     key: Mapping[str, object]
     about_map: str
-    features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
     detect: Detect | None = field(repr=False, default=None)
-    fit_references: Callable[[Sequence[TileFeatures], Sequence[int]], Detect] | None = field(
-        repr=False, default=None
-    )
+    fit_references: Callable[[Sequence[TileFeatures], Sequence[int]], Detect] | None = None
     crops: bool | None = None
     smooth: bool = False
     trained_on: frozenset[int] = frozenset()
-
-    @property
-    def model(self) -> Model:
-        return self.encoder.image_size, self.encoder.transform
 
 
 def load_scorer(
@@ -102,10 +95,16 @@ def load_scorer(
     return make(method, options, encoder, object_name)
 
 
+def reader_of(scorer: Scorer, reader: Reader) -> Callable[[tuple[Path, str]], tuple[Tiles | None, dict]]:
+    """`Reader.tiles` for a method, which can be pickled."""
+    own = {"image_size": scorer.extractor.image_size, "transform": scorer.extractor.transform}
+    return partial(reader.tiles, **own, crops=scorer.crops)
+
+
 def embed(scorer: Scorer, images: Sequence[Tiles]) -> TileFeatures:
     """The features of images, all encoded at once."""
     views = torch.cat([image.views for image in images])  # (t, v, 3, H, W)
-    arrays = {name: value.numpy() for name, value in scorer.features(views[:, 0]).items()}
+    arrays = {name: value.numpy() for name, value in scorer.extractor.features(views[:, 0]).items()}
     if scorer.crops is not None:
         embedded = scorer.encoder.embed_images(views.flatten(0, 1), normalize=False)
         arrays["views"] = embedded.unflatten(0, views.shape[:2]).numpy()
@@ -115,11 +114,6 @@ def embed(scorer: Scorer, images: Sequence[Tiles]) -> TileFeatures:
     return TileFeatures(pd.DataFrame(index=range(len(images))), sizes, owner, boxes, arrays)
 
 
-def _key(method: str, encoder: ClipEncoder, **more: object) -> dict[str, object]:
-    ids = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
-    return {"method": method, **ids, **more}
-
-
 def _numbers(*values: Tensor | np.ndarray) -> str:
     return content_key(numbers=[np.asarray(value, float).ravel().tolist() for value in values])
 
@@ -127,14 +121,6 @@ def _numbers(*values: Tensor | np.ndarray) -> str:
 def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: str) -> Scorer:
     """CLIP's s_pr (RWDA, Sec. 3.1), at the temperature that the weights were trained with, or RWDA's s_FNN
     (Sec. 3.3). Where the model has patch tokens, with maps that the papers do not have."""
-    if method == "clip":
-        texts = text_embeddings(encoder, prompt_pair(object_name), options.cache_dir)  # (2, d)
-        temperature = options.temperature or encoder.temperature
-        score = partial(methods.clip, texts=tuple(texts), temperature=temperature)
-        key = _key(method, encoder, texts=_numbers(texts), temperature=temperature)
-    else:
-        fnn, key = _fnn(options, encoder)
-        score = partial(methods.rwda, fnn=fnn)
     has_map = encoder.has_class_token
 
     def features(tiles: Tensor) -> dict[str, Tensor]:
@@ -142,6 +128,16 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
             return {}
         last, first = encoder.depth, quarter_blocks(encoder.depth)[0]
         return {"local": encoder.embed_patches(tiles, (last,), "vv", first, normalize=False)[last]}
+
+    extractor = image_features.encoder_extractor(encoder, features)
+    if method == "clip":
+        texts = image_features.text_embeddings(encoder, prompt_pair(object_name), options.cache_dir)  # (2, d)
+        temperature = options.temperature or encoder.temperature
+        score = partial(methods.clip, texts=tuple(texts), temperature=temperature)
+        key = {**extractor.key, "texts": _numbers(texts), "temperature": temperature}
+    else:
+        fnn, key = _fnn(options, encoder, extractor.key)
+        score = partial(methods.rwda, fnn=fnn)
 
     def detect(dense: TileFeatures) -> Output:
         scores = score(dense.tensor("views")).scores
@@ -152,20 +148,20 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
 
     key |= {"crops": options.multi_crop}
     about = MAPS[method] if has_map else NO_MAP
-    return Scorer(method, encoder, key, about, features, detect, crops=options.multi_crop)
+    return Scorer(method, encoder, extractor, key, about, detect, crops=options.multi_crop)
 
 
-def _fnn(options: Options, encoder: ClipEncoder) -> tuple[FNN, dict[str, object]]:
+def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> tuple[FNN, dict[str, object]]:
     """RWDA's network of the profile's first seed, kept in the cache, and its key. It trains on n_pairs pairs
     of random words, all that are drawn: the profile's pool takes much longer to embed."""
     names = {"seed", "epochs", "batch_size", "lr", "weight_decay", "dropout", "hidden"}
     own = options.model_dump(include=names)
-    key = _key("rwda", encoder, n_pairs=options.n_pairs, alphabet=options.alphabet)
-    key |= {**own, "hidden": list(options.hidden)}
+    key = {**key, **own, "hidden": list(options.hidden)}
+    key |= {"n_pairs": options.n_pairs, "alphabet": options.alphabet}
 
     def train() -> dict[str, np.ndarray]:
         words = {"seed": options.seed, "alphabet": ALPHABETS[options.alphabet]}
-        pairs = random_word_embeddings(encoder, options.cache_dir, options.n_pairs, **words)
+        pairs = image_features.random_word_embeddings(encoder, options.cache_dir, options.n_pairs, **words)
         return {name: value.numpy() for name, value in train_fnn(*pairs, **own).state_dict().items()}
 
     state = cached_arrays(Path(options.cache_dir) / "fnn", "your_images", key, train)
@@ -177,13 +173,10 @@ def _fnn(options: Options, encoder: ClipEncoder) -> tuple[FNN, dict[str, object]
 def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: str) -> Scorer:
     plus = method == "winclip_plus"
     if plus and encoder.is_resnet:
-        raise ValueError(
-            f"winclip_plus compares patch tokens, which {encoder.model_id} has not: take winclip, or a "
-            "Vision Transformer"
-        )
+        what = f"winclip_plus compares patch tokens, which {encoder.model_id} has not"
+        raise ValueError(f"{what}: take winclip, or a Vision Transformer")
     texts = category_texts(encoder, object_name, options.cache_dir)
     temperature = options.temperature or encoder.temperature
-
     zero_shot = partial(methods.winclip, texts=texts, grid=encoder.grid, temperature=temperature)
 
     def patches(dense: TileFeatures) -> Tensor:
@@ -196,11 +189,11 @@ def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: s
     def fit_references(parts: Sequence[TileFeatures], images: Sequence[int]) -> Detect:
         return partial(with_memory, memory=methods.fit_references(parts, images, patches))
 
-    extractor = clip_extractor(encoder, options.scales, (encoder.depth,) if plus else ())
-    key = _key(method, encoder, texts=_numbers(*texts), temperature=temperature, crops=options.multi_crop)
-    key |= {"scales": list(options.scales)}
+    extractor = image_features.clip_extractor(encoder, options.scales, (encoder.depth,) if plus else ())
+    key = {**extractor.key, "texts": _numbers(*texts), "temperature": temperature}
+    key |= {"crops": options.multi_crop}
     own = {"fit_references": fit_references} if plus else {"detect": zero_shot}
-    return Scorer(method, encoder, key, MAPS[method], extractor.features, crops=options.multi_crop, **own)
+    return Scorer(method, encoder, extractor, key, MAPS[method], crops=options.multi_crop, **own)
 
 
 def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Path | None) -> Scorer:
@@ -208,9 +201,9 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
     texts, temperature = prompts.texts(encoder, [object_name])[0], prompts.config.temperature  # (2, d)
     extractor = methods.extractor_of(encoder, prompts.config)
     detect = partial(methods.anomalyclip, texts=texts, grid=encoder.grid, temperature=temperature)
-    key = _key("anomalyclip", encoder, texts=_numbers(texts), temperature=temperature) | extractor.key
+    key = {**extractor.key, "texts": _numbers(texts), "temperature": temperature}
     own = {"smooth": True, "trained_on": frozenset(prompts.trained_on.tolist())}
-    return Scorer("anomalyclip", encoder, key, MAPS["anomalyclip"], extractor.features, detect, **own)
+    return Scorer("anomalyclip", encoder, extractor, key, MAPS["anomalyclip"], detect, **own)
 
 
 def read_prompts(encoder: ClipEncoder, path: str | Path | None = None) -> LearnedPrompts:

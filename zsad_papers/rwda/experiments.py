@@ -48,7 +48,7 @@ def pool(settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: s
     """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d)."""
     options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
     return random_word_embeddings(
-        encoder, settings.cache_dir, settings.pool_pairs, normal, anomaly, **options
+        encoder, settings.cache_dir, settings.pool_pairs, normal=normal, anomaly=anomaly, **options
     )
 
 

@@ -29,7 +29,7 @@ from huggingface_hub import try_to_load_from_cache
 from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
-from zsad_papers.common.data import dataset_named, missing
+from zsad_papers.common.data import dataset_named, missing, places_of
 from zsad_papers.common.settings import Settings, read_settings
 
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
@@ -154,10 +154,7 @@ def size_of(url: str, timeout: float) -> str:
 
 def check_datasets(settings: Settings) -> Iterator[Check]:
     """One line or more for each dataset that stands in some place."""
-    places: dict[str, list[str]] = {}
-    for place, name in settings.datasets.items():
-        if name:
-            places.setdefault(name, []).append(place)
+    places = places_of(settings)
     for name, own in places.items():
         lacking = missing(settings, own[:1])
         if lacking and name.startswith(MADE):

@@ -45,6 +45,15 @@ def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
     return {role: name for role, name in places.items() if name and is_prepared(settings, name)}
 
 
+def places_of(settings: Settings) -> dict[str, list[str]]:
+    """{prepared dataset: the published ones in whose place it is}, of all that the settings name."""
+    places: dict[str, list[str]] = {}
+    for role, name in settings.datasets.items():
+        if name:
+            places.setdefault(name, []).append(role)
+    return places
+
+
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
     """For a page's reader, of each role without a prepared dataset: what is missing and how to get it."""
     lines = []

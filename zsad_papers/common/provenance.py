@@ -23,7 +23,7 @@ import psutil
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_papers.common.data import dataset_named, is_prepared
+from zsad_papers.common.data import dataset_named, is_prepared, places_of
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -45,10 +45,7 @@ def run_line(
     datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
     paper: whose encoder and seeds are named, if any.
     """
-    places: dict[str, list[str]] = {}
-    for place, dataset in settings.datasets.items():
-        if dataset:
-            places.setdefault(dataset, []).append(place)
+    places = places_of(settings)
     names = list(dict.fromkeys(places if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
     changed = changed_parameters(settings)

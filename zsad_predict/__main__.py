@@ -100,7 +100,7 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
         sys.exit(1)
     if not quiet:
         print(summary(result, out))
-    sys.exit(3 if (result.table["error"] != "").any() else 0)
+    sys.exit(3 if len(result.bad) else 0)
 
 
 def run_other(name: str, arguments: tuple[str, ...]) -> None:
@@ -114,16 +114,10 @@ def run_other(name: str, arguments: tuple[str, ...]) -> None:
     sys.exit(command(list(arguments)))
 
 
+_OPTIONS = {"ignore_unknown_options": True, "help_option_names": []}
 for _name, _help in OTHERS.items():
-    main.add_command(
-        click.Command(
-            _name,
-            help=_help,
-            callback=partial(run_other, _name),
-            params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
-            context_settings={"ignore_unknown_options": True, "help_option_names": []},
-        )
-    )
+    _arguments = [click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)]
+    main.add_command(click.Command(_name, _OPTIONS, partial(run_other, _name), _arguments, _help))
 
 if __name__ == "__main__":
     main(prog_name="zsad")

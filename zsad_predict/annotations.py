@@ -18,12 +18,12 @@ import pandas as pd
 from sklearn.exceptions import UndefinedMetricWarning
 from tqdm import tqdm
 
-from zsad_core.datasets import COLUMNS, load_dataset, stretched_mask
+from zsad_core.datasets import stretched_mask
 from zsad_core.images import BadImage, read_mask
 from zsad_core.maps import scaled_size
 from zsad_core.metrics import aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
-from zsad_predict.files import ImageFile, find_files
+from zsad_predict.files import find_files
 from zsad_predict.result import Result, silent
 
 GOOD = ("good", "ok", "normal")
@@ -83,21 +83,6 @@ def read_annotations(
     return Annotations(f"the file {Path(labels).name}", known, found, messages)
 
 
-def read_prepared(folder: Path) -> tuple[list[ImageFile], Annotations] | None:
-    """The test split of a prepared folder, one with this book's meta.csv; None for any other folder."""
-    try:
-        if sorted(pd.read_csv(folder / "meta.csv", nrows=0).columns) != sorted(COLUMNS):
-            return None
-    except (OSError, ValueError):
-        return None
-    part = load_dataset(folder).select(split="test")
-    names = part.meta["image"].tolist()
-    masks = {name: folder / mask for name, mask in zip(names, part.meta["mask"], strict=True) if mask}
-    labels = dict(zip(names, part.labels.tolist(), strict=True))
-    known = Annotations("meta.csv, its test split", labels, masks if part.has_masks else None)
-    return [ImageFile(name, folder / name) for name in sorted(names)], known
-
-
 def _owners(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, list[str]]:
     """The images that each key belongs to: by the path or, where no path is the key, by the bare name. names:
     of each image, what keys are compared with."""
@@ -127,9 +112,7 @@ def read_labels(file: Path) -> dict[str, int]:
     if not file.is_file():
         raise FileNotFoundError(f"no file of labels {file}: give a CSV file, or the word folders")
     try:
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-        )
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ValueError as error:  # of pandas, or of an encoding that is not UTF-8
         raise ValueError(f"{file} is not a CSV file with the columns file and label: {error}") from None
     if not {"file", "label"} <= set(table.columns):
@@ -217,11 +200,9 @@ def _image_metrics(own: pd.DataFrame, source: str) -> list[tuple]:
 
 
 def _pixel_metrics(histogram: PixelHistogram) -> list[tuple]:
-    names = ("auroc", "pro", "f1max")
-    if not histogram.images:
-        return [("pixel", name, math.nan, "undefined: no image has a mask that fits") for name in names]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UndefinedMetricWarning)
-        found = histogram.metrics()
-    note = "undefined: one kind of pixel only" if math.isnan(found[0]) else f"{histogram.images} images"
-    return [("pixel", name, value, note) for name, value in zip(names, found, strict=True)]
+    found, note = (math.nan,) * 3, "undefined: no image has a mask that fits"
+    if histogram.images:
+        with warnings.catch_warnings(action="ignore", category=UndefinedMetricWarning):
+            found = histogram.metrics()
+        note = "undefined: one kind of pixel only" if math.isnan(found[0]) else f"{histogram.images} images"
+    return [("pixel", name, value, note) for name, value in zip(("auroc", "pro", "f1max"), found)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from zsad_core.views import Whole, boxes_of, inference_views
 
 MADE_BY = ("zsad_predict", "zsad_core.score")
 """This version, and earlier ones, in the `run.json` of a folder of results, which is no folder of images."""
+PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")
+"""How the `meta.csv` of a prepared dataset begins."""
 
 
 class FileChanged(BadImage):
@@ -47,6 +50,9 @@ def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> tuple[li
         raise FileNotFoundError(f"no folder {folder}: correct the path")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: expected a folder of images")
+    if (folder / "meta.csv").is_file() and PREPARED.match((folder / "meta.csv").read_bytes()):
+        own = "<category>/test in it, with the labels `folders` and the masks <category>/ground_truth"
+        raise ValueError(f"{folder} is a prepared dataset: give {own}")
     files, passed_over, waiting = [], Counter(), [folder]
     while waiting:
         current = waiting.pop()

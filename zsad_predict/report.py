@@ -144,28 +144,22 @@ def _chosen(result: Result) -> tuple[list[int], list[int]]:
 
 def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
     """One HTML page that needs no other file and no network."""
-    table, threshold, ranked = result.table, result.threshold, result.ranked
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:.4g}".format
     template = environment.from_string((resources.files("zsad_predict") / "report.html").read_text("utf-8"))
     top, sample = (
-        [{**table.loc[row].to_dict(), "pictures": pictures.get(row, ("", ""))} for row in rows]
+        [{**result.table.loc[row].to_dict(), "pictures": pictures.get(row, ("", ""))} for row in rows]
         for rows in _chosen(result)
     )
+    histogram = score_histogram(result.ranked["score"], result.threshold.value, result.references)
     return template.render(
         result=result,
         method=METHODS[result.facts["method"]],
-        n_scored=len(ranked),
-        n_anomalous=int((ranked["decision"] == "anomalous").sum()),
-        histogram=_uri(score_histogram(ranked["score"], threshold.value, result.references), "PNG"),
+        histogram=_uri(histogram, "PNG"),
         colour_bar=_uri(colour_bar(), "PNG") if result.has_maps else "",
-        scale=result.scale if result.has_maps else (0, 0),
-        map_threshold=threshold.map_value if math.isfinite(threshold.map_value) else None,
         top=top,
         sample=sample,
-        rows=ranked.head(ROWS).to_dict("records"),
-        has_labels="label" in table,
-        bad=table[(table["status"] != "scored") | (table["error"] != "")].head(ROWS).to_dict("records"),
+        n_rows=ROWS,
         metrics=result.metrics.replace({"metric": METRICS}).to_dict("records"),
         provenance=pd.json_normalize(result.facts, sep=": ").iloc[0].to_dict(),
     )

@@ -203,6 +203,11 @@ class Result:
         return bool(self.table["map_maximum"].notna().any())
 
     @property
+    def bad(self) -> pd.DataFrame:
+        """The rows of files with a problem."""
+        return self.table[self.table["error"] != ""]
+
+    @property
     def ranked(self) -> pd.DataFrame:
         """The rows of the scored images, the highest score first."""
         scored = self.table[self.table["status"] == "scored"]
@@ -242,15 +247,14 @@ class Result:
 def summary(result: Result, out: Path) -> str:
     """What a person at a terminal wants to know."""
     flagged = result.ranked[result.ranked["decision"] == "anomalous"]
-    bad = result.table[result.table["error"] != ""]
     lines = [
         f"{len(result.table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",
         f"Anomalous is what scores {result.threshold.rule}.",
         *(f"  {row.score:.4g}  {row.file}" for row in flagged.head(5).itertuples()),
         *(f"Note: {message}" for message in result.messages),
     ]
-    if len(bad):
-        lines.append(f"{len(bad)} with a problem: {named(bad)}")
+    if len(result.bad):
+        lines.append(f"{len(result.bad)} with a problem: {named(result.bad)}")
     for row in result.metrics.itertuples():
         value = "undefined" if np.isnan(row.value) else f"{row.value:.3f}"
         lines.append(f"{row.task} {row.metric}: {value} ({row.note})")

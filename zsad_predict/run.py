@@ -23,7 +23,7 @@ from zsad_core.image_features import TileFeatures
 from zsad_core.images import BadImage
 from zsad_core.views import Whole
 from zsad_predict import report
-from zsad_predict.annotations import read_annotations, read_prepared, with_metrics
+from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import Options, read_options, run_facts
 from zsad_predict.result import COLUMNS, Result, named, score_parts, table_of
@@ -80,11 +80,9 @@ def score_folder(
     if out is not None:
         report.check_out(Path(out), [folder, *apart])
 
-    prepared = read_prepared(folder) if labels is None and masks is None else None
-    files, passed_over = (prepared[0], {}) if prepared else find_files(folder, apart)
+    files, passed_over = find_files(folder, apart)
     messages = [f"Passed over in the folder: {n}, {reason}." for reason, n in passed_over.items()]
-    names = [file.name for file in files]
-    known = prepared[1] if prepared else read_annotations(names, labels, masks)
+    known = read_annotations([file.name for file in files], labels, masks)
     if all(file.problem for file in files):
         raise ValueError(f"nothing in {folder} can be scored: {named(table_of(files, [], {}))}")
     with warnings.catch_warnings(record=True) as caught:
@@ -207,15 +205,13 @@ def _left_out_scores(parts: Sequence[TileFeatures], fit_references: Callable) ->
 
 
 def _notes(
-    table: pd.DataFrame, digests: Mapping[str, str], trained_on: frozenset[int], references: Sequence[str]
+    table: pd.DataFrame, digests: Mapping[str, str], trained_on: frozenset[str], references: Sequence[str]
 ) -> list[str]:
     """The notes of the table, and others on images that are references, or that trained the prompts."""
     notes = []
     for name, note in zip(table["file"], table["notes"], strict=True):
-        digest, own = digests.get(name, ""), [note]
-        if digest in references:
-            own.append("also a normal reference")
-        if digest and int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True) in trained_on:
-            own.append("the prompts were learned from it, so its score is not zero-shot")
-        notes.append("; ".join(filter(None, own)))
+        digest = digests.get(name, "")
+        reference = "also a normal reference" if digest in references else ""
+        seen = "the prompts were learned from it, so its score is not zero-shot"
+        notes.append("; ".join(filter(None, (note, reference, seen if digest[:16] in trained_on else ""))))
     return notes

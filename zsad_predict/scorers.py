@@ -56,7 +56,7 @@ class Scorer:
     fit_references: makes `detect` from the features of references; `images` counts through all `parts`.
     crops: whether `views` (t, v, d) of a tile are six crops or the whole tile; None: no views are needed.
     about_map: a sentence for readers. smooth: whether maps are smoothed as AnomalyCLIP's are.
-    trained_on: `auxiliary.image_hashes` of images whose scores are not zero-shot.
+    trained_on: the first 16 digits of the digests of images whose scores are not zero-shot.
     """
 
     method: str
@@ -68,7 +68,7 @@ class Scorer:
     fit_references: Callable[[Sequence[TileFeatures], Sequence[int]], Detect] | None = None
     crops: bool | None = None
     smooth: bool = False
-    trained_on: frozenset[int] = frozenset()
+    trained_on: frozenset[str] = frozenset()
 
 
 def load_scorer(
@@ -202,7 +202,8 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
     extractor = methods.extractor_of(encoder, prompts.config)
     detect = partial(methods.anomalyclip, texts=texts, grid=encoder.grid, temperature=temperature)
     key = {**extractor.key, "texts": _numbers(texts), "temperature": temperature}
-    own = {"smooth": True, "trained_on": frozenset(prompts.trained_on.tolist())}
+    trained_on = frozenset(f"{number % 2**64:016x}" for number in prompts.trained_on.tolist())
+    own = {"smooth": True, "trained_on": trained_on}
     return Scorer("anomalyclip", encoder, extractor, key, MAPS["anomalyclip"], detect, **own)
 
 

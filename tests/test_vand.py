@@ -132,13 +132,12 @@ def test_sentences_of_the_ensemble() -> None:
 
 
 def test_texts_are_means_of_unit_embeddings(encoder: ClipEncoder, tmp_path: Path) -> None:
-    found = vand_texts(encoder, "metal_nut")
+    found = vand_texts(encoder, "metal_nut", tmp_path)
     for side, sentences in zip(found, compositional_ensemble("metal nut", STATES, TEMPLATES), strict=True):
         raw = encoder.embed_text(sentences, normalize=False)  # (k, d)
         mean = (raw / raw.norm(dim=1, keepdim=True)).mean(0)
         assert_close(side, mean / mean.norm())
-    for _ in range(2):  # computed, and read
-        assert_close(vand_texts(encoder, "metal_nut", tmp_path), found)
+    assert_close(vand_texts(encoder, "metal_nut", tmp_path), found)  # read
 
 
 def test_features_are_blocks_of_the_ordinary_path(
@@ -200,7 +199,10 @@ def test_one_step_is_that_of_the_written_out_loss(
     for layer, linear in modules.items():
         logits = [
             plain_logits(
-                dense.tensor(f"layer/{layer}"), linear, vand_texts(encoder, category), drawn.recipe["scale"]
+                dense.tensor(f"layer/{layer}"),
+                linear,
+                vand_texts(encoder, category, tmp_path),
+                drawn.recipe["scale"],
             )
             for category, dense in zip(dataset.categories, found, strict=True)
         ]
@@ -273,17 +275,17 @@ def test_detector_on_a_category(
 ) -> None:
     category = dataset.select(category="metal_nut")
     parts = compute_features(vand_extractor(encoder), category, tmp_path, whole="squash")
-    detect = vand_detector(encoder, learned, "metal_nut")
+    detect = vand_detector(encoder, learned, "metal_nut", tmp_path)
     dense = parts[0].load()
     (output,) = detect(dense).values()
     assert output.maps.shape == (6, 24, 24) and 0 <= output.maps.min() <= output.maps.max() <= 1
-    texts = vand_texts(encoder, "metal_nut")
+    texts = vand_texts(encoder, "metal_nut", tmp_path)
     expected = (learned.recipe["scale"] * F.normalize(dense.tensor("image"), dim=-1) @ texts.T).softmax(-1)[
         :, 1
     ]
     assert_close(output.scores.float(), expected)
     untrained = train_adapters(encoder, dataset, epochs=0, progress=False)
-    before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut"))
+    before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut", tmp_path))
     after = experiment.measure(parts, detect)  # has seen these images
     np.testing.assert_array_equal(after["/scores"], before["/scores"])  # nothing learned is in them
     assert after["/scores"].shape == (6,) and after["/pixel"][0] > max(0.75, before["/pixel"][0])
@@ -310,7 +312,7 @@ def test_what_is_refused(
 ) -> None:
     other = load_encoder("zsad-mini", "random", device="cpu")
     with pytest.raises(ValueError, match="these adapters were learned with tiny.*zsad-mini"):
-        vand_detector(other, learned, "carpet")
+        vand_detector(other, learned, "carpet", tmp_path)
     with pytest.raises(ValueError, match="6 of 6 images of aux trained these adapters"):
         learned.refuse_training_images(dataset.select(category="metal_nut"))
     learned.refuse_training_images(make(tmp_path / "fresh", first=1))

@@ -43,20 +43,14 @@ class Backbone:
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """(3, H, W) float32 from a PIL image of any size and mode, by the same steps as `ClipEncoder`.
-
-        Shorter edge to `image_size` (bicubic, antialiased), centre crop, mean and standard deviation of the
-        weights. WinCLIP resizes so for its baselines too (Supplement A), where their own papers scale the
-        shorter edge to 256 and crop 224.
-        """
+        """(3, H, W) float32 from a PIL image of any size and mode, by the same steps as `ClipEncoder`, as
+        WinCLIP does for its baselines too (Supplement A). Their own papers resize to 256 and crop 224."""
         return self.transform(to_rgb(image))
 
     @torch.no_grad()
     def feature_maps(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Layer -> (n, rows, columns, channels) float32 on the CPU, from preprocessed images (n, 3, H, W).
-
-        H and W may differ from `image_size`; the network is convolutional. In batches of bounded memory.
-        """
+        """Layer -> (n, rows, columns, channels) float32 on the CPU, from preprocessed images (n, 3, H, W) of
+        any size; the network is convolutional."""
         if not pixels.is_floating_point() or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
                 f"expected images as a float tensor (n, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}; "

@@ -57,8 +57,8 @@ def spade(
     nearest references (Eq. 2). Map: distance of each position to the nearest feature among all positions of
     these references (Eq. 3). Distances are squared Euclidean ones, as the paper prints them.
 
-    All layers are resized to the largest grid and compared as one long feature; the paper has one feature per
-    position. What WinCLIP's own re-implementation did is not known.
+    All layers are resized to the largest grid and compared as one long feature, one per position as in the
+    paper. What WinCLIP's own re-implementation did is not known.
     """
     names = [*layers, *({global_layer} - set(layers))]
     kept = checked_maps("references", references, names)
@@ -73,7 +73,8 @@ def spade(
         found, _ = _nearest(own.flatten(0, 1), gallery.flatten(0, 2), 1)
         return distances.square().float().mean(), found.square().reshape(own.shape[:2])
 
-    return _predict(checked_maps("queries", query, names, shapes_of(kept)), size, score)
+    shapes = {name: x.shape[1:] for name, x in kept.items()}
+    return _predict(checked_maps("queries", query, names, shapes), size, score)
 
 
 class Gaussians(NamedTuple):
@@ -108,7 +109,8 @@ def padim_memory(references: FeatureMaps, layers: Sequence[str], seed: int = 0) 
         _, singular_values, directions = torch.linalg.svd(deviations, full_matrices=False)
         axes.append(directions.float())  # (256, r, d)
         variances.append(singular_values.square().float())
-    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels, shapes_of(maps))
+    shapes = {name: tuple(x.shape[1:]) for name, x in maps.items()}
+    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels, shapes)
 
 
 def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
@@ -119,9 +121,7 @@ def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
     """
 
     def score(image: dict[str, Tensor]) -> tuple[float, Tensor]:
-        features = _concatenate(image.values(), "nearest-exact")[
-            0, ..., memory.channels
-        ]  # (rows, columns, d)
+        features = _concatenate(image.values(), "nearest-exact")[0][..., memory.channels]
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
         rest = deviations - torch.einsum("prd,pr->pd", memory.axes, along)
@@ -216,16 +216,11 @@ def checked_maps(
         if shapes is not None and tuple(x.shape[1:]) != shapes[name]:
             raise ValueError(
                 f"{what}: {name} has (rows, columns, channels) {tuple(x.shape[1:])}, in the references "
-                f"{shapes[name]}; take both from one backbone, at one image size"
+                f"{tuple(shapes[name])}; take both from one backbone, at one image size"
             )
         if not x.isfinite().all():
             raise ValueError(f"{what}: {name} holds NaN or infinite features; check images and weights")
     return checked
-
-
-def shapes_of(maps: FeatureMaps) -> dict[str, tuple[int, ...]]:
-    """(rows, columns, channels) by layer."""
-    return {name: tuple(x.shape[1:]) for name, x in maps.items()}
 
 
 def one_by_one(maps: FeatureMaps) -> list[dict[str, Tensor]]:

@@ -76,9 +76,7 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
                 pixels = torch.from_numpy(images).to(backbone.device, torch.float32)
                 loss = loss_of(*network.train()(pixels))
                 if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} in epoch {epoch + 1}: check the images"
-                    )
+                    raise FloatingPointError(f"loss {loss.item()} in epoch {epoch + 1}: check the images")
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -116,10 +114,7 @@ def _pixels(normal: AnomalyDataset, backbone: Backbone, folder: str) -> list[np.
 
 
 def _network(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
-    """Teacher and new student as one module, and the loss.
-
-    anomalib takes seconds to import: only when it is needed.
-    """
+    """Teacher and new student as one module, and the loss. anomalib takes seconds to import, so only here."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about parts that are not used here

@@ -5,10 +5,7 @@
 
 Only W_l and b_l are learned, from masks of an auxiliary dataset; the texts are a frozen hand-written ensemble
 for each category. Logits are upsampled before the softmax, so maps are made at the size of the input. The
-image score takes nothing that was learned.
-
-Images go through the frozen tower once, as for prompt learning (`zsad_core.auxiliary`), and so do the mosaics
-that replace some when it is trained on MVTec. All is float32; the original computes with mixed precision.
+image score takes nothing that was learned. All is float32; the original computes with mixed precision.
 """
 
 from __future__ import annotations
@@ -70,22 +67,13 @@ class Adapters(Learned):
     @property
     def layers(self) -> tuple[int, ...]:
         """The 1-based blocks that are read."""
-        return tuple(
-            sorted(int(name.split("/")[1]) for name in self.parameters if name.startswith("weight/"))
-        )
+        return tuple(sorted({int(name.split("/")[1]) for name in self.parameters}))
 
 
-def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path | None = None) -> Tensor:
-    """(2, d) unit text embeddings, normal first: the mean of the unit embeddings of 245 and 175 sentences.
-
-    cache_dir: where the sentences' embeddings are kept; None: nowhere.
-    """
+def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path) -> Tensor:
+    """(2, d) unit text embeddings, normal first: the mean of the unit embeddings of 245 and 175 sentences."""
     sides = compositional_ensemble(object_name(category), STATES, TEMPLATES)
-    sentences = [*sides[0], *sides[1]]
-    if cache_dir is None:
-        vectors = encoder.embed_text(sentences)  # (420, d)
-    else:
-        vectors = torch.from_numpy(text_embeddings(encoder, sentences, cache_dir))
+    vectors = torch.from_numpy(text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir))  # (420, d)
     groups = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
     return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
 
@@ -134,8 +122,7 @@ def train_adapters(
         trained on MVTec, 0 on VisA.
     split, cache_dir, checkpoint: as in `prompt_learning.train_prompts`.
     Equal seeds give equal layers, bit for bit, on one machine; the global random state is left as it was.
-
-    Raises ValueError without masks, FloatingPointError when the loss is not finite.
+    Raises ValueError without masks, and the errors of `Learned.trained`.
     """
     if not min(batch_size, lr) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
         raise ValueError(
@@ -155,8 +142,7 @@ def train_adapters(
         material = auxiliary_of(chosen, extractor, folder)
         if not material.has_masks:
             raise ValueError(
-                f"{dataset.name} has no anomalous image with a mask, and VAND learns from nothing else; "
-                "choose another auxiliary set"
+                f"{dataset.name} has no anomalous image with a mask; choose another auxiliary set"
             )
         n = len(material)
         if mosaic:
@@ -219,9 +205,7 @@ def vand_maps(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     return sum(x.sigmoid() for x in maps) / len(maps)
 
 
-def vand_detector(
-    encoder: ClipEncoder, adapters: Adapters, category: str, cache_dir: str | Path | None = None
-) -> Detector:
+def vand_detector(encoder: ClipEncoder, adapters: Adapters, category: str, cache_dir: str | Path) -> Detector:
     """VAND on features of `vand_extractor`: scores (t,), maps (t, H, W) at the encoder's image size.
 
     The image score compares the ordinary global feature with the texts, without the adapters.

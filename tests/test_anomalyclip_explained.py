@@ -31,7 +31,7 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="module")
 def grid_category(settings: Settings, large: ClipEncoder) -> Category:
-    return next(c for c in anomalyclip_figures.squashed(settings, large, "mvtec") if c.name == "grid")
+    return next(c for c in anomalyclip_experiments.squashed(settings, large, "mvtec") if c.name == "grid")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.methods import extractor_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.windows import upsample
+from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.anomalyclip import figures as anomalyclip_figures
 from zsad_papers.anomalyclip.experiments import measured, method_of
 from zsad_papers.common.experiment import Category
@@ -40,7 +41,7 @@ def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
 
 @pytest.fixture(scope="module")
 def nut(settings: Settings, large: ClipEncoder) -> Category:
-    return next(c for c in anomalyclip_figures.squashed(settings, large, "mvtec") if c.name == "hex_nut")
+    return next(c for c in anomalyclip_experiments.squashed(settings, large, "mvtec") if c.name == "hex_nut")
 
 
 # maps
@@ -74,7 +75,7 @@ def test_each_method_has_its_own_map(
 
 
 def test_training_images_are_refused(settings: Settings, large: ClipEncoder, prompts: LearnedPrompts) -> None:
-    trained = anomalyclip_figures.squashed(settings, large, "visa")[0]
+    trained = anomalyclip_experiments.squashed(settings, large, "visa")[0]
     with pytest.raises(ValueError, match="not zero-shot"):
         anomalyclip_figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
     assert len(anomalyclip_figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
@@ -91,9 +92,9 @@ def test_without_datasets_there_is_nothing_and_no_warning(
 ) -> None:
     none = settings_of(datasets={"mvtec": "elsewhere"})
     assert (
-        anomalyclip_figures.squashed(none, large, "mvtec")
+        anomalyclip_experiments.squashed(none, large, "mvtec")
         == []
-        == anomalyclip_figures.squashed(none, large, "visa")
+        == anomalyclip_experiments.squashed(none, large, "visa")
     )
     assert anomalyclip_figures.prompt_sources(none, large, "mvtec", ["CLIP", "CoOp", "VAND"]) == {
         "CLIP": None

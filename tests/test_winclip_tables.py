@@ -345,7 +345,7 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
         name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5, "kind": "hole"})
         for name, own in images.items()
     }
-    monkeypatch.setattr(winclip_tables, "within_images", lambda c: frames[c.name])
+    monkeypatch.setattr(winclip_tables.experiments, "within_images", lambda c: frames[c.name])
     named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
     row, kept = winclip_tables.small_defects(named)
     expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic

@@ -14,16 +14,8 @@ from skimage.measure import block_reduce
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
+from zsad_papers.anomalyclip import experiments
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
-from zsad_papers.anomalyclip.experiments import (
-    Method,
-    auxiliary_role,
-    learned_adapters,
-    learned_prompts,
-    measured,
-    method_of,
-    squashed,
-)
 from zsad_papers.baselines.vand import Adapters
 from zsad_papers.common import galleries
 from zsad_papers.common.data import has_masks, missing
@@ -66,20 +58,20 @@ def prompt_sources(
             f"methods={tuple(methods)}, windows={windows}: expected some of {', '.join(METHODS)}, and for "
             "WinCLIP its encoder, `data.encoder_of(settings)`"
         )
-    auxiliary, found = auxiliary_role(role), {}
+    auxiliary, found = experiments.auxiliary_role(role), {}
     learns = not missing(settings, [auxiliary])
     for method in methods:
         if method in ("CLIP", "WinCLIP"):
             found[method] = windows if method == "WinCLIP" else None
         elif learns and method == "VAND":
-            found[method] = learned_adapters(settings, encoder, auxiliary)
+            found[method] = experiments.learned_adapters(settings, encoder, auxiliary)
         elif learns:
             preset = "coop" if method == "CoOp" else "released"
-            found[method] = learned_prompts(settings, encoder, auxiliary, preset)
+            found[method] = experiments.learned_prompts(settings, encoder, auxiliary, preset)
     return found
 
 
-def image_map(category: Category, method: Method, image: int) -> np.ndarray:
+def image_map(category: Category, method: experiments.Method, image: int) -> np.ndarray:
     """(H, W) in [0, 1]: the map as it is measured, at the model's input size, scaled to the image's size."""
     options = {"map_size": category.encoder.image_size, "sigma": method.sigma}
     return galleries.image_map(category, method.extractor, method.detect, image, **options)
@@ -94,7 +86,7 @@ def map_examples(
 ) -> list[Example]:
     """Maps of some test images, for `galleries.map_gallery` or `strip`. sources: of `prompt_sources`."""
     makes = {
-        name: method_of(category, own, allow_training_images=allow_training_images)
+        name: experiments.method_of(category, own, allow_training_images=allow_training_images)
         for name, own in sources.items()
         if not isinstance(own, ClipEncoder)
     }
@@ -129,7 +121,7 @@ def spread_out(category: Category, number: int) -> list[int]:
 
 def within_images(category: Category, prompts: LearnedPrompts) -> pd.DataFrame:
     """`galleries.within_images` of AnomalyCLIP's maps."""
-    each = measured(category, method_of(category, prompts), each=("",))["/each"]
+    each = experiments.measured(category, experiments.method_of(category, prompts), each=("",))["/each"]
     return galleries.within_images(category, each)
 
 
@@ -206,7 +198,7 @@ board nor the bracket nor the set of colon or brain pictures: these are our choi
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
     """The role and the category that stand for one of `SHOWN`; None if there is none."""
     for role, name in SHOWN[artifact][2]:
-        for c in squashed(settings, encoder, role):
+        for c in experiments.squashed(settings, encoder, role):
             if name in ("", c.name):
                 return role, c
     return None
@@ -221,7 +213,7 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
             role, c = found
             here = f"{object_name(c.name)}, {c.dataset.name}"
             masks = "yes" if has_masks(c.test) else "none"
-            learned_on = settings.datasets[auxiliary_role(role)] or "nothing"
+            learned_on = settings.datasets[experiments.auxiliary_role(role)] or "nothing"
         lines.append((artifact[1:], f"{name}, {dataset}", here, masks, learned_on))
     names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
     return pd.DataFrame(lines, columns=names)
@@ -243,7 +235,7 @@ def shown_maps(
 
 def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarray:
     """(n,) anomalous probabilities of the test images; prompts None: CLIP's own words."""
-    return measured(category, method_of(category, prompts))["/scores"]
+    return experiments.measured(category, experiments.method_of(category, prompts))["/scores"]
 
 
 @or_words

@@ -10,16 +10,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from zsad_core.encoders import ClipEncoder
-from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES
-from zsad_papers.anomalyclip.experiments import (
-    ABLATIONS,
-    MEDICAL,
-    SWITCHES,
-    VARIANTS,
-    WORDS,
-    run_experiment,
-    sweep_variants,
-)
+from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES, experiments
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor
 from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_masks, prompt_encoder
@@ -49,13 +40,15 @@ CLASSWISE = {
 
 def variants_of(settings: Settings, role: str) -> list[str]:
     """Everything that is measured of the dataset in a role."""
-    found = [*MAIN, "object_aware", "class_name_at_test", *(f"word={word}" for word in WORDS)]
-    if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[MEDICAL]:
+    found = [*MAIN, "object_aware", "class_name_at_test", *(f"word={word}" for word in experiments.WORDS)]
+    if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[experiments.MEDICAL]:
         found += TUNED
     if role in COMPARED:
-        found += [name for table in ABLATIONS.values() for name in table if name in VARIANTS]
-        found += ["wo_dpam", *(f"code:{name}" for name in SWITCHES)]
-        found += sweep_variants(settings) if role == "mvtec" else []
+        found += [
+            name for table in experiments.ABLATIONS.values() for name in table if name in experiments.VARIANTS
+        ]
+        found += ["wo_dpam", *(f"code:{name}" for name in experiments.SWITCHES)]
+        found += experiments.sweep_variants(settings) if role == "mvtec" else []
     return list(dict.fromkeys(found))
 
 
@@ -120,7 +113,7 @@ def rows_of(
 
 def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
     """Rows of a table in `ABLATIONS`."""
-    return rows_of(records, dataset, artifact, method="anomalyclip", variant=ABLATIONS[artifact])
+    return rows_of(records, dataset, artifact, method="anomalyclip", variant=experiments.ABLATIONS[artifact])
 
 
 def main_rows(
@@ -173,7 +166,7 @@ def run(settings: Settings, target: str) -> str:
     roles = [role for role in ROLES if role not in COMPARED] if target == "others" else [target]
     encoder, windows, lines = prompt_encoder(settings), encoder_of(settings), []
     for name, role in first_roles(dataset_names(settings, roles)).items():
-        records = run_experiment(settings, encoder, role, variants_of(settings, role))
+        records = experiments.run_experiment(settings, encoder, role, variants_of(settings, role))
         found = [records, winclip_records(settings, windows, role)]
         if role in COMPARED:
             found.append(full_shot_records(settings, windows, role))

@@ -15,19 +15,7 @@ from zsad_papers.common.experiment import Category, run_experiment
 from zsad_papers.common.results import FULL_SHOT, joined, rows, tidy
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
-from zsad_papers.winclip.experiments import (
-    SCORES,
-    few_shot,
-    few_shot_baselines,
-    few_shot_design,
-    full_shot,
-    open_choices,
-    other_localization,
-    tiling,
-    within_images,
-    zero_shot,
-    zero_shot_classification,
-)
+from zsad_papers.winclip import experiments
 
 CLASSWISE = {
     ("mvtec", "image"): {"auroc": "T10", "aupr": "T11", "f1max": "T12"},
@@ -50,15 +38,15 @@ ABLATION_T8 = (
 def all_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
     backbone = backbone_of(settings)
-    experiments = [
-        (zero_shot_classification,),
-        (zero_shot,),
-        (other_localization,),
-        (few_shot, *few_shot_design(settings, role)),
-        (few_shot_baselines, settings.shots, backbone),
+    designs = [
+        (experiments.zero_shot_classification,),
+        (experiments.zero_shot,),
+        (experiments.other_localization,),
+        (experiments.few_shot, *experiments.few_shot_design(settings, role)),
+        (experiments.few_shot_baselines, settings.shots, backbone),
     ]
-    experiments += [(tiling,), (full_shot, backbone)] if role == "mvtec" else []
-    frames = [run_experiment(settings, encoder, role, *experiment) for experiment in experiments]
+    designs += [(experiments.tiling,), (experiments.full_shot, backbone)] if role == "mvtec" else []
+    frames = [run_experiment(settings, encoder, role, *design) for design in designs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -136,7 +124,7 @@ def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequenc
     else:
         parts = {
             "T3": {"variant": ABLATION_T3, **zero},
-            "T5": {"variant": [f"score={score}" for score in SCORES], **few},
+            "T5": {"variant": [f"score={score}" for score in experiments.SCORES], **few},
             "T6": {"variant": [f"maps={name}" for name in methods.MAPS], **few},
             "T8": {"variant": ABLATION_T8, **zero, "task": "pixel"},
             "sec4.3": {"variant": "defect=flip", "keep": "categories"},
@@ -150,7 +138,7 @@ def patchcore_rows(
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
     name = f"backbone={published_name(encoder)}"
     options = (settings.shots, None, ["patchcore", "patchcore_last"])
-    on_clip = run_experiment(settings, encoder, "mvtec", few_shot_baselines, *options)
+    on_clip = run_experiment(settings, encoder, "mvtec", experiments.few_shot_baselines, *options)
     renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
     plus = main_records(records).query("method == 'winclip_plus'")
     parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
@@ -177,9 +165,8 @@ def backbone_rows(
         if name not in of_run:
             model, weights = text.split()
             other = load_encoder(model, weights, device=settings.device, precision=settings.precision)
-            frames = [
-                run_experiment(settings, other, "mvtec", run) for run in (zero_shot_classification, zero_shot)
-            ]
+            runs = (experiments.zero_shot_classification, experiments.zero_shot)
+            frames = [run_experiment(settings, other, "mvtec", run) for run in runs]
             of_run[name] = pd.concat(frames)
     frames = []
     for name, found in of_run.items():
@@ -191,14 +178,14 @@ def backbone_rows(
 
 def open_choice_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    return tidy(run_experiment(settings, encoder, role, open_choices), dataset, "open")
+    return tidy(run_experiment(settings, encoder, role, experiments.open_choices), dataset, "open")
 
 
 def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
     anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
     both are empty."""
-    parts = [within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in chosen]
+    parts = [experiments.within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in chosen]
     if not parts:
         columns = ("label", "area", "kind", "auroc", "f1max", "maximum", "dataset", "category")
         return joined([]), pd.DataFrame(columns=columns)

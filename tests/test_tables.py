@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from zsad_papers.common.results import compare, load_published
-from zsad_papers.common.tables import as_table, comparison_table, mean_std
+from zsad_papers.common.tables import as_table, comparison_table
 
 ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 
@@ -22,13 +22,6 @@ def comparison() -> pd.DataFrame:
     measured["dataset"] = measured["dataset"].map(ROLES)
     measured.loc[measured["dataset"] == "mini_visa", "mean"] = math.nan
     return compare(published, measured, roles=ROLES)
-
-
-def test_mean_std_is_printed_as_in_the_papers():
-    assert mean_std(92.2, 0.3) == "92.2 ± 0.3"
-    assert mean_std(92.25, 0.04, digits=2) == "92.25 ± 0.04"
-    assert mean_std(100.0) == "100.0"
-    assert mean_std(math.nan, 0.3) == "undefined"
 
 
 def test_a_comparison_says_in_words_what_was_not_run(comparison):

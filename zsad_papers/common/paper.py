@@ -13,25 +13,25 @@ from zsad_papers.common.settings import Settings
 class Paper:
     """A paper of the book; each paper's package has one, called `PAPER`.
 
-    seeds(settings) says in a few words what the seeds of this paper's experiments do.
+    key: the name of its package, and the value of the column `paper` in its results.
+    order: its place in the book.
+    encoder: architecture and weights tag of its main results, as open_clip names them.
+    datasets: the published ones on which it has numbers.
+    settings: the parameters of its notebooks.
+    seeds: from settings, in a few words, what the seeds of its experiments do.
+    prefix: of the parameters `model` and `weights` that name the encoder of a run.
+    also_missing: from settings and names of datasets, for a page's reader: what cannot be run, and why.
     """
 
     key: str
-    """The name of its package, and the value of the column `paper` in its results."""
     title: str
     order: int
-    """Its place in the book."""
     encoder: tuple[str, str]
-    """Architecture and weights tag of its main results, as open_clip names them."""
     datasets: tuple[str, ...]
-    """The published datasets on which it has numbers."""
     settings: type[Settings]
-    """The parameters of its notebooks."""
     seeds: Callable[[Any], str]
     prefix: str = ""
-    """Of the parameters `model` and `weights` that name the encoder of a run of its experiments."""
     also_missing: Callable[[Any, Sequence[str]], list[str]] | None = None
-    """For a page's reader, from settings and names of datasets: what cannot be run, and why."""
 
     def encoder_in(self, settings: Settings) -> tuple[str, str | None]:
         """Architecture and weights of a run, as `encoder`."""

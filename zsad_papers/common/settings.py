@@ -1,11 +1,8 @@
 """The parameters of every notebook: one name, one meaning, checked before anything is computed.
 
-A notebook declares the parameters that it uses in its first code cell and leaves them at None; a parameter
-that is None takes the value of the profile, `profiles/<profile>.yaml`. Papermill only warns about a misspelt
-name and turns some values into other types, so everything is checked here. `Settings` has the parameters that
-several papers share; a paper's own ones are in its `settings.py`.
-
-`zsad params seeds n_pairs` prints a parameters cell for the names given.
+A notebook declares the parameters that it uses in its first code cell; one that is None takes its value from
+the profile, `profiles/<profile>.yaml`. Papermill only warns about a misspelt name and turns some values into
+other types, so everything is checked here. A paper's own parameters are in its `settings.py`.
 """
 
 from __future__ import annotations
@@ -230,11 +227,9 @@ def profile_path(profile: str) -> Path:
 def repository_root() -> Path:
     """The checkout: the nearest folder with `profiles/` and `zsad_core/`, upwards from the working directory,
     then from this package; the working directory when there is none."""
-    for start in (Path.cwd(), Path(__file__).resolve().parent):
-        for folder in (start, *start.parents):
-            if (folder / "profiles").is_dir() and (folder / "zsad_core").is_dir():
-                return folder
-    return Path.cwd()
+    places = (Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents)
+    found = (path for path in places if (path / "profiles").is_dir() and (path / "zsad_core").is_dir())
+    return next(found, Path.cwd())
 
 
 def folder_and_category(dataset: str) -> tuple[str, str | None]:

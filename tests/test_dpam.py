@@ -179,7 +179,7 @@ def test_shallow_towers_and_blocks_of_another_build(load: Callable[..., ClipEnco
     with pytest.raises(ValueError, match=r"first=6: expected one or more blocks of 1 to 5"):
         encoder.embed_patches(pixels_of(encoder), (3,), "vv")
     encoder.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
-    with pytest.raises(ValueError, match="patch features need open_clip's ResidualAttentionBlock"):
+    with pytest.raises(ValueError, match="expected open_clip's ResidualAttentionBlock"):
         encoder.embed_patches(pixels_of(encoder), (5,), "vv", 2)
 
 

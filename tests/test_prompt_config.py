@@ -82,7 +82,7 @@ def test_what_is_refused(small_clip: Callable[..., ClipEncoder], tmp_path: Path)
             {"epoch": 3, "rate": 1},
             "unknown options epoch, rate: expected some of attention, batch_size, betas",
         ),
-        ({"local": ["dice"]}, "local parts out of focal, dice_anomalous, dice_normal"),
+        ({"local": ["dice"]}, "local parts out of .'focal', 'dice_anomalous', 'dice_normal'"),
         ({"local": (), "global_loss": False}, "expected at least one loss"),
         ({"optimizer": "adamw"}, "expected 'adam' or 'sgd'"),
         ({"attention": "vq"}, "attention='vq'"),

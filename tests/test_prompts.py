@@ -157,7 +157,7 @@ def test_object_names() -> None:
     ("call", "message"),
     [
         (lambda: random_word_prompts(0), "n_pairs=0"),
-        (lambda: random_word_prompts(1, alphabet="a b"), "symbols without blanks"),
+        (lambda: random_word_prompts(1, alphabet="a b"), "no blanks"),
         (lambda: prompt_pair(""), "object_name=''"),
         (
             lambda: compositional_ensemble("x", states=(["{}"], [])),

@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-KINDS = ("qk", "qq", "kk", "vv")
-"""Kinds of attention; "qk" is the tower's own, on the ordinary path."""
+KINDS = ("qk", "qq", "kk", "vv")  # of attention; "qk" is the tower's own, on the ordinary path
 
 
 def quarter_blocks(depth: int) -> tuple[int, ...]:
@@ -109,12 +108,10 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
     depth = len(blocks)
     if not layers or not {*layers, first} <= set(range(1, depth + 1)):
         raise ValueError(
-            f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}, as many as "
-            "the image tower has"
+            f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}"
         )
     for block in blocks:
         if type(block) is not ResidualAttentionBlock or block.attn.in_proj_bias is None:
             raise ValueError(
-                f"patch features need open_clip's ResidualAttentionBlock, got {type(block).__name__}; choose "
-                "an architecture such as ViT-L-14-336-quickgelu"
+                f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {type(block).__name__}"
             )

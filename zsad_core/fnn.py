@@ -27,8 +27,7 @@ class FNN(nn.Module):
         super().__init__()
         if not hidden or min(dim, *hidden) < 1 or not 0 <= dropout < 1:
             raise ValueError(
-                f"dim={dim}, hidden={tuple(hidden)}, dropout={dropout}: "
-                "expected widths of at least 1, one hidden layer or more, and a dropout rate in [0, 1)"
+                f"dim={dim}, hidden={hidden}, dropout={dropout}: expected widths from 1, a rate in [0, 1)"
             )
         widths = zip((dim, *hidden), hidden)
         layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)) for a, b in widths]
@@ -96,9 +95,7 @@ def train_fnn(
         )
     embeddings = torch.cat([to_tensor(side, torch.float32) for side in (normal, anomalous)])  # (2 n, d)
     if not embeddings.isfinite().all():
-        raise ValueError(
-            "the embeddings hold NaN or infinite values; check the encoder's precision and weights"
-        )
+        raise ValueError("embeddings that are NaN or infinite: check the encoder's precision and weights")
     n_pairs, dim = normal.shape
     targets = torch.arange(2 * n_pairs).ge(n_pairs).float()  # (2 n,)
     order = torch.Generator().manual_seed(seed)
@@ -135,9 +132,6 @@ def paired_batches(
     same_pair: True keeps the two of a pair in one batch (RWDA, Sec. 3.3); False shuffles them all freely.
     batch_size: counts embeddings, so that 128 are 64 pairs. The paper says "a batch size of 128" and that a
         batch is made of pairs. A last batch of one, which batch norm cannot train on, joins the one before.
-
-    >>> [sorted(batch.tolist()) for batch in paired_batches(3, torch.Generator(), batch_size=6)]
-    [[0, 1, 2, 3, 4, 5]]
     """
     if batch_size < 2 or (same_pair and batch_size % 2):
         raise ValueError(f"batch_size={batch_size}: expected 2 embeddings or more, an even number for pairs")

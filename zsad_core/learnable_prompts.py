@@ -56,10 +56,7 @@ class PromptDesign:
         if self.deep not in ("overwrite", "concatenate"):
             raise ValueError(f"deep={self.deep!r}: expected 'overwrite' or 'concatenate'")
         if self.context_length < 1 or min(self.depth, self.length) < 0:
-            raise ValueError(
-                f"context_length={self.context_length}, depth={self.depth}, length={self.length}: "
-                "expected one learned word or more, and no negative numbers"
-            )
+            raise ValueError(f"{self}: expected one learned word or more, and no negative numbers")
         if self.deep == "overwrite" and self.deep_blocks and self.length > self.context_length:
             raise ValueError(
                 f"length={self.length} tokens would overwrite more than the {self.context_length} words of "
@@ -73,11 +70,7 @@ class PromptDesign:
         return tuple(range(first, self.depth + 1)) if self.length else ()
 
     def sentences(self, name: str = "object") -> tuple[str, str]:
-        """The two templates with placeholders, ready for the tokenizer. name: used if object_word is None.
-
-        >>> PromptDesign(context_length=2, length=2).sentences()
-        ('x x object.', 'x x damaged object.')
-        """
+        """The templates, "x ... x object." and "x ... x damaged object."; name: where object_word is None."""
         context, word = [PLACEHOLDER] * self.context_length, self.object_word or name
         return tuple(" ".join([*context, *filter(None, (s, word))]) + self.ending for s in self.states)
 
@@ -97,9 +90,7 @@ def initial_parameters(
     """What is learned, drawn from N(0, 0.02^2): `context/<side>` (E, width), `deep/<block>` (L, width)."""
     width = encoder.text_tower.token_embedding.embedding_dim
     if design.deep_blocks and design.depth > encoder.text_depth:
-        raise ValueError(
-            f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks; lower depth"
-        )
+        raise ValueError(f"depth={design.depth}: {encoder.model_id} has {encoder.text_depth} text blocks")
     rows = dict.fromkeys(_contexts(design), design.context_length)
     rows |= {f"deep/{block}": design.length for block in design.deep_blocks}
     return {name: 0.02 * torch.randn(n, width, generator=generator) for name, n in rows.items()}

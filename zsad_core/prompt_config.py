@@ -53,10 +53,7 @@ class PromptConfig:
     def __post_init__(self) -> None:
         attention_kinds(self.attention)
         if not set(self.local) <= set(PARTS) or not (self.global_loss or self.local):
-            raise ValueError(
-                f"global_loss={self.global_loss}, local={self.local}: expected at least one loss, and local "
-                f"parts out of {', '.join(PARTS)}"
-            )
+            raise ValueError(f"local={self.local}: expected at least one loss, local parts out of {PARTS}")
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'adam' or 'sgd'")
         if not 1 <= self.n_layers <= 4:

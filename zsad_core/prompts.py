@@ -148,9 +148,7 @@ def random_word_prompts(
     """
     _check_words(normal=normal, anomaly=anomaly)
     if n_pairs < 1 or not alphabet or any(symbol.isspace() for symbol in alphabet):
-        raise ValueError(
-            f"n_pairs={n_pairs}, alphabet={alphabet!r}: expected 1 or more, and symbols without blanks"
-        )
+        raise ValueError(f"n_pairs={n_pairs}, alphabet={alphabet!r}: expected 1 or more, no blanks")
     normal = "a" if normal == "an" else normal
     if not words:
         return [f"a photo of {normal}"] * n_pairs, [f"a photo of {anomaly}"] * n_pairs

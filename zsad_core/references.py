@@ -19,17 +19,15 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
     query: (n, p, d), p windows or patches of n images -> (n, p). memory: (m, d), from the reference images.
     chunk: rows of both that are compared at a time; bounds the memory in use, not the result.
     """
-    if query.ndim != 3 or memory.ndim != 2 or query.shape[-1] != memory.shape[-1] or len(memory) == 0:
-        raise ValueError(
-            f"query {tuple(query.shape)} and memory {tuple(memory.shape)}: "
-            "expected (n, p, d) and (m, d) with m >= 1"
-        )
+    q, m = tuple(query.shape), tuple(memory.shape)
+    if len(q) != 3 or len(m) != 2 or q[2] != m[1] or not m[0]:
+        raise ValueError(f"query {q} and memory {m}: expected (n, p, d) and (m, d) with m >= 1")
     queries, entries = (F.normalize(torch.as_tensor(x).float(), dim=-1) for x in (query, memory))
     nearest = [
         torch.stack([(rows @ part.T).amax(1) for part in entries.split(chunk)]).amax(0)  # (chunk,)
         for rows in queries.flatten(0, 1).split(chunk)
     ]
-    return like(((1 - torch.cat(nearest)) / 2).clamp(0, 1).reshape(query.shape[:2]), query)  # (n, p)
+    return like(((1 - torch.cat(nearest)) / 2).clamp(0, 1).reshape(q[:2]), query)  # (n, p)
 
 
 class Memory(NamedTuple):
@@ -96,22 +94,16 @@ def image_similarity_score(query: Array, references: Array) -> Array:
     Each view is compared with all m v reference embeddings; the score is the mean over the views. RWDA refers
     to WinCLIP here, which has no views.
     """
-    shapes = tuple(query.shape), tuple(references.shape)
-    if not len(shapes[0]) == len(shapes[1]) == 3 or shapes[0][2] != shapes[1][2] or not shapes[1][0]:
-        raise ValueError(
-            f"query {shapes[0]} and references {shapes[1]}: expected (n, v, d) and (m, v, d) with m >= 1"
-        )
+    q, r = tuple(query.shape), tuple(references.shape)
+    if not len(q) == len(r) == 3 or q[2] != r[2] or not r[0]:
+        raise ValueError(f"query {q} and references {r}: expected (n, v, d) and (m, v, d) with m >= 1")
     views, normal = (F.normalize(to_tensor(x), dim=-1) for x in (query, references))
     cosines = torch.einsum("nvd,mwd->nvmw", views, normal).flatten(2).amax(2)  # (n, v)
     return like(((1 - cosines) / 2).clamp(0, 1).mean(1), query)
 
 
 def sample_references(n: int, shots: int, seed: int = 0) -> np.ndarray:
-    """(shots,) distinct indices into n normal images. For one seed, fewer shots are the first of more shots.
-
-    >>> sample_references(20, 4, seed=1)[:2].tolist() == sample_references(20, 2, seed=1).tolist()
-    True
-    """
+    """(shots,) distinct indices into n normal images; for one seed, fewer shots are the first of more."""
     if not 1 <= shots <= n:
         raise ValueError(f"shots={shots}: expected 1 to {n}, the number of normal training images")
     return np.random.default_rng(seed).permutation(n)[:shots]

@@ -29,9 +29,7 @@ def window_indices(grid: int | tuple[int, int], size: int) -> Tensor:
     """
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     if not 1 <= size <= min(rows, columns):
-        raise ValueError(
-            f"a window of {size} x {size} patches does not fit a grid of {rows} x {columns} patches"
-        )
+        raise ValueError(f"a window of {size} x {size} patches does not fit a grid of {rows} x {columns}")
     patches = torch.arange(rows * columns).reshape(rows, columns)  # (rows, columns)
     return patches.unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size)  # (n_windows, size * size)
 
@@ -50,10 +48,8 @@ def aggregate_windows(
     """
     rows, columns = grid[0] - size + 1, grid[1] - size + 1
     if scores.ndim != 2 or scores.shape[1] != rows * columns:
-        raise ValueError(
-            f"scores {tuple(scores.shape)}: expected (n, {rows * columns}), one for each window of {size} x "
-            f"{size} patches in a grid of {grid[0]} x {grid[1]}"
-        )
+        expected = f"(n, {rows * columns}), one for each window of {size} x {size} patches in {grid}"
+        raise ValueError(f"scores {tuple(scores.shape)}: expected {expected}")
     _check_average(average)
     values = scores.double().reshape(-1, 1, rows, columns)
     covering = F.pad(torch.ones_like(values[:1]), [size - 1] * 4)  # 1 where a window is, also beyond the grid

@@ -131,17 +131,8 @@ def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path)
 
 def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):
     folder, cache = fill(tmp_path / "photos", 130), tmp_path / "cache"
-    command = [
-        sys.executable,
-        "-m",
-        "zsad_predict",
-        "predict",
-        str(folder),
-        "--out",
-        str(tmp_path / "out"),
-        *tiny,
-    ]
-    command += ["--cache", str(cache)]  # the last one counts
+    command = [sys.executable, "-m", "zsad_predict", "predict", str(folder), *tiny]
+    command += ["--out", str(tmp_path / "out"), "--cache", str(cache)]  # the last one counts
     options = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
     options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     # a test run in the background ignores Ctrl-C, and its children would inherit that

@@ -56,8 +56,8 @@ def test_without_maps_no_place_is_marked():
         ("median", None, None, "expected auto, references or folder"),
         ("auto", 1.5, None, "expected 0 to 1"),
         ("auto", None, math.inf, "finite"),
-        ("auto", 0.5, 1.0, "leave out either"),
-        ("folder", None, 1.0, "leave out either"),
+        ("auto", 0.5, 1.0, "leave out it, or"),
+        ("folder", None, 1.0, "leave out it, or"),
     ],
 )
 def test_options_that_contradict_each_other(source, quantile, number, message):

@@ -1,8 +1,5 @@
-"""The command `zsad`: your own images, and the commands of the other packages.
-
-Each of the others is an entry point of the group `zsad.commands`: a function that takes the arguments as a
-list, or a click command. It is imported when it is called, so `zsad --help` waits for nothing.
-"""
+"""The command `zsad`: your own images, and the commands of the other packages, entry points of the group
+`zsad.commands`. Each is imported when it is called, so `zsad --help` waits for nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +18,8 @@ OTHERS = {
     "verify": "Compare the result files of two runs.",
     "params": "The notebooks' parameters, with their meanings.",
 }
-OPTIONS = ("profile", "model", "weights", "image_size", "device", "cache_dir")
-"""Options of the command that go into `options.Options`."""
-FOLDER = click.Path(path_type=Path)
+OPTIONS = ("profile", "model", "weights", "image_size", "device", "cache_dir")  # of `options.Options`
+FOLDER, WHOSE, WHOLE = click.Path(path_type=Path), click.Choice(THRESHOLDS), click.Choice(("tiles", "squash"))
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -41,15 +37,11 @@ def main() -> None:
 @click.option("--labels", help="CSV: file, label; or the word folders: good, ok and normal are normal.")
 @click.option("--masks", type=FOLDER, help="Masks called like their images, perhaps with _mask.")
 @click.option("--threshold", type=float, help="Decide by this number.")
-@click.option(
-    "--threshold-from", type=click.Choice(THRESHOLDS), default="auto", help="auto: normal or folder."
-)
+@click.option("--threshold-from", type=WHOSE, default="auto", help="Whose scores set it; auto: of --normal.")
 @click.option("--threshold-quantile", type=float, help="Default: 1 of normal images, 0.9 of the folder.")
-@click.option(
-    "--prompts", "prompts_file", type=FOLDER, help="Learned for anomalyclip; default: of zsad-mini."
-)
+@click.option("--prompts", "prompts_file", type=FOLDER, help="For anomalyclip; default: of zsad-mini.")
 @click.option("--heat-maps", type=int, help="Draw so many of the highest only; default: all.")
-@click.option("--whole", type=click.Choice(("tiles", "squash")), default="tiles", help="If not square.")
+@click.option("--whole", type=WHOLE, default="tiles", help="Images that are not square: cut up, or scaled.")
 @click.option("--bits", default=16, show_default=True, help="Of 16-bit files that the camera fills.")
 @click.option("--profile", help="A name in profiles/ or a YAML file; default: mini.")
 @click.option("--model", help="An open_clip architecture, instead of the profile's.")
@@ -77,10 +69,11 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
       3    done, but some files could not be read, or their masks not be used; the table says which and why
       130  stopped by Ctrl-C
     """
-    given = {name: options.pop(name) for name in OPTIONS}
+    given = {name: value for name in OPTIONS if (value := options.pop(name)) is not None}
     if method == "anomalyclip":  # which has an encoder of its own
-        given |= {f"prompt_{name}": given.pop(name) for name in ("model", "weights", "image_size")}
-    elif given.pop("image_size") is not None:
+        encoder = given.keys() & {"model", "weights", "image_size"}
+        given |= {f"prompt_{name}": given.pop(name) for name in encoder}
+    elif "image_size" in given:
         raise click.UsageError("--image-size is for the method anomalyclip; the others take the model's own")
     try:
         own = read_options(**given)

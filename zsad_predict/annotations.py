@@ -26,8 +26,7 @@ from zsad_core.pixel_metrics import PixelHistogram
 from zsad_predict.files import find_files
 from zsad_predict.result import Result, silent
 
-GOOD = ("good", "ok", "normal")
-"""Names of folders of normal images."""
+GOOD = ("good", "ok", "normal")  # folders of normal images
 WORDS = {
     **dict.fromkeys(("0", "normal", "good", "ok", "false"), 0),
     **dict.fromkeys(("1", "anomalous", "anomaly", "abnormal", "defect", "defective", "bad", "ng", "true"), 1),
@@ -37,7 +36,6 @@ WORDS = {
 
 class Annotations(NamedTuple):
     """What is known of the images, by name. source: where labels come from, for the reader.
-
     labels: None if they follow from the masks. masks: None without any; else a path, or why it is unclear
     which. An image without a mask has nothing anomalous in it. messages: for the user.
     """
@@ -94,8 +92,7 @@ def _owners(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, list[str
 
 
 def _masks_below(folder: str | Path) -> dict[str, Path]:
-    """By the path without suffix and without "_mask". Raises as `files.find_files`, and ValueError if there
-    are none."""
+    """By the path without suffix and without "_mask". Raises ValueError for none, and as `find_files`."""
     paths: dict[str, Path] = {}
     for file in find_files(folder)[0]:
         key = str(PurePosixPath(file.name).with_suffix("")).removesuffix("_mask")
@@ -107,8 +104,7 @@ def _masks_below(folder: str | Path) -> dict[str, Path]:
 
 
 def read_labels(file: Path) -> dict[str, int]:
-    """Labels by file name. Raises ValueError for other columns, unknown words, or a file that is listed with
-    two labels; FileNotFoundError."""
+    """By file name. Raises ValueError for other columns, unknown words or two labels; FileNotFoundError."""
     if not file.is_file():
         raise FileNotFoundError(f"no file of labels {file}: give a CSV file, or the word folders")
     try:
@@ -122,11 +118,11 @@ def read_labels(file: Path) -> dict[str, int]:
     if labels.isna().any():
         unknown = ", ".join(table["label"][labels.isna()].unique()[:5])
         raise ValueError(f"{file}: unknown labels {unknown}: expected 0 (normal) and 1 (anomalous)")
-    found = pd.Series(labels.to_numpy(int), names)
-    both = found.groupby(level=0).nunique() > 1
-    if both.any():
-        raise ValueError(f"{file}: {both.idxmax()} is listed as normal and as anomalous")
-    return found[~found.index.duplicated()].to_dict()
+    found: dict[str, int] = {}
+    for name, label in zip(names, labels.astype(int), strict=True):
+        if found.setdefault(name, label) != label:
+            raise ValueError(f"{file}: {name} is listed as normal and as anomalous")
+    return found
 
 
 def with_metrics(
@@ -143,13 +139,14 @@ def with_metrics(
     ):
         name = table["file"][scored.row]
         try:
-            mask = _mask(known.masks.get(name), scored.size)
+            height, width = scored.dense.sizes[0].tolist()
+            mask = _mask(known.masks.get(name), (height, width))
             if known.labels is None:
                 labels[name] = int(mask.any())
             if labels.get(name) == 1 and name not in known.masks:
                 raise BadImage("", "it is labelled anomalous and has no mask")
             if result.has_maps:
-                size = scaled_size(*scored.size, map_size)
+                size = scaled_size(height, width, map_size)
                 histogram.add(stretched_mask(mask, size), result.map(scored, size))
         except BadImage as error:
             table.loc[scored.row, "error"] = f"not among the pixel metrics: {error}"

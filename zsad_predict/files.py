@@ -20,8 +20,7 @@ from zsad_core.views import Whole, boxes_of, inference_views
 
 MADE_BY = ("zsad_predict", "zsad_core.score")
 """This version, and earlier ones, in the `run.json` of a folder of results, which is no folder of images."""
-PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")
-"""How the `meta.csv` of a prepared dataset begins."""
+PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")  # how the `meta.csv` of a dataset begins
 
 
 class FileChanged(BadImage):
@@ -43,8 +42,7 @@ def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> tuple[li
 
     other: files and folders that are not images to score. Links that leave the folder, and links to folders,
     are not followed: a folder from elsewhere could point at anything.
-    Raises FileNotFoundError, NotADirectoryError, and PermissionError when the folder itself cannot be listed.
-    """
+    Raises FileNotFoundError, NotADirectoryError, and OSError when the folder itself cannot be listed."""
     folder, apart = Path(folder), {os.path.realpath(path) for path in other}
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}: correct the path")
@@ -109,8 +107,7 @@ def digest_of(path: Path) -> str:
 
 
 class Tiles(NamedTuple):
-    """An image as square tiles: views (t, v, 3, H, W), of which view 0 is the whole tile, boxes in the image,
-    and its (height, width)."""
+    """views: (t, v, 3, H, W) of t square tiles, view 0 the whole tile. size: the image's (height, width)."""
 
     views: Tensor
     boxes: list[tuple[int, int, int, int]]

@@ -1,5 +1,4 @@
-"""The options of a run on your own images: encoder, cache and the options of the methods; and their
-record."""
+"""The options of a run on your own images: encoder, cache and the methods' options; and their record."""
 
 from __future__ import annotations
 
@@ -30,12 +29,9 @@ Several = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
 
 class Options(BaseModel):
-    """Names and meanings are those of the notebooks' parameters.
-
-    weights: None for those that ship with zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature,
-    map_size, prompt_image_size: None for the model's own, or that of the masks. The last six train RWDA's
-    network.
-    """
+    """Names and meanings are those of the notebooks' parameters. weights: None for those that ship with
+    zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature, map_size, prompt_image_size: None for the
+    model's own, or that of the masks. The last six train RWDA's network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -75,13 +71,10 @@ def options_from(values: Mapping[str, Any]) -> Options:
         raise ValueError("; ".join(wrong)) from None
 
 
-def read_options(profile: str | None = None, **given: Any) -> Options:
-    """Options of a profile, a name in profiles/ or a YAML file; None: mini. Given values that are not None
-    replace its own; relative paths in it start at the checkout.
-
-    Raises FileNotFoundError for an unknown profile, ValueError for an unknown name or a wrong value.
-    """
-    profile = profile or "mini"
+def read_options(profile: str = "mini", **given: Any) -> Options:
+    """Options of a profile, a name in profiles/ or a YAML file; given values replace its own. Relative paths
+    in it start at the checkout.
+    Raises FileNotFoundError for an unknown profile, ValueError for an unknown name or a wrong value."""
     is_file = profile.endswith((".yaml", ".yml"))
     places = [Path(profile), ROOT / profile] if is_file else [ROOT / "profiles" / f"{profile}.yaml"]
     path = next((place for place in places if place.is_file()), None)
@@ -92,7 +85,7 @@ def read_options(profile: str | None = None, **given: Any) -> Options:
         )
     values = _read_yaml(path)
     known = {*_read_yaml(ROOT / "profiles" / "mini.yaml"), *Options.model_fields}  # mini has all parameters
-    for name in sorted(map(str, values.keys() - known)):
+    for name in map(str, values.keys() - known):
         near = "".join(f": did you mean {close!r}?" for close in difflib.get_close_matches(name, known, 1))
         raise ValueError(f"profile {path} sets an unknown parameter {name!r}{near}")
     start = ROOT if (ROOT / "pyproject.toml").is_file() else Path()
@@ -100,8 +93,7 @@ def read_options(profile: str | None = None, **given: Any) -> Options:
         value = str(values.get(name) or "")
         if value.endswith((".safetensors", ".pt", ".pth", ".bin")) or (value and name == "cache_dir"):
             values[name] = str(start / value)
-    values |= {name: value for name, value in given.items() if value is not None}
-    return options_from({**values, "profile": profile})
+    return options_from({**values, **given, "profile": profile})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

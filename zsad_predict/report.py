@@ -1,7 +1,5 @@
 """The folder of results: tables, heat maps, provenance, and one page to read.
 
-scores.csv  scores.parquet  metrics.csv (with labels)  maps/*.jpg  report.html  run.json
-
 One scale of colours for all images of a run. The colours are perceptually uniform, and a line encloses what
 is above the threshold, white with black on either side, which needs no colour.
 """
@@ -43,10 +41,9 @@ METRICS = {
     "auroc": "AUROC", "ap": "average precision", "f1max": "F1-max", "pro": "PRO", "precision": "precision",
     "recall": "recall", "false_alarms": "false alarms among normal images",
 }  # fmt: skip
-SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288
-"""Longer edge in pixels of a heat map, and of a picture in the report."""
+SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288  # longer edge in pixels of a heat map, and in the report
 STYLE = {"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.facecolor": "white"}
-BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everybody
+BLUE, ORANGE = "#0072B2", "#D55E00"  # everybody can distinguish them
 
 
 def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
@@ -118,14 +115,15 @@ def _write_maps(
         try:
             image = result.image(scored)
         except BadImage:
-            notes = (table["notes"][row], "gone before it was drawn")
-            table.loc[row, "notes"] = "; ".join(filter(None, notes))
+            table.loc[row, "notes"] = "; ".join(
+                filter(None, (table["notes"][row], "gone before it was drawn"))
+            )
             continue
         drawn = None
         if result.has_maps:
             large = _resized(image, np.clip(max(image.size), SMALLEST, LARGEST))
-            heat = result.map(scored, large.size[::-1])
-            drawn = decorated(large, heat, result.scale, result.threshold.map_value)
+            heat, limit = result.map(scored, large.size[::-1]), result.threshold.map_value
+            drawn = decorated(large, heat, result.scale, limit)
         if row in wanted:
             stem = re.sub(r"[^\w.-]+", "_", table["file"][row], flags=re.ASCII)[-60:]
             table.loc[row, "heat_map"] = f"maps/{row:05d}-{stem}.jpg"
@@ -178,13 +176,10 @@ def _resized(image: Image.Image, longer: int) -> Image.Image:
 
 
 def decorated(
-    image: Image.Image, heat: np.ndarray, scale: tuple[float, float], threshold: float = np.nan
+    image: Image.Image, heat: np.ndarray, scale: tuple[float, float], threshold: float
 ) -> Image.Image:
-    """The heat map over a grey version of the image.
-
-    image: RGB. heat: (h, w), the image's size. scale: values of the darkest and of the brightest colour.
-    threshold: where the map is above it, a line is drawn around; NaN draws none.
-    """
+    """The heat map (h, w) over a grey version of the image of that size. scale: values of the darkest and of
+    the brightest colour. threshold: a line encloses where the map is above it; NaN draws none."""
     low, high = scale
     pixels = _mixed((heat - low) / (high - low), np.asarray(image.convert("L"), float)[..., None] / 255)
     above = heat > threshold

@@ -1,8 +1,7 @@
 """Files scored in parts, cached under their content, and the result of a run.
 
-A part is `image_features.PART` files, read ahead while a GPU works. Scores and maps of patches are kept,
-features and pixels are not. So a killed run goes on with the part it was in, and the memory does not grow
-with the folder.
+Of a part, `image_features.PART` files, scores and maps of patches are kept, no features and no pixels. So a
+killed run goes on with the part it was in, and the memory does not grow with the folder.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of
 from zsad_predict.scorers import Scorer, embed, reader_of
 from zsad_predict.thresholds import Threshold
 
-TILES = 32
-"""Square tiles that are encoded at once; bounds the memory, not the result."""
-VERSION = 2
-"""Of the cached arrays and of how files are read: part of their key."""
+TILES = 32  # that are encoded at once; bounds the memory, not the result
+VERSION = 2  # of the cached arrays and of how files are read: part of their key
 COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", "error", "width", "height")
 
 
@@ -108,9 +105,7 @@ def score_part(
     """Of each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
     error, notes and, of an image, score, size, maximum and median of its map. No name is kept: equal files
     are equal, whatever they are called.
-
-    workers: processes that read files ahead. on_progress: called with the number of images scored since.
-    """
+    workers: processes that read files ahead. on_progress: called with the number of images scored since."""
     records, found, pending = [], [], {}
     files = [(file.path, digest) for file, digest in digests.items()]
     with closing(made_ahead(files, reader_of(scorer, reader), workers=workers)) as made:
@@ -168,12 +163,11 @@ def named(table: pd.DataFrame) -> str:
 
 
 class ScoredImage(NamedTuple):
-    """row: its row in the table. size: (height, width). dense: of this image alone, with the array `maps`."""
+    """row: its row in the table. dense: of this image alone, with the array `maps`."""
 
     row: int
     path: Path
     digest: str
-    size: tuple[int, int]
     dense: TileFeatures
 
 
@@ -182,9 +176,7 @@ class Result:
     """table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of
         patches), and label if there are any. metrics: rows (task, metric, value, note); empty without labels.
     messages: what the user should know. facts: provenance and options, plain JSON.
-    about_map: what the heat maps are. map_low: where their colours begin.
-    references: scores of the normal references.
-    """
+    about_map: what the heat maps are. map_low: where their colours begin. references: their scores."""
 
     table: pd.DataFrame
     threshold: Threshold
@@ -204,7 +196,6 @@ class Result:
 
     @property
     def bad(self) -> pd.DataFrame:
-        """The rows of files with a problem."""
         return self.table[self.table["error"] != ""]
 
     @property
@@ -230,9 +221,8 @@ class Result:
             places = [i for i, file in enumerate(part.files) if file.name in rows]
             dense = part.dense() if places else None
             for i in places:
-                file, one = part.files[i], dense.only(i)
-                size = tuple(one.sizes[0].tolist())
-                yield ScoredImage(rows[file.name], file.path, part.digests[i], size, one)
+                file = part.files[i]
+                yield ScoredImage(rows[file.name], file.path, part.digests[i], dense.only(i))
 
     def image(self, scored: ScoredImage) -> Image.Image:
         """The picture; raises BadImage or FileChanged if the file is no longer what it was."""

@@ -1,8 +1,4 @@
-"""A folder of images, nothing else: a score and a decision for each, and no file lost.
-
-result = score_folder("photos", "winclip", normal="a few good ones", out="photos-scores")
-result.table
-"""
+"""A folder of images, nothing else: a score and a decision for each, and no file lost."""
 
 from __future__ import annotations
 
@@ -26,12 +22,11 @@ from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import Options, read_options, run_facts
-from zsad_predict.result import COLUMNS, Result, named, score_parts, table_of
+from zsad_predict.result import Result, named, score_parts, table_of
 from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
 from zsad_predict.thresholds import Threshold, check_rule, choose_threshold
 
-MAX_REFERENCES = 100
-"""WinCLIP+ keeps all windows of all references, and scores each reference against the others."""
+MAX_REFERENCES = 100  # WinCLIP+ keeps all windows of all of them, and scores each against the others
 
 
 def score_folder(
@@ -60,8 +55,7 @@ def score_folder(
         threshold.
     object_name, prompts_file: see `scorers.load_scorer`. labels, masks: see `annotations.read_annotations`.
     threshold, threshold_from, threshold_quantile: see `thresholds.choose_threshold`.
-    out: a folder for the results; one that holds anything but earlier results is refused. None writes
-    nothing.
+    out: a folder for the results; None writes nothing.
     heat_maps: how many are written, the highest scores first; None: all.
     whole: "tiles" (WinCLIP's) keeps the shape of an image that is not square; "squash" is what this book's
         pages on RWDA and AnomalyCLIP do. bits: see `images.read_photo`.
@@ -136,15 +130,13 @@ def score_folder(
 
 def empty_result(options: Options) -> Result:
     """The result without any image."""
-    messages = ("There are no images: give a folder, or prepare the example's dataset (`zsad prepare`).",)
-    table = pd.DataFrame(columns=[*COLUMNS, "map_maximum"])
+    message = "There are no images: give a folder, or prepare the example's dataset (`zsad prepare`)."
     threshold = Threshold(np.nan, np.nan, "above a threshold that nothing has set")
-    return Result(table, threshold, messages, run_facts(options), "Without images there are no heat maps.")
+    return Result(table_of([], [], {}), threshold, (message,), run_facts(options), "No images, no heat maps.")
 
 
 class References(NamedTuple):
-    """The scorer, which compares with the normal references if it compares, and their scores, with the
-    columns score and map_maximum, and digests."""
+    """scorer: fitted to the normal references, if it compares. scores: columns score and map_maximum."""
 
     scorer: Scorer
     scores: pd.DataFrame | None = None
@@ -163,8 +155,7 @@ def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, scor
     bad = table[table["error"].notna() & (table["error"] != "")]
     if len(bad) == len(files):
         raise ValueError(f"no normal reference can be read: {named(bad)}")
-    if len(bad):
-        messages.append(f"Normal references that could not be used: {named(bad)}.")
+    messages += [f"Normal references that could not be used: {named(bad)}."] if len(bad) else []
     if not compares:
         digests = [digest for part in parts for digest in part.digests]
         return References(scorer, table[table["status"] == "scored"], digests, messages)

@@ -31,8 +31,6 @@ from zsad_core.released_prompts import read_released
 from zsad_predict.files import Reader, Tiles
 from zsad_predict.options import METHODS, Options
 
-SHIPPED_PROMPTS = SHIPPED / "zsad-mini-prompts.safetensors"
-NO_MAP = "No maps: the model has no patch tokens."
 OWN_MAP = "This one is the book's own: patch tokens with v-v attention, as AnomalyCLIP has them,"
 MAPS = {
     "clip": f"CLIP's score has no map in the papers. {OWN_MAP} matched with the same two sentences.",
@@ -49,9 +47,7 @@ Detect = Callable[[TileFeatures], Output]
 
 @dataclass(frozen=True)
 class Scorer:
-    """A method that is ready to score images.
-
-    key: everything that scores depend on besides the images and the method, as plain values.
+    """key: everything that scores depend on besides the images and the method, as plain values.
     detect: from features to scores (t,) and maps (t, rows, columns); None for a method that needs references.
     fit_references: makes `detect` from the features of references; `images` counts through all `parts`.
     crops: whether `views` (t, v, d) of a tile are six crops or the whole tile; None: no views are needed.
@@ -74,9 +70,7 @@ class Scorer:
 def load_scorer(
     method: str, options: Options, *, object_name: str = "object", prompts_file: str | Path | None = None
 ) -> Scorer:
-    """A method with the encoder and options.
-
-    object_name: what the sentences call the object. RWDA and object-agnostic prompts do not use it.
+    """object_name: what the sentences call the object. RWDA and object-agnostic prompts do not use it.
     prompts_file: learned prompts of AnomalyCLIP, a safetensors file of this book or the torch file that its
         authors released; None: those that ship with zsad-mini.
     Raises ValueError for an unknown method, or one that the encoder cannot serve.
@@ -147,7 +141,7 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
         return Output(scores, score(patches).scores.unflatten(0, (-1, *encoder.grid)))
 
     key |= {"crops": options.multi_crop}
-    about = MAPS[method] if has_map else NO_MAP
+    about = MAPS[method] if has_map else "No maps: the model has no patch tokens."
     return Scorer(method, encoder, extractor, key, about, detect, crops=options.multi_crop)
 
 
@@ -208,13 +202,11 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
 
 
 def read_prompts(encoder: ClipEncoder, path: str | Path | None = None) -> LearnedPrompts:
-    """Learned prompts for an encoder, from a file of either kind; None: those that ship with zsad-mini.
-
-    Raises ValueError when they belong to another encoder, FileNotFoundError.
-    """
+    """Learned prompts from a file of either kind; None: those that ship with zsad-mini. Raises ValueError
+    when they belong to another encoder, FileNotFoundError."""
     if path is not None and Path(path).suffix != ".safetensors":
         return read_released(path, encoder)
-    prompts = LearnedPrompts.load(path or SHIPPED_PROMPTS)
+    prompts = LearnedPrompts.load(path or SHIPPED / "zsad-mini-prompts.safetensors")
     try:
         prompts.check(encoder)
     except ValueError as error:

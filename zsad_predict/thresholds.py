@@ -8,17 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-FEW = 10
-"""A quantile of fewer scores than these is rough, and a warning says so."""
+FEW = 10  # A quantile of fewer scores is rough, and a warning says so.
 DEFAULTS = {"references": 1.0, "folder": 0.9}
-"""Quantiles. References are normal, so the highest of them is still normal. Nothing is known of a folder; one
-image in ten is what a person can look through."""
+"""Quantiles: the highest reference is still normal; of a folder, a person can look through one in ten."""
 
 
 class Threshold(NamedTuple):
-    """An image is anomalous if its score is above `value`, not equal, so that the highest reference is
-    normal. A place in it is if the map is above `map_value` (NaN if unknown). rule: a phrase that completes
-    "anomalous is what scores ..."."""
+    """An image is anomalous if its score is above `value`, a place in it if the map is above `map_value` (NaN
+    if unknown). rule: a phrase that completes "anomalous is what scores ..."."""
 
     value: float
     map_value: float
@@ -37,8 +34,7 @@ def check_rule(
     if threshold_quantile is not None and not 0 <= threshold_quantile <= 1:
         raise ValueError(f"threshold_quantile={threshold_quantile}: expected 0 to 1, such as 0.95")
     if threshold is not None and (threshold_quantile is not None or threshold_from != "auto"):
-        others = "threshold_quantile and threshold_from"
-        raise ValueError(f"threshold={threshold} decides alone: leave out either it, or {others}")
+        raise ValueError(f"threshold={threshold} decides alone: leave out it, or the other two options")
     if threshold is not None and not math.isfinite(threshold):
         raise ValueError(f"threshold={threshold}: expected a finite number")
 
@@ -52,14 +48,11 @@ def choose_threshold(
     threshold_quantile: float | None = None,
     left_out: bool = False,
 ) -> Threshold:
-    """The threshold of a folder's scores.
-
-    folder, references: columns score and map_maximum, NaN without maps.
+    """folder, references: columns score and map_maximum, NaN without maps.
     threshold: a number that decides. threshold_from: whose scores do, "references", "folder", or "auto":
         references if there are any that can be compared. threshold_quantile: of these scores, by linear
         interpolation; None: `DEFAULTS`.
-    left_out: whether each reference was scored against the others. A single one then has no score.
-    """
+    left_out: whether each reference was scored against the others. A single one then has no score."""
     if threshold is not None:
         place = math.nan if references is None else references["map_maximum"].max(skipna=False)
         return Threshold(threshold, float(place), f"above {threshold:g}, a number that was given")

@@ -31,7 +31,7 @@ from zsad_core.scores import prompt_score
 from zsad_core.views import boxes_of
 from zsad_core.windows import winclip_map, zero_shot_map
 from zsad_papers.common.experiment import measure
-from zsad_papers.winclip.experiments import one_class_scores, patch_token_map, zero_shot_variants
+from zsad_papers.winclip.experiments import one_class_scores, zero_shot_variants
 
 GRID = (3, 3)
 
@@ -311,7 +311,7 @@ def test_patch_tokens_in_the_joint_space(tiny_clip: ClipEncoder) -> None:
     tokens = draw(2, 9, 32)
     visual = tiny_clip.model.visual
     joint = F.layer_norm(tokens, (32,), visual.ln_post.weight, visual.ln_post.bias) @ visual.proj
-    found = patch_token_map(tiny_clip, tokens, TEXTS, 0.1)
+    found = token_map(tiny_clip.project_tokens(tokens), tiny_clip.grid, TEXTS, 0.1)
     assert found.shape == (2, 3, 3)
     for patch in range(9):
         expected = prompt_score(joint[:, patch], *map(torch.tensor, TEXTS), 0.1)

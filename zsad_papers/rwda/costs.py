@@ -71,10 +71,8 @@ def fnn_counts(fnn: FNN) -> dict[str, int]:
     {'params_M': 297473, 'macs_G': 295168}
     """
     linear = [part for part in fnn.modules() if isinstance(part, torch.nn.Linear)]
-    return {
-        "params_M": sum(parameter.numel() for parameter in fnn.parameters()),
-        "macs_G": sum(part.weight.numel() for part in linear),
-    }
+    numbers = sum(parameter.numel() for parameter in fnn.parameters())
+    return {"params_M": numbers, "macs_G": sum(part.weight.numel() for part in linear)}
 
 
 def complexity_table() -> pd.DataFrame:
@@ -90,14 +88,10 @@ def complexity_table() -> pd.DataFrame:
     records = []
     for method, with_fnn in (("clip", 0), ("winclip", 0), ("rwda", 1), ("clip_rwda", 1)):
         sequences, images = windows if method == "winclip" else whole
-        for metric, unit in (("params_M", 1e6), ("macs_G", 1e9)):
-            numbers = {}
-            for counted in ("profiler", "all"):
-                if metric == "params_M":
-                    number = parameters(tower, counted) + with_fnn * added[metric]
-                else:
-                    number = multiply_accumulates(tower, sequences, patch_embeddings=images, counted=counted)
-                    number += with_fnn * views * added[metric]
-                numbers[counted] = number / unit
-            records.append({"method": method, "metric": metric, **numbers})
+        numbers = {"params_M": {}, "macs_G": {}}
+        for counted in ("profiler", "all"):
+            macs = multiply_accumulates(tower, sequences, patch_embeddings=images, counted=counted)
+            numbers["macs_G"][counted] = (macs + with_fnn * views * added["macs_G"]) / 1e9
+            numbers["params_M"][counted] = (parameters(tower, counted) + with_fnn * added["params_M"]) / 1e6
+        records += [{"method": method, "metric": metric, **own} for metric, own in numbers.items()]
     return pd.DataFrame(records)

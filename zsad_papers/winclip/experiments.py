@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core import methods
-from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, TileFeatures
 from zsad_core.methods import Detector, Output, Texts, clip
 from zsad_core.scores import prompt_score, to_tensor
@@ -94,14 +94,16 @@ def within_images(category: Category) -> pd.DataFrame:
 
 
 def zero_shot_detector(category: Category) -> Detector:
-    """The maps of `zero_shot` by variant; "" is WinCLIP."""
-    texts, last = category.texts(), f"layer/{category.depth}"
+    """The maps of `zero_shot` by variant; "" is WinCLIP. "patch-token" of Table 8 matches the last block's
+    tokens, which the final layer norm and the projection take to the joint space, with the texts."""
+    encoder, texts = category.encoder, category.texts()
 
     def detect(dense: TileFeatures) -> dict[str, Output]:
-        found = zero_shot_variants(dense, texts, category.encoder.grid, category.temperature)
+        found = zero_shot_variants(dense, texts, encoder.grid, category.temperature)
         if category.depth:
-            tokens = patch_token_map(category.encoder, dense.tensor(last), texts, category.temperature)
-            found["patch_token"] = Output(maps=tokens)
+            tokens = encoder.project_tokens(dense.tensor(f"layer/{category.depth}"))
+            maps = methods.token_map(tokens, encoder.grid, texts, category.temperature)
+            found["patch_token"] = Output(maps=maps)
         return found
 
     return detect
@@ -122,15 +124,6 @@ def zero_shot_variants(
         "wo_harmonic_across": {"across": "arithmetic"},
     }
     return {name: methods.winclip(dense, texts, grid, temperature, **own) for name, own in options.items()}
-
-
-def patch_token_map(encoder: ClipEncoder, tokens: Tensor, texts: Texts, temperature: float = 0.01) -> Tensor:
-    """The map (t, rows, columns) of patch tokens matched with the texts, "patch-token" in Table 8.
-
-    tokens: (t, patches, width) as they leave the last block; the final layer norm and the projection take
-    them to the joint space.
-    """
-    return methods.token_map(encoder.project_tokens(tokens), encoder.grid, texts, temperature)
 
 
 def other_localization_extractor(category: Category) -> Extractor:
@@ -236,10 +229,7 @@ def few_shot_arrays(
 ) -> dict[str, np.ndarray]:
     """What `experiment.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as
     in `few_shot_detector`."""
-
-    def make() -> Detector:
-        return few_shot_detector(category, shots, variants, **options)
-
+    make = partial(few_shot_detector, category, shots, variants, **options)
     return category.measured("few-shot", make, shots=shots, variants=list(variants), **options)
 
 
@@ -293,10 +283,7 @@ def few_shot_baselines(
 ) -> list[dict]:
     """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
     `baseline_detector`."""
-
-    def make() -> Detector:
-        return baseline_detector(category, shots, backbone, baselines)
-
+    make = partial(baseline_detector, category, shots, backbone, baselines)
     extractor, names = baseline_extractor(category, backbone), list(baselines)
     found = category.measured("baselines", make, extractor, shots=shots, kinds=(), methods=names)
     return [

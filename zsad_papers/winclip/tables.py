@@ -28,12 +28,6 @@ CLASSWISE = {
 FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
 """What the ablations call the full method."""
 
-ABLATION_T3 = ("one_class", "two_class", "state_ens", "prompt_ens", "multi_crop")
-ABLATION_T8 = (
-    *("", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic"),
-    *("patch_token", "image_tiling"),
-)
-
 
 def all_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
@@ -116,6 +110,7 @@ def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequenc
     that has flipped metal nuts."""
     zero = {"method": "winclip", "task": "image"}
     few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
+    windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
     if role == "visa":
         parts = {
             "T7": {"variant": ["", "specific_states"], "keep": "both", "metrics": ["auroc"], **zero},
@@ -123,10 +118,10 @@ def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequenc
         }
     else:
         parts = {
-            "T3": {"variant": ABLATION_T3, **zero},
+            "T3": {"variant": ["one_class", "two_class", "state_ens", "prompt_ens", "multi_crop"], **zero},
             "T5": {"variant": [f"score={score}" for score in experiments.SCORES], **few},
             "T6": {"variant": [f"maps={name}" for name in methods.MAPS], **few},
-            "T8": {"variant": ABLATION_T8, **zero, "task": "pixel"},
+            "T8": {"variant": [*windows, "image_tiling"], **zero, "task": "pixel"},
             "sec4.3": {"variant": "defect=flip", "keep": "categories"},
         }
     return joined(tidy(records, dataset, artifact, **where) for artifact, where in parts.items())

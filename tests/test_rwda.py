@@ -213,8 +213,9 @@ def test_held_out_accuracy_by_hand(monkeypatch):
     plain = rwda_tables.rows(
         pd.DataFrame({"auroc": [0.9]}), paper="rwda", artifact="F4", dataset="a", method="rwda"
     )
-    for name, value in (("pool", None), ("held_out", unseen), ("default_runs", fnns), ("fnn_rows", plain)):
-        monkeypatch.setattr(rwda_tables, name, lambda *_, value=value, **__: value)
+    for name, value in (("pool", None), ("held_out", unseen), ("default_runs", fnns)):
+        monkeypatch.setattr(rwda_experiments, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(rwda_tables, "fnn_rows", lambda *_: plain)
     settings = SimpleNamespace(pair_counts=[4], n_pairs=4)
     table = rwda_tables.pair_count_rows(None, settings, None).set_index("metric")["mean"]
     assert table["heldout_accuracy"] == pytest.approx(62.5)

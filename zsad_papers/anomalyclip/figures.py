@@ -17,21 +17,10 @@ from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
 from zsad_papers.baselines.vand import Adapters
-from zsad_papers.common import galleries
+from zsad_papers.common import galleries, plots
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, one_scale, short
-from zsad_papers.common.plots import (
-    DASHES,
-    MARKERS,
-    PALETTE,
-    PICTURES,
-    STYLE,
-    Words,
-    new_figure,
-    or_words,
-    show_image,
-)
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.figures import example as winclip_example
 
@@ -141,18 +130,18 @@ def successes_and_failures(
     return {name: galleries.lowest(images, scores, own, number) for name, scores in groups.items()}
 
 
-@mpl.rc_context({**PICTURES, "font.size": 8})
+@mpl.rc_context({**plots.PICTURES, "font.size": 8})
 def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float = 1.35) -> Figure:
     """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, the map. One
     colour scale for all maps, from their lowest to their highest score."""
     height, width = examples[0].mask.shape
     tall = 3 * size * min(1.3, height / width)
-    figure, axes = new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
+    figure, axes = plots.new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
     scale = one_scale([found.maps[method] for found in examples])
     for column, found in zip(axes.T, examples, strict=True):
-        show_image(column[0], found.image)
-        show_image(column[1], found.image, found.mask, 0.8)
-        show_image(column[2], found.maps[method], cmap="inferno", **scale)
+        plots.show_image(column[0], found.image)
+        plots.show_image(column[1], found.image, found.mask, 0.8)
+        plots.show_image(column[2], found.maps[method], cmap="inferno", **scale)
         column[0].set_title(found.label.split("\n")[-1], fontsize=8)
     name, masked = examples[0].label.split("\n")[0], any(found.mask.any() for found in examples)
     for axis, label in zip(axes[:, 0], (name, "mask" if masked else "no mask", "map"), strict=True):
@@ -179,12 +168,10 @@ SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     "F25": ("bracket", "MPDD", (("mpdd", "bracket_black"), ("visa", "gear"))),
     "F26": ("metal plate", "MPDD", (("mpdd", "metal_plate"), ("mvtec", "transistor"))),
     "F27": ("tube", "MPDD", (("mpdd", "tubes"), ("visa", "fuse"))),
-    "F28": ("grid", "MVTec-AD", (("mvtec", "grid"),)),
-    "F29": ("leather", "MVTec-AD", (("mvtec", "leather"),)),
-    "F30": ("carpet", "MVTec-AD", (("mvtec", "carpet"),)),
-    "F31": ("tile", "MVTec-AD", (("mvtec", "tile"),)),
-    "F32": ("wood", "MVTec-AD", (("mvtec", "wood"),)),
-    "F33": ("zipper", "MVTec-AD", (("mvtec", "zipper"),)),
+    **{
+        f"F{number}": (name, "MVTec-AD", (("mvtec", name),))
+        for number, name in enumerate(("grid", "leather", "carpet", "tile", "wood", "zipper"), start=28)
+    },
     "F34": ("skin", "ISIC", (("isic", ""),)),
     "F35": ("thyroid", "TN3K", (("tn3k", ""),)),
     "F36": ("colon", "CVC-ClinicDB", (("cvc_clinicdb", ""),)),
@@ -221,15 +208,17 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
 
 def shown_maps(
     settings: Settings, encoder: ClipEncoder, artifact: str, number: int = 5
-) -> tuple[Figure | Words, Category | None]:
+) -> tuple[Figure | plots.Words, Category | None]:
     """One of Figures 14 to 37, and the category in it; words where there is no data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
-        return Words(f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."), None
+        return plots.Words(
+            f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
+        ), None
     role, c = found
     sources = prompt_sources(settings, encoder, role)
     if not sources:
-        return Words("No auxiliary set to learn prompts on is among this run's data."), None
+        return plots.Words("No auxiliary set to learn prompts on is among this run's data."), None
     return strip(map_examples(c, sources, spread_out(c, number))), c
 
 
@@ -238,8 +227,8 @@ def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarr
     return experiments.measured(category, experiments.method_of(category, prompts))["/scores"]
 
 
-@or_words
-@mpl.rc_context({**STYLE, "font.size": 8})
+@plots.or_words
+@mpl.rc_context({**plots.STYLE, "font.size": 8})
 def score_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
 ) -> Figure:
@@ -249,12 +238,12 @@ def score_histograms(
     a dashed one with hatching.
     """
     n_rows = max(1, -(-len(scores) // columns))
-    figure, axes = new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
+    figure, axes = plots.new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
     for axis, (title, (values, labels)) in zip(axes.flat, scores.items(), strict=False):
         for label, name, style in ((0, "normal", "-"), (1, "anomalous", "--")):
             own = values[np.asarray(labels) == label]
             look = {"histtype": "stepfilled", "ls": style, "lw": 1.4, "hatch": ("", "////")[label]}
-            look |= {"edgecolor": PALETTE[label], "facecolor": (PALETTE[label], 0.15)}
+            look |= {"edgecolor": plots.PALETTE[label], "facecolor": (plots.PALETTE[label], 0.15)}
             shares = np.full(len(own), 1 / max(1, len(own)))
             axis.hist(own, bins, range=(0, 1), weights=shares, label=name, **look)
         axis.set_title(title, fontsize=8.5)
@@ -270,16 +259,16 @@ def score_histograms(
     return figure
 
 
-@or_words
-@mpl.rc_context(STYLE)
+@plots.or_words
+@mpl.rc_context(plots.STYLE)
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
     """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
     would be if every token took the same from all."""
-    figure, axes = new_figure(height=3.8)
+    figure, axes = plots.new_figure(height=3.8)
     axis = axes[0, 0]
     means = records.groupby(["kind", "block"], sort=False)["weight"].mean()
     for number, kind in enumerate(dict.fromkeys(records["kind"])):
-        style = {"marker": MARKERS[number], "ls": DASHES[number], "color": PALETTE[number]}
+        style = {"marker": plots.MARKERS[number], "ls": plots.DASHES[number], "color": plots.PALETTE[number]}
         axis.plot(means[kind].index, means[kind], label=KIND_LABELS[kind], **style)
     axis.axhline(uniform, color="grey", lw=1)
     above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
@@ -292,7 +281,7 @@ def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> F
     return figure
 
 
-@mpl.rc_context({**PICTURES, "font.size": 8})
+@mpl.rc_context({**plots.PICTURES, "font.size": 8})
 def attention_figure(
     found: Example, matrices: Mapping[str, np.ndarray], maps: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Figure:
@@ -302,7 +291,7 @@ def attention_figure(
     scale a row. Large matrices are drawn in at most 144 cells a side, each the largest weight in it.
     """
     kinds, n_rows = list(matrices), 1 + len(maps)
-    figure, axes = new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
+    figure, axes = plots.new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
     axes[0, 0].set_axis_off()
     for axis, kind in zip(axes[0, 1:], kinds, strict=True):
         drawn = axis.imshow(_coarse(matrices[kind], 144), cmap="viridis", norm=mpl.colors.PowerNorm(0.5, 0))
@@ -313,10 +302,10 @@ def attention_figure(
         bar.set_ticks([0, top / 4, top], labels=[short(v) for v in (0, top / 4, top)])
     axes[0, 1].set_ylabel("patch that looks")
     for row, (name, own) in zip(axes[1:], maps.items(), strict=True):
-        show_image(row[0], found.image, found.mask, 0.7)
+        plots.show_image(row[0], found.image, found.mask, 0.7)
         row[0].set_title(found.label.replace("\n", ", "), fontsize=8)
         for axis, kind in zip(row[1:], kinds, strict=True):
-            show_image(axis, own[kind], found.mask, 0.7, cmap="inferno", **one_scale(own.values()))
+            plots.show_image(axis, own[kind], found.mask, 0.7, cmap="inferno", **one_scale(own.values()))
         row[0].set_ylabel(name, fontsize=9)
         figure.colorbar(row[1].images[0], ax=row.tolist(), fraction=0.05, pad=0.01, label="score")
     return figure
@@ -332,8 +321,8 @@ MEASURES = {("pixel", "pro"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
 """What Figure 8 shows of each setting."""
 
 
-@or_words
-@mpl.rc_context(STYLE)
+@plots.or_words
+@mpl.rc_context(plots.STYLE)
 def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     """Figure 8: a row of panels for each hyperparameter, pixel PRO on the left and image AP on the right.
 
@@ -342,13 +331,13 @@ def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     parts = frame["variant"].str.extract(r"^([EMLN])=(\d+)$")
     frame = frame.assign(letter=parts[0], x=parts[1].astype("Int64")).dropna(subset="letter")
     letters = [letter for letter in SWEPT if (frame["letter"] == letter).any()]
-    figure, axes = new_figure(len(letters), 2, 6.4, 1.9 * len(letters) + 0.3)
+    figure, axes = plots.new_figure(len(letters), 2, 6.4, 1.9 * len(letters) + 0.3)
     for row, letter in zip(axes, letters, strict=True):
         for number, ((task, metric), name) in enumerate(MEASURES.items()):
             own = frame[(frame["letter"] == letter) & (frame["task"] == task)]
             own = own[own["metric"] == metric].sort_values("x")
             axis, x = row[number], own["x"].to_numpy(float)
-            axis.plot(x, own["mean"], marker=MARKERS[number], color=PALETTE[number])
+            axis.plot(x, own["mean"], marker=plots.MARKERS[number], color=plots.PALETTE[number])
             axis.set(xlabel=SWEPT[letter], ylabel=name, xticks=x)
             axis.margins(y=0.25)
             if letter in defaults:

@@ -23,18 +23,8 @@ from zsad_core.prompts import WORD_PAIRS
 from zsad_papers.common.experiment import as_frame, categories
 from zsad_papers.common.results import joined, rows, tidy
 from zsad_papers.common.settings import Settings
-from zsad_papers.rwda.experiments import (
-    Pair,
-    Runs,
-    default_runs,
-    fnn_scores,
-    held_out,
-    measure,
-    pool,
-    prompt_scores,
-    similarity_scores,
-    sum_scores,
-)
+from zsad_papers.rwda import experiments
+from zsad_papers.rwda.experiments import Pair, Runs, fnn_scores, measure, prompt_scores, sum_scores
 from zsad_papers.winclip.experiments import few_shot_design, few_shot_scores
 from zsad_papers.winclip.tables import main_records
 
@@ -104,7 +94,7 @@ def few_shot_rows(
     guided, frames = prompt_scores(test, encoder, cache_dir, known=True), []
     alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
     for k in shots:
-        reference = {seed: similarity_scores(test, train, k, seed) for seed in fnns}
+        reference = {seed: experiments.similarity_scores(test, train, k, seed) for seed in fnns}
         frames.append(main_rows(test, role, sum_scores(guided, alone, reference), "clip_rwda", shots=k))
         frames.append(mean_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
     return joined(frames)
@@ -149,9 +139,13 @@ def fnn_rows(images: TileFeatures, fnns: Mapping[int, FNN], variant: str, artifa
 def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """Figure 4: AUROC of RWDA alone over the number of training pairs, and its accuracy on held-out
     prompts."""
-    texts, (normal, anomalous), frames = pool(settings, encoder), held_out(settings, encoder), []
+    texts, (normal, anomalous), frames = (
+        experiments.pool(settings, encoder),
+        experiments.held_out(settings, encoder),
+        [],
+    )
     for n in sorted({*settings.pair_counts, settings.n_pairs}):
-        fnns = default_runs(settings, encoder, texts, n_pairs=n)
+        fnns = experiments.default_runs(settings, encoder, texts, n_pairs=n)
         frames.append(fnn_rows(images, fnns, f"object_unknown;n_pairs={n}", "F4"))
         right = [np.mean([f.score(normal) < 0.5, f.score(anomalous) >= 0.5]) for f in fnns.values()]
         accuracy = pd.DataFrame({"seed": list(fnns), "heldout_accuracy": right})
@@ -164,7 +158,9 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     test, frames = images.select(split="test"), []
     for normal, anomaly in WORD_PAIRS:
         guided = prompt_scores(test, encoder, settings.cache_dir, normal=normal, anomaly=anomaly)
-        fnns = default_runs(settings, encoder, pool(settings, encoder, normal, anomaly))
+        fnns = experiments.default_runs(
+            settings, encoder, experiments.pool(settings, encoder, normal, anomaly)
+        )
         both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
         for method, runs in (("clip", {settings.seed: guided}), ("clip_rwda", both)):
             frames.append(mean_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))
@@ -199,12 +195,14 @@ def linear_accuracy(train: Pair, test: Pair) -> float:
 def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair) -> pd.DataFrame:
     """Section 3.2: how far prompts of one state spread, with random words and without (`plain`), and how well
     a line parts the states."""
-    texts, frames = tuple(part[: settings.n_pairs] for part in pool(settings, encoder)), []
+    texts, frames = tuple(part[: settings.n_pairs] for part in experiments.pool(settings, encoder)), []
     for prefix, pair in (("", texts), ("random_words=0;", plain)):
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
             value = pd.DataFrame({"cosine_distance": [cosine_distance(vectors)]})
             frames.append(text_rows(value, "sec3.2", variant=f"{prefix}state={state}"))
-    accuracy = pd.DataFrame({"heldout_accuracy": [linear_accuracy(texts, held_out(settings, encoder))]})
+    accuracy = pd.DataFrame(
+        {"heldout_accuracy": [linear_accuracy(texts, experiments.held_out(settings, encoder))]}
+    )
     return joined([*frames, text_rows(accuracy, "sec3.2", "linear")])
 
 

@@ -85,7 +85,9 @@ def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
     check()
 
 
-@pytest.mark.parametrize("changes", [{"no_causal_mask": True}, {"pool_type": "last"}, {"embed_cls": True}])
+@pytest.mark.parametrize(
+    "changes", [{"no_causal_mask": True}, {"pool_type": "last", "eos_id": 49407}, {"embed_cls": True}]
+)
 def test_other_text_towers_are_refused(tiny: Callable, changes: dict) -> None:
     with pytest.raises(ValueError, match="expected a causal text tower.*ViT-L-14-336-quickgelu"):
         tiny(text_cfg=TEXT | changes, custom_text=True)

@@ -254,7 +254,7 @@ def test_zero_shot_maps_of_squares(square: Category) -> None:
     assert {*found} == {"", *names, "wo_harmonic_within", "wo_harmonic_across"}
     texts = [side(encoder, s) for s in zero_shot_prompts("bottle top")]
     options = {"normal": texts[0], "anomalous": texts[1], "temperature": square.temperature}
-    embedded = encoder.embed_scales(pixels_of(square), (2, 3), layers=(square.depth,))
+    embedded = encoder.embed_scales(pixels_of(square), (2, 3), layers=(square.encoder.depth,))
     maps = zero_shot_map(embedded.image, embedded.windows, encoder.grid, **options)
     tokens = encoder.project_tokens(embedded.layers[6])
     patch_token = token_map(tokens, encoder.grid, texts, square.temperature)

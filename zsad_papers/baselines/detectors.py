@@ -32,11 +32,13 @@ def baseline_detector(
     """
     extractor = baseline_extractor(category, backbone)
     if backbone is None:
-        spread = deep = [str(layer) for layer in hidden_layers(category.depth)]
+        spread = deep = [str(layer) for layer in hidden_layers(category.encoder.depth)]
     else:
         spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
-    deepest = str(category.depth) if backbone is None else "layer4"  # what SPADE retrieves by: the last one
-    names = {"patchcore": deep, "patchcore_last": [str(category.depth)]}
+    deepest = (
+        str(category.encoder.depth) if backbone is None else "layer4"
+    )  # what SPADE retrieves by: the last one
+    names = {"patchcore": deep, "patchcore_last": [str(category.encoder.depth)]}
 
     def features(dense: TileFeatures) -> dict[str, Tensor]:
         layers = dense.starting("layer")

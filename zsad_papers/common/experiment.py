@@ -154,14 +154,10 @@ class Category:
         """The profile's, or the one that the model was trained with, which for CLIP's weights is 0.01."""
         return self.settings.temperature or self.encoder.temperature
 
-    @property
-    def depth(self) -> int:
-        """Number of the last block; 0 for a ResNet, which has no patch tokens."""
-        return self.encoder.depth
-
     @cached_property
     def clip(self) -> Extractor:
-        layers = (*hidden_layers(self.depth), self.depth) if self.depth else ()
+        depth = self.encoder.depth  # 0 for a ResNet, which has no patch tokens
+        layers = (*hidden_layers(depth), depth) if depth else ()
         return clip_extractor(self.encoder, self.settings.scales, layers)
 
     def texts(self, kind: str = "prompt_ens", **options) -> Texts:

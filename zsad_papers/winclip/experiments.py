@@ -100,8 +100,8 @@ def zero_shot_detector(category: Category) -> Detector:
 
     def detect(dense: TileFeatures) -> dict[str, Output]:
         found = zero_shot_variants(dense, texts, encoder.grid, category.temperature)
-        if category.depth:
-            tokens = encoder.project_tokens(dense.tensor(f"layer/{category.depth}"))
+        if encoder.depth:
+            tokens = encoder.project_tokens(dense.tensor(f"layer/{encoder.depth}"))
             maps = methods.token_map(tokens, encoder.grid, texts, category.temperature)
             found["patch_token"] = Output(maps=maps)
         return found
@@ -202,7 +202,7 @@ def few_shot_detector(
     layer_norm: whether patch tokens pass the last layer norm. The paper takes "the last feature map before
         pooling"; the default takes it as the last block leaves it, newer open_clip versions normalise it.
     """
-    last, norm = f"layer/{category.depth}", category.encoder.model.visual.ln_post
+    last, norm = f"layer/{category.encoder.depth}", category.encoder.model.visual.ln_post
     texts, grid = category.texts(), category.encoder.grid
 
     def patches(dense: TileFeatures) -> Tensor:

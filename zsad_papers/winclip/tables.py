@@ -163,11 +163,10 @@ def backbone_rows(
             runs = (experiments.zero_shot_classification, experiments.zero_shot)
             frames = [run_experiment(settings, other, "mvtec", run) for run in runs]
             of_run[name] = pd.concat(frames)
-    frames = []
+    shown, frames = {"image": "prompt_ens", "pixel": ""}, []
     for name, found in of_run.items():
-        image = found[(found["method"] == "winclip") & (found["variant"] == "prompt_ens")]
-        pixel = found[(found["method"] == "winclip") & (found["variant"] == "") & (found["task"] == "pixel")]
-        frames.append(pd.concat([image, pixel]).assign(variant=f"backbone={name}"))
+        own = (found["method"] == "winclip") & (found["variant"] == found["task"].map(shown))
+        frames.append(found[own].assign(variant=f"backbone={name}"))
     return tidy(pd.concat(frames), dataset, "S9", metrics=["auroc"])
 
 
@@ -191,7 +190,7 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def run(settings: Settings, role: str) -> str:
-    """Measure all studies of the dataset in a role, for the notebooks to read; a line that tells how many."""
+    """Measure everything of the dataset in a role, for the notebooks to read; a line that says how many."""
     if not settings.datasets[role]:
         return f"no dataset in the place of {role}"
     if dataset_of(settings, role) is None:

@@ -354,7 +354,7 @@ def test_a_resnet_has_no_patch_tokens(square: Category, tmp_path: Path) -> None:
     text = {"width": 32, "heads": 2, "layers": 1}
     (tmp_path / "rn.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
     resnet = replace(square, encoder=load_encoder(tmp_path / "rn.json", "random", device="cpu"))
-    assert resnet.depth == 0 and resnet.clip.key["layers"] == []
+    assert resnet.encoder.depth == 0 and resnet.clip.key["layers"] == []
     assert len(by_variant(zero_shot(resnet))) == 7
     assert len(zero_shot_classification(resnet)) == 14
 

@@ -21,9 +21,8 @@ from workflow.sizes import (
     student_lines,
 )
 
-LONGEST_MODULE, MEDIAN_FUNCTION = 425, 12  # lines; the aim is 400 for a module
-# What stands today, in lines; the aim is 4,000 for the core and 13,500 for the product.
-LARGEST = {"zsad_core": 5_260, "read first": 2_200, "product": 17_800}
+LONGEST_MODULE, MEDIAN_FUNCTION = 400, 12  # lines
+LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_600}  # lines; the aim is 13,500
 PAPERS = ("rwda", "winclip", "anomalyclip")
 PROFILES = ("mini", "paper")
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name

@@ -240,13 +240,12 @@ def test_each_option_matters(
 
 
 def test_query_equal_to_reference(
-    encoder: ClipEncoder, references: Tensor, few_shot: WinClipModel, as_anomalib: dict[str, Any]
+    encoder: ClipEncoder, references: Tensor, as_anomalib: dict[str, Any]
 ) -> None:
-    """Nothing is left of M^W, in either code: no division by zero, half of the language's score."""
-    found, expected = ours(encoder, references, references, as_anomalib), few_shot(references)
+    """Nothing is left of M^W: no division by zero, half of the language's score. anomalib's score is not
+    compared: its harmonic means of rounding errors of either sign can be any number."""
+    found = ours(encoder, references, references, as_anomalib)
     assert_close(found.plus_scores, found.scores / 2, **TIGHT)
-    assert_close(found.plus_scores.float(), expected.pred_score, **TIGHT)
-    assert_close(found.plus_maps, expected.anomaly_map, **TIGHT)
 
 
 def test_without_the_adapter_all_windows_are_one(encoder: ClipEncoder, pixels: Tensor) -> None:

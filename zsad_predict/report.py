@@ -82,21 +82,27 @@ def _replacing(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when the block ends well; hidden, so that no listing of
     images takes it for one of theirs. Raises BlockingIOError while another run writes to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    new, lock = out.with_name(f".{out.name}.unfinished"), FileLock(out.with_name(f".{out.name}.lock"))
+    new, old = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "earlier"))
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise BlockingIOError(f"another run is writing to {out}: wait until it has ended") from None
     try:
         check_out(out)
+        if old.exists() and not out.exists():
+            old.rename(out)
         shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         new.mkdir()
         yield new
-        if out.exists():
-            shutil.rmtree(out)
+        if out.exists():  # a run killed between the two renames leaves the earlier results under `old`
+            out.rename(old)
         new.rename(out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
         lock.release()
 

@@ -174,6 +174,6 @@ def test_digests_of_all_parts_are_kept_in_one_go(root: Path, tmp_path: Path) -> 
 def test_a_stretched_mask_keeps_what_is_more_than_half():
     from zsad_core.datasets import stretched_mask
 
-    pixels = np.array([[0, 1, 0, 1, 0]], bool)  # 42 % of the pixel that is left, by a triangle
+    pixels = np.array([[0, 0, 1, 0, 1]], bool)  # 42 % of the pixel that is left, by a triangle
     assert not stretched_mask(pixels, (1, 1)).any()
     assert stretched_mask(~pixels, (1, 1)).all()

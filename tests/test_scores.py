@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zsad_core.methods import clip
 from zsad_core.scores import average_views, prompt_score
 
 RNG = np.random.default_rng(0)
@@ -67,3 +68,10 @@ def test_wrong_shapes() -> None:
         prompt_score(np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
     with pytest.raises(ValueError, match="expected \\(n, v\\)"):
         average_views(np.ones(3))
+
+
+def test_temperature_0_01_of_section_3_1_is_the_default() -> None:
+    images, texts = RNG.normal(size=(4, 1, 8)), tuple(RNG.normal(size=(2, 8)))
+    expected = prompt_score(images, *texts, temperature=0.01)
+    np.testing.assert_array_equal(prompt_score(images, *texts), expected)
+    np.testing.assert_array_equal(clip(images, texts).scores, expected[:, 0])

@@ -69,10 +69,10 @@ def run(folder: Path, cache: Path) -> dict[str, float]:
     found = {"images": len(dataset), "mib_before_images": peak_mebibytes()}
     held = [0]
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
-        outputs = zero_shot_variants(dense, texts, encoder.grid)
-        held[0] += sum(array.nbytes for array in dense.arrays.values())
-        held[0] += 4 * len(outputs) * int(dense.sizes.prod(1).sum())  # float32 maps at the images' size
+    def detect(features: TileFeatures) -> dict[str, Output]:
+        outputs = zero_shot_variants(features, texts, encoder.grid)
+        held[0] += sum(array.nbytes for array in features.arrays.values())
+        held[0] += 4 * len(outputs) * int(features.sizes.prod(1).sum())  # float32 maps at the images' size
         return outputs
 
     for name in ("computed", "read"):

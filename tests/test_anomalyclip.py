@@ -44,7 +44,7 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
     return settings_of(prompt_epochs=1, limit_images=2, prompt_image_size=120)
 
 
-def category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
+def squashed_category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
     return replace(categories(settings, encoder, role)[number], whole="squash")
 
 
@@ -62,12 +62,12 @@ def test_auxiliary_sets_are_the_papers() -> None:
 
 def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
-    c = category(settings, large, "mvtec")
+    category = squashed_category(settings, large, "mvtec")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
-    found = measured(c, method_of(c, prompts))
+    found = measured(category, method_of(category, prompts))
 
     texts = prompts.texts(large)[0].double()  # (2, d)
-    pixels = [c.test.image(i).resize((120, 120), 3) for i in range(len(c.test))]
+    pixels = [category.test.image(i).resize((120, 120), 3) for i in range(len(category.test))]
     batch = torch.stack([large.preprocess(image) for image in pixels])
     heads = large.embed_images(batch, final_norm=False).double()
     expected = (heads @ texts.T / 0.07).softmax(-1)[:, 1]
@@ -77,16 +77,16 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, large.grid)
     up = F.interpolate(maps[:, None], (120, 120), mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
-    masks = [stretched_mask(c.test.mask(i), (120, 120)) for i in range(len(c.test))]
+    masks = [stretched_mask(category.test.mask(i), (120, 120)) for i in range(len(category.test))]
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
 
 
 def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:
-    c = category(settings, large, "visa")
+    category = squashed_category(settings, large, "visa")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
-        method_of(c, prompts)
-    assert len(measured(c, method_of(c, prompts, allow_training_images=True))["/scores"]) == 4
+        method_of(category, prompts)
+    assert len(measured(category, method_of(category, prompts, allow_training_images=True))["/scores"]) == 4
 
 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
@@ -105,15 +105,15 @@ def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
 
 
 def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
-    c = category(settings, large, "mvtec")
-    name = object_name(c.name)
+    category = squashed_category(settings, large, "mvtec")
+    name = object_name(category.name)
     pair = large.embed_text([f"A photo of a normal {name}", f"A photo of an anomalous {name}"])
     pixels = torch.stack(
-        [large.preprocess(c.test.image(i).resize((120, 120), 3)) for i in range(len(c.test))]
+        [large.preprocess(category.test.image(i).resize((120, 120), 3)) for i in range(len(category.test))]
     )
     expected = (large.embed_images(pixels) @ pair.T / 0.07).softmax(-1)[:, 1]
-    np.testing.assert_allclose(measured(c, clip_method(c))["/scores"], expected, rtol=2e-3)
-    ensemble = anomalyclip_experiments.clip_texts(large, c.name, settings.cache_dir, ensemble=True)
+    np.testing.assert_allclose(measured(category, clip_method(category))["/scores"], expected, rtol=2e-3)
+    ensemble = anomalyclip_experiments.clip_texts(large, category.name, settings.cache_dir, ensemble=True)
     torch.testing.assert_close(ensemble.norm(dim=-1), torch.ones(2))
     assert (ensemble - pair).abs().max() > 0.01
 
@@ -150,15 +150,17 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
         kinds[role] = set(frame["task"])
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
-    c = category(settings, large, "mvtec")
+    category = squashed_category(settings, large, "mvtec")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
-    scores = measured(c, method_of(c, prompts))["/scores"]
+    scores = measured(category, method_of(category, prompts))["/scores"]
     (record,) = (
         run_experiment(settings, large, "mvtec", [""])
-        .query("task == 'image' and category == @c.name")
+        .query("task == 'image' and category == @category.name")
         .to_dict("records")
     )
-    assert record["auroc"] == auroc(c.test.labels, scores) and record["ap"] == aupr(c.test.labels, scores)
+    assert record["auroc"] == auroc(category.test.labels, scores) and record["ap"] == aupr(
+        category.test.labels, scores
+    )
 
 
 def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, large: ClipEncoder) -> None:
@@ -176,7 +178,7 @@ def test_vand_beside_it(settings: Settings, large: ClipEncoder) -> None:
     assert set(run_experiment(settings, large, "headct", ["vand"])["task"]) == {"image"}
     adapters = anomalyclip_experiments.learned_adapters(settings, large, "visa")
     with pytest.raises(ValueError, match="trained these adapters"):
-        adapters.refuse_training_images(category(settings, large, "visa").test)
+        adapters.refuse_training_images(squashed_category(settings, large, "visa").test)
 
 
 def test_score_statistics() -> None:

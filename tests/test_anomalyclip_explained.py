@@ -31,7 +31,11 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="module")
 def grid_category(settings: Settings, large: ClipEncoder) -> Category:
-    return next(c for c in anomalyclip_experiments.squashed(settings, large, "mvtec") if c.name == "grid")
+    return next(
+        category
+        for category in anomalyclip_experiments.squashed(settings, large, "mvtec")
+        if category.name == "grid"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,11 @@ def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
 
 @pytest.fixture(scope="module")
 def nut(settings: Settings, large: ClipEncoder) -> Category:
-    return next(c for c in anomalyclip_experiments.squashed(settings, large, "mvtec") if c.name == "hex_nut")
+    return next(
+        category
+        for category in anomalyclip_experiments.squashed(settings, large, "mvtec")
+        if category.name == "hex_nut"
+    )
 
 
 # maps
@@ -100,8 +104,8 @@ def test_without_datasets_there_is_nothing_and_no_warning(
         "CLIP": None
     }
     assert set(anomalyclip_figures.shown_table(none, large)["here"]) == {"nothing: no such data"}
-    words, c = anomalyclip_figures.shown_maps(none, large, "F14")
-    assert c is None and "hazelnut" in words.text
+    words, category = anomalyclip_figures.shown_maps(none, large, "F14")
+    assert category is None and "hazelnut" in words.text
     assert not len(recwarn)
 
 
@@ -109,9 +113,9 @@ def test_without_datasets_there_is_nothing_and_no_warning(
 
 
 def test_anomalous_images_are_evenly_spaced() -> None:
-    c = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
-    assert anomalyclip_figures.spread_out(c, 3) == [1, 3, 6]
-    assert anomalyclip_figures.spread_out(c, 9) == [1, 2, 3, 5, 6]
+    category = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
+    assert anomalyclip_figures.spread_out(category, 3) == [1, 3, 6]
+    assert anomalyclip_figures.spread_out(category, 9) == [1, 2, 3, 5, 6]
 
 
 def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,12 +125,14 @@ def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None
     }
     names = ["label", "auroc", "maximum"]
     monkeypatch.setattr(
-        anomalyclip_figures, "within_images", lambda c, _: pd.DataFrame(frames[c.name], columns=names)
+        anomalyclip_figures,
+        "within_images",
+        lambda category, _: pd.DataFrame(frames[category.name], columns=names),
     )
     monkeypatch.setattr(anomalyclip_figures, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
     found = anomalyclip_figures.successes_and_failures(made, 2)
-    assert {group: [(c.name, i) for c, i in own] for group, own in found.items()} == {
+    assert {group: [(category.name, i) for category, i in own] for group, own in found.items()} == {
         "success": [("b", 1), ("a", 1)],
         "failure": [("a", 2), ("b", 2)],
         "false alarm": [("b", 0), ("a", 3)],
@@ -144,10 +150,10 @@ def test_within_images(nut: Category, prompts: LearnedPrompts) -> None:
 
 def test_what_figures_14_to_37_show(settings: Settings, large: ClipEncoder) -> None:
     assert list(anomalyclip_figures.SHOWN) == [f"F{n}" for n in range(14, 38)]
-    role, c = anomalyclip_figures.shown_category(settings, large, "F16")
-    assert (role, c.name, c.whole) == ("mvtec", "hex_nut", "squash")
-    role, c = anomalyclip_figures.shown_category(settings, large, "F25")  # no MPDD on the mini profile
-    assert (role, c.name) == ("visa", "gear")
+    role, category = anomalyclip_figures.shown_category(settings, large, "F16")
+    assert (role, category.name, category.whole) == ("mvtec", "hex_nut", "squash")
+    role, category = anomalyclip_figures.shown_category(settings, large, "F25")  # no MPDD on the mini profile
+    assert (role, category.name) == ("visa", "gear")
     table = anomalyclip_figures.shown_table(settings, large).set_index("figure")
     assert table.loc["25"].tolist() == ["bracket, MPDD", "gear, mini_visa", "yes", "mini_mvtec"]
     assert table.loc["18", "prompts learned on"] == "mini_visa"

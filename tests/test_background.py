@@ -61,7 +61,9 @@ def test_shares_at_the_best_threshold() -> None:
 
 def test_rows_of_the_categories_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"nut": (0.7, 0.5), "tile": None, "bolt": (0.1, 0.3), "bare": (float("nan"), 0.2)}
-    monkeypatch.setattr(anomalyclip_analysis, "background_shares", lambda c, prompts: found[c.name])
+    monkeypatch.setattr(
+        anomalyclip_analysis, "background_shares", lambda category, prompts: found[category.name]
+    )
     frame = background_rows([SimpleNamespace(name=name) for name in found], None, "toys")
     wide = frame.pivot(index="category", columns="metric", values="mean")
     expected = {"bolt": (0.1, 0.3), "mean": (0.4, 0.4), "nut": (0.7, 0.5)}

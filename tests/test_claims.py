@@ -34,7 +34,7 @@ from zsad_papers.common.claims import (
     load_claims,
     load_tests,
     meets,
-    setting,
+    method_key,
 )
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, as_roles, load_published, validate
 from zsad_papers.rwda.claims import WORD_PAIR_VARIANTS
@@ -273,9 +273,9 @@ def test_conditions_allow_for_rounding():
 
 def test_errors_name_what_is_wrong(monkeypatch, published):
     for bad in ("winclip[", "winclip (4)", "a b"):
-        with pytest.raises(ValueError, match="is no setting; expected for example"):
-            setting(bad)
-    assert setting("cutpaste (full-shot)").shots == FULL_SHOT
+        with pytest.raises(ValueError, match="is no method; expected for example"):
+            method_key(bad)
+    assert method_key("cutpaste (full-shot)").shots == FULL_SHOT
     with pytest.raises(ValueError, match="'about 2' is no condition"):
         meets(1.0, "about 2")
     with pytest.raises(

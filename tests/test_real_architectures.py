@@ -37,7 +37,7 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     config = prompt_config_of(encoder)
     assert (config.first, config.layers, config.design.depth) == (6, (24,), 9)
 
-    options = {"cache_dir": tmp_path / "dense", "progress": False}
+    options = {"cache_dir": tmp_path / "features", "progress": False}
     drawn, learned = (train_prompts(encoder, pair, epochs=n, **options) for n in (0, 1))  # features made once
     assert sum(p.numel() for p in learned.parameters.values()) == 43_008
     assert len(learned.losses) == 1 and np.isfinite(learned.losses).all()
@@ -45,11 +45,11 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
         assert value.isfinite().all() and not torch.equal(value, drawn.parameters[name]), name
 
     extractor = methods.extractor_of(encoder, config)
-    (part,) = compute_features(extractor, pair, tmp_path / "dense", whole="squash")
-    dense = part.load()
-    assert dense.tensor("global").shape == (2, 768)
-    assert dense.tensor("local/24").shape == (2, 1369, 768)
-    found = methods.anomalyclip(dense, learned.texts(encoder)[0], encoder.grid, config.temperature)
+    (part,) = compute_features(extractor, pair, tmp_path / "features", whole="squash")
+    features = part.load()
+    assert features.tensor("global").shape == (2, 768)
+    assert features.tensor("local/24").shape == (2, 1369, 768)
+    found = methods.anomalyclip(features, learned.texts(encoder)[0], encoder.grid, config.temperature)
     assert (found.scores.shape, found.maps.shape) == ((2,), (2, 37, 37))
     for values in (found.scores, found.maps):
         assert ((values > 0) & (values < 1)).all() and values.unique().numel() > 1
@@ -60,12 +60,12 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     assert (encoder.grid, encoder.dim, encoder.model.visual.conv1.out_channels) == ((15, 15), 640, 896)
 
     (part,) = compute_features(clip_extractor(encoder, (2, 3), layers=(12,)), pair, tmp_path)
-    dense = part.load()
-    shapes = {size: tuple(windows.shape) for size, windows in dense.windows().items()}
+    features = part.load()
+    shapes = {size: tuple(windows.shape) for size, windows in features.windows().items()}
     assert shapes == {2: (2, 196, 640), 3: (2, 169, 640)}
-    assert dense.tensor("layer/12").shape == (2, 225, 896)
+    assert features.tensor("layer/12").shape == (2, 225, 896)
     texts = category_texts(encoder, "wood", tmp_path, "two_class")
-    maps = methods.winclip(dense, texts, encoder.grid).maps
+    maps = methods.winclip(features, texts, encoder.grid).maps
     assert maps.shape == (2, 15, 15) and maps.isfinite().all() and maps.unique().numel() > 2
 
     images = image_embeddings(encoder, pair, tmp_path)

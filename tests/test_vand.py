@@ -199,12 +199,12 @@ def test_one_step_is_that_of_the_written_out_loss(
     for layer, linear in modules.items():
         logits = [
             plain_logits(
-                dense.tensor(f"layer/{layer}"),
+                features.tensor(f"layer/{layer}"),
                 linear,
                 vand_texts(encoder, category, tmp_path),
                 drawn.recipe["scale"],
             )
-            for category, dense in zip(dataset.categories, found, strict=True)
+            for category, features in zip(dataset.categories, found, strict=True)
         ]
         loss = loss + plain_loss(torch.cat(logits), masks)
     values = [value for linear in modules.values() for value in linear.parameters()]
@@ -253,13 +253,13 @@ def test_detector_on_a_category(
     category = dataset.select(category="metal_nut")
     parts = compute_features(vand_extractor(encoder), category, tmp_path, whole="squash")
     detect = vand_detector(encoder, learned, "metal_nut", tmp_path)
-    dense = parts[0].load()
-    (output,) = detect(dense).values()
+    features = parts[0].load()
+    (output,) = detect(features).values()
     assert output.maps.shape == (6, 24, 24) and 0 <= output.maps.min() <= output.maps.max() <= 1
     texts = vand_texts(encoder, "metal_nut", tmp_path)
-    expected = (learned.recipe["scale"] * F.normalize(dense.tensor("image"), dim=-1) @ texts.T).softmax(-1)[
-        :, 1
-    ]
+    expected = (learned.recipe["scale"] * F.normalize(features.tensor("image"), dim=-1) @ texts.T).softmax(
+        -1
+    )[:, 1]
     assert_close(output.scores.float(), expected)
     untrained = train_adapters(encoder, dataset, epochs=0, progress=False)
     before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut", tmp_path))

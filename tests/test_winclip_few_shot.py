@@ -57,16 +57,16 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records hold the values that they would summarise."""
 
     def record(
-        c: Category, values: np.ndarray, task: str, method: str, variant: str = "", **where: int
+        category: Category, values: np.ndarray, task: str, method: str, variant: str = "", **where: int
     ) -> dict:
         return {"task": task, "method": method, "variant": variant, **where, "values": values}
 
     monkeypatch.setattr(Category, "record", record)
 
 
-def with_meta(c: Category, meta: pd.DataFrame) -> Category:
-    dataset = replace(c.dataset, meta=meta.reset_index(drop=True))
-    return replace(c, dataset=dataset)
+def with_meta(category: Category, meta: pd.DataFrame) -> Category:
+    dataset = replace(category.dataset, meta=meta.reset_index(drop=True))
+    return replace(category, dataset=dataset)
 
 
 # WinCLIP+
@@ -90,10 +90,12 @@ def test_records_of_winclip_plus(oblong: Category) -> None:
 
 @pytest.mark.parametrize("name", ["square", "oblong"])
 def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
-    c = request.getfixturevalue(name)
-    frame = pd.DataFrame(few_shot(c, [1, 2], ALL)).query("task == 'image'")
-    ascore0 = {r["variant"]: r["values"] for r in zero_shot_classification(c) if r["method"] == "winclip"}[""]
-    scores = few_shot_scores(c, [1, 2], ALL)
+    category = request.getfixturevalue(name)
+    frame = pd.DataFrame(few_shot(category, [1, 2], ALL)).query("task == 'image'")
+    ascore0 = {
+        r["variant"]: r["values"] for r in zero_shot_classification(category) if r["method"] == "winclip"
+    }[""]
+    scores = few_shot_scores(category, [1, 2], ALL)
     assert {*scores} == {(k, seed) for k in (1, 2) for seed in (0, 1)}
     for key, own in frame.groupby(["shots", "seed"]):
         values = own.set_index("variant")["values"]
@@ -180,16 +182,16 @@ def test_references_have_no_distance_to_themselves(square: Category) -> None:
 
 
 def test_options_change_maps_and_have_files_of_their_own(square: Category, tmp_path: Path) -> None:
-    c = replace(square, settings=replace(square.settings, cache_dir=str(tmp_path), reference_seeds=1))
+    category = replace(square, settings=replace(square.settings, cache_dir=str(tmp_path), reference_seeds=1))
     options = ({}, {"fuse": "none"}, {"fuse": "mean"}, {"aggregate": "arithmetic"}, {"layer_norm": True})
-    found = [few_shot_arrays(c, [1], **option)["P+Wm+Ws|1|0/pixel"] for option in options]
+    found = [few_shot_arrays(category, [1], **option)["P+Wm+Ws|1|0/pixel"] for option in options]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
     assert len(files) == len(options) == len({values.tobytes() for values in found})
     for option, values in zip(options, found, strict=True):
-        np.testing.assert_array_equal(few_shot_arrays(c, [1], **option)["P+Wm+Ws|1|0/pixel"], values)
+        np.testing.assert_array_equal(few_shot_arrays(category, [1], **option)["P+Wm+Ws|1|0/pixel"], values)
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
-    few_shot_arrays(c, [2])
-    few_shot_arrays(replace(c, settings=replace(c.settings, seed=1)), [1])
+    few_shot_arrays(category, [2])
+    few_shot_arrays(replace(category, settings=replace(category.settings, seed=1)), [1])
     assert len([*(tmp_path / "scores").iterdir()]) == len(options) + 2
 
 
@@ -217,9 +219,9 @@ def test_without_training_images(square: Category) -> None:
 def test_every_method_has_the_same_references(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, references = [], Category.references
 
-    def spy(c: Category, draws: dict, extractor: object) -> tuple:
+    def spy(category: Category, draws: dict, extractor: object) -> tuple:
         drawn.append({key: images.tolist() for key, images in draws.items()})
-        return references(c, draws, extractor)
+        return references(category, draws, extractor)
 
     monkeypatch.setattr(Category, "references", spy)
     few_shot_detector(square, [1, 2])
@@ -232,12 +234,12 @@ def test_every_method_has_the_same_references(square: Category, monkeypatch: pyt
 # baselines
 
 
-def maps_of(c: Category, part: AnomalyDataset, backbone: Backbone | None = None) -> dict[str, Tensor]:
+def maps_of(category: Category, part: AnomalyDataset, backbone: Backbone | None = None) -> dict[str, Tensor]:
     """Feature maps of a part of the dataset, as they are stored."""
-    extractor = c.clip if backbone is None else backbone_extractor(backbone)
-    (dense,) = [p.load() for p in compute_features(extractor, part, c.settings.cache_dir)]
-    layers = dense.starting("layer")
-    return {k: v.unflatten(1, c.encoder.grid) if backbone is None else v for k, v in layers.items()}
+    extractor = category.clip if backbone is None else backbone_extractor(backbone)
+    (features,) = [p.load() for p in compute_features(extractor, part, category.settings.cache_dir)]
+    layers = features.starting("layer")
+    return {k: v.unflatten(1, category.encoder.grid) if backbone is None else v for k, v in layers.items()}
 
 
 def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
@@ -256,8 +258,10 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
     methods = ("spade", "padim", "patchcore", "patchcore_last")
     detect = baseline_detector(square, [1, 2], None, methods)
-    (dense,) = [part.load() for part in compute_features(square.clip, square.test, square.settings.cache_dir)]
-    found, size = detect(dense), square.encoder.image_size
+    (features,) = [
+        part.load() for part in compute_features(square.clip, square.test, square.settings.cache_dir)
+    ]
+    found, size = detect(features), square.encoder.image_size
     assert {*found} == {f"{m}|{k}|{s}" for m in methods for k in (1, 2) for s in (0, 1)}
     query, train = maps_of(square, square.test), maps_of(square, square.train)
     hidden = ["3", "4"]
@@ -393,9 +397,11 @@ def test_open_options_are_those_they_are_called(oblong: Category, options: pd.Da
         "whole=squash": replace(oblong, whole="squash"),
         "map_size=64": set_to(map_size=64),
     }
-    for variant, c in categories.items():
-        assert found["winclip", variant] == zero_shot(c)[0]["auroc"] != found["winclip", ""]
-        assert found["winclip_plus", variant] == few_shot(c, [1])[0]["auroc"] != found["winclip_plus", ""]
+    for variant, category in categories.items():
+        assert found["winclip", variant] == zero_shot(category)[0]["auroc"] != found["winclip", ""]
+        assert (
+            found["winclip_plus", variant] == few_shot(category, [1])[0]["auroc"] != found["winclip_plus", ""]
+        )
     for variant in FEW:
         name, _, text = variant.partition("=")
         records = few_shot(oblong, [1], **{name: True if name == "layer_norm" else text})
@@ -404,15 +410,15 @@ def test_open_options_are_those_they_are_called(oblong: Category, options: pd.Da
 
 def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
     (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
-    dense, texts = part.load(), square.texts()
+    features, texts = part.load(), square.texts()
     default, *others = (
-        few_shot_detector(square, [1], **fuse)(dense)["P+Wm+Ws|1|0"]
+        few_shot_detector(square, [1], **fuse)(features)["P+Wm+Ws|1|0"]
         for fuse in ({}, {"fuse": "harmonic"}, {"fuse": "mean"}, {"fuse": "none"})
     )
     harmonic, mean, none = (output.maps for output in others)
     options = {"grid": square.encoder.grid, "normal": texts[0], "anomalous": texts[1]}
     language = zero_shot_map(
-        dense.tensor("image"), dense.windows(), temperature=square.temperature, **options
+        features.tensor("image"), features.windows(), temperature=square.temperature, **options
     )
     assert_close(none.amax((1, 2)), default.scores)
     assert_close(mean, (none + language) / 2)

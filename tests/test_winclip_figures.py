@@ -45,7 +45,7 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 def made_up(monkeypatch: pytest.MonkeyPatch, **frames: pd.DataFrame) -> list:
     """Categories by name, whose images are described by frames with kind, area, auroc, f1max, maximum."""
     own = {n: frame.assign(label=(frame["kind"] != "good").astype(int)) for n, frame in frames.items()}
-    monkeypatch.setattr(winclip_figures, "within_images", lambda c: own[c.name])
+    monkeypatch.setattr(winclip_figures, "within_images", lambda category: own[category.name])
     return [SimpleNamespace(name=name) for name in frames]
 
 
@@ -61,7 +61,7 @@ def test_the_typical_image_is_the_one_in_the_middle(monkeypatch: pytest.MonkeyPa
         for values in ((0.9, 0.2, 0.7, 0.6, 0.99), (0.9, 0.2, 0.7, 0.6))
     )
     frames = made_up(monkeypatch, odd=odd, even=even)
-    assert [typical(c) for c in frames] == [3, 3]  # of five 0.7, of four 0.7, the upper middle
+    assert [typical(category) for category in frames] == [3, 3]  # of five 0.7, of four 0.7, the upper middle
     assert typical(made_up(monkeypatch, one=described(normal, scratch(0.3)))[0]) == 1
 
 
@@ -85,7 +85,10 @@ def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     third = described(("good", 0.0, NAN, NAN, 0.5), ("scratch", 0.20, 0.4, 0.5, 0.3))
     named = made_up(monkeypatch, first=first, second=second, third=third)
-    found = {group: [(c.name, image) for c, image in chosen] for group, chosen in failures(named, 3).items()}
+    found = {
+        group: [(category.name, image) for category, image in chosen]
+        for group, chosen in failures(named, 3).items()
+    }
     assert found == {
         "(a) arrangement": [("first", 3), ("second", 1)],
         "(b) tiny defects": [("second", 2), ("first", 4)],  # two of the eleven are that small
@@ -97,11 +100,11 @@ def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_failures_of_a_run(square: Category, oblong: Category) -> None:
     for group, chosen in failures([square, oblong]).items():
-        assert len({id(c) for c, _ in chosen}) == len(chosen), group
-        for c, image in chosen:
-            assert (c.test.labels[image] == 0) == (group == "(c) no defect")
+        assert len({id(category) for category, _ in chosen}) == len(chosen), group
+        for category, image in chosen:
+            assert (category.test.labels[image] == 0) == (group == "(c) no defect")
             if group == "(a) arrangement":
-                assert c.test.meta["defect"].iloc[image] in ("bent", "missing")
+                assert category.test.meta["defect"].iloc[image] in ("bent", "missing")
     assert len(failures([square, oblong])["(c) no defect"]) == 2
 
 
@@ -242,7 +245,7 @@ def test_size_against_quality() -> None:
     images = pd.DataFrame({"area": area, "auroc": rng.uniform(0.4, 1, 100)})
     images["dataset"] = np.where(np.arange(100) < 60, "toys", "tools")
     axis = size_against_quality(images).axes[0]
-    points = [np.asarray(c.get_offsets()) for c in axis.collections]
+    points = [np.asarray(path.get_offsets()) for path in axis.collections]
     assert [len(p) for p in points] == [60, 40]
     np.testing.assert_allclose(points[0], 100 * images[["area", "auroc"]].to_numpy()[:60])
     (line,) = axis.lines

@@ -53,25 +53,27 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict]], dict[tuple[str, str], np.ndarray]]:
     """kept(records): the values that records would summarise, by method and variant."""
 
-    def record(c: Category, values: np.ndarray, task: str, method: str, variant: str = "", **_: int) -> dict:
+    def record(
+        category: Category, values: np.ndarray, task: str, method: str, variant: str = "", **_: int
+    ) -> dict:
         return {"names": (method, variant), "values": values}
 
     monkeypatch.setattr(Category, "record", record)
     return lambda records: {record["names"]: record["values"] for record in records}
 
 
-def renamed(c: Category, defect: str, other: str) -> Category:
+def renamed(category: Category, defect: str, other: str) -> Category:
     """The category with another name for one of its defects."""
-    meta = c.dataset.meta.replace({"defect": {defect: other}})
-    return replace(c, dataset=replace(c.dataset, meta=meta))
+    meta = category.dataset.meta.replace({"defect": {defect: other}})
+    return replace(category, dataset=replace(category.dataset, meta=meta))
 
 
-def images_of(c: Category) -> list[Image.Image]:
-    return [c.test.image(i) for i in range(len(c.test))]
+def images_of(category: Category) -> list[Image.Image]:
+    return [category.test.image(i) for i in range(len(category.test))]
 
 
-def pixels_of(c: Category) -> Tensor:
-    return torch.stack([c.encoder.preprocess(image) for image in images_of(c)])
+def pixels_of(category: Category) -> Tensor:
+    return torch.stack([category.encoder.preprocess(image) for image in images_of(category)])
 
 
 def side(encoder: ClipEncoder, sentences: list[str]) -> Tensor:
@@ -158,10 +160,10 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
 def test_views_that_rwda_has_embedded_are_not_embedded_again(
     square: Category, oblong: Category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for c, whole in ((square, "tiles"), (oblong, "squash")):
-        fresh = replace(c, settings=replace(c.settings, cache_dir=str(tmp_path)))
-        category = c.dataset.select(category=c.name)
-        theirs = image_embeddings(c.encoder, category, tmp_path).select(split="test")
+    for category, whole in ((square, "tiles"), (oblong, "squash")):
+        fresh = replace(category, settings=replace(category.settings, cache_dir=str(tmp_path)))
+        dataset = category.dataset.select(category=category.name)
+        theirs = image_embeddings(category.encoder, dataset, tmp_path).select(split="test")
         with monkeypatch.context() as patch:
             patch.setattr(ClipEncoder, "embed_images", lambda *_, **__: pytest.fail("embedded again"))
             np.testing.assert_array_equal(fresh.views(whole), theirs.views)
@@ -233,12 +235,12 @@ def test_a_record_of_scores_and_one_of_pixels(square: Category) -> None:
 # maps
 
 
-def masks_of(c: Category) -> list[np.ndarray]:
-    return [c.test.mask(i) for i in range(len(c.test))]
+def masks_of(category: Category) -> list[np.ndarray]:
+    return [category.test.mask(i) for i in range(len(category.test))]
 
 
-def at_mask_size(c: Category, maps: Tensor) -> np.ndarray:
-    (shape,) = {mask.shape for mask in masks_of(c)}
+def at_mask_size(category: Category, maps: Tensor) -> np.ndarray:
+    (shape,) = {mask.shape for mask in masks_of(category)}
     return upsample(maps, shape).numpy()
 
 
@@ -270,8 +272,8 @@ def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) 
     """From pixels, and by way of kept features, at the size of the encoder's input."""
     extractor = replace(square.clip, dtype=torch.float32)
     (part,) = compute_features(extractor, square.test, tmp_path)
-    dense, size = part.load(), square.encoder.image_size
-    tables = [*image_maps(dense, zero_shot_detector(square)(dense)[""].maps, size)]
+    features, size = part.load(), square.encoder.image_size
+    tables = [*image_maps(features, zero_shot_detector(square)(features)[""].maps, size)]
     options = {"scales": square.settings.scales, "temperature": square.temperature}
     found = winclip_map(square.encoder, pixels_of(square), *square.texts(), **options)
     torch.testing.assert_close(found, torch.from_numpy(np.stack(tables)))
@@ -334,7 +336,7 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
 def test_edited_prompts_are_not_read_from_an_old_cache(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = (zero_shot, other_localization, tiling, lambda c: few_shot(c, [1]))
+    studies = (zero_shot, other_localization, tiling, lambda category: few_shot(category, [1]))
     before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
     monkeypatch.setattr(prompts, "WINCLIP_STATES", (["{} as new"], ["{} of another colour"]))
@@ -458,14 +460,19 @@ def test_references_are_the_images_that_were_drawn(square: Category) -> None:
 
 def test_categories_and_study_of_a_role(settings: Settings, encoder: ClipEncoder) -> None:
     named = categories(replace(settings, limit_images=1), encoder, "visa")
-    assert [c.name for c in named] == load_dataset(Path(settings.data_dir) / "mini_visa").categories
+    assert [category.name for category in named] == load_dataset(
+        Path(settings.data_dir) / "mini_visa"
+    ).categories
     assert len(named[0].test) == 2 and len(named[0].train) == 3
     found = run_experiment(settings, encoder, "visa", _count, "option")
-    assert found["category"].tolist() == [c.name for c in named] and (found["option"] == "option").all()
+    assert (
+        found["category"].tolist() == [category.name for category in named]
+        and (found["option"] == "option").all()
+    )
 
 
-def _count(c: Category, option: str) -> list[dict]:
-    return [{"category": c.name, "option": option}]
+def _count(category: Category, option: str) -> list[dict]:
+    return [{"category": category.name, "option": option}]
 
 
 def test_without_a_dataset_there_are_no_records(settings: Settings, encoder: ClipEncoder) -> None:

@@ -80,11 +80,11 @@ def without_dataset(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
 def made() -> pd.DataFrame:
     """Records of two categories, two seeds and two shots with known numbers."""
     lines = [
-        {"category": c, "method": m, "variant": v, "shots": k, "seed": s, "task": "image"}
+        {"category": category, "method": m, "variant": v, "shots": k, "seed": s, "task": "image"}
         for m, v in (("winclip_plus", "score=max_map"), ("padim", ""))
         for k in (1, 2)
         for s in (0, 1)
-        for c in ("a", "b")
+        for category in ("a", "b")
     ]
     frame = pd.DataFrame(lines).assign(auroc=np.arange(16) / 20, aupr=0.5)
     pixel = frame[frame["method"] == "padim"].assign(task="pixel", aupr=math.nan, pro=0.25)
@@ -345,7 +345,7 @@ def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
         name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5, "kind": "hole"})
         for name, own in images.items()
     }
-    monkeypatch.setattr(winclip_tables.experiments, "within_images", lambda c: frames[c.name])
+    monkeypatch.setattr(winclip_tables.experiments, "within_images", lambda category: frames[category.name])
     named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
     row, kept = winclip_tables.small_defects(named)
     expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic
@@ -444,9 +444,9 @@ def test_winclip_plus_with_random_words(
     """Seeds 0 and 1 draw references, 1 and 2 train: one run has both."""
     kept, record = {}, Category.record
 
-    def spy(c: Category, values: np.ndarray, *names: str, **where: int) -> dict:
-        kept[c.name, where["shots"], where["seed"]] = values
-        return record(c, values, *names, **where)
+    def spy(category: Category, values: np.ndarray, *names: str, **where: int) -> dict:
+        kept[category.name, where["shots"], where["seed"]] = values
+        return record(category, values, *names, **where)
 
     monkeypatch.setattr(Category, "record", spy)
     named = categories(settings, encoder, "mvtec")
@@ -456,14 +456,14 @@ def test_winclip_plus_with_random_words(
         ("rwda", "sec4.3", "mini_mvtec", "winclip_plus_rwda", "", "mean")
     }
     assert set(found["shots"]) == {1, 2} and found["std"].isna().all()  # not the ablations' 3
-    assert {*kept} == {(c.name, k, 1) for c in named for k in (1, 2)}
-    for c in named:
-        learned = rwda_experiments.fnn_scores(images.select(category=c.name, split="test"), fnns[1])
+    assert {*kept} == {(category.name, k, 1) for category in named for k in (1, 2)}
+    for category in named:
+        learned = rwda_experiments.fnn_scores(images.select(category=category.name, split="test"), fnns[1])
         for k in (1, 2):
-            scores = few_shot_scores(c, [1, 2, 3], ("P", "P+Wm", "P+Wm+Ws"))[k, 1] + learned
-            np.testing.assert_allclose(kept[c.name, k, 1], scores)
+            scores = few_shot_scores(category, [1, 2, 3], ("P", "P+Wm", "P+Wm+Ws"))[k, 1] + learned
+            np.testing.assert_allclose(kept[category.name, k, 1], scores)
     row = found[(found["shots"] == 2) & (found["metric"] == "auroc")]
-    values = [roc_auc_score(c.test.labels, kept[c.name, 2, 1]) for c in named]
+    values = [roc_auc_score(category.test.labels, kept[category.name, 2, 1]) for category in named]
     assert row["mean"].item() == pytest.approx(100 * np.mean(values))
 
 

@@ -47,7 +47,7 @@ Detector = Callable[[TileFeatures], Mapping[str, Output]]
 
 def detector(method: Callable[..., Output], *arguments: object, **options: object) -> Detector:
     """A method as a detector with one output, named ""."""
-    return lambda dense: {"": method(dense, *arguments, **options)}
+    return lambda features: {"": method(features, *arguments, **options)}
 
 
 def clip(views: Array, texts: Texts, temperature: float = 0.01) -> Output:
@@ -70,7 +70,7 @@ def rwda(views: Array, fnn: FNN) -> Output:
 
 
 def winclip(
-    dense: TileFeatures,
+    features: TileFeatures,
     texts: Texts,
     grid: tuple[int, int],
     temperature: float = 0.01,
@@ -79,14 +79,14 @@ def winclip(
     image_scale: bool = True,
     **averages: Average,
 ) -> Output:
-    """WinCLIP: maps of windows (Sec. 4.2) and, where `dense` has `views`, the scores of `clip`.
+    """WinCLIP: maps of windows (Sec. 4.2) and, where `features` has `views`, the scores of `clip`.
 
-    dense: of `clip_extractor`. sizes: windows that take part; None: all. image_scale: whether the whole image
-        does. averages: `aggregate` and `across` of `windows.zero_shot_map`.
+    features: of `clip_extractor`. sizes: of the windows to use; None: all. image_scale: use the whole image
+        too. averages: `aggregate` and `across` of `windows.zero_shot_map`.
     """
-    image = dense.tensor("image") if image_scale else None
-    windows = {size: v for size, v in dense.windows().items() if sizes is None or size in sizes}
-    scores = clip(dense.tensor("views"), texts, temperature).scores if "views" in dense.arrays else None
+    image = features.tensor("image") if image_scale else None
+    windows = {size: v for size, v in features.windows().items() if sizes is None or size in sizes}
+    scores = clip(features.tensor("views"), texts, temperature).scores if "views" in features.arrays else None
     maps = zero_shot_map(image, windows, grid, *texts, temperature=temperature, **averages)
     return Output(scores, maps)
 
@@ -97,7 +97,7 @@ and the smallest (2 x 2)."""
 
 
 def winclip_plus(
-    dense: TileFeatures,
+    features: TileFeatures,
     patches: Tensor,
     memory: Memory,
     zero_shot: Output,
@@ -113,7 +113,7 @@ def winclip_plus(
         gives for the same tiles, with scores or without (`references.winclip_plus`, `fuse` as well).
         aggregate: as in `references.reference_maps`.
     """
-    found = reference_maps(patches, dense.windows(), memory, grid, aggregate)
+    found = reference_maps(patches, features.windows(), memory, grid, aggregate)
     sizes = sorted(memory.windows)
     found |= {"Ws": found[f"W{sizes[0]}"], "Wm": found[f"W{sizes[-1]}"]}
     chosen = {name: [found[k] for k in MAPS[name]] for name in variants}
@@ -147,16 +147,21 @@ def tiles_of(
 
 
 def anomalyclip(
-    dense: TileFeatures, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, *, maps: bool = True
+    features: TileFeatures,
+    texts: Tensor,
+    grid: tuple[int, int],
+    temperature: float = 0.07,
+    *,
+    maps: bool = True,
 ) -> Output:
     """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
 
-    dense: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
+    features: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
     A map is the mean over layers. The paper sums them; the mean ranks the same and stays a probability.
     """
     direction = (texts[1] - texts[0]).double() / temperature  # (d,); a softmax of two is a sigmoid
-    scores = torch.sigmoid(dense.tensor("global").double() @ direction)  # (t,)
-    layers = [torch.sigmoid(v.double() @ direction) for v in dense.starting("local").values() if maps]
+    scores = torch.sigmoid(features.tensor("global").double() @ direction)  # (t,)
+    layers = [torch.sigmoid(v.double() @ direction) for v in features.starting("local").values() if maps]
     return Output(scores, (sum(layers) / len(layers)).unflatten(1, grid) if layers else None)
 
 

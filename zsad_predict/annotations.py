@@ -139,7 +139,7 @@ def with_metrics(
     ):
         name = table["file"][scored.row]
         try:
-            height, width = scored.dense.sizes[0].tolist()
+            height, width = scored.features.sizes[0].tolist()
             mask = _mask(known.masks.get(name), (height, width))
             if known.labels is None:
                 labels[name] = int(mask.any())

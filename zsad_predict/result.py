@@ -44,7 +44,7 @@ class Part(NamedTuple):
     def records(self) -> pd.DataFrame:
         return pd.DataFrame(json.loads(self.arrays()["records"].tobytes()))
 
-    def dense(self) -> TileFeatures:
+    def features(self) -> TileFeatures:
         """The maps, as the array `maps` of tiles; images without a score have no tile."""
         found, records = self.arrays(), self.records()
         sizes = records[["height", "width"]].fillna(0).to_numpy(int)
@@ -115,14 +115,14 @@ def score_part(
                 pending[number] = image
             full = sum(len(image.boxes) for image in pending.values()) >= TILES
             if pending and (full or number == len(files) - 1):
-                dense = embed(scorer, list(pending.values()))
-                scores, maps = scorer.detect(dense)
-                maps = np.zeros((len(dense.owner), 0, 0)) if maps is None else np.asarray(maps)
+                features = embed(scorer, list(pending.values()))
+                scores, maps = scorer.detect(features)
+                maps = np.zeros((len(features.owner), 0, 0)) if maps is None else np.asarray(maps)
                 numbers, maps = np.array(list(pending)), maps.astype(np.float32)
-                found.append({"owner": numbers[dense.owner], "boxes": dense.boxes, "maps": maps})
-                for i, score in enumerate(dense.mean_of_tiles(scores).tolist()):
-                    size = dict(zip(("height", "width"), dense.sizes[i].tolist()))
-                    records[numbers[i]] |= {"score": score, **size, **_about(maps[dense.owner == i])}
+                found.append({"owner": numbers[features.owner], "boxes": features.boxes, "maps": maps})
+                for i, score in enumerate(features.mean_of_tiles(scores).tolist()):
+                    size = dict(zip(("height", "width"), features.sizes[i].tolist()))
+                    records[numbers[i]] |= {"score": score, **size, **_about(maps[features.owner == i])}
                 on_progress(len(pending))
                 pending.clear()
     if not all(math.isfinite(record.get("score", 0)) for record in records):
@@ -163,12 +163,12 @@ def named(table: pd.DataFrame) -> str:
 
 
 class ScoredImage(NamedTuple):
-    """row: its row in the table. dense: of this image alone, with the array `maps`."""
+    """row: its row in the table. features: of this image alone, with the array `maps`."""
 
     row: int
     path: Path
     digest: str
-    dense: TileFeatures
+    features: TileFeatures
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,10 @@ class Result:
         rows = dict(zip(chosen["file"], chosen.index, strict=True))
         for part in self.parts:
             places = [i for i, file in enumerate(part.files) if file.name in rows]
-            dense = part.dense() if places else None
+            features = part.features() if places else None
             for i in places:
                 file = part.files[i]
-                yield ScoredImage(rows[file.name], file.path, part.digests[i], dense.only(i))
+                yield ScoredImage(rows[file.name], file.path, part.digests[i], features.only(i))
 
     def image(self, scored: ScoredImage) -> Image.Image:
         """The picture; raises BadImage or FileChanged if the file is no longer what it was."""
@@ -231,7 +231,7 @@ class Result:
     def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
         """The heat map (h, w)."""
         sigma = smoothing((min(size),) * 2) if self.smooth else 0.0
-        return next(image_maps(scored.dense, scored.dense.tensor("maps"), size, sigma))
+        return next(image_maps(scored.features, scored.features.tensor("maps"), size, sigma))
 
 
 def summary(result: Result, out: Path) -> str:

@@ -133,11 +133,11 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
         fnn, key = _fnn(options, encoder, extractor.key)
         score = partial(methods.rwda, fnn=fnn)
 
-    def detect(dense: TileFeatures) -> Output:
-        scores = score(dense.tensor("views")).scores
+    def detect(features: TileFeatures) -> Output:
+        scores = score(features.tensor("views")).scores
         if not has_map:
             return Output(scores)
-        patches = dense.tensor("local").flatten(0, 1)[:, None]  # (t patches, 1, d): images of one view
+        patches = features.tensor("local").flatten(0, 1)[:, None]  # (t patches, 1, d): images of one view
         return Output(scores, score(patches).scores.unflatten(0, (-1, *encoder.grid)))
 
     key |= {"crops": options.multi_crop}
@@ -173,11 +173,11 @@ def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: s
     temperature = options.temperature or encoder.temperature
     zero_shot = partial(methods.winclip, texts=texts, grid=encoder.grid, temperature=temperature)
 
-    def patches(dense: TileFeatures) -> Tensor:
-        return dense.tensor(f"layer/{encoder.depth}")
+    def patches(features: TileFeatures) -> Tensor:
+        return features.tensor(f"layer/{encoder.depth}")
 
-    def with_memory(dense: TileFeatures, memory: Memory) -> Output:
-        found = methods.winclip_plus(dense, patches(dense), memory, zero_shot(dense), encoder.grid)
+    def with_memory(features: TileFeatures, memory: Memory) -> Output:
+        found = methods.winclip_plus(features, patches(features), memory, zero_shot(features), encoder.grid)
         return found["P+Wm+Ws"]
 
     def fit_references(parts: Sequence[TileFeatures], images: Sequence[int]) -> Detect:

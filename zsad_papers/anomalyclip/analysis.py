@@ -90,12 +90,12 @@ def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], ima
     """Of the first test images of each category, by category, block and kind: the mean weight in [0, 1] that
     a patch gives itself, over images, heads and patches. One image at a time, since a matrix is large."""
     lines = []
-    for c in chosen:
-        for i in range(min(images, len(c.test))):
-            pixels = encoder.preprocess(c.test.image(i).resize(encoder.image_size[::-1]))[None]
+    for category in chosen:
+        for i in range(min(images, len(category.test))):
+            pixels = encoder.preprocess(category.test.image(i).resize(encoder.image_size[::-1]))[None]
             for block, weights in enumerate(_patch_attention(encoder, pixels), start=1):
                 own = {kind: w.diagonal(dim1=-2, dim2=-1).mean().item() for kind, w in weights.items()}
-                lines += [(c.name, block, kind, value) for kind, value in own.items()]
+                lines += [(category.name, block, kind, value) for kind, value in own.items()]
     frame = pd.DataFrame(lines, columns=["category", "block", "kind", "weight"])
     return frame.groupby(["category", "block", "kind"], sort=False, as_index=False)["weight"].mean()
 
@@ -114,13 +114,13 @@ def loss_parts(category: Category, prompts: LearnedPrompts, image: int) -> dict[
     """The parts of the glocal loss of one image, a training image or not, lambda left out."""
     encoder, temperature = category.encoder, prompts.config.temperature
     method = method_of(category, prompts, allow_training_images=True)
-    dense = category.features(method.extractor, image)
+    features = category.features(method.extractor, image)
     texts = prompts.texts(encoder)[0]  # (2, d)
-    cosines = dense.tensor("global") @ texts.T  # (1, 2)
+    cosines = features.tensor("global") @ texts.T  # (1, 2)
     label = torch.tensor([int(category.test.labels[image])])
     parts = {"image": F.cross_entropy(cosines / temperature, label)}
     mask = torch.from_numpy(stretched_mask(category.test.mask(image), encoder.image_size))[None]
-    for patches in dense.starting("local").values():
+    for patches in features.starting("local").values():
         cosine = patches @ ((texts[1] - texts[0]) / temperature)  # (1, p)
         maps = torch.sigmoid(cosine).unflatten(1, encoder.grid)
         for part in ("focal", "dice_anomalous", "dice_normal"):
@@ -185,8 +185,8 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[floa
     method, place = method_of(category, prompts), 0
     counts = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
     for part in category.computed(method.extractor, category.test):
-        dense = part.load()
-        for found in image_maps(dense, method.detect(dense)[""].maps, size, method.sigma):
+        features = part.load()
+        for found in image_maps(features, method.detect(features)[""].maps, size, method.sigma):
             anomalous = stretched_mask(category.test.mask(place), size)
             groups = (anomalous, behind[place] & ~anomalous, ~behind[place] & ~anomalous)
             counts += [np.histogram(found[group], BINS, (0, 1))[0] for group in groups]

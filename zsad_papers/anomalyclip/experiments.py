@@ -229,7 +229,7 @@ def squashed(settings: Settings, encoder: ClipEncoder, role: str) -> list[Catego
     """The categories in a role, seen as AnomalyCLIP sees them; none, without a warning, if there are none."""
     if missing(settings, [role]):
         return []
-    return [replace(c, whole="squash") for c in categories(settings, encoder, role)]
+    return [replace(category, whole="squash") for category in categories(settings, encoder, role)]
 
 
 def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
@@ -286,8 +286,8 @@ def measured(category: Category, method: Method, *, each: Sequence[str] = ()) ->
     each: as in `experiment.measure`."""
     masks = has_masks(category.test)
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
-        found = method.detect(dense)
+    def detect(features: TileFeatures) -> dict[str, Output]:
+        found = method.detect(features)
         return found if masks else {name: Output(output.scores) for name, output in found.items()}
 
     options = {"map_size": category.encoder.image_size, "sigma": method.sigma, "kinds": (), "each": each}

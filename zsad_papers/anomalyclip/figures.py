@@ -120,13 +120,13 @@ def successes_and_failures(
     """The images with the highest and the lowest pixel AUROC within the image, and the normal images whose
     map has the highest maximum (Figure 7); at most one image a category in each group. Categories
     without masks are left out."""
-    masked = [(c, prompts) for c, prompts in chosen if has_masks(c.test)]
+    masked = [(category, prompts) for category, prompts in chosen if has_masks(category.test)]
     if not masked:
         return {}
-    images = galleries.together(within_images(c, prompts) for c, prompts in masked)
+    images = galleries.together(within_images(category, prompts) for category, prompts in masked)
     auroc, maximum = images["auroc"].dropna(), images.loc[images["label"] == 0, "maximum"]
     groups = {"success": -auroc, "failure": auroc, "false alarm": -maximum}
-    own = [c for c, _ in masked]
+    own = [category for category, _ in masked]
     return {name: galleries.lowest(images, scores, own, number) for name, scores in groups.items()}
 
 
@@ -185,9 +185,9 @@ board nor the bracket nor the set of colon or brain pictures: these are our choi
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
     """The role and the category that stand for one of `SHOWN`; None if there is none."""
     for role, name in SHOWN[artifact][2]:
-        for c in experiments.squashed(settings, encoder, role):
-            if name in ("", c.name):
-                return role, c
+        for category in experiments.squashed(settings, encoder, role):
+            if name in ("", category.name):
+                return role, category
     return None
 
 
@@ -197,9 +197,9 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     for artifact, (name, dataset, _) in SHOWN.items():
         here, masks, learned_on = "nothing: no such data", "", ""
         if found := shown_category(settings, encoder, artifact):
-            role, c = found
-            here = f"{object_name(c.name)}, {c.dataset.name}"
-            masks = "yes" if has_masks(c.test) else "none"
+            role, category = found
+            here = f"{object_name(category.name)}, {category.dataset.name}"
+            masks = "yes" if has_masks(category.test) else "none"
             learned_on = settings.datasets[experiments.auxiliary_role(role)] or "nothing"
         lines.append((artifact[1:], f"{name}, {dataset}", here, masks, learned_on))
     names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
@@ -208,18 +208,18 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
 
 def shown_maps(
     settings: Settings, encoder: ClipEncoder, artifact: str, number: int = 5
-) -> tuple[Figure | plots.Words, Category | None]:
+) -> tuple[Figure | plots.Placeholder, Category | None]:
     """One of Figures 14 to 37, and the category in it; words where there is no data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
-        return plots.Words(
+        return plots.Placeholder(
             f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
         ), None
-    role, c = found
+    role, category = found
     sources = prompt_sources(settings, encoder, role)
     if not sources:
-        return plots.Words("No auxiliary set to learn prompts on is among this run's data."), None
-    return strip(map_examples(c, sources, spread_out(c, number))), c
+        return plots.Placeholder("No auxiliary set to learn prompts on is among this run's data."), None
+    return strip(map_examples(category, sources, spread_out(category, number))), category
 
 
 def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarray:
@@ -227,7 +227,7 @@ def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarr
     return experiments.measured(category, experiments.method_of(category, prompts))["/scores"]
 
 
-@plots.or_words
+@plots.or_placeholder
 @mpl.rc_context({**plots.STYLE, "font.size": 8})
 def score_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
@@ -259,7 +259,7 @@ def score_histograms(
     return figure
 
 
-@plots.or_words
+@plots.or_placeholder
 @mpl.rc_context(plots.STYLE)
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
     """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
@@ -321,7 +321,7 @@ MEASURES = {("pixel", "pro"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
 """What Figure 8 shows of each setting."""
 
 
-@plots.or_words
+@plots.or_placeholder
 @mpl.rc_context(plots.STYLE)
 def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     """Figure 8: a row of panels for each hyperparameter, pixel PRO on the left and image AP on the right.

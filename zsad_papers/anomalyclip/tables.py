@@ -67,9 +67,9 @@ def first_roles(names: Mapping[str, str]) -> dict[str, str]:
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """WinCLIP, from its own part of the book, on any dataset. encoder: that of WinCLIP."""
     records: list[dict] = []
-    for c in categories(settings, encoder, role):
-        records += zero_shot_classification(c) if len(set(c.test.labels.tolist())) == 2 else []
-        records += zero_shot(c) if has_masks(c.test) else []
+    for category in categories(settings, encoder, role):
+        records += zero_shot_classification(category) if len(set(category.test.labels.tolist())) == 2 else []
+        records += zero_shot(category) if has_masks(category.test) else []
     return _with_ap([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
 
 
@@ -79,13 +79,13 @@ def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd
     RD4AD distils a trained network, so it is left out where the baselines run on the CLIP's own tokens, and,
     with a warning, where its extra is not installed.
     """
-    found = [c for c in categories(settings, encoder, role) if len(c.train)]
+    found = [category for category in categories(settings, encoder, role) if len(category.train)]
     backbone = backbone_of(settings)
-    records = [record for c in found for record in full_shot(c, backbone)]
+    records = [record for category in found for record in full_shot(category, backbone)]
     if backbone is not None and find_spec("anomalib") is None:
         warnings.warn("RD4AD is left out: pip install '.[baselines]'", stacklevel=2)
     elif backbone is not None:
-        records += [record for c in found for record in rd4ad(c, backbone)]
+        records += [record for category in found for record in rd4ad(category, backbone)]
     return _with_ap(records)
 
 

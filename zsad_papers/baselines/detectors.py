@@ -40,8 +40,8 @@ def baseline_detector(
     )  # what SPADE retrieves by: the last one
     names = {"patchcore": deep, "patchcore_last": [str(category.encoder.depth)]}
 
-    def features(dense: TileFeatures) -> dict[str, Tensor]:
-        layers = dense.starting("layer")
+    def patch_maps(features: TileFeatures) -> dict[str, Tensor]:
+        layers = features.starting("layer")
         maps = {k: v.unflatten(1, category.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
         local = {m: names[m] for m in baselines if m in names}
         # PatchCore's own features once for all memories
@@ -62,11 +62,11 @@ def baseline_detector(
     reference, draws = category.references(category.draws(shots), extractor)
     fitted = {}
     for (k, seed), images in draws.items():
-        chosen = methods.tiles_of(reference, images, features)
+        chosen = methods.tiles_of(reference, images, patch_maps)
         fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in baselines}
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
-        query = features(dense)
+    def detect(features: TileFeatures) -> dict[str, Output]:
+        query = patch_maps(features)
         return {name: score(query) for name, score in fitted.items()}
 
     return detect

@@ -100,9 +100,9 @@ def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EP
     return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
 
 
-def rd4ad_detector(dense: TileFeatures) -> dict[str, Output]:
+def rd4ad_detector(features: TileFeatures) -> dict[str, Output]:
     """The output "" of features of `rd4ad_extractor`."""
-    return {"": Output(dense.tensor("scores"), dense.tensor("maps"))}
+    return {"": Output(features.tensor("scores"), features.tensor("maps"))}
 
 
 def _pixels(normal: AnomalyDataset, backbone: Backbone, folder: str) -> list[np.ndarray]:

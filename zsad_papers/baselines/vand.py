@@ -214,10 +214,10 @@ def vand_detector(encoder: ClipEncoder, adapters: Adapters, category: str, cache
     adapters.check(encoder)
     texts, scale = vand_texts(encoder, category, cache_dir), adapters.recipe["scale"]
 
-    def vand(dense: TileFeatures) -> Output:
-        tokens = {layer: dense.tensor(f"layer/{layer}") for layer in adapters.layers}
+    def vand(features: TileFeatures) -> Output:
+        tokens = {layer: features.tensor(f"layer/{layer}") for layer in adapters.layers}
         logits = patch_logits(adapters.parameters, tokens, texts, scale, encoder.grid)
-        scores = prompt_score(dense.tensor("image"), *texts, 1 / scale)
+        scores = prompt_score(features.tensor("image"), *texts, 1 / scale)
         return Output(scores, vand_maps(logits, encoder.image_size))
 
     return detector(vand)

@@ -47,7 +47,7 @@ HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 SIDES = ("published", "run")
 TOLERANCE = 1e-9  # for differences of decimals: 92.5 - 91.5 must count as 1.0
 MANY = 12  # of more differences a verdict shows the smallest
-SETTING = re.compile(r"(\w+)(?:\[(.+)\])?(?: \((full|\d+)-shot\))?")
+METHOD_KEY = re.compile(r"(\w+)(?:\[(.+)\])?(?: \((full|\d+)-shot\))?")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 LIMIT = re.compile(r"(>=|<=|>|<) (-?\d+(?:\.\d+)?)")
 
@@ -185,7 +185,7 @@ def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
     return table.assign(agreement=same.mask(is_open, "open"))
 
 
-class Setting(NamedTuple):
+class MethodKey(NamedTuple):
     """What was run: a method with its variant and shots."""
 
     method: str
@@ -194,17 +194,17 @@ class Setting(NamedTuple):
 
 
 @cache
-def setting(text: str) -> Setting:
-    """The setting that a text names.
+def method_key(text: str) -> MethodKey:
+    """The method, variant and shots that a text names.
 
-    >>> setting("winclip_plus[score=max_map] (4-shot)")
-    Setting(method='winclip_plus', variant='score=max_map', shots=4)
+    >>> method_key("winclip_plus[score=max_map] (4-shot)")
+    MethodKey(method='winclip_plus', variant='score=max_map', shots=4)
     """
-    found = SETTING.fullmatch(text)
+    found = METHOD_KEY.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no setting; expected for example 'winclip_plus[maps=P] (4-shot)'")
+        raise ValueError(f"{text!r} is no method; expected for example 'winclip_plus[maps=P] (4-shot)'")
     method, variant, shots = found.groups(default="")
-    return Setting(method, variant, FULL_SHOT if shots == "full" else int(shots or 0))
+    return MethodKey(method, variant, FULL_SHOT if shots == "full" else int(shots or 0))
 
 
 Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
@@ -241,7 +241,7 @@ class Numbers:
         measure : task and metric, `pixel auroc`, or the metric alone.
         """
         *task, metric = measure.split()
-        found = self.cells.get((metric, "".join(task), *setting(name), dataset, category), {})
+        found = self.cells.get((metric, "".join(task), *method_key(name), dataset, category), {})
         shown = place(dataset, measure, category, name)
         means = [mean for mean, _ in found.values()]
         if not found:
@@ -282,7 +282,7 @@ class Numbers:
     def measured_on(self, name: str, measure: str) -> set[str]:
         """The datasets with a mean of a setting."""
         *task, metric = measure.split()
-        key = (metric, "".join(task), *setting(name))
+        key = (metric, "".join(task), *method_key(name))
         return {cell[-2] for cell in self.cells if cell[:-2] == key and cell[-1] == "mean"}
 
     def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:

@@ -64,14 +64,16 @@ def measure(
     scores, within = defaultdict(list), {name: [] for name in each}
     histograms = defaultdict(PixelHistogram)
     for part in parts:
-        dense, masks = part.load(), None
-        for name, output in detect(dense).items():
+        features, masks = part.load(), None
+        for name, output in detect(features).items():
             if output.scores is not None:
-                scores[name].append(dense.mean_of_tiles(output.scores))
+                scores[name].append(features.mean_of_tiles(output.scores))
             if output.maps is None:
                 continue
             masks = masks or _masks(part, map_size)
-            for mask, anomaly_map in zip(masks, image_maps(dense, output.maps, map_size, sigma), strict=True):
+            for mask, anomaly_map in zip(
+                masks, image_maps(features, output.maps, map_size, sigma), strict=True
+            ):
                 histograms[name].add(mask, anomaly_map)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
@@ -264,12 +266,12 @@ class Category:
         return {**names, "task": task, **found}
 
 
-def flipped(c: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
+def flipped(category: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
     """The record of claim 30: normal and flipped images only, of a category whose defects include `flip`."""
-    if "flip" not in c.defects():
+    if "flip" not in category.defects():
         return []
-    own = c.test.meta["defect"].isin(["good", "flip"]).to_numpy()
-    part = replace(c, dataset=c.test.where(own))
+    own = category.test.meta["defect"].isin(["good", "flip"]).to_numpy()
+    part = replace(category, dataset=category.test.where(own))
     return [part.record(scores[own], "image", method, "defect=flip", **where)]
 
 

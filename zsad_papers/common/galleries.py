@@ -18,7 +18,7 @@ from zsad_core.methods import Detector
 from zsad_core.prompts import object_name
 from zsad_core.windows import upsample
 from zsad_papers.common.experiment import Category
-from zsad_papers.common.plots import PICTURES, new_figure, or_words, show_image
+from zsad_papers.common.plots import PICTURES, new_figure, or_placeholder, show_image
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def image_map(
     sigma: float = 0.0,
 ) -> np.ndarray:
     """The map (H, W) of test image number `image` at its own size; map_size and sigma as in `measure`."""
-    dense = category.features(extractor, image)
-    found = next(image_maps(dense, detect(dense)[output].maps, map_size, sigma))
-    return upsample(torch.from_numpy(found)[None], tuple(dense.sizes[0].tolist()))[0].numpy()
+    features = category.features(extractor, image)
+    found = next(image_maps(features, detect(features)[output].maps, map_size, sigma))
+    return upsample(torch.from_numpy(found)[None], tuple(features.sizes[0].tolist()))[0].numpy()
 
 
 def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def one_scale(maps: Iterable[np.ndarray]) -> dict[str, float]:
     return {"vmin": min(map(np.min, maps)), "vmax": max(map(np.max, maps))}
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context({**PICTURES, "font.size": 8})
 def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
     """Rows of examples: the image with its mask outlined, then each method's map, one colour scale a method.

@@ -47,7 +47,7 @@ class _Drawing(Figure):
 
 
 @dataclass(frozen=True)
-class Words:
+class Placeholder:
     """What a notebook shows where there is no figure."""
 
     text: str = "No dataset for it in this run, so nothing is drawn here."
@@ -56,12 +56,12 @@ class Words:
         return self.text
 
 
-def or_words(draw: Callable[..., Figure]) -> Callable[..., Figure | Words]:
-    """The function, which now returns `Words` where its first argument is empty."""
+def or_placeholder(draw: Callable[..., Figure]) -> Callable[..., Figure | Placeholder]:
+    """The function, made to return a `Placeholder` where its first argument is empty."""
 
     @wraps(draw)
-    def drawn(content: pd.DataFrame | Mapping | Sequence, *arguments, **options) -> Figure | Words:
-        return draw(content, *arguments, **options) if len(content) else Words()
+    def drawn(content: pd.DataFrame | Mapping | Sequence, *arguments, **options) -> Figure | Placeholder:
+        return draw(content, *arguments, **options) if len(content) else Placeholder()
 
     return drawn
 
@@ -109,7 +109,7 @@ def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(STYLE)
 def lines(
     frame: pd.DataFrame,
@@ -144,11 +144,11 @@ def lines(
 
 
 @mpl.rc_context(STYLE)
-def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Words:
+def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Placeholder:
     """Outlines of distributions, which differ in line style and colour; an empty group is left out."""
     groups = {name: np.ravel(values) for name, values in groups.items() if np.size(values)}
     if not groups:
-        return Words()
+        return Placeholder()
     figure, axes = new_figure(height=3.2)
     edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 30)
     for number, (name, values) in enumerate(groups.items()):
@@ -159,7 +159,7 @@ def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Wor
     return figure
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(STYLE)
 def bars(
     frame: pd.DataFrame,
@@ -190,7 +190,7 @@ def bars(
     return figure
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(STYLE)
 def dots(
     frame: pd.DataFrame,
@@ -233,7 +233,7 @@ def dots(
     return figure
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(PICTURES)
 def grid_of_values(table: pd.DataFrame, *, colour_label: str) -> Figure:
     """A small table as a heat map with every value written in it."""
@@ -259,7 +259,7 @@ def show_image(
     axis.spines[:].set_visible(False)
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(PICTURES)
 def gallery(
     images: Sequence[Sequence[np.ndarray]],

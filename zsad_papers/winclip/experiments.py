@@ -98,10 +98,10 @@ def zero_shot_detector(category: Category) -> Detector:
     tokens, which the final layer norm and the projection take to the joint space, with the texts."""
     encoder, texts = category.encoder, category.texts()
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
-        found = zero_shot_variants(dense, texts, encoder.grid, category.temperature)
+    def detect(features: TileFeatures) -> dict[str, Output]:
+        found = zero_shot_variants(features, texts, encoder.grid, category.temperature)
         if encoder.depth:
-            tokens = encoder.project_tokens(dense.tensor(f"layer/{encoder.depth}"))
+            tokens = encoder.project_tokens(features.tensor(f"layer/{encoder.depth}"))
             maps = methods.token_map(tokens, encoder.grid, texts, category.temperature)
             found["patch_token"] = Output(maps=maps)
         return found
@@ -110,10 +110,10 @@ def zero_shot_detector(category: Category) -> Detector:
 
 
 def zero_shot_variants(
-    dense: TileFeatures, texts: Texts, grid: tuple[int, int], temperature: float = 0.01
+    features: TileFeatures, texts: Texts, grid: tuple[int, int], temperature: float = 0.01
 ) -> dict[str, Output]:
     """Maps of WinCLIP and of the ablations of Table 8 that need no other feature, by variant."""
-    sizes = sorted(dense.windows())
+    sizes = sorted(features.windows())
     options = {
         "": {},
         "wo_image_scale": {"image_scale": False},
@@ -123,7 +123,7 @@ def zero_shot_variants(
         "wo_harmonic_within": {"aggregate": "arithmetic", "across": "harmonic"},
         "wo_harmonic_across": {"across": "arithmetic"},
     }
-    return {name: methods.winclip(dense, texts, grid, temperature, **own) for name, own in options.items()}
+    return {name: methods.winclip(features, texts, grid, temperature, **own) for name, own in options.items()}
 
 
 def other_localization_extractor(category: Category) -> Extractor:
@@ -151,14 +151,14 @@ def other_localization(category: Category) -> list[dict]:
     """Maps by MaskCLIP and Trans-MM: Table 4."""
     texts, grid = category.texts(), category.encoder.grid
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
+    def detect(features: TileFeatures) -> dict[str, Output]:
         tokens = {"maskclip|": "maskclip", "maskclip|residual_and_mlp=1": "maskclip_full"}
         maps = {
-            name: methods.token_map(dense.tensor(key), grid, texts, category.temperature)
+            name: methods.token_map(features.tensor(key), grid, texts, category.temperature)
             for name, key in tokens.items()
         }
-        maps["trans_mm|"] = dense.tensor("trans_mm_logit")
-        maps["trans_mm|target=difference"] = dense.tensor("trans_mm_difference")
+        maps["trans_mm|"] = features.tensor("trans_mm_logit")
+        maps["trans_mm|target=difference"] = features.tensor("trans_mm_difference")
         return {name: Output(maps=values) for name, values in maps.items()}
 
     found = category.measured("generic", lambda: detect, other_localization_extractor(category))
@@ -169,9 +169,9 @@ def tiling(category: Category) -> list[dict]:
     """Maps by image tiling: Table 8."""
     texts, sizes = category.texts(), category.settings.scales
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
+    def detect(features: TileFeatures) -> dict[str, Output]:
         def score(name: str) -> Tensor:
-            return prompt_score(dense.tensor(name), *texts, category.temperature)
+            return prompt_score(features.tensor(name), *texts, category.temperature)
 
         scores = {size: score(f"tiles/{size}") for size in sizes}
         return {"image_tiling": Output(maps=tiling_map(scores, score("image"), category.encoder.grid))}
@@ -205,19 +205,19 @@ def few_shot_detector(
     last, norm = f"layer/{category.encoder.depth}", category.encoder.model.visual.ln_post
     texts, grid = category.texts(), category.encoder.grid
 
-    def patches(dense: TileFeatures) -> Tensor:
-        tokens = dense.tensor(last)
+    def patches(features: TileFeatures) -> Tensor:
+        tokens = features.tensor(last)
         return norm(tokens.to(category.encoder.device)).detach().cpu() if layer_norm else tokens
 
     reference, draws = category.references(category.draws(shots), category.clip)
     memories = {k: methods.fit_references(reference, images, patches) for k, images in draws.items()}
     options = {"variants": variants, "fuse": fuse, "aggregate": aggregate}
 
-    def detect(dense: TileFeatures) -> dict[str, Output]:
-        language = methods.winclip(dense, texts, grid, category.temperature)
-        tokens, found = patches(dense), {}
+    def detect(features: TileFeatures) -> dict[str, Output]:
+        language = methods.winclip(features, texts, grid, category.temperature)
+        tokens, found = patches(features), {}
         for (k, seed), memory in memories.items():
-            outputs = methods.winclip_plus(dense, tokens, memory, language, grid, **options)
+            outputs = methods.winclip_plus(features, tokens, memory, language, grid, **options)
             found |= {f"{variant}|{k}|{seed}": output for variant, output in outputs.items()}
         return found
 

@@ -15,7 +15,7 @@ from zsad_papers.baselines.detectors import baseline_detector, baseline_extracto
 from zsad_papers.common import galleries
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, image_map
-from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, dots, new_figure, or_words
+from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, dots, new_figure, or_placeholder
 from zsad_papers.common.tables import LABELS, mean_std
 from zsad_papers.winclip.experiments import few_shot_detector, within_images
 
@@ -81,7 +81,7 @@ def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[
     return {name: galleries.lowest(images, scores, categories, number) for name, scores in groups.items()}
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(STYLE)
 def slopes(
     frame: pd.DataFrame,
@@ -116,7 +116,7 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
     return moved
 
 
-@or_words
+@or_placeholder
 @mpl.rc_context(STYLE)
 def size_against_quality(images: pd.DataFrame) -> Figure:
     """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
@@ -159,7 +159,7 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
     return table[[*names, *(measure for measure in METRICS_OF_OPEN_CHOICES if measure in table)]]
 
 
-@or_words
+@or_placeholder
 def effect_bars(frame: pd.DataFrame) -> Figure:
     """Changes from the default by option, a panel a dataset and metric; marker and colour tell the method."""
     found = _changes(frame).query("variant != ''")

@@ -179,7 +179,10 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
     """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
     anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
     both are empty."""
-    parts = [experiments.within_images(c).assign(dataset=c.dataset.name, category=c.name) for c in chosen]
+    parts = [
+        experiments.within_images(category).assign(dataset=category.dataset.name, category=category.name)
+        for category in chosen
+    ]
     if not parts:
         columns = ("label", "area", "kind", "auroc", "f1max", "maximum", "dataset", "category")
         return joined([]), pd.DataFrame(columns=columns)

@@ -406,3 +406,25 @@ def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_pa
         LearnedPrompts.load(features)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors with learned prompts"):
         LearnedPrompts.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word", "message"),
+    [
+        ({"later": 1}, 0, "does not know the recipe"),
+        ({"design": None}, 0, "does not know the recipe"),
+        ({}, None, "have the shapes"),
+        ({}, torch.zeros(1, 2), "have the shapes"),
+        ({}, torch.nan, "not finite"),
+    ],
+)
+def test_prompts_that_are_not_what_their_recipe_says(
+    toys: AnomalyDataset, train: Callable, encoder: ClipEncoder, tmp_path: Path, recipe, word, message
+) -> None:
+    prompts = train(toys, epochs=0)
+    changed = dict(prompts.parameters)
+    own = changed.pop("context/normal")
+    changed |= {} if word is None else {"context/normal": word if torch.is_tensor(word) else own + word}
+    replace(prompts, parameters=changed, recipe=prompts.recipe | recipe).save(tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match=message):
+        LearnedPrompts.load(tmp_path / "p.safetensors").texts(encoder)

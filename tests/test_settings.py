@@ -133,6 +133,7 @@ def test_unknown_profile_names_those_that_exist():
         (lambda values: values | {"n_pair": 1}, "unknown parameter 'n_pair' in the profile own.yaml"),
         (lambda values: values | {"n_pairs": "many"}, "n_pairs = 'many'"),
         (lambda values: values | {"n_pairs": None}, "n_pairs = None (NoneType)"),
+        (lambda values: values | {3: 4}, "unknown parameter '3'"),
         (lambda values: {"n_pairs": 4}, "lacks data_dir"),
         (lambda values: "- a\n- b\n", "lines 'name: value', got list"),
         (lambda values: "n_pairs: [1\n", "not valid YAML"),

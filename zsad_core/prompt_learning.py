@@ -36,7 +36,18 @@ class LearnedPrompts(Learned):
 
     @cached_property
     def config(self) -> PromptConfig:
-        return PromptConfig.from_key(self.recipe)
+        try:
+            return PromptConfig.from_key(self.recipe)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"this version does not know the recipe of these prompts ({error!r})") from error
+
+    def check(self, encoder: ClipEncoder) -> None:
+        """Also ValueError when the parameters are not those of the recipe."""
+        super().check(encoder)
+        drawn = initial_parameters(encoder, self.config.design, torch.Generator())
+        expected, found = ({k: tuple(v.shape) for k, v in own.items()} for own in (drawn, self.parameters))
+        if expected != found:
+            raise ValueError(f"these prompts have the shapes {found}, their recipe {expected}; learn again")
 
     def texts(
         self, encoder: ClipEncoder, names: Sequence[str] = ("object",), *, swap: bool = False

@@ -86,8 +86,11 @@ class Learned:
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{path} is no whole safetensors file ({error}); learn again") from error
         own = {name: value for name, value in tensors.items() if name.startswith(cls.PREFIXES)}
-        if not own or "recipe" not in about or "trained_on" not in tensors:
+        known = isinstance(about, dict) and {"recipe", "model", "weights", "losses"} <= about.keys()
+        if not own or not known or "trained_on" not in tensors:
             raise ValueError(f"{path} holds no learned {cls.KIND} of this book")
+        if not all(value.isfinite().all() for value in own.values()):
+            raise ValueError(f"{path} holds {cls.KIND} that are not finite; learn again")
         made = own, about["recipe"], about["model"], about["weights"], tensors["trained_on"]
         state = {name: value for name, value in tensors.items() if name.startswith("optimizer/")}
         return cls(*made, tuple(about["losses"]), about.get("key", ""), state)

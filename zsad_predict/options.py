@@ -99,7 +99,7 @@ def read_options(profile: str = "mini", **given: Any) -> Options:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"profile {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")

@@ -198,7 +198,7 @@ def read_profile(profile: str) -> dict[str, Any]:
     path = profile_path(profile)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"profile {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
@@ -255,7 +255,7 @@ def parameters_cell(names: Iterable[str] | None = None) -> str:
 
 def refuse_unknown(names: Iterable[str], where: str) -> None:
     """Raises ValueError, with the parameter that was perhaps meant, if a name is no parameter."""
-    for name in sorted(set(names) - set(parameters())):
+    for name in sorted({str(name) for name in names} - set(parameters())):  # YAML has numbers as names too
         close = difflib.get_close_matches(name, parameters(), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown parameter {name!r} in the {where}: {hint}Known: {', '.join(parameters())}")

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from zsad_core import methods, prompt_learning
 from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
@@ -79,6 +80,16 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
     masks = [stretched_mask(category.test.mask(i), (120, 120)) for i in range(len(category.test))]
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
+
+
+def test_a_map_is_the_mean_over_layers() -> None:
+    rng, grid = np.random.default_rng(0), (2, 3)
+    unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
+    texts, head, *layers = unit.split([2, 1, 6, 6])
+    arrays = {"global": head.numpy(), "local/1": layers[0][None].numpy(), "local/2": layers[1][None].numpy()}
+    dense = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
+    each = [(layer @ texts.T / 0.5).softmax(-1)[:, 1] for layer in layers]
+    torch.testing.assert_close(methods.anomalyclip(dense, texts, grid, 0.5).maps[0], sum(each).view(grid) / 2)
 
 
 def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:

@@ -113,9 +113,9 @@ def test_compositional_ensemble_counts_and_wording() -> None:
 
 def test_winclips_states_and_templates_are_all_of_the_papers() -> None:
     """Public code lacks two of the 22 templates, or the full stops; "broken" came with a later method."""
-    normal, anomalous = WINCLIP_STATES
-    assert (len(set(normal)), len(set(anomalous))) == (7, 4)
-    assert normal[0] == "{}" and not any("broken" in state for state in normal + anomalous)
+    lacks = [f"{{}} without {word}" for word in ("flaw", "defect", "damage")]
+    assert WINCLIP_STATES[0] == ["{}", "flawless {}", "perfect {}", "unblemished {}", *lacks]
+    assert WINCLIP_STATES[1] == ["damaged {}", *(state.replace("without", "with") for state in lacks)]
     sentences = compositional_ensemble("bottle")[1]
     kinds = ("cropped ", "close-up ", "bright ", "dark ", "jpeg corrupted ", "blurry ", "")
     openings = {(f"a {kind}photo of", "") for kind in kinds} | {

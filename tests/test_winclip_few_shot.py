@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from zsad_core import methods
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.image_features import compute_features
 from zsad_core.methods import Output
@@ -424,5 +426,10 @@ def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
     assert_close(mean, (none + language) / 2)
     assert_close(harmonic, 2 / (1 / none + 1 / language))
     assert_close(default.maps, harmonic)
+    tokens = operator.methodcaller("tensor", f"layer/{square.encoder.depth}")
+    reference, draws = square.references(square.draws([1]), square.clip)
+    memory = methods.fit_references(reference, draws[1, 0], tokens)
+    own = methods.winclip_plus(dense, tokens(dense), memory, Output(maps=language), square.encoder.grid)
+    assert_close(own["P+Wm+Ws"].maps, harmonic)  # the default of user images is that of the tables
     for output in others:
         assert_close(output.scores, default.scores, rtol=0, atol=0)

@@ -136,15 +136,15 @@ def test_a_page_without_datasets_says_how_to_get_them(papermill, small_run, tmp_
     done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
     assert done.returncode == 0, done.stderr
     lacking = NEEDS.get(notebook, "mini_mvtec")
-    line = rf"The dataset {lacking}\S* in the place of \w+ is not prepared: `zsad prepare \w+ "
+    line = rf"The dataset {lacking}\S* \(stand-in for \w+\) is not prepared: `zsad prepare \w+ "
     assert re.search(line, shown(tmp_path / "out.ipynb"))
 
 
 PARTIAL = [  # what is there, a page, and what it says of the other
-    ("mini_visa", "rwda/31_prompt_guided", "mini_visa (in the place of visa)"),
-    ("mini_visa", "winclip/54_ablations", "mini_mvtec in the place of mvtec is not prepared"),
+    ("mini_visa", "rwda/31_prompt_guided", "mini_visa (stand-in for visa)"),
+    ("mini_visa", "winclip/54_ablations", "mini_mvtec (stand-in for mvtec) is not prepared"),
     ("mini_visa", "anomalyclip/d_sweeps", "Nothing is learned for visa"),
-    ("mini_mvtec", "rwda/33_training_and_inference", "mini_visa in the place of visa is not prepared"),
+    ("mini_mvtec", "rwda/33_training_and_inference", "mini_visa (stand-in for visa) is not prepared"),
     ("mini_mvtec", "anomalyclip/43_ablations", "Nothing is learned for mvtec"),
     ("mini_medical_pixel", "anomalyclip/42_medical", "Nothing is learned for isic"),
 ]
@@ -194,5 +194,5 @@ def test_the_paper_profile_is_accepted_whole(papermill, small_data, small_run, t
     assert done.returncode == 0, done.stderr
     told = shown(tmp_path / "out.ipynb")
     assert "profile **paper** with" in told
-    missing = "The dataset visa in the place of visa is not prepared: `zsad prepare visa --help`"
+    missing = "The dataset visa is not prepared: `zsad prepare visa --help`"
     assert notebook.startswith("rwda") or missing in told

@@ -24,8 +24,8 @@ def test_a_page_knows_what_is_there_and_says_what_is_missing(parameters):
     page = rwda.start(parameters, ["mvtec", "visa"])
     assert page.names == {"mvtec": "mini_mvtec"}
     said = page._repr_markdown_()
-    assert "mini_mvtec (in the place of mvtec)" in said and "seeds 0 to 9" in said
-    assert "The dataset nowhere in the place of visa is not prepared" in said
+    assert "mini_mvtec (stand-in for mvtec)" in said and "seeds 0 to 9" in said
+    assert "The dataset nowhere (stand-in for visa) is not prepared" in said
     assert page.encoder.model_id == "zsad-mini" and type(page.settings) is all_papers()["rwda"].settings
 
 

@@ -30,7 +30,7 @@ def test_run_line_names_everything_and_the_difference():
     for part in (
         "**mini** with seed = 5, seeds = 2",
         "weights shipped@0123",
-        "mini_mvtec (in the place of mvtec)",
+        "mini_mvtec (stand-in for mvtec)",
     ):
         assert part in line
     assert "seeds 5 to 6" in line and NO_REPRODUCTION in line
@@ -41,7 +41,7 @@ def test_run_line_says_a_dataset_once_with_all_its_places():
     places = {"isic": "skin/a", "kvasir": "x", "endo": "x", "tn3k": "x", "mvtec": "mvtec"}
     settings = read_settings({"profile": "paper", "datasets": places})
     line = provenance.run_line(settings, None, ["x", "skin/a", "x", "mvtec"])
-    assert "datasets x (in the place of kvasir, endo, tn3k), skin/a (in the place of isic), mvtec;" in line
+    assert "datasets x (stand-in for kvasir, endo, tn3k), skin/a (stand-in for isic), mvtec;" in line
     assert "None" not in line and NO_REPRODUCTION in line  # no list of the places where nothing stands
 
 

@@ -1,7 +1,7 @@
 """What prompts are learned from: global and local features of the auxiliary images, and their masks.
 
-The image tower is frozen and the images are not augmented, so each goes through it once. Features and masks
-are memory-mapped: a step of training reads its own images, and the memory does not grow with their number.
+The image tower is frozen and images are not augmented, so each image is encoded once. Features and masks are
+memory-mapped: a training step reads its own images, and memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Auxiliary:
         return len(self.labels)
 
     def followed_by(self, other: Auxiliary) -> Auxiliary:
-        """These images, then the other ones, of the same objects and of the same size."""
+        """These images, then the others, which must have the same objects and size."""
         labels, owners = np.append(self.labels, other.labels), np.append(self.owners, other.owners)
         return replace(self, parts=self.parts + other.parts, labels=labels, owners=owners)
 

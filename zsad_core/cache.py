@@ -1,7 +1,7 @@
 """Files that survive kills, full disks and two writers at once, and arrays cached under keys made of content.
 
-A key is a hash of everything that a result depends on (weights, dataset, views, precision ...), so nothing
-ever has to be declared out of date: other inputs, other file name.
+A key is a hash of everything that a result depends on (weights, dataset, views, precision ...). Other inputs
+give another file name, so no entry ever goes out of date.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from safetensors.numpy import save
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary_path)` make a file, then give it its name in one step.
+    """Call `write(temporary_path)`, then rename the file to `path` in one step.
 
     Readers see the old file or the whole new one. On any error, a full disk or Ctrl-C included, the temporary
     file is removed and `path` stays as it was. Missing folders are made. The temporary file lies in the same
-    folder, since only then a rename is atomic, and has the suffix of `path`, which may choose the format.
+    folder, because only then is a rename atomic. It has the suffix of `path`, which may choose the format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ def cached_arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of `compute()`, read from `cache_file(folder, name, parts)` if they are there.
 
-    `parts` must name everything that the arrays depend on; people can read them in the file's metadata. A
-    file that is cut off, damaged or made from other parts is computed anew with a RuntimeWarning. Arrays are
-    numeric or boolean, come sorted by name, and are memory-mapped: changes stay in memory. Of two processes
-    that compute the same key at once, the last one's file stays.
+    `parts` must name everything that the arrays depend on; they are also in the file's metadata. A file that
+    is cut off, damaged or made from other parts is computed again, with a RuntimeWarning. Arrays are numeric
+    or boolean, sorted by name and memory-mapped: changes stay in memory. If two processes compute one key,
+    the last file stays.
     """
     path, written_parts = cache_file(folder, name, parts), _canonical_json(parts)
     if path.exists():

@@ -1,4 +1,4 @@
-"""CLIP's networks and their weights: found, checked and read, without executing what a pickle can carry."""
+"""CLIP's networks and weights: find, check and read them, without executing pickled code."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def build(config: dict[str, Any]) -> nn.Module:
 def resize_grid(model: nn.Module, image_size: int) -> None:
     """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings.
 
-    Bilinear without antialiasing: AnomalyCLIP's paper says nothing, but the prompts that its authors released
-    were learned so. VAND's code takes bicubic with antialiasing. The class token's position stays.
+    Bilinear without antialiasing, as for the prompts that AnomalyCLIP's authors released; the paper does not
+    say. VAND's code uses bicubic with antialiasing. The class token's position stays.
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
@@ -218,7 +218,7 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
 
 
 def read_content(path: Path) -> Any:
-    """What a safetensors file, a torch file or a TorchScript archive holds, usually a dict of tensors.
+    """The content of a safetensors file, torch file or TorchScript archive, usually a dict of tensors.
 
     Raises ValueError for a file that is cut off, or that holds code, which is not run.
     """

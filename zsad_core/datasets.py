@@ -4,7 +4,7 @@
     <root>/<category>/train/good/…  test/good/…  test/<defect>/…
     <root>/<category>/ground_truth/<defect>/…          masks, if the dataset has any
 
-`data_scripts/` makes such folders. Nothing is decoded before it is asked for.
+`data_scripts/` makes such folders. Images are decoded only when they are read.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class AnomalyDataset:
         return replace(self, meta=self.meta[keep].reset_index(drop=True))
 
     def cut(self, size: int) -> list[AnomalyDataset]:
-        """The images in order, in parts of this size; the last one is smaller."""
+        """The images in order, in parts of this size; the last may be smaller."""
         return [self.where(slice(i, i + size)) for i in range(0, len(self), size)]
 
     def image(self, i: int) -> Image.Image:
@@ -178,14 +178,14 @@ def fingerprints(parts: Sequence[AnomalyDataset]) -> list[str]:
 
 def how_to_prepare(name: str) -> str:
     """How a user gets a prepared folder of this name."""
-    return f"`zsad prepare {name} --help` tells how to get it, the page on datasets how to add one"
+    return f"`zsad prepare {name} --help` says how to get it, the page on datasets how to add one"
 
 
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask (H, W) bool stretched to (h, w): bilinear with antialiasing, then more than one half.
 
-    So AnomalyCLIP's code brings masks to the size of the model's input, for training and for its metrics; a
-    small defect can shrink in it, or vanish. A mask that has the size already is not changed.
+    AnomalyCLIP's code resizes masks to the model's input like this, for training and for metrics. A small
+    defect can shrink or vanish. A mask that has the size already is not changed.
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5

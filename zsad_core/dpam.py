@@ -78,7 +78,7 @@ def dual_path(
 
 
 def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Of each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column).
+    """For each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column).
 
     pixels: (n, 3, H, W). Each kind of one block takes 4 n heads t^2 bytes, so a few images at a time.
     """
@@ -104,7 +104,7 @@ def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
-    """ValueError unless the tower has these 1-based blocks, and all blocks are of the build read here."""
+    """ValueError unless the tower has these 1-based blocks, all open_clip's ResidualAttentionBlock."""
     depth = len(blocks)
     if not layers or not {*layers, first} <= set(range(1, depth + 1)):
         raise ValueError(

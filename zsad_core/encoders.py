@@ -182,7 +182,7 @@ class ClipEncoder:
 
         In the order of `windows.window_indices`. Patches outside a window are dropped before the transformer,
         those inside keep the position that they have in the whole image, and the window's class token is
-        read; `vit_windows.plain_windows` says it in four lines. A ResNet: see `resnet_windows.embed_resnet`.
+        read; `vit_windows.plain_windows` is this in four lines. ResNets: `resnet_windows.embed_resnet`.
         """
         return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
@@ -287,7 +287,7 @@ class ClipEncoder:
             yield batch.to(self.device, torch.float32)
 
     def _text_batches(self, order: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
-        """Token sequences, sorted by length, in batches of bounded memory: the last one decides how many."""
+        """Token sequences, sorted by length, in batches of bounded memory; the longest sets their size."""
         width, start = self.text_tower.token_embedding.embedding_dim, 0
         bound = _NUMBERS_PER_BATCH[self._memory] // width  # tokens
         for stop, tokens in enumerate(order):

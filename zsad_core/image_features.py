@@ -1,9 +1,9 @@
-"""One store of features: every image goes through an encoder once for each set of views, and they are kept.
+"""One store of features: every image is encoded once for each set of views, and the features are cached.
 
-A category is cut into parts of `PART` images, each a file of the cache under a key made of content. So a
-killed run goes on with the part it was in, and one part at a time is in memory. Features belong to square
-tiles of images (WinCLIP, supplement A); `TileFeatures.owner` says of which. What is compared by cosines is
-stored as float16, which moves a cosine by about 1e-5.
+A category is cut into parts of `PART` images; each part is a cache file under a key made of content. A killed
+run continues with its last part, and one part at a time is in memory. Features belong to square tiles of
+images (WinCLIP, supplement A); `TileFeatures.owner` gives the image. Features for cosines are stored as
+float16, which moves a cosine by about 1e-5.
 """
 
 from __future__ import annotations

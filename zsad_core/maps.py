@@ -18,7 +18,7 @@ def image_maps(
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 
-    Bilinear; where tiles overlap their mean (supplement A); 0 where no tile lies. sigma: Gaussian, in pixels.
+    Bilinear; the mean where tiles overlap (supplement A); 0 outside all tiles. sigma: Gaussian, in pixels.
     """
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
@@ -34,7 +34,7 @@ def image_maps(
 
 
 def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """(h, w) with `map_size` as the shorter edge; None keeps the size, (h, w) is taken as it is."""
+    """(h, w) with `map_size` as the shorter edge. None keeps the size; a pair (h, w) is the result."""
     if isinstance(map_size, tuple):
         return map_size
     scale = 1 if map_size is None else map_size / min(height, width)

@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
 
 Detector = Callable[[TileFeatures], Mapping[str, Output]]
-"""From the features of some tiles to outputs by name, of variants or draws of references."""
+"""Takes the features of tiles; returns outputs by name, one for each variant or draw of references."""
 
 
 def detector(method: Callable[..., Output], *arguments: object, **options: object) -> Detector:
@@ -60,7 +60,7 @@ def clip(views: Array, texts: Texts, temperature: float = 0.01) -> Output:
 
 
 def token_map(tokens: Tensor, grid: tuple[int, int], texts: Texts, temperature: float = 0.01) -> Tensor:
-    """The map (n, rows, columns) of one embedding (n, patches, d) a patch."""
+    """The map (n, rows, columns) of the patches' embeddings (n, patches, d)."""
     return prompt_score(tokens, *texts, temperature).unflatten(1, grid)
 
 

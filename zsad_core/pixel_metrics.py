@@ -23,7 +23,7 @@ from scipy.ndimage import find_objects
 from zsad_core.metrics import area_below, checked, region_weights, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25, 2: 2.0**-24, 3: 2.0**-23, 4: 2.0**-23}
-"""Scores near which bins are narrow, and down to which distance; at 1 to 4 no float32 is nearer."""
+"""Scores near which bins are narrow, and the smallest distance; near 1 to 4 no float32 is closer."""
 _DROPPED = 11  # bits of the sum
 
 
@@ -73,7 +73,7 @@ class PixelHistogram:
         self.images += 1
 
     def metrics(self, max_fpr: float = 0.3) -> PixelMetrics:
-        """What `metrics.auroc`, `aupro` and `f1_max` are of all pixels so far."""
+        """`metrics.auroc`, `aupro` and `f1_max` of all pixels so far."""
         if not self.images:
             raise ValueError("no images: expected at least one; call add first")
         sums = self._sums[:, self._sums[0] > 0][:, ::-1]  # from the highest score down
@@ -86,7 +86,7 @@ class PixelHistogram:
         return PixelMetrics(auroc, pro, float(np.max(2 * hits / (pixels + hits[-1]))))
 
     def _covering(self, low: int, high: int) -> NDArray[np.float64]:
-        """The sums of the bins from `low` to `high`, which are added if they are new."""
+        """The sums of the bins from `low` to `high`; missing bins are created."""
         if not self.images:
             self._first = low
         before, after = max(0, self._first - low), max(0, high + 1 - self._first - self._sums.shape[1])

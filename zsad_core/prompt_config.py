@@ -1,4 +1,4 @@
-"""How prompts are learned: every choice by name, and the sets of choices that papers and code stand for."""
+"""How prompts are learned: every choice by name, and presets for the paper, its code and CoOp."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"depth": 0, "length": 0, "attention": "qk", "final_norm": True, "temperature": None, "local": ()}
     | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50},
 }
-"""What differs from the defaults. `released`: the code that made the paper's numbers. `paper`: what its text
-says, and the usual value where it says nothing (final norm, betas). `coop`: CoOp with that paper's defaults;
-epochs and input size of the comparison are not published, so 50 epochs (CoOp's for its smallest sets) on the
-same input as the others."""
+"""What differs from the defaults. `released`: the code that made the paper's numbers. `paper`: its text, with
+the usual value where it gives none (final norm, betas). `coop`: CoOp with its paper's defaults. The
+comparison's epochs and input size are not published: here 50 epochs (CoOp's for its smallest sets) on the
+input of the others."""
 
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:

@@ -1,6 +1,6 @@
-"""AnomalyCLIP's prompt learning, and CoOp's: two prompts that tell normal from anomalous (Sec. 3.2, 3.3).
+"""Prompt learning of AnomalyCLIP and CoOp: a normal and an anomalous prompt (Sec. 3.2, 3.3).
 
-Images go through the frozen image tower once (`zsad_core.auxiliary`); training touches the text tower and the
+The frozen image tower encodes each image once (`zsad_core.auxiliary`); training runs the text tower and the
 losses only. `zsad_core.prompt_config` has every choice by name.
 """
 
@@ -149,7 +149,7 @@ def glocal_loss(
 
 
 def _fitting(config: PromptConfig, material: Auxiliary, name: str) -> PromptConfig:
-    """The config for what the set has: without masks no local loss; a set of one class is refused."""
+    """The config fitted to the set: without masks no local loss; a set of one class is an error."""
     classes = set(material.labels.tolist())
     if len(classes) < 2 and (config.global_loss or classes == {0}):
         lacking = "normal" if 1 in classes else "anomalous"

@@ -135,12 +135,12 @@ def random_word_prompts(
     "[w0] a [w1] photo [w2] of [w3] [n] [w4]" and "[w5] a [w6] photo [w7] of [w8] [a] [w9]".
 
     The ten words of a pair are drawn anew. A word's length is uniform on `WORD_LENGTHS`, both included, and
-    its symbols are uniform on the alphabet. For one seed the words are the same whatever [n] and [a] are, and
-    the first k of n_pairs are what n_pairs=k draws, so training sets of growing size are nested.
+    its symbols are uniform on the alphabet. For one seed the words do not depend on [n] and [a]. The first k
+    of n_pairs are those of n_pairs=k, so training sets of growing size are nested.
 
     alphabet: the symbols. Default a-z and 0-9, the literal reading; CLIP's tokenizer lower-cases, so upper
         case only makes digits rarer: 16 % instead of 28 %.
-    normal: the bare article is "a" here, also where "an" was given, because Sec. 4.2 prints "a".
+    normal: the bare article becomes "a", also where "an" was given, because Sec. 4.2 prints "a".
     words: False leaves the random words out: n_pairs times the same two sentences.
 
     >>> random_word_prompts(1, seed=1)[1]

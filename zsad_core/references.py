@@ -31,7 +31,7 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
 
 
 class Memory(NamedTuple):
-    """WinCLIP+'s memories (Sec. 4.3) of k normal images: what they look like, whatever the place.
+    """WinCLIP+'s memories (Sec. 4.3): the features of k normal images, without their positions.
 
     patches: (k P, width) patch tokens. windows: {size: (k n_windows, d)}.
     """
@@ -51,8 +51,8 @@ def reference_maps(
 
     patches: (n, P, width). windows: {size: (n, n_windows, d)}.
     aggregate: the mean over the windows that cover a patch. The paper describes the harmonic mean for
-        zero-shot windows and does not say whether it is meant here too; public code uses it, so does the
-        default. A window equal to a reference has distance 0 and makes its patches 0.
+        zero-shot windows and does not say whether it applies here too; public code and the default use it.
+        A window equal to a reference has distance 0 and makes its patches 0.
     """
     found = {"P": association(patches, memory.patches).unflatten(1, grid).double()}
     for size, values in windows.items():
@@ -72,10 +72,10 @@ def winclip_plus(
     zero_shot_score: (n,) of the texts. A score is the mean of it and of the maximum of M^W over patches,
         before any upsampling (Eq. 6); with None it is this maximum alone ("max_map" of Table 5).
     zero_shot: (n, rows, columns) map of the texts. maps: of `reference_maps`; their mean is M^W.
-    fuse: how M^W and the zero-shot map become one, which the paper does not say. "harmonic" is how it joins
-        all other scores; a patch has to look odd to both. "mean" ranks as the sum in most public code does.
-        There zero-shot scores, from 0 to 1, drown the distances, below 0.1, and the gain from references in
-        pixel AUROC (85.1 to 95.2) can hardly come about. "none" leaves M^W alone.
+    fuse: how M^W and the zero-shot map are combined; the paper does not say. "harmonic" is its mean for all
+        other scores; a patch must be anomalous in both maps. "mean" ranks like the sum in most public code.
+        Zero-shot scores, from 0 to 1, then hide the distances, below 0.1. This hardly allows the paper's
+        gain from references in pixel AUROC (85.1 to 95.2). "none" leaves M^W alone.
     """
     if fuse not in ("mean", "harmonic", "none"):
         raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")

@@ -23,12 +23,12 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     """Prompts from a checkpoint of the official code, for the encoder that they were learned with.
 
     path: a torch file with one entry, `prompt_learner`: contexts `ctx_pos` and `ctx_neg` (1, 1, E, width),
-        deep tokens `compound_prompts_text.<set>` (L, width), and what only repeats the encoder: ids and
-        embeddings of the templates. Its linear layers are used nowhere. No pickled code runs.
+        deep tokens `compound_prompts_text.<set>` (L, width), and ids and embeddings of the templates, which
+        repeat the encoder. The file's linear layers are not used. No pickled code runs.
     encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518. A
         UserWarning says so when the embeddings in the file are not this encoder's.
-    Returns a config "released" with E, L and M as the shapes tell, and an empty `trained_on`: the file does
-    not tell which images it was learned from.
+    Returns a config "released" with E, L and M from the shapes, and an empty `trained_on`: the file does not
+    record its training images.
     Raises FileNotFoundError, or ValueError for a file that is cut off, holds code or other entries, or does
     not fit the encoder.
     """

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 def causal_text_tower(model: nn.Module, tokenizer: SimpleTokenizer) -> nn.Module:
-    """The module that holds the text tower's parts: every token sees only those before it, and the embedding
-    is read at the end token, so what follows that token cannot matter. ValueError for another tower."""
+    """The module that holds the text tower's parts. Every token sees only those before it, and the embedding
+    is read at the end token, so later tokens have no effect. ValueError for another tower."""
     tower = getattr(model, "text", model)
     if isinstance(tower, open_clip.CLIP):
         pool, end_id, plain = tower.text_pool_type, tower.text_eos_id, True

@@ -1,4 +1,4 @@
-"""What all learning from once-computed features shares: epochs, checkpoints, and who may use the outcome."""
+"""Training on cached features: epochs, checkpoints, and checks of the encoder and the images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Learned:
 
     parameters: by name, beginning with one of `PREFIXES`. recipe: how they were learned, as plain JSON, with
     `epochs`, `batch_size` and `seed`. trained_on: (n,) int64, `auxiliary.image_hashes` of the images. losses:
-    the mean loss of each epoch. key, state: of a checkpoint, what it must agree in, and the optimizer's.
+    the mean loss of each epoch. key, state: of a checkpoint, its identity and the optimizer's state.
     """
 
     KIND: ClassVar[str] = "tensors"
@@ -44,7 +44,7 @@ class Learned:
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def check(self, encoder: ClipEncoder) -> None:
-        """ValueError when the encoder is not the one that these were learned with."""
+        """ValueError if these were learned with another encoder."""
         own, given = (f"{x.model_id}, weights {x.weights_id}" for x in (self, encoder))
         if own != given:
             raise ValueError(
@@ -53,17 +53,17 @@ class Learned:
             )
 
     def refuse_training_images(self, dataset: AnomalyDataset) -> None:
-        """ValueError if any image of the dataset, by its bytes, is one that these were learned from."""
+        """ValueError if the dataset holds an image, compared by bytes, that these were learned from."""
         seen = np.isin(image_hashes(dataset), self.trained_on.numpy())
         if seen.any():
             raise ValueError(
                 f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these {self.KIND}, the first "
                 f"is {dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other "
-                "data, or pass allow_training_images=True to look at them all the same"
+                "data, or pass allow_training_images=True to score them anyway"
             )
 
     def save(self, path: str | Path) -> None:
-        """A safetensors file, whole or not at all."""
+        """Write a safetensors file in one step."""
         about = {"model": self.model_id, "weights": self.weights_id, "recipe": self.recipe}
         about |= {"losses": self.losses, **({"key": self.key} if self.key else {})}
         tensors = {**self.parameters, "trained_on": self.trained_on, **self.state}
@@ -73,7 +73,7 @@ class Learned:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """From a file that `save` made, or a checkpoint of the training: what its last epoch had.
+        """Read a file of `save`, or a training checkpoint as of its last epoch.
 
         Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
         """
@@ -109,14 +109,14 @@ class Learned:
         checkpoint: str | Path | None = None,
         progress: bool = True,
     ) -> Self:
-        """These after the recipe's epochs.
+        """Train for the recipe's epochs.
 
-        options: of the optimizer. loss_of: mean loss, by the parameters, of the images at these of n places.
-        images: a fingerprint of them; with recipe and encoder all that a checkpoint must agree in.
+        options: of the optimizer. loss_of: mean loss of the images at some of n places, from the parameters.
+        images: their fingerprint; a checkpoint must agree in it, the recipe and the encoder.
         rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
-        change: replaces the places (n,) of an epoch, with the generator of its order.
+        change: replaces the places (n,) of an epoch; it gets the generator of the order.
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
-            the epoch, so a training that goes on from it ends where it would have ended at once.
+            the epoch, so a resumed training gives the same result as an unbroken one.
         Raises ValueError for a checkpoint of another training, and FloatingPointError when the loss or a
         parameter is no longer finite; the checkpoint of the last epoch stays.
         """

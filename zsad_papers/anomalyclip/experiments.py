@@ -46,15 +46,15 @@ def auxiliary_role(role: str) -> str:
 
 
 def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
-    """For a page's reader: for which of the datasets that are there nothing can be learned, since the one to
-    learn on is not."""
+    """For a page's reader: the datasets for which nothing can be learned, because their auxiliary dataset is
+    missing."""
     there, lines = [role for role in roles if not missing(settings, [role])], []
     for auxiliary in ("mvtec", "visa"):
         targets = ", ".join(role for role in there if auxiliary_role(role) == auxiliary)
         if targets and missing(settings, [auxiliary]):
             lines.append(
-                f"Nothing is learned for {targets}, as the dataset in the place of {auxiliary} is missing: "
-                "AnomalyCLIP, CoOp and VAND are not run there."
+                f"Nothing is learned for {targets}, because the dataset for {auxiliary} is missing: "
+                "AnomalyCLIP, CoOp and VAND are not run on it."
             )
     return lines
 

@@ -40,34 +40,35 @@ def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
 
 
 def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
-    """{published dataset: the prepared one that is in its place}, without those that are missing."""
+    """{published dataset: the prepared one that stands in for it}, without those that are missing."""
     places = {role: settings.datasets.get(role) for role in roles}
     return {role: name for role, name in places.items() if name and is_prepared(settings, name)}
 
 
-def places_of(settings: Settings) -> dict[str, list[str]]:
-    """{prepared dataset: the published ones in whose place it is}, of all that the settings name."""
-    places: dict[str, list[str]] = {}
+def roles_of(settings: Settings) -> dict[str, list[str]]:
+    """{prepared dataset: the published ones that it stands in for}, of all that the settings name."""
+    roles: dict[str, list[str]] = {}
     for role, name in settings.datasets.items():
         if name:
-            places.setdefault(name, []).append(role)
-    return places
+            roles.setdefault(name, []).append(role)
+    return roles
+
+
+def with_roles(name: str, roles: Sequence[str]) -> str:
+    """The name of a prepared dataset, with its roles if they have other names."""
+    return name if list(roles) in ([], [name]) else f"{name} (stand-in for {', '.join(roles)})"
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
-    """For a page's reader, of each role without a prepared dataset: what is missing and how to get it."""
+    """For a page's reader: for each role without a prepared dataset, what is missing and how to get it."""
     lines = []
     for role in roles:
         name = settings.datasets.get(role)
         if name is None:
-            lines.append(
-                f"No dataset in the place of {role}: name a prepared one in the parameter `datasets`."
-            )
+            lines.append(f"No dataset stands in for {role}: name a prepared one in the parameter `datasets`.")
         elif not is_prepared(settings, name):
-            lines.append(
-                f"The dataset {name} in the place of {role} is not prepared: "
-                f"{how_to_prepare(folder_and_category(name)[0])}."
-            )
+            how = how_to_prepare(folder_and_category(name)[0])
+            lines.append(f"The dataset {with_roles(name, [role])} is not prepared: {how}.")
     return lines
 
 

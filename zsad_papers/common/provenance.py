@@ -23,7 +23,7 @@ import psutil
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_papers.common.data import dataset_named, is_prepared, places_of
+from zsad_papers.common.data import dataset_named, is_prepared, roles_of, with_roles
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -45,8 +45,8 @@ def run_line(
     datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
     paper: whose encoder and seeds are named, if any.
     """
-    places = places_of(settings)
-    names = list(dict.fromkeys(places if datasets is None else datasets))
+    roles = roles_of(settings)
+    names = list(dict.fromkeys(roles if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
     changed = changed_parameters(settings)
     if changed:
@@ -54,13 +54,13 @@ def run_line(
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
-        parts.append("datasets " + ", ".join(_with_places(name, places.get(name, [])) for name in names))
+        parts.append("datasets " + ", ".join(with_roles(name, roles.get(name, [])) for name in names))
     parts += [paper.seeds(settings)] if paper else []
     line = f"This run: {'; '.join([*parts, f'commit {commit()}'])}. "
     differs = []
     if paper and encoder is not None and paper.encoder_in(settings) != paper.encoder:
         differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
-    if any(places.get(name) != [name] for name in names):
+    if any(roles.get(name) != [name] for name in names):
         differs.append("the data")
     if settings.limit_images is not None and names:
         differs.append(f"the number of images (at most {settings.limit_images} a category and label)")
@@ -72,12 +72,6 @@ def run_line(
     there = (name for name in names if is_prepared(settings, name))
     fingerprints = {name: dataset_named(settings, name).fingerprint for name in there}
     return f"{line}\n\n{folded(provenance(settings, encoder, fingerprints) | run_facts())}"
-
-
-def _with_places(name: str, places: list[str]) -> str:
-    if places in ([], [name]):
-        return name
-    return f"{name} (in the place of {', '.join(places)})"
 
 
 def provenance(

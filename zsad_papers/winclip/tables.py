@@ -193,9 +193,9 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def run(settings: Settings, role: str) -> str:
-    """Measure everything of the dataset in a role, for the notebooks to read; a line that says how many."""
+    """Run all experiments on the dataset in a role, for the notebooks to read; returns a line of summary."""
     if not settings.datasets[role]:
-        return f"no dataset in the place of {role}"
+        return f"no dataset stands in for {role}"
     if dataset_of(settings, role) is None:
         raise FileNotFoundError(missing(settings, [role])[0])
     encoder = encoder_of(settings)

@@ -62,7 +62,7 @@ def test_an_edit_of_the_methods_or_of_what_papers_share_runs_all():
 def test_a_page_waits_for_the_experiments_that_it_reads(page, expected):
     """Without a list of datasets in the text, for all of its paper; WinCLIP's come before AnomalyCLIP's."""
     experiments = {
-        f"{paper.PAPER.key}-{target}": own["features"]
+        f"{paper.PAPER.key}-{target}": own
         for paper in (winclip, anomalyclip)
         for target, own in paper.EXPERIMENTS.items()
     }

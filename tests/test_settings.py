@@ -10,6 +10,7 @@ import yaml
 from papermill.inspection import inspect_notebook
 
 from zsad_papers import all_papers
+from zsad_papers.common import settings
 from zsad_papers.common.results import load_published
 from zsad_papers.common.settings import (
     Settings,
@@ -125,6 +126,20 @@ def test_unknown_profile_names_those_that_exist():
         read_settings({"profile": "minni"})
     with pytest.raises(FileNotFoundError, match="path of a YAML file that exists"):
         read_settings({"profile": "nowhere/own.yaml"})
+
+
+def test_a_profile_may_leave_out_a_parameter_with_a_default(monkeypatch, tmp_path, mini):
+    @settings.settings_class
+    class OfANewPaper(settings.all_settings()):
+        depth: int = settings.parameter("how deep", default=3, ge=1)
+
+    monkeypatch.setattr(settings, "all_settings", lambda: OfANewPaper)
+    monkeypatch.setattr(settings, "parameters", parameters.__wrapped__)
+    assert read_settings({}).depth == 3
+    assert read_settings({"profile": write_profile(tmp_path, mini | {"depth": 5})}).depth == 5
+    assert read_settings({"depth": 7}).depth == 7
+    with pytest.raises(ValueError, match="depth = 0 .*greater than or equal to 1; it is how deep"):
+        read_settings({"depth": 0})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from zsad_papers.common.settings import published_datasets
 
 PACKAGES = ("zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "benchmarks")
 SUFFIXES = (".py", ".csv", ".json", ".safetensors", ".sha256", ".html")
@@ -29,18 +32,17 @@ def files_of(*programs: str) -> list[str]:
     return sorted({path for unit in seen for path in _files(unit) if path.endswith(SUFFIXES)})
 
 
-def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Iterable[str]]]) -> list[str]:
+def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of experiments, `paper-target`, those whose records a notebook reads: of the papers that it imports, on
     the datasets that it starts its page with.
 
-    experiments: for each kind of features the published datasets that it is about. A target that is no
-    dataset stands for all of these.
+    experiments: as `EXPERIMENTS` of a paper, by `paper-target`. A target that is no dataset stands for all
+    whose features it needs.
     """
     papers, named, found = papers_of(notebook), _datasets_of(notebook), []
-    for name, features in experiments.items():
+    for name, own in experiments.items():
         paper, target = name.split("-", 1)
-        about = {dataset for kind, datasets in features.items() if kind != "after" for dataset in datasets}
-        about = {target} if target in about else about
+        about = {target} if target in published_datasets() else set().union(*own["features"].values())
         if paper in papers and (named is None or about & named):
             found.append(name)
     return found

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -27,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data_scripts.source import all_sources  # noqa: E402
-from zsad_papers.common.settings import parameters  # noqa: E402
+from zsad_papers.common.settings import parameters, read_profile  # noqa: E402
 
 
 class ParametersTable(SphinxDirective):
@@ -35,7 +34,7 @@ class ParametersTable(SphinxDirective):
         paths = {name: ROOT / "profiles" / f"{name}.yaml" for name in ("mini", "paper")}
         for path in paths.values():
             self.env.note_dependency(str(path))
-        profiles = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+        profiles = {name: {"profile": name} | read_profile(name) for name in paths}
         rows = [
             (
                 f"`{name}`",

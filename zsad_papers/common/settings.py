@@ -46,7 +46,9 @@ def _with_all_datasets(value: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def parameter(meaning: str, **limits: Any) -> Any:
-    """A field of settings: its meaning in one line, and the limits that `pydantic.Field` knows."""
+    """A field of settings: its meaning in one line, and the limits that `pydantic.Field` knows.
+
+    A profile may leave out a field with a `default`: the value that the paper prints, say."""
     return Field(description=meaning, **limits)
 
 
@@ -194,7 +196,8 @@ def _sentence(error: ValidationError) -> str:
 
 
 def read_profile(profile: str) -> dict[str, Any]:
-    """The raw values of `profiles/<profile>.yaml`, or of the YAML file at this path. It must be whole."""
+    """The raw values of `profiles/<profile>.yaml`, or of the YAML file at this path. It must have every name
+    that has no default."""
     path = profile_path(profile)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -204,10 +207,12 @@ def read_profile(profile: str) -> dict[str, Any]:
         raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
     values.pop("profile", None)  # in the file for papermill's -f, which knows no profile otherwise
     refuse_unknown(values, f"profile {path.name}")
-    missing = [name for name in parameters() if name not in values and name != "profile"]
+    fields = all_settings().__pydantic_fields__
+    absent = [name for name in fields if name not in values and name != "profile"]
+    missing = [name for name in absent if fields[name].is_required()]
     if missing:
         raise ValueError(f"profile {path} lacks {', '.join(missing)}; profiles/mini.yaml has every name")
-    return values
+    return values | {name: fields[name].default for name in absent}
 
 
 def profile_path(profile: str) -> Path:

@@ -24,6 +24,7 @@ from zsad_papers import all_papers
 
 LONGEST_MODULE, MEDIAN_FUNCTION = 400, 12  # lines
 LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_600}  # lines; the aim is 13,500
+THREE = ("rwda", "winclip", "anomalyclip")  # whose lines LARGEST counts; a new paper adds its own
 PROFILES = ("mini", "paper")
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name
 
@@ -87,7 +88,8 @@ def test_functions_are_short(package):
 def test_the_packages_are_small():
     assert package_lines("zsad_core") <= LARGEST["zsad_core"]
     assert student_lines() <= LARGEST["read first"]
-    assert sum(map(package_lines, PRODUCT)) <= LARGEST["product"]
+    new = [f"zsad_papers/{paper}" for paper in all_papers() if paper not in THREE]
+    assert sum(map(package_lines, PRODUCT)) - sum(map(package_lines, new)) <= LARGEST["product"]
 
 
 def test_each_paper_has_the_same_files(root):

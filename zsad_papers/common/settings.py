@@ -46,9 +46,7 @@ def _with_all_datasets(value: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def parameter(meaning: str, **limits: Any) -> Any:
-    """A field of settings: its meaning in one line, and the limits that `pydantic.Field` knows.
-
-    A profile may leave out a field with a `default`: the value that the paper prints, say."""
+    """A field of settings: its meaning in one line; limits, and a default, as in `pydantic.Field`."""
     return Field(description=meaning, **limits)
 
 
@@ -196,8 +194,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def read_profile(profile: str) -> dict[str, Any]:
-    """The raw values of `profiles/<profile>.yaml`, or of the YAML file at this path. It must have every name
-    that has no default."""
+    """The raw values of `profiles/<profile>.yaml`, or of the YAML file at this path, and defaults."""
     path = profile_path(profile)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -208,11 +205,11 @@ def read_profile(profile: str) -> dict[str, Any]:
     values.pop("profile", None)  # in the file for papermill's -f, which knows no profile otherwise
     refuse_unknown(values, f"profile {path.name}")
     fields = all_settings().__pydantic_fields__
-    absent = [name for name in fields if name not in values and name != "profile"]
-    missing = [name for name in absent if fields[name].is_required()]
+    values = {name: field.default for name, field in fields.items() if not field.is_required()} | values
+    missing = [name for name in fields if name not in ("profile", *values)]
     if missing:
         raise ValueError(f"profile {path} lacks {', '.join(missing)}; profiles/mini.yaml has every name")
-    return values | {name: fields[name].default for name in absent}
+    return values
 
 
 def profile_path(profile: str) -> Path:

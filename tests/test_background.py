@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
-from zsad_papers.anomalyclip.analysis import Shares, background_rows, shares_above
+from zsad_papers.anomalyclip.analysis import background_rows, counts, shares_above
 
 
 def plate(hole: int = 200) -> np.ndarray:
@@ -41,9 +41,9 @@ def test_a_cluttered_border_is_not_uniform() -> None:
 
 
 def test_what_counts() -> None:
-    assert Shares(0.95, 0.5, 0.1).counts
+    assert counts(0.95, 0.5, 0.1)
     for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
-        assert not Shares(uniform, share, piece).counts
+        assert not counts(uniform, share, piece)
     found, _ = anomalyclip_analysis.background(plate())
     assert (
         anomalyclip_analysis._largest(~found) == 30 * 30 / 3000

@@ -147,7 +147,7 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path):
     assert alone["object_known"] == alone["object_unknown"]  # the network never sees the name
     few = rwda_tables.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
-    single = rwda_tables.single_view_rows(images, Texts(), tmp_path, fnns)
+    single = rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns, multi_crop=False)
     assert set(single["variant"]) == {"object_known;multi_crop=0"} and len(single) == 9
 
 

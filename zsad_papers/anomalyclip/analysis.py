@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from zsad_core.prompt_learning import LearnedPrompts
 from zsad_papers.anomalyclip.experiments import method_of
 from zsad_papers.common.data import has_masks
 from zsad_papers.common.experiment import Category
-from zsad_papers.common.results import joined, rows
+from zsad_papers.common.results import rows, tidy
 
 KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
 
@@ -102,12 +101,10 @@ def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], ima
 
 def self_attention_rows(records: pd.DataFrame, dataset: str, first: int) -> pd.DataFrame:
     """Rows of claim 28: the mean over the blocks from `first` on. records: of `self_attention_records`."""
-    frames = []
-    for kind, own in records[records["block"] >= first].groupby("kind", sort=False):
-        values = own.groupby("category", sort=False)["weight"].mean().rename("self_attention").reset_index()
-        names = {"paper": "anomalyclip", "artifact": "appC", "method": "clip", "task": ""}
-        frames.append(rows(values, dataset=dataset, variant=f"attention={kind}", **names))
-    return joined(frames)
+    own = records[records["block"] >= first].groupby(["category", "kind"], sort=False, as_index=False)
+    table = own.agg(self_attention=("weight", "mean"))
+    table = table.assign(method="clip", variant="attention=" + table["kind"], shots=0, task="", seed=0)
+    return tidy(table, dataset, "appC", paper="anomalyclip", keep="both", metrics=["self_attention"])
 
 
 def loss_parts(category: Category, prompts: LearnedPrompts, image: int) -> dict[str, float]:
@@ -156,16 +153,9 @@ def background(image: np.ndarray, tolerance: int = TOLERANCE) -> tuple[np.ndarra
     return joined_to_it, float(close[frame].mean())
 
 
-class Shares(NamedTuple):
-    """Of one category the medians that decide whether it counts."""
-
-    uniform: float
-    share: float
-    piece: float
-
-    @property
-    def counts(self) -> bool:
-        return self.uniform >= UNIFORM and self.share >= LEAST and self.piece >= PIECE
+def counts(uniform: float, share: float, piece: float) -> bool:
+    """Whether a category counts, by its medians."""
+    return uniform >= UNIFORM and share >= LEAST and piece >= PIECE
 
 
 def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[float, float] | None:
@@ -180,18 +170,18 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[floa
         sides.append(background(np.asarray(image)))
     behind = np.stack([found for found, _ in sides])
     medians = ([share for _, share in sides], behind.mean((1, 2)), [_largest(~found) for found in behind])
-    if not Shares(*map(np.median, medians)).counts or not has_masks(category.test):
+    if not counts(*map(np.median, medians)) or not has_masks(category.test):
         return None
     method, place = method_of(category, prompts), 0
-    counts = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
+    by_score = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
     for part in category.computed(method.extractor, category.test):
         features = part.load()
         for found in image_maps(features, method.detect(features)[""].maps, size, method.sigma):
             anomalous = stretched_mask(category.test.mask(place), size)
             groups = (anomalous, behind[place] & ~anomalous, ~behind[place] & ~anomalous)
-            counts += [np.histogram(found[group], BINS, (0, 1))[0] for group in groups]
+            by_score += [np.histogram(found[group], BINS, (0, 1))[0] for group in groups]
             place += 1
-    return shares_above(counts)
+    return shares_above(by_score)
 
 
 def shares_above(counts: np.ndarray) -> tuple[float, float]:
@@ -215,10 +205,10 @@ def background_rows(categories: Sequence[Category], prompts: LearnedPrompts, dat
     for category in categories:
         shares = background_shares(category, prompts)
         if shares is not None and not np.isnan(shares[0]):
-            names = ("category", "background_false_positives", "background_normal")
-            values.append(dict(zip(names, (category.name, *shares), strict=True)))
+            values.append((category.name, *shares))
+    table = pd.DataFrame(values, columns=["category", "background_false_positives", "background_normal"])
     names = {"paper": "anomalyclip", "artifact": "appD", "dataset": dataset, "method": "anomalyclip"}
-    return rows(pd.DataFrame(values), task="pixel", **names) if values else joined([])
+    return rows(table, task="pixel", **names)
 
 
 def _largest(foreground: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from zsad_papers.common.claims import Numbers, Verdict, above, at_least
 
 OTHERS = ("clip", "clip_ac", "winclip", "vand", "coop")
 SWEPT = ("pixel pro", "image ap")  # what Figure 8 shows
-WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
+WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")  # of Tables 13 and 14
 Curves = dict[str, dict[int, float]]
 
 

@@ -31,6 +31,7 @@ from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
+from zsad_papers.anomalyclip.claims import WORDS
 from zsad_papers.baselines.vand import Adapters, train_adapters, vand_detector, vand_extractor
 from zsad_papers.common.data import dataset_of, has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
@@ -119,9 +120,6 @@ def clip_texts(
     unit = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
     return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
 
-
-WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")
-"""State words of Tables 13 and 14."""
 
 ONE_MAP = {"local_weight": 1.0}
 """One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers

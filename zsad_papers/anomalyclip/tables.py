@@ -58,10 +58,8 @@ def first_roles(names: Mapping[str, str]) -> dict[str, str]:
     >>> first_roles({"kvasir": "polyp", "endo": "polyp", "tn3k": "thyroid"})
     {'polyp': 'kvasir', 'thyroid': 'tn3k'}
     """
-    found: dict[str, str] = {}
-    for role, dataset in names.items():
-        found.setdefault(dataset, role)
-    return found
+    first = pd.Series(dict(names), dtype="object").drop_duplicates()
+    return {dataset: role for role, dataset in first.items()}
 
 
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -44,14 +45,11 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
 
     scores = {"clip": (guided,), "rwda": (learned,), "clip_rwda": (guided, learned)}
 
-    def detect(parts: tuple[Callable, ...]) -> Callable[[], object]:
-        def step() -> object:
-            embeddings = encoder.embed_images(pixels, normalize=False).cpu()  # (views, d)
-            return sum(part(embeddings) for part in parts)
+    def detect(parts: tuple[Callable, ...]) -> object:
+        embeddings = encoder.embed_images(pixels, normalize=False).cpu()  # (views, d)
+        return sum(part(embeddings) for part in parts)
 
-        return step
-
-    measured = latencies({name: detect(parts) for name, parts in scores.items()}, repeats)
+    measured = latencies({name: partial(detect, parts) for name, parts in scores.items()}, repeats)
     frames = []
     for method, parts in scores.items():
         with_fnn = learned in parts

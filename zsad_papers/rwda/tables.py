@@ -35,49 +35,38 @@ CLASSWISE = {
 """The appendix's class-wise tables, by role and metric."""
 
 
-def mean_rows(test: TileFeatures, runs: Runs, artifact: str, method: str, **names: object) -> pd.DataFrame:
-    """The mean rows of one score on test images."""
-    names |= {"paper": "rwda", "dataset": test.name, "keep": "mean"}
-    return rows(measure(test, runs), artifact=artifact, method=method, **names)
-
-
-def main_rows(test: TileFeatures, role: str, runs: Runs, method: str, **names: object) -> pd.DataFrame:
-    """Rows of Table 1, and of the class-wise tables where the dataset has them."""
-    found = mean_rows(test, runs, "T1", method, **names)
-    if role not in CLASSWISE:
-        return found
-    names |= {"paper": "rwda", "dataset": test.name, "keep": "categories"}
-    return joined([found, rows(measure(test, runs), artifact=CLASSWISE[role], method=method, **names)])
-
-
-def zero_shot_scores(guided: np.ndarray, alone: Runs) -> dict[str, Runs]:
-    """Of CLIP's scores and RWDA's by seed: CLIP, RWDA and their sum."""
-    return {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
-
-
-def zero_shot_rows(
-    images: TileFeatures, role: str, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+def score_rows(
+    test: TileFeatures, runs: Runs, artifact: str, method: str, *, role: str = "", **names: object
 ) -> pd.DataFrame:
-    """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset."""
-    test, frames = images.select(split="test"), []
-    alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
-    for variant in ("object_unknown", "object_known"):
-        guided = prompt_scores(test, encoder, cache_dir, known=variant == "object_known")
-        for method, runs in zero_shot_scores(guided, alone).items():
-            frames.append(main_rows(test, role, runs, method, variant=variant))
+    """The mean rows of one score on test images; with a role also those of its class-wise tables."""
+    values = measure(test, runs)
+    names |= {"paper": "rwda", "dataset": test.name, "method": method}
+    frames = [rows(values, artifact=artifact, keep="mean", **names)]
+    if role in CLASSWISE:
+        frames.append(rows(values, artifact=CLASSWISE[role], keep="categories", **names))
     return joined(frames)
 
 
-def single_view_rows(
-    images: TileFeatures, encoder: ClipEncoder, cache_dir: str | Path, fnns: Mapping[int, FNN]
+def zero_shot_rows(
+    images: TileFeatures,
+    role: str,
+    encoder: ClipEncoder,
+    cache_dir: str | Path,
+    fnns: Mapping[int, FNN],
+    *,
+    multi_crop: bool = True,
 ) -> pd.DataFrame:
-    """Rows of Table 2: known objects, the whole image only."""
-    test = images.select(split="test")
-    guided = prompt_scores(test, encoder, cache_dir, known=True, multi_crop=False)
-    alone = {seed: fnn_scores(test, fnn, multi_crop=False) for seed, fnn in fnns.items()}
-    scores = zero_shot_scores(guided, alone)
-    variant = "object_known;multi_crop=0"
-    return joined(mean_rows(test, runs, "T2", name, variant=variant) for name, runs in scores.items())
+    """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset; without `multi_crop` of
+    Table 2: known objects, the whole image only."""
+    test, frames = images.select(split="test"), []
+    alone = {seed: fnn_scores(test, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
+    where = {"artifact": "T1", "role": role} if multi_crop else {"artifact": "T2"}
+    for variant in ("object_unknown", "object_known") if multi_crop else ("object_known;multi_crop=0",):
+        known = variant != "object_unknown"
+        guided = prompt_scores(test, encoder, cache_dir, known=known, multi_crop=multi_crop)
+        scores = {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
+        frames += [score_rows(test, runs, method=m, variant=variant, **where) for m, runs in scores.items()]
+    return joined(frames)
 
 
 def few_shot_rows(
@@ -95,8 +84,9 @@ def few_shot_rows(
     alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
     for k in shots:
         reference = {seed: experiments.similarity_scores(test, train, k, seed) for seed in fnns}
-        frames.append(main_rows(test, role, sum_scores(guided, alone, reference), "clip_rwda", shots=k))
-        frames.append(mean_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
+        total = sum_scores(guided, alone, reference)
+        frames.append(score_rows(test, total, "T1", "clip_rwda", role=role, shots=k))
+        frames.append(score_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
     return joined(frames)
 
 
@@ -133,17 +123,14 @@ def fnn_rows(images: TileFeatures, fnns: Mapping[int, FNN], variant: str, artifa
     """RWDA alone on one dataset: the mean rows."""
     test = images.select(split="test")
     runs = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
-    return mean_rows(test, runs, artifact, "rwda", variant=variant)
+    return score_rows(test, runs, artifact, "rwda", variant=variant)
 
 
 def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """Figure 4: AUROC of RWDA alone over the number of training pairs, and its accuracy on held-out
     prompts."""
-    texts, (normal, anomalous), frames = (
-        experiments.pool(settings, encoder),
-        experiments.held_out(settings, encoder),
-        [],
-    )
+    texts, frames = experiments.pool(settings, encoder), []
+    normal, anomalous = experiments.held_out(settings, encoder)
     for n in sorted({*settings.pair_counts, settings.n_pairs}):
         fnns = experiments.default_runs(settings, encoder, texts, n_pairs=n)
         frames.append(fnn_rows(images, fnns, f"object_unknown;n_pairs={n}", "F4"))
@@ -158,12 +145,11 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     test, frames = images.select(split="test"), []
     for normal, anomaly in WORD_PAIRS:
         guided = prompt_scores(test, encoder, settings.cache_dir, normal=normal, anomaly=anomaly)
-        fnns = experiments.default_runs(
-            settings, encoder, experiments.pool(settings, encoder, normal, anomaly)
-        )
+        texts = experiments.pool(settings, encoder, normal, anomaly)
+        fnns = experiments.default_runs(settings, encoder, texts)
         both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
         for method, runs in (("clip", {settings.seed: guided}), ("clip_rwda", both)):
-            frames.append(mean_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))
+            frames.append(score_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))
     return joined(frames).query("metric == 'auroc'")
 
 
@@ -200,10 +186,9 @@ def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
             value = pd.DataFrame({"cosine_distance": [cosine_distance(vectors)]})
             frames.append(text_rows(value, "sec3.2", variant=f"{prefix}state={state}"))
-    accuracy = pd.DataFrame(
-        {"heldout_accuracy": [linear_accuracy(texts, experiments.held_out(settings, encoder))]}
-    )
-    return joined([*frames, text_rows(accuracy, "sec3.2", "linear")])
+    accuracy = linear_accuracy(texts, experiments.held_out(settings, encoder))
+    value = pd.DataFrame({"heldout_accuracy": [accuracy]})
+    return joined([*frames, text_rows(value, "sec3.2", "linear")])
 
 
 def silhouette_rows(

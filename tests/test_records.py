@@ -11,7 +11,7 @@ import pytest
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
-from zsad_papers.common.costs import latencies, parameters, tower_of
+from zsad_papers.common.costs import latencies, multiply_accumulates, parameters, tower_of
 from zsad_papers.common.provenance import read_records, write_record, write_times
 from zsad_papers.common.results import rows
 from zsad_papers.common.settings import read_settings
@@ -60,6 +60,10 @@ def test_costs_count_the_real_tower():
     )
     added = table.loc["rwda", "params_M"] - table.loc["clip", "params_M"]
     assert added == pytest.approx(sum(p.numel() for p in FNN(encoder.dim).parameters()) / 1e6)
+    macs = {"clip": multiply_accumulates(tower_of(encoder)), "rwda": encoder.dim * 256 + 2 * 256**2 + 256}
+    views = 6e-9  # six of an image, in billions
+    assert table.loc["clip", "macs_G"] == pytest.approx(views * macs["clip"])
+    assert table.loc["clip_rwda", "macs_G"] == pytest.approx(views * sum(macs.values()), rel=1e-9)
     assert (table["latency_ms"] > 0).all()
 
 

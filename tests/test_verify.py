@@ -68,6 +68,22 @@ def test_percentages_are_compared_in_points(run, points, code):
     assert (table["problem"] == "differs").sum() == code
 
 
+@pytest.mark.parametrize(
+    ("first", "spearman", "std", "code"),
+    [
+        (0.9009, 0.504, None, 0),
+        (0.9011, 0.5, None, 1),
+        (0.9, 0.506, None, 1),
+        (0.909, 0.5, 2, 0),
+        (0.911, 0.5, 2, 1),
+    ],
+)
+def test_tolerances_without_an_option(run, first, spearman, std, code):
+    """0.1 points, 1 % of other numbers, or half of the standard deviation."""
+    pair = (frame.assign(std=std) for frame in (some_rows(), some_rows((first, 0.8), spearman)))
+    assert call(*map(run, "ab", pair)) == code
+
+
 @pytest.mark.parametrize(("relative", "code"), [(0.009, 1), (0.011, 0)])
 def test_other_metrics_are_compared_by_their_size(run, relative, code):
     a, b = run("a", some_rows(spearman=0.5)), run("b", some_rows(spearman=0.505))

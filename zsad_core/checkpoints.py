@@ -239,7 +239,7 @@ def read_content(path: Path) -> Any:
             f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # each reader has its own for a damaged file
-        raise ValueError(f"weights file {path} is cut off or damaged: {error}") from error
+        raise ValueError(f"weights file {path} is cut off or damaged: {error!r}") from error
 
 
 def is_torchscript(path: Path) -> bool:

@@ -87,7 +87,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB from a PIL image of any mode: transparent parts over white, 16 bits scaled to 8 (PIL would cut them
     off at 255). Raises BadImage for floating point, whose range is not known."""
     if image.mode == "F":
-        raise BadImage("unreadable", "floating point has no fixed range: scale it to 0…255, save it in 8 bits")
+        raise BadImage("unreadable", "floating point has no fixed range: scale to 0…255, save in 8 bits")
     if image.mode.startswith("I"):  # I;16 and its kin; I is how PIL holds 16 bits after some operations
         image = image.convert("I").point(lambda value: value * (1 / 257))
     elif image.has_transparency_data:

@@ -48,7 +48,7 @@ def anomalib_model(
 
     class_name: whose sentences to embed; None for none yet (`model.setup` gives them later).
     references: (k, 3, H, W) preprocessed normal images for WinCLIP+; None for WinCLIP.
-    adapted: False leaves out `LengthFirst`, to see what it is for.
+    adapted: False leaves out `LengthFirst`, to show its effect.
     """
     shared = {id(tensor): tensor for tensor in (*encoder.model.parameters(), *encoder.model.buffers())}
     clip = copy.deepcopy(encoder.model, shared)  # own modules: anomalib sets `output_tokens`

@@ -1,4 +1,4 @@
-"""What reading images adds to encoding them, and whether the memory grows with their number.
+"""The cost of reading images beside encoding them, and whether memory grows with their number.
 
     python -m benchmarks.embedding_throughput [--repeats 3] [--images 2000 20000]
 

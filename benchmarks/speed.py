@@ -1,4 +1,4 @@
-"""What the page 'Speed' shows: the benchmarks' records, and where the operations of an image go."""
+"""The page 'Speed': the benchmarks' records, and the operations for one image."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def operation_table(encoder: ClipEncoder, sizes: Sequence[int]) -> pd.DataFrame:
 
 
 def _saved(width: int, mlp: int, length: int) -> int:
-    """What the shared pass does not compute of one window: q, k and v of the first block, and in the last
-    block query, attention, output projection and MLP of all tokens but the class token."""
+    """Operations of one window that the shared pass saves: q, k and v of the first block, and in the last
+    block query, attention, output projection and MLP of all tokens except the class token."""
     first = 3 * length * width**2
     last = (length - 1) * (2 * width**2 + 2 * width * mlp + 2 * length * width)
     return first + last

@@ -63,7 +63,7 @@ def anomalib_scores(model: nn.Module, pixels: Tensor, autocast: bool = False) ->
 def operations(visual: nn.Module, sizes: Sequence[int], *, shared: bool) -> int:
     """Floating point operations of one image's matrix products: whole image and windows, two a multiply-add.
 
-    Counted is what is really computed, not what the method could be thought to need. shared: as in
+    Operations that really run are counted, not those that the method needs. shared: as in
     `zsad_core.vit_windows`, the first block's q, k, v once per patch for all scales, in the last block the
     class token's query, output projection and MLP. False: every token of every window through everything, as
     open_clip's blocks do it. Norms, activations, softmax and scores are left out, less than a hundredth.

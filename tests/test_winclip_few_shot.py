@@ -429,7 +429,7 @@ def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
     tokens = operator.methodcaller("tensor", f"layer/{square.encoder.depth}")
     reference, draws = square.references(square.draws([1]), square.clip)
     memory = methods.fit_references(reference, draws[1, 0], tokens)
-    own = methods.winclip_plus(dense, tokens(dense), memory, Output(maps=language), square.encoder.grid)
+    own = methods.winclip_plus(features, tokens(features), memory, Output(maps=language), square.encoder.grid)
     assert_close(own["P+Wm+Ws"].maps, harmonic)  # the default of user images is that of the tables
     for output in others:
         assert_close(output.scores, default.scores, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""What a job depends on, read from the text of its program: packages, and experiments that a page reads."""
+"""The inputs of a job, from the text of its program: packages, and experiments whose records a page reads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PAPERS = Path("zsad_papers")
 def files_of(*programs: str) -> list[str]:
     """The files that programs use, sorted: modules, packages or notebooks, as paths below the checkout.
 
-    A package is a folder: whoever imports one of its modules uses all of them. `zsad_papers` is not one
-    package but a folder of packages.
+    An import of one module of a package counts as an import of the whole package. `zsad_papers` is a folder
+    of packages.
     """
     seen: set[str] = set()
     ahead = list(programs)
@@ -33,11 +33,11 @@ def files_of(*programs: str) -> list[str]:
 
 
 def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of experiments, `paper-target`, those whose records a notebook reads: of the papers that it imports, on
+    """The experiments, `paper-target`, whose records a notebook reads: those of its papers, on
     the datasets that it starts its page with.
 
-    experiments: as `EXPERIMENTS` of a paper, by `paper-target`. A target that is no dataset stands for all
-    whose features it needs.
+    experiments: as `EXPERIMENTS` of a paper, by `paper-target`. A target that is no dataset means all
+    datasets whose features it needs.
     """
     papers, named, found = papers_of(notebook), _datasets_of(notebook), []
     for name, own in experiments.items():

@@ -1,10 +1,10 @@
-"""`zsad check`: what a long run needs, looked at beforehand: device, weights, datasets, folders.
+"""`zsad check`: checks before a long run: device, weights, datasets, folders.
 
     zsad check --profile paper
     zsad check --profile paper -p limit_images 10 -p cache_dir elsewhere
 
-Each check is a line: ok, warning (the run goes on without something) or error (it would fail), what was
-looked at, what was found, and what to do. Nothing is downloaded. Exit code 0: the run can start; 1: not.
+Each check is a line: ok, warning (the run leaves something out) or error (it would fail), the subject, the
+result, and what to do. Nothing is downloaded. Exit code 0: the run can start; 1: it cannot.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from zsad_papers.common.settings import Settings, read_settings
 
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 TIMEOUT = 5.0  # seconds that an address has to answer in
-LEAST_FREE = 10**9  # bytes that any run leaves free
-MADE = ("mini_", "textile")  # how the names of datasets begin that `make book` makes itself
-WITH_REFERENCES = {"mvtec", "visa"}  # roles of which reference images are drawn and maps measured
+LEAST_FREE = 10**9  # bytes that must stay free
+MADE = ("mini_", "textile")  # datasets with these prefixes are made by `make book`
+WITH_REFERENCES = {"mvtec", "visa"}  # roles with reference images and measured maps
 
 
 class Check(NamedTuple):
@@ -57,7 +57,7 @@ def check_all(settings: Settings) -> Iterator[Check]:
 
 
 def check_device(settings: Settings) -> Iterator[Check]:
-    """Whether the device is there, and what is left out for want of an optional package."""
+    """Whether the device is there, and what is left out because an optional package is missing."""
     try:
         torch.empty(1, device="cpu" if settings.device == "auto" else settings.device)
         yield Check("device", "ok", f"{settings.device}, {settings.precision}")
@@ -94,8 +94,8 @@ class Download(NamedTuple):
 
 
 def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
-    """What they are, if no download is needed; else the file that loading this tag of open_clip reads, or
-    fetches. Nothing is fetched. Raises ValueError as `locate_weights` does."""
+    """The weights' name if no download is needed; else the file that loading this tag of open_clip reads or
+    downloads. Nothing is downloaded here. Raises ValueError as `locate_weights` does."""
     quick_gelu = read_config(model)[1].get("quick_gelu", False)
     if weights in (None, "random") or Path(weights).expanduser().is_file():
         return locate_weights(model, weights, quick_gelu, seed).weights_id
@@ -130,7 +130,7 @@ def _download(key: tuple[str, str], url: str, repository: str, names: Sequence[s
 
 
 def _whole_or_reachable(download: Download, timeout: float) -> str:
-    """OSError with what to do, if the file is neither here nor to be had."""
+    """OSError with what to do, if the file is neither here nor available."""
     here = download.path is not None and download.path.is_file()
     if here and sha256_of(download.path).startswith(download.sha256):
         return str(download.path)
@@ -146,7 +146,7 @@ def _whole_or_reachable(download: Download, timeout: float) -> str:
 
 
 def size_of(url: str, timeout: float) -> str:
-    """What an address offers, for people. OSError if it does not answer."""
+    """A phrase on the file at an address. OSError if it does not answer."""
     with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout) as response:
         size = int(response.headers.get("Content-Length") or 0)
     return f"{size / 1e6:.0f} MB" if size else "a file of unknown size"

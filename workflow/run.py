@@ -3,8 +3,8 @@
     python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run]
     python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
-A killed Snakemake leaves its lock behind. The lock taken here vanishes with its process: whoever holds it may
-clear Snakemake's.
+A killed Snakemake leaves its lock behind. The lock taken here ends with its process; its holder may clear
+Snakemake's lock.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def run(command: list[str]) -> int:
 
 
 def check(profile: str) -> int:
-    """`zsad check`, which takes seconds, once for each content of the profile: 0 when nothing stands
-    in the way. Afterwards Snakemake alone decides what there is to do."""
+    """Run `zsad check` once for each content of the profile; 0 if the run can start. It takes seconds."""
     places = (ROOT / "profiles" / f"{profile}.yaml", Path(profile))
     content = next((path.read_bytes() for path in places if path.is_file()), b"")
     passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"

@@ -1,7 +1,7 @@
 """The features that experiments need, computed before they run, by dataset and category.
 
-An experiment computes what it does not find, but it is one process; these are as many as there are machines.
-Left to the experiments: the CLIPs of `clip_backbones`, RD4AD and its images, mosaics for VAND, and texts.
+An experiment computes missing features itself, in one process; these jobs can run on many machines. The
+experiments still compute the CLIPs of `clip_backbones`, RD4AD and its images, mosaics for VAND, and texts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VAND's."""
 
 
 def compute(settings: Settings, kind: str, name: str, category: str | None = None) -> str:
-    """Let the cache hold features, of one of `KINDS`, of a prepared dataset; a line with its name and size.
+    """Compute the features of one of `KINDS` of a prepared dataset; returns a line with its name and size.
 
     name: `name` or `name/category`, as in `settings.datasets`. category: only this one; None: all.
     Raises ValueError for an unknown kind or category.
@@ -109,7 +109,7 @@ def _local_features(category: Category, role: str) -> None:
     variants = [name for r in (role, *learners) for name in variants_of(settings, r)]
     for extractor in extractors_of(category.encoder, variants):
         category.computed(extractor, category.test)
-    if role == MEDICAL:  # of which prompts are learned on all images
+    if role == MEDICAL:  # prompts are learned on all of its images
         for extractor in extractors_of(category.encoder, ["tuned=medical", "vand"]):
             category.computed(extractor, category.dataset.select(category.name))
 
@@ -129,7 +129,7 @@ def main() -> None:
         return
     encoder, number = encoder_of(settings), settings.pool_pairs
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
-    # each word once: eight sets of sentences for 16 pairs of words
+    # each word once: eight sets of sentences cover 16 pairs of words
     pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))
     for normal, anomaly in tqdm(pairs, desc="random-word prompts"):
         random_word_embeddings(encoder, settings.cache_dir, number, normal=normal, anomaly=anomaly, **options)

@@ -1,4 +1,4 @@
-"""What several notebooks of a paper read, measured before they run: the EXPERIMENTS of its package."""
+"""Runs the EXPERIMENTS of a paper's package, whose records several notebooks read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `zsad`: your own images, and the commands of the other packages, entry points of the group
+"""The command `zsad`: your own images, and commands of other packages, which are entry points of the group
 `zsad.commands`. Each is imported when it is called, so `zsad --help` waits for nothing."""
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def predict(folder: Path, method: str, out: Path | None, quiet: bool, **options:
     zsad predict photos --model ViT-B-16-plus-240 --weights laion400m_e32
 
     Nothing else is needed: no labels, no masks, no list of files. Broken files are rows with the reason, and
-    the others are scored. A run that was stopped goes on by the same command.
+    the others are scored. The same command continues a run that was stopped.
 
     \b
     exit codes:
       0    every file was scored
-      1    nothing was scored: an error, said in one line
+      1    nothing was scored: one line says why
       2    the command line is wrong
-      3    done, but some files could not be read, or their masks not be used; the table says which and why
+      3    done, but some files or masks could not be used; the table says which and why
       130  stopped by Ctrl-C
     """
     given = {name: value for name in OPTIONS if (value := options.pop(name)) is not None}

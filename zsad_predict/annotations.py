@@ -1,6 +1,6 @@
-"""Labels and masks that somebody has for a folder of images, and the metrics that become possible.
+"""Labels and masks for a folder of images, and the metrics that need them.
 
-A metric without a value, because one class is missing, is said to be undefined and never left out.
+A metric without a value, because one class is missing, is called undefined and never left out.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ WORDS = {
     **dict.fromkeys(("0", "normal", "good", "ok", "false"), 0),
     **dict.fromkeys(("1", "anomalous", "anomaly", "abnormal", "defect", "defective", "bad", "ng", "true"), 1),
 }
-"""What a label may be called in a CSV file, in any case."""
+"""The words for labels in a CSV file, in any case."""
 
 
 class Annotations(NamedTuple):
-    """What is known of the images, by name. source: where labels come from, for the reader.
-    labels: None if they follow from the masks. masks: None without any; else a path, or why it is unclear
-    which. An image without a mask has nothing anomalous in it. messages: for the user.
+    """Labels and masks by image name. source: where labels come from, for the reader.
+    labels: None if they follow from the masks. masks: None without any; else a path, or the reason why the
+    mask is unclear. An image without a mask has no anomalous pixel. messages: for the user.
     """
 
     source: str
@@ -49,7 +49,7 @@ class Annotations(NamedTuple):
 def read_annotations(
     names: Sequence[str], labels: str | Path | None = None, masks: str | Path | None = None
 ) -> Annotations | None:
-    """What is known of images; None without labels and masks. names: their paths below the folder.
+    """Read labels and masks; None without both. names: the images' paths below the folder.
 
     labels: "folders": below a folder called good, ok or normal an image is normal, below any other it is
         anomalous, and directly in the folder it has no label. Or a CSV file with the columns file (the path
@@ -82,8 +82,8 @@ def read_annotations(
 
 
 def _owners(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, list[str]]:
-    """The images that each key belongs to: by the path or, where no path is the key, by the bare name. names:
-    of each image, what keys are compared with."""
+    """The images that each key belongs to: by path or, if no path is the key, by bare name. names: for each
+    image, the name that keys are compared with."""
     by_path, by_bare_name = defaultdict(list), defaultdict(list)
     for image, name in names.items():
         by_path[name].append(image)
@@ -128,7 +128,7 @@ def read_labels(file: Path) -> dict[str, int]:
 def with_metrics(
     result: Result, known: Annotations | None, map_size: int | None, *, progress: bool = True
 ) -> Result:
-    """The result with labels, metrics and, of masks that do not fit, errors in their image's row."""
+    """The result with labels and metrics; the row of an image has an error if its mask does not fit."""
     if known is None:
         return result
     table, labels, histogram = result.table.copy(), dict(known.labels or {}), PixelHistogram()

@@ -19,18 +19,18 @@ from zsad_core.images import BadImage, read_photo
 from zsad_core.views import Whole, boxes_of, inference_views
 
 MADE_BY = ("zsad_predict", "zsad_core.score")
-"""This version, and earlier ones, in the `run.json` of a folder of results, which is no folder of images."""
+"""The keys by which a `run.json`, of this version or an earlier one, marks a folder of results."""
 PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")  # how the `meta.csv` of a dataset begins
 
 
 class FileChanged(BadImage):
-    """The file, whose path is `file`, is no longer the one that its digest was taken of."""
+    """The file at the path `file` has changed since its digest was taken."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file below a folder. name: its printable path there, with forward slashes. problem: why it is not to
-    be opened, with the status "left out" or "unreadable"."""
+    """A file below a folder. name: its printable path there, with forward slashes. problem: why it is not
+    opened, with the status "left out" or "unreadable"."""
 
     name: str
     path: Path
@@ -38,7 +38,7 @@ class ImageFile:
 
 
 def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> tuple[list[ImageFile], Counter[str]]:
-    """All files below a folder, sorted by name, and how many entries were passed over, by reason.
+    """All files below a folder, sorted by name, and the numbers of skipped entries by reason.
 
     other: files and folders that are not images to score. Links that leave the folder, and links to folders,
     are not followed: a folder from elsewhere could point at anything.

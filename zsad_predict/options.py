@@ -30,8 +30,8 @@ Several = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
 class Options(BaseModel):
     """Names and meanings are those of the notebooks' parameters. weights: None for those that ship with
-    zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature, map_size, prompt_image_size: None for the
-    model's own, or that of the masks. The last six train RWDA's network."""
+    zsad-mini. prompt_*: of AnomalyCLIP's encoder. temperature, prompt_image_size: None for the model's own;
+    map_size: None for the masks' size. The last six train RWDA's network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -36,7 +36,7 @@ from zsad_predict.result import Result, silent
 
 FILES = ("scores.csv", "scores.parquet", "metrics.csv", "report.html", "run.json", "maps")
 TOP, SAMPLE, ROWS = 24, 12, 1000
-"""Of the report: images with the highest scores, others evenly spaced by rank, and rows of its table."""
+"""Numbers in the report: images with the highest scores, others evenly spaced by rank, rows of the table."""
 METRICS = {
     "auroc": "AUROC", "ap": "average precision", "f1max": "F1-max", "pro": "PRO", "precision": "precision",
     "recall": "recall", "false_alarms": "false alarms among normal images",
@@ -79,8 +79,8 @@ def write_results(result: Result, out: Path, heat_maps: int | None, progress: bo
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when the block ends well; hidden, so that no listing of
-    images takes it for one of theirs. Raises BlockingIOError while another run writes to `out`."""
+    """A new folder that replaces `out` when the block ends without error. It is hidden, so that no listing
+    of images includes it. Raises BlockingIOError while another run writes to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     new, old = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "earlier"))
     lock = FileLock(out.with_name(f".{out.name}.lock"))
@@ -103,7 +103,7 @@ def _replacing(out: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
+        Path(lock.lock_file).unlink(missing_ok=True)  # while held: no process locks a removed file
         lock.release()
 
 
@@ -176,7 +176,7 @@ def _uri(image: Image.Image, kind: str = "JPEG") -> str:
 
 
 def _resized(image: Image.Image, longer: int) -> Image.Image:
-    """With so many pixels along the longer edge, the shape kept."""
+    """The image with `longer` pixels along its longer edge, in the same shape."""
     size = [max(1, round(edge * longer / max(image.size))) for edge in image.size]
     return image.resize(size, Image.Resampling.BICUBIC)
 
@@ -201,14 +201,14 @@ def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
 
 
 def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:
-    """(h, w, 3) uint8 from heat (h, w), of which 0 to 1 are the ends of the colours, and grey."""
+    """(h, w, 3) uint8 from heat (h, w), where 0 to 1 is the range of colours, and grey."""
     mixed = 0.4 * grey + 0.6 * mpl.colormaps["inferno"](np.clip(heat, 0, 1))[..., :3]
     return (mixed * 255).round().astype(np.uint8)
 
 
 @mpl.rc_context(STYLE)
 def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Image.Image:
-    """How often which score; the threshold as a dashed line, normal references as marks below the axis."""
+    """Histogram of the scores; the threshold as a dashed line, normal references as marks below the axis."""
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
     axis, scores, references = figure.subplots(), np.asarray(scores, float), np.asarray(references, float)
     both = np.append(scores, references)

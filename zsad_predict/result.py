@@ -1,7 +1,7 @@
 """Files scored in parts, cached under their content, and the result of a run.
 
-Of a part, `image_features.PART` files, scores and maps of patches are kept, no features and no pixels. So a
-killed run goes on with the part it was in, and the memory does not grow with the folder.
+A part is `image_features.PART` files; its scores and patch maps are kept, not its features and pixels. A
+killed run continues with its last part, and memory does not grow with the folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", 
 
 
 class Part(NamedTuple):
-    """Some files that could be opened, their SHA-256 digests, and what gives the arrays of `score_part`."""
+    """Some files that can be opened, their SHA-256 digests, and what gives the arrays of `score_part`."""
 
     files: list[ImageFile]
     digests: list[str]
@@ -60,7 +60,7 @@ def score_parts(
     name: str = "images",
     progress: bool = True,
 ) -> tuple[list[Part], dict[str, BadImage]]:
-    """Every file that can be opened in some part, and why the others cannot, by name. name: of the bar."""
+    """Parts with every file that can be opened, and by name why the others cannot. name: of the bar."""
     failed: dict[str, BadImage] = {}
     candidates = [file for file in files if not file.problem]
     # on a CPU, workers would take the encoder's cores: a tenth slower with two
@@ -102,9 +102,9 @@ def score_part(
     workers: int,
     on_progress: Callable[[int], object],
 ) -> dict[str, np.ndarray]:
-    """Of each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
-    error, notes and, of an image, score, size, maximum and median of its map. No name is kept: equal files
-    are equal, whatever they are called.
+    """For each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
+    error, notes and, for an image, score, size, maximum and median of its map. Names are not kept, so
+    equal files share an entry.
     workers: processes that read files ahead. on_progress: called with the number of images scored since."""
     records, found, pending = [], [], {}
     files = [(file.path, digest) for file, digest in digests.items()]
@@ -150,7 +150,7 @@ def table_of(
 
 
 def silent(progress: bool) -> dict[str, bool]:
-    """Options of a bar: where it is wanted, the environment (TQDM_DISABLE) still decides."""
+    """Options of a progress bar: if it is wanted, the environment (TQDM_DISABLE) still decides."""
     return {} if progress else {"disable": True}
 
 
@@ -175,7 +175,7 @@ class ScoredImage(NamedTuple):
 class Result:
     """table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of
         patches), and label if there are any. metrics: rows (task, metric, value, note); empty without labels.
-    messages: what the user should know. facts: provenance and options, plain JSON.
+    messages: for the user. facts: provenance and options, plain JSON.
     about_map: what the heat maps are. map_low: where their colours begin. references: their scores."""
 
     table: pd.DataFrame
@@ -206,8 +206,8 @@ class Result:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Of the colours of all heat maps: from the middle of a typical map to nearly the highest place of
-        all, with the threshold well inside."""
+        """The colour range of all heat maps: from a typical map's median to nearly the highest value; the
+        threshold lies well inside."""
         maxima, limit = self.table["map_maximum"].dropna(), self.threshold.map_value
         inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else self.map_low
         high = max(maxima.quantile(0.98), min(inside, maxima.max()))
@@ -225,7 +225,7 @@ class Result:
                 yield ScoredImage(rows[file.name], file.path, part.digests[i], features.only(i))
 
     def image(self, scored: ScoredImage) -> Image.Image:
-        """The picture; raises BadImage or FileChanged if the file is no longer what it was."""
+        """The picture; raises BadImage or FileChanged if the file has changed."""
         return self.reader.photo(scored.path, scored.digest)[0]
 
     def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
@@ -235,7 +235,7 @@ class Result:
 
 
 def summary(result: Result, out: Path) -> str:
-    """What a person at a terminal wants to know."""
+    """The summary for the terminal."""
     flagged = result.ranked[result.ranked["decision"] == "anomalous"]
     lines = [
         f"{len(result.table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",

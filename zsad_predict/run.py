@@ -1,4 +1,4 @@
-"""A folder of images, nothing else: a score and a decision for each, and no file lost."""
+"""From a folder of images to a score and a decision for each; every file is in the table."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def empty_result(options: Options) -> Result:
 
 
 class References(NamedTuple):
-    """scorer: fitted to the normal references, if it compares. scores: columns score and map_maximum."""
+    """scorer: fitted to the normal references if it uses them. scores: columns score and map_maximum."""
 
     scorer: Scorer
     scores: pd.DataFrame | None = None
@@ -187,7 +187,7 @@ def _embedded(
 
 
 def _left_out_scores(parts: Sequence[TileFeatures], fit_references: Callable) -> pd.DataFrame:
-    """Each reference is scored against the others: against itself it would be perfect."""
+    """Each reference is scored against the others, because against itself its score would be perfect."""
     rows = []
     for i, part in enumerate(parts if len(parts) > 1 else ()):
         output = fit_references(parts, [j for j in range(len(parts)) if j != i])(part)

@@ -1,7 +1,7 @@
-"""The methods of the book behind one shape, to score a folder of somebody's own images.
+"""The methods of the book behind one interface, to score a folder of your own images.
 
-An image is cut into square tiles (WinCLIP, supplement A), a tile becomes features, and features a score and a
-map. An image's score is the mean over its tiles. Scores and maps are those of `zsad_core.methods`.
+An image is cut into square tiles (WinCLIP, supplement A). Each tile gives features, a score and a map; an
+image's score is the mean over its tiles. Scores and maps are those of `zsad_core.methods`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAPS = {
     "averaged harmonically (Sec. 4.3).",
     "anomalyclip": "The map is AnomalyCLIP's: local features against learned prompts, smoothed (App. A.1).",
 }
-"""What a method's heat map is, and whether it is the paper's."""
+"""What each method's heat map is, and whether it is the paper's."""
 
 Detect = Callable[[TileFeatures], Output]
 
@@ -70,7 +70,7 @@ class Scorer:
 def load_scorer(
     method: str, options: Options, *, object_name: str = "object", prompts_file: str | Path | None = None
 ) -> Scorer:
-    """object_name: what the sentences call the object. RWDA and object-agnostic prompts do not use it.
+    """object_name: the object's name in the sentences. RWDA and object-agnostic prompts do not use it.
     prompts_file: learned prompts of AnomalyCLIP, a safetensors file of this book or the torch file that its
         authors released; None: those that ship with zsad-mini.
     Raises ValueError for an unknown method, or one that the encoder cannot serve.

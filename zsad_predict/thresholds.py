@@ -10,7 +10,7 @@ import pandas as pd
 
 FEW = 10  # A quantile of fewer scores is rough, and a warning says so.
 DEFAULTS = {"references": 1.0, "folder": 0.9}
-"""Quantiles: the highest reference is still normal; of a folder, a person can look through one in ten."""
+"""Quantiles: of references, the highest is still normal; of a folder, a person can check one image in ten."""
 
 
 class Threshold(NamedTuple):
@@ -49,8 +49,8 @@ def choose_threshold(
     left_out: bool = False,
 ) -> Threshold:
     """folder, references: columns score and map_maximum, NaN without maps.
-    threshold: a number that decides. threshold_from: whose scores do, "references", "folder", or "auto":
-        references if there are any that can be compared. threshold_quantile: of these scores, by linear
+    threshold: the value itself. threshold_from: the scores that set it, "references", "folder", or "auto":
+        references if any can be compared. threshold_quantile: of these scores, by linear
         interpolation; None: `DEFAULTS`.
     left_out: whether each reference was scored against the others. A single one then has no score."""
     if threshold is not None:

@@ -1,4 +1,4 @@
-"""AnomalyCLIP: prompts that are learned on one dataset and know no object."""
+"""AnomalyCLIP: object-agnostic prompts, learned on one dataset and tested on others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
 MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
 ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 COMPARED = ("mvtec", "visa")
-"""With ablations and baselines; prompts for one are learned on the other."""
+"""Datasets with ablations and baselines; the prompts for each are learned on the other."""
 
 
 def _also_missing(settings: Any, datasets: Sequence[str]) -> list[str]:

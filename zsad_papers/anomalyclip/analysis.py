@@ -1,4 +1,4 @@
-"""What AnomalyCLIP's pages explain in numbers: prompts token by token, attention, losses, false alarms."""
+"""Numbers that explain AnomalyCLIP: prompts token by token, attention, losses, false alarms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
 
 
 def token_table(encoder: ClipEncoder, design: PromptDesign, name: str = "object") -> pd.DataFrame:
-    """The two templates token by token: position, and of each side the token and whether it is learned."""
+    """The two templates token by token: position, and for each side the token and whether it is learned."""
     sequences = encoder.tokenize(design.sentences(name))
     columns = {}
     for letter, side, tokens in zip("VW", ("normal", "anomalous"), sequences, strict=True):
@@ -69,7 +69,7 @@ def _words(value: object) -> str:
 
 @torch.no_grad()
 def _patch_attention(encoder: ClipEncoder, pixels: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Of each block and kind the weights (n, heads, patches, patches); the class token is left out."""
+    """For each block and kind the weights (n, heads, patches, patches), without the class token."""
     for weights in attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS):
         yield {kind: w[:, :, 1:, 1:] for kind, w in weights.items()}
 
@@ -86,8 +86,9 @@ def attention_matrices(encoder: ClipEncoder, pixels: Tensor, block: int) -> dict
 
 
 def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], images: int = 4) -> pd.DataFrame:
-    """Of the first test images of each category, by category, block and kind: the mean weight in [0, 1] that
-    a patch gives itself, over images, heads and patches. One image at a time, since a matrix is large."""
+    """The mean weight in [0, 1] that a patch gives itself, by category, block and kind.
+
+    The mean is over heads, patches and the first `images` test images, one at a time to save memory."""
     lines = []
     for category in chosen:
         for i in range(min(images, len(category.test))):
@@ -129,11 +130,11 @@ TOLERANCE = 24
 """Grey levels of 256 in which each channel may differ from the border's colour."""
 
 UNIFORM, LEAST, PIECE = 0.9, 0.05, 0.02
-"""Of the border the share that must have its colour, of the image the least share of the background, and that
-of the largest piece of the rest, which in a texture is a speck; medians over a category's images."""
+"""Least shares, as medians over a category's images: of the border that has its colour; of the image that is
+background; and of the image that the largest foreground piece takes, which is tiny in a texture."""
 
 BINS = 20_000
-"""Of scores in [0, 1], among which the threshold of the best F1 is looked for."""
+"""Bins of scores in [0, 1]; the threshold of the best F1 is one of their edges."""
 
 
 def background(image: np.ndarray, tolerance: int = TOLERANCE) -> tuple[np.ndarray, float]:
@@ -159,10 +160,10 @@ def counts(uniform: float, share: float, piece: float) -> bool:
 
 
 def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[float, float] | None:
-    """The background's share of what AnomalyCLIP falsely marks, at the threshold of the category's best pixel
-    F1, and of the normal pixels; None where the category does not count or has no masks.
+    """The background's share of AnomalyCLIP's false-positive pixels, and of all normal pixels.
 
-    All at the size of the model's input, as it is measured.
+    At the threshold of the category's best pixel F1 and at the size of the model's input. None if the
+    category does not count or has no masks.
     """
     size, sides = category.encoder.image_size, []
     for i in range(len(category.test)):

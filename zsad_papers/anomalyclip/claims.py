@@ -28,7 +28,7 @@ def c01(n: Numbers) -> Verdict:
         run = set.intersection(*(n.measured_on(name, measure) for name in ("anomalyclip", *OTHERS)))
         won = [d for d in INDUSTRIAL if d in run and _highest(n, measure, d)]
         missing = [d for d in INDUSTRIAL if d not in run]
-        if len(won) < 5 <= len(won) + len(missing):  # they could turn the verdict: look them up in vain
+        if len(won) < 5 <= len(won) + len(missing):  # they could change the verdict: note them as missing
             for d in missing:
                 _highest(n, measure, d)
         wins[f"{measure}, datasets won"] = len(won)
@@ -53,10 +53,10 @@ def c06(n: Numbers) -> Verdict:
 
 
 def _sweep(n: Numbers, letter: str, needed: Sequence[int] = (), least: int = 1) -> Curves:
-    """What was measured at each value of a hyperparameter, by dataset and measure, in rising order.
+    """The numbers at each value of a hyperparameter, by dataset and measure, in rising order.
 
-    The values are those that stand in variants `E=12` of a dataset, and those that are needed. A problem is
-    noted where there are fewer than the least number of values, or none at all.
+    The values come from a dataset's variants, as in `E=12`, and from `needed`. Fewer values than `least` are
+    a problem that is noted.
     """
     rows = n.rows[(n.rows["method"] == "anomalyclip") & (n.rows["category"] == "mean")]
     rows = rows[(rows["task"] + " " + rows["metric"]).isin(SWEPT)]

@@ -1,7 +1,7 @@
 """The appendix prints every category of three datasets, so their means can be computed again.
 
-Several tables hold the same model under another name: all of its losses in one table is all of its modules in
-the next. The text of the appendix quotes many differences.
+Several tables hold one model under different names: "all losses" in one table is "all modules" in the next.
+The text of the appendix quotes many differences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAME_MODEL = {  # the first table is what the others are compared with; variants
 def checks() -> pd.DataFrame:
     """Every comparison of the paper's published numbers, agreeing or not."""
     frame = load_published("anomalyclip")
-    # on the other datasets its authors ran WinCLIP themselves
+    # on the other datasets AnomalyCLIP's authors ran WinCLIP
     industrial = frame[frame["dataset"].isin(BOTH)]
     parts = [class_means(frame, quotes=("winclip",)), quoted(industrial, ("winclip",)), same_models(frame)]
     return pd.concat([*parts, statements(frame)], ignore_index=True)
@@ -48,8 +48,8 @@ def checks() -> pd.DataFrame:
 def same_models(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of different tables that describe one model: they must print the same numbers.
 
-    Base of Table 4 is described nowhere; it is compared with the row that lacks all four modules by its
-    description, plain CLIP of Table 1.
+    The paper does not describe Base of Table 4. It is compared with plain CLIP of Table 1, which has none of
+    the four modules.
     """
     means = frame[(frame["category"] == "mean") & frame["task"].isin(["image", "pixel"])]
     keys = ["dataset", "task", "metric", "shots", "method"]
@@ -86,7 +86,7 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _medical(means: pd.DataFrame) -> list[Check]:
-    """Section 4.2 on Tables 2 and 3: best in each, better after medical tuning but for skin and chest."""
+    """Section 4.2 on Tables 2 and 3: best in each; better after medical tuning, except for skin and chest."""
     keys, checks = ["dataset", "task", "metric"], []
     tables = {
         table: means[means["artifact"] == table].pivot(index=keys, columns="method", values="mean")

@@ -113,7 +113,7 @@ def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[
 
 
 def _optimized(parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """A step of Adam; its learning rate is 0, so that nothing runs away while the clock runs."""
+    """A step of Adam with learning rate 0, so that no value diverges while the clock runs."""
     optimizer = torch.optim.Adam(parameters.values(), lr=0.0)
 
     def run() -> None:
@@ -138,7 +138,7 @@ def _vand_test(encoder: ClipEncoder) -> Callable[[], object]:
 
 
 def _vand_step(encoder: ClipEncoder) -> Callable[[], None]:
-    """As `_step`, with linear layers in place of prompts, and with focal and dice loss alone."""
+    """As `_step`, but with linear layers instead of prompts, and focal and dice loss only."""
     device, embed = encoder.device, vand_extractor(encoder).features
     parameters = {name: value.to(device).requires_grad_() for name, value in _adapters(encoder).items()}
     pixels, masks = random_pixels(encoder, BATCH), _masks(encoder).to(device)

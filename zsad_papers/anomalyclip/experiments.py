@@ -75,8 +75,8 @@ def learned_prompts(
 
 
 def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -> Adapters | None:
-    """VAND's layers, as in `learned_prompts`; on MVTec AD 3 epochs and mosaics, on others 15 epochs without,
-    as its authors have."""
+    """VAND's layers, as in `learned_prompts`. As in its authors' code: on MVTec AD 3 epochs with mosaics, on
+    others 15 epochs without."""
     epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
     mosaic = 0.2 if auxiliary == "mvtec" else 0.0
     train = partial(train_adapters, encoder, epochs=epochs, mosaic=mosaic)
@@ -87,7 +87,7 @@ def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -
 def _kept(
     settings: Settings, encoder: ClipEncoder, role: str, key: dict, train: Callable, kind: type
 ) -> LearnedPrompts | Adapters | None:
-    """What `train(dataset, ...)` learns, kept in `cache_dir/prompts` under everything that it depends on."""
+    """The result of `train(dataset, ...)`, cached in `cache_dir/prompts` under all that it depends on."""
     dataset = dataset_of(settings, role)
     if dataset is None:
         return None
@@ -109,8 +109,7 @@ def _kept(
 def clip_texts(
     encoder: ClipEncoder, category: str, cache_dir: str | Path, *, ensemble: bool = False
 ) -> Tensor:
-    """(2, d) unit rows of the baselines CLIP and, with the ensemble of CLIP's ImageNet templates, CLIP-AC
-    (App. A.2): the mean of unit embeddings of each side."""
+    """(2, d) unit rows of CLIP; with ensemble (CLIP's ImageNet templates) of CLIP-AC (App. A.2)."""
     name = object_name(category)
     if ensemble:
         sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
@@ -123,7 +122,7 @@ def clip_texts(
 
 ONE_MAP = {"local_weight": 1.0}
 """One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers
-took the last block's map in place of each of four layers."""
+used the last block's map for each of the four layers."""
 NO_TOKENS = {"depth": 0, "length": 0}
 
 SWITCHES: dict[str, dict] = {
@@ -224,14 +223,14 @@ class Method(NamedTuple):
 
 
 def squashed(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories in a role, seen as AnomalyCLIP sees them; none, without a warning, if there are none."""
+    """The categories in a role, images squashed as in AnomalyCLIP; without a dataset none, no warning."""
     if missing(settings, [role]):
         return []
     return [replace(category, whole="squash") for category in categories(settings, encoder, role)]
 
 
 def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
-    """What the baselines CLIP and CLIP-AC are compared with: the last block, with the final layer norm."""
+    """The features of the baselines CLIP and CLIP-AC: the last block's, with the final layer norm."""
     depth = encoder.depth
     return glocal_extractor(encoder, (depth,), attention, quarter_blocks(depth)[0], final_norm=True)
 
@@ -332,7 +331,7 @@ def baselines(category: Category) -> list[dict]:
 
 
 def learned_records(category: Category, role: str, variant: str) -> list[dict]:
-    """Records of AnomalyCLIP in a variant, of CoOp or of VAND; none without the set that it learns on."""
+    """Records of AnomalyCLIP in a variant, of CoOp or of VAND; none without the auxiliary dataset."""
     method, _, rest = variant.partition(";")
     if method not in ("coop", "vand"):
         method, rest = "anomalyclip", variant
@@ -349,7 +348,7 @@ def learned_records(category: Category, role: str, variant: str) -> list[dict]:
 
 
 def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:
-    """The features that `run_experiment` reads of test images in these variants, each once."""
+    """The test features that `run_experiment` reads for these variants, each once."""
     found: list[Extractor] = []
     for variant in variants:
         if variant == "baselines":

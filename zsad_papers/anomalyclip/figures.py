@@ -37,9 +37,9 @@ def prompt_sources(
     methods: Sequence[str] = ("AnomalyCLIP",),
     windows: ClipEncoder | None = None,
 ) -> dict[str, PromptSource]:
-    """What each of some `METHODS` needs on the dataset in a role, learned on its auxiliary set.
+    """The prompt source of each method for the dataset in a role, learned on its auxiliary set.
 
-    windows: WinCLIP's encoder. Methods whose auxiliary set is missing are left out.
+    windows: WinCLIP's encoder. A method without its auxiliary set is left out.
     """
     unknown = sorted(set(methods) - set(METHODS))
     if unknown or ("WinCLIP" in methods and windows is None):
@@ -177,13 +177,13 @@ SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     "F36": ("colon", "CVC-ClinicDB", (("cvc_clinicdb", ""),)),
     "F37": ("brain", "BrainMRI", (("brainmri", ""),)),
 }
-"""Of Figures 14 to 37 the category, its dataset, and the places (role, category) where it or something of its
-kind is looked for, in order; an empty category is the first of a dataset. The paper names neither the circuit
-board nor the bracket nor the set of colon or brain pictures: these are our choice."""
+"""For Figures 14 to 37: the category, its dataset, and (role, category) pairs that can show it, in order. An
+empty category is a dataset's first one. The paper does not name the circuit board, the bracket or the set of
+colon or brain images: these are our choice."""
 
 
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
-    """The role and the category that stand for one of `SHOWN`; None if there is none."""
+    """The role and the category that show one of `SHOWN`; None if there is none."""
     for role, name in SHOWN[artifact][2]:
         for category in experiments.squashed(settings, encoder, role):
             if name in ("", category.name):
@@ -209,7 +209,7 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
 def shown_maps(
     settings: Settings, encoder: ClipEncoder, artifact: str, number: int = 5
 ) -> tuple[Figure | plots.Placeholder, Category | None]:
-    """One of Figures 14 to 37, and the category in it; words where there is no data."""
+    """One of Figures 14 to 37 and its category; a `Placeholder` without data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
         return plots.Placeholder(
@@ -232,7 +232,7 @@ def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarr
 def score_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
 ) -> Figure:
-    """A panel a category (Figures 10 to 13): which share of normal and of anomalous images has which score.
+    """One panel for each category (Figures 10 to 13): histograms of the normal and of the anomalous scores.
 
     scores: {title: (scores (n,) in [0, 1], labels (n,))}. Normal images have a solid outline, anomalous ones
     a dashed one with hatching.
@@ -262,8 +262,8 @@ def score_histograms(
 @plots.or_placeholder
 @mpl.rc_context(plots.STYLE)
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
-    """The weight that a patch gives itself by block, on a logarithmic axis, a line a kind. uniform: what it
-    would be if every token took the same from all."""
+    """The weight that a patch gives itself by block, on a logarithmic axis, one line for each kind. uniform:
+    the weight if every token took the same from all."""
     figure, axes = plots.new_figure(height=3.8)
     axis = axes[0, 0]
     means = records.groupby(["kind", "block"], sort=False)["weight"].mean()

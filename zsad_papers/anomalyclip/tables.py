@@ -1,4 +1,4 @@
-"""AnomalyCLIP's tables as tidy rows, of what `anomalyclip.experiments` measured."""
+"""AnomalyCLIP's tables as tidy rows, from the records of `anomalyclip.experiments`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLASSWISE = {
 
 
 def variants_of(settings: Settings, role: str) -> list[str]:
-    """Everything that is measured of the dataset in a role."""
+    """All variants to measure on the dataset in a role."""
     found = [*MAIN, "object_aware", "class_name_at_test", *(f"word={word}" for word in experiments.WORDS)]
     if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[experiments.MEDICAL]:
         found += TUNED
@@ -53,7 +53,7 @@ def variants_of(settings: Settings, role: str) -> list[str]:
 
 
 def first_roles(names: Mapping[str, str]) -> dict[str, str]:
-    """{dataset: the first of its roles}: one that stands in several is measured once. names: {role: dataset}.
+    """{dataset: its first role}: a dataset with several roles is measured once. names: {role: dataset}.
 
     >>> first_roles({"kvasir": "polyp", "endo": "polyp", "tn3k": "thyroid"})
     {'polyp': 'kvasir', 'thyroid': 'tn3k'}
@@ -63,7 +63,7 @@ def first_roles(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
-    """WinCLIP, from its own part of the book, on any dataset. encoder: that of WinCLIP."""
+    """WinCLIP's records on any dataset. encoder: that of WinCLIP."""
     records: list[dict] = []
     for category in categories(settings, encoder, role):
         records += zero_shot_classification(category) if len(set(category.test.labels.tolist())) == 2 else []
@@ -74,8 +74,8 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.D
 def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
     """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP.
 
-    RD4AD distils a trained network, so it is left out where the baselines run on the CLIP's own tokens, and,
-    with a warning, where its extra is not installed.
+    RD4AD needs a trained network: it is left out where the baselines run on CLIP's tokens. Without its extra
+    it is left out with a warning.
     """
     found = [category for category in categories(settings, encoder, role) if len(category.train)]
     backbone = backbone_of(settings)
@@ -88,7 +88,7 @@ def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd
 
 
 def _with_ap(records: Sequence[dict]) -> pd.DataFrame:
-    """Records of WinCLIP's part of the book with this paper's name of the AUPR."""
+    """Records of WinCLIP with this paper's name for the AUPR."""
     frame = as_frame(records)
     return frame.assign(ap=frame["aupr"]) if "aupr" in frame else frame
 
@@ -131,7 +131,7 @@ def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFra
 
 
 def score_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Rows of claim 48: how scores are spread, over all categories."""
+    """Rows of claim 48: the spread of the scores over all categories."""
     where = {"method": ["clip", "anomalyclip"], "variant": "", "task": "image"}
     metrics = ["score_mean", "score_std", "score_overlap"]
     return rows_of(records, dataset, "appE", metrics=metrics, **where)
@@ -150,7 +150,7 @@ def count_rows(settings: Settings) -> pd.DataFrame:
 
 
 def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """By dataset and metric, how much one variant of AnomalyCLIP is above another (Figures 5, 9)."""
+    """One variant of AnomalyCLIP minus another, by dataset and metric (Figures 5, 9)."""
     own = beside[(beside["method"] == "anomalyclip") & (beside["category"] == "mean")]
     wide = own.pivot_table(index=["dataset", "task", "metric"], columns="variant", values="mean", sort=False)
     change = (wide[better] - wide[worse]).rename("gain").reset_index()
@@ -158,9 +158,9 @@ def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[
 
 
 def run(settings: Settings, target: str) -> str:
-    """Measure everything of the dataset in a role, or of all `others`, for the notebooks; a line for each.
+    """Run all experiments on the dataset in a role, or on all `others`; returns a line of summary for each.
 
-    A dataset in several places is measured once."""
+    A dataset with several roles is measured once."""
     roles = [role for role in ROLES if role not in COMPARED] if target == "others" else [target]
     encoder, windows, lines = prompt_encoder(settings), encoder_of(settings), []
     for name, role in first_roles(dataset_names(settings, roles)).items():

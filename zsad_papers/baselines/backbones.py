@@ -28,7 +28,7 @@ _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network that is read at some of its layers; made by `load_backbone`.
+    """A frozen network with feature maps of some of its layers; made by `load_backbone`.
 
     layers: names, shallow to deep. image_size: (height, width) in pixels of what `preprocess` gives.
     backbone_id, weights_id: names made of content, to key caches with.

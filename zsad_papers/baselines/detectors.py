@@ -26,8 +26,8 @@ def baseline_detector(
 ) -> Detector:
     """The few-shot baselines for each draw of references: outputs `<method>|<shots>|<seed>`.
 
-    backbone: a convolutional network with `layer1` to `layer4`, of which each method takes those of its
-        paper; None: the CLIP, with the two hidden blocks that stand for layer2 and layer3 (supplement B).
+    backbone: a convolutional network with `layer1` to `layer4`; each method takes the layers of its paper.
+        None: the CLIP, with two hidden blocks instead of layer2 and layer3 (supplement B).
     baselines: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
     """
     extractor = baseline_extractor(category, backbone)
@@ -37,7 +37,7 @@ def baseline_detector(
         spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
     deepest = (
         str(category.encoder.depth) if backbone is None else "layer4"
-    )  # what SPADE retrieves by: the last one
+    )  # SPADE retrieves references by this layer
     names = {"patchcore": deep, "patchcore_last": [str(category.encoder.depth)]}
 
     def patch_maps(features: TileFeatures) -> dict[str, Tensor]:

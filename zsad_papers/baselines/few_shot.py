@@ -1,7 +1,7 @@
 """SPADE, PaDiM and PatchCore: WinCLIP's few-shot baselines, on feature maps of any backbone.
 
-Queries are scored one by one, so any batches give the same numbers and only one image's distances are held
-at a time. Image scores and maps are float32, from 0 upwards.
+Queries are scored one by one, so batches do not change the numbers, and memory holds the distances of one
+image. Image scores and maps are float32, from 0 upwards.
 
 WinCLIP re-implemented SPADE and PaDiM and ran PatchCore's official code (Supplement A). So the constants of
 the first two follow their papers, those of PatchCore amazon-science/patchcore-inspection, which differs from
@@ -34,18 +34,18 @@ Size = tuple[int, int]
 """(H, W) of maps in pixels."""
 
 NEIGHBOURS = 50
-"""K of SPADE, as in its paper; where there are fewer references, all."""
+"""K of SPADE, as in its paper; all references if there are fewer."""
 
 DIMENSIONS, EPSILON = 550, 0.01
-"""PaDiM: channels that are drawn, at most those there are, and what is added to the covariance's diagonal.
-The paper takes 550 of WideResNet-50-2 and 100 of ResNet-18."""
+"""PaDiM: the number of channels that are drawn, and the constant on the covariance's diagonal. The paper uses
+550 channels of WideResNet-50-2 and 100 of ResNet-18."""
 
 CORESET, PROJECTION = 0.1, 128
 """PatchCore: fraction of the patches that are kept, as in the official example (what WinCLIP took for its few
 shots is not known), and dimensions of the random projection in which they are chosen."""
 
 NEIGHBOURHOOD, CHANNELS = 3, 1024
-"""PatchCore: side in patches of the window that a feature stands for, and numbers in a feature."""
+"""PatchCore: side in patches of the window around a feature, and the feature's dimension."""
 
 
 def spade(

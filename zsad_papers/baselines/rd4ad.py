@@ -1,8 +1,8 @@
 """RD4AD (Deng and Li 2022), trained on all normal images of a category: a baseline of AnomalyCLIP's Table 12.
 
-A frozen network, the teacher, gives feature maps of three layers; a bottleneck and a decoder, the student,
-learn to give them back for normal images. An image is anomalous where the two differ. Networks, loss and maps
-are anomalib's, an optional package: `pip install '.[baselines]'`. The loop around them is a plain one.
+The teacher, a frozen network, gives feature maps of three layers. The student, a bottleneck and a decoder,
+learns to reproduce them for normal images. An image is anomalous where the two differ. Networks, loss and
+maps come from anomalib, an optional package: `pip install '.[baselines]'`. The training loop is our own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LAYERS = ("layer1", "layer2", "layer3")
 
 
 EPOCHS, BATCH_SIZE, LR, BETAS, SEED = 200, 16, 0.005, (0.5, 0.99), 0
-"""anomalib's, which are those of the paper's authors except for the second beta, in their code 0.999."""
+"""anomalib's values; the authors' code has them too, except for the second beta, 0.999 there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Extractor:
     """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for images stretched to its size.
 
-    Training happens when features are first computed: not at all where `compute_features` finds them kept.
+    Training starts when features are first computed, and not at all if `compute_features` has them cached.
     """
     trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 

@@ -1,7 +1,7 @@
 """Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM.
 
-Both read a frozen CLIP with a Vision Transformer through its own weights: no hooks, nothing is changed.
-ValueError for a tower without class token or of other blocks (a ResNet, say), and for pixels, texts or a
+Both use the weights of a frozen CLIP with a Vision Transformer directly, without hooks or changes to it.
+ValueError for a tower without class token or with other blocks (a ResNet, say), and for pixels, texts or a
 target that do not fit.
 """
 
@@ -89,7 +89,7 @@ def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, li
     """
     with torch.no_grad():
         x = visual._embeds(pixels.to(visual.conv1.weight))  # (n, 1 + patches, width)
-    x.requires_grad_(torch.is_grad_enabled())  # what follows is recorded although the weights are frozen
+    x.requires_grad_(torch.is_grad_enabled())  # autograd records the steps, despite frozen weights
     attentions = []
     for block in visual.transformer.resblocks:
         qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # (n, l, 3 width)

@@ -14,8 +14,8 @@ from zsad_core.windows import combine_scales, window_indices
 
 
 def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
-    """Which windows of `window_indices(grid, size)` are tiles: stride `size`, the last ones moved back to the
-    border, so that they cover the grid.
+    """The windows of `window_indices(grid, size)` that are tiles: stride `size`; the last ones end at the
+    border, so that tiles cover the grid.
 
     >>> tile_numbers((4, 5), 2)  # rows 0 and 2; columns 0, 2 and 3
     [0, 2, 3, 8, 10, 11]

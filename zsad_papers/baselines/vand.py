@@ -5,7 +5,7 @@
 
 Only W_l and b_l are learned, from masks of an auxiliary dataset; the texts are a frozen hand-written ensemble
 for each category. Logits are upsampled before the softmax, so maps are made at the size of the input. The
-image score takes nothing that was learned. All is float32; the original computes with mixed precision.
+image score uses no learned layer. All is float32; the original computes with mixed precision.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ TEMPLATES = tuple(
 class Adapters(Learned):
     """One linear layer for each block: `weight/<block>` (d, width) and `bias/<block>` (d,).
 
-    recipe: options of `train_adapters`, of which `scale` is that of the cosines.
+    recipe: options of `train_adapters`; its `scale` multiplies the cosines.
     """
 
     KIND, PREFIXES = "adapters", ("weight/", "bias/")

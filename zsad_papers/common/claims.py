@@ -1,4 +1,4 @@
-"""The claims of the papers: each is tested on published and on measured numbers in the same way.
+"""The claims of the papers: the same test runs on published and on measured numbers.
 
 A paper's `claims.csv` says what it claims. Its test is one or more rows of `claim_tests.csv`, which must all be
 met, or a function of its `claims.py` that has the claim's number as its name: `c07`. Both read the paper's own
@@ -46,7 +46,7 @@ from zsad_papers.common.results import FULL_SHOT, load_published, validate
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 SIDES = ("published", "run")
 TOLERANCE = 1e-9  # for differences of decimals: 92.5 - 91.5 must count as 1.0
-MANY = 12  # of more differences a verdict shows the smallest
+MANY = 12  # with more differences, a verdict shows the smallest only
 METHOD_KEY = re.compile(r"(\w+)(?:\[(.+)\])?(?: \((full|\d+)-shot\))?")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 LIMIT = re.compile(r"(>=|<=|>|<) (-?\d+(?:\.\d+)?)")
@@ -108,7 +108,7 @@ Test = Sequence[Comparison] | Callable[["Numbers"], Verdict]
 
 
 def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
-    """The claims of a paper: id, section, claim, and a note on what its test leaves unsaid.
+    """The claims of a paper: id, section, claim, and a note on what the test does not cover.
 
     >>> len(load_claims("rwda"))
     28
@@ -156,7 +156,7 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
     if settings is not None:
         options = {name: getattr(settings, name) for name in options}
     frame = validate(frame)
-    rows = frame[frame["paper"].isin([paper])]  # other papers run the same methods under other settings
+    rows = frame[frame["paper"].isin([paper])]  # other papers run the same methods with other settings
     cells = cells_of(rows)
     table, records = load_claims(paper), []
     for claim, note in zip(table["id"], table["note"]):
@@ -211,7 +211,7 @@ Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 
 
 def cells_of(rows: pd.DataFrame) -> Cells:
-    """Mean and standard deviation by what they are of, and by artifact."""
+    """Mean and standard deviation by the key of a number, and by artifact."""
     cells: Cells = {}
     for row in rows.itertuples(index=False):
         key = (row.metric, row.task, row.method, row.variant, row.shots, row.dataset, row.category)
@@ -221,7 +221,7 @@ def cells_of(rows: pd.DataFrame) -> Cells:
 
 @dataclass
 class Numbers:
-    """Looks up numbers for one claim; remembers those that were used and what stood in the way.
+    """Looks up numbers for one claim; records those that it used, and the problems.
 
     A number that several artifacts give must be the same in all of them; then the artifact does not matter.
     """
@@ -254,7 +254,7 @@ class Numbers:
         return next(iter(found.values()))[1] if std else means[0]
 
     def value(self, side: str, dataset: str, measure: str, category: str = "mean") -> float:
-        """What a side of a row stands for: differences are resolved, empty is 0."""
+        """The value of one side of a row: differences are resolved, empty is 0."""
         if not side or NUMBER.fullmatch(side):
             return float(side or 0)
         parts = product(_signed(side), _signed(measure), _signed(category))
@@ -288,7 +288,7 @@ class Numbers:
     def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:
         """The claim's verdict: undecided, with the problems as reason, if a number was missing or undefined.
 
-        numbers : derived numbers to show, and not those that were looked up.
+        numbers : derived numbers to show instead of those that were looked up.
         """
         if self.problems:
             return Verdict(UNDECIDED, self.used, "; ".join(self.problems))
@@ -297,7 +297,7 @@ class Numbers:
 
 
 def place(dataset: str, measure: str, category: str, name: str) -> str:
-    """What a number is of, in words: 'visa pcb2 pixel auroc winclip'."""
+    """The name of a number: 'visa pcb2 pixel auroc winclip'."""
     category = "" if category == "mean" else category
     measure = measure if " - " in measure else measure.removeprefix("image ")
     return " ".join(filter(None, [dataset, category, measure, name]))

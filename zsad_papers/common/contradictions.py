@@ -1,9 +1,9 @@
 """Checks of published numbers: two sides that should agree, and whether they do.
 
-Each paper's `contradictions.checks` returns rows of `COLUMNS`, whether its two sides agree or not.
+Each paper's `contradictions.checks` returns rows of `COLUMNS`, for sides that agree and sides that do not.
 
-Printed numbers are rounded, so two of them contradict each other only if no unrounded values can give both: a
-mean over class values with one decimal is uncertain by 0.05, a printed mean by 0.05, together 0.1.
+Printed numbers are rounded. Two of them contradict each other only if no unrounded values give both. With one
+decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.05, together by 0.1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def equal_numbers(
 
 
 def larger(where: str, lower: float, higher: float, explanation: str) -> Check:
-    """A statement that the second number is the larger one."""
+    """A statement that the second number is larger."""
     check = equal_numbers(where, lower, higher, 0, "text")
     return check | {
         "printed": f"more than {lower:.1f}",
@@ -76,7 +76,7 @@ def setting_name(setting: tuple) -> str:
 
 
 def as_checks(frame: pd.DataFrame, checks: list[Check]) -> pd.DataFrame:
-    """The checks as a table with `COLUMNS`; the frame tells the paper."""
+    """The checks as a table with `COLUMNS`; the paper's key is taken from the frame."""
     defaults = {"paper": frame["paper"].iloc[0], "difference": math.nan, "explanation": "", "agrees": False}
     table = pd.DataFrame([defaults | check for check in checks], columns=COLUMNS)
     return table.astype({"difference": "float64", "agrees": "bool"})
@@ -123,9 +123,9 @@ def stated_twice(paper: str) -> list[Check]:
 def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
     """Means over class-wise rows against the printed means, for every artifact with rows for all classes.
 
-    A table that shows a few classes only is an excerpt and is left out. Where a table has all classes for
-    some settings and lacks one for others, the row tells which value the printed mean leaves for the missing
-    class. quotes: methods whose class values and means the paper takes from the WinCLIP paper.
+    A table with a few classes only is an excerpt and is left out. A table may have all classes for some
+    settings and lack one for others; the row then gives the missing value that the printed mean implies.
+    quotes: methods whose class values and means the paper takes from the WinCLIP paper.
     """
     classes = frame[frame["category"] != "mean"]
     all_classes = classes.groupby("dataset")["category"].agg(set)
@@ -151,7 +151,7 @@ def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame
 
 
 def _missing(where: str, missing: list[str], mean: float, values: pd.Series) -> Check:
-    """What a printed mean leaves for classes without a row, as far as rounding lets one tell."""
+    """The values that a printed mean implies for classes without a row, within rounding."""
     n = len(values) + len(missing)
     left = (n * mean - values.sum()) / len(missing)
     margin = (n + len(values)) * HALF_UNIT / len(missing)

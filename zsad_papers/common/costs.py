@@ -1,7 +1,7 @@
 """Parameters, multiply-accumulates and latency of an image tower.
 
-Counts need sizes alone, so they also hold for models that are not loaded. They are made in two ways:
-everything, and what the profiler behind RWDA's Table 3 saw of the image tower: patch embedding and MLPs.
+Counts need only sizes, not a loaded model. There are two kinds: everything, and what the profiler behind
+RWDA's Table 3 counted of the image tower: patch embedding and MLPs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def tower_of(encoder: ClipEncoder) -> VisionTower:
 
 @cache
 def _module(tower: VisionTower) -> VisionTransformer:
-    """The tower without weights. In training mode, since a counter does not see fused attention."""
+    """The tower without weights, in training mode, because the counter misses fused attention."""
     sizes = (tower.image_size, tower.patch_size, tower.width, tower.layers)
     with torch.device("meta"):
         ratio = tower.mlp_width / tower.width
@@ -86,9 +86,9 @@ def multiply_accumulates(
 ) -> int:
     """Multiply-accumulates of running the tower.
 
-    sequences : (how many, tokens each), what the blocks are run on; default: one whole image. For WinCLIP see
+    sequences : (number, tokens in each) that the blocks process; default: one whole image. For WinCLIP see
         `window_sequences`.
-    patch_embeddings : how many images are cut into embedded patches; windows share those of their image.
+    patch_embeddings : number of images whose patches are embedded; windows share those of their image.
 
     >>> multiply_accumulates(VisionTower(), counted="profiler")
     17572724736
@@ -129,7 +129,7 @@ def random_pixels(encoder: ClipEncoder, number: int) -> torch.Tensor:
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
     """Median milliseconds of each step, after one warm-up each.
 
-    The steps take turns, so that a machine that slows down for a while slows all of them.
+    The steps run in turn, so a slow phase of the machine affects all of them.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):

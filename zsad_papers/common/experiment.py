@@ -126,7 +126,7 @@ PIXEL_METRICS = ("auroc", "pro", "f1max")
 
 
 def hidden_layers(depth: int) -> tuple[int, int]:
-    """The blocks that stand for a ResNet's second and third stage: the 6th and 9th of 12 (supplement B)."""
+    """The blocks used instead of a ResNet's second and third stage: the 6th and 9th of 12 (supplement B)."""
     return depth // 2, depth * 3 // 4
 
 
@@ -153,7 +153,7 @@ class Category:
 
     @property
     def temperature(self) -> float:
-        """The profile's, or the one that the model was trained with, which for CLIP's weights is 0.01."""
+        """The profile's, or the one of the model's training, which is 0.01 for CLIP's weights."""
         return self.settings.temperature or self.encoder.temperature
 
     @cached_property
@@ -167,7 +167,7 @@ class Category:
         return methods.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
 
     def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
-        """A key of the sentences of these kinds: what depends on edited ones is measured again."""
+        """A key of the sentences of these kinds, so that edited sentences are measured again."""
         return content_key(**{kind: zero_shot_prompts(object_name(self.name), kind) for kind in kinds})
 
     def defects(self) -> list[str]:
@@ -175,14 +175,14 @@ class Category:
         return sorted(set(self.test.meta["defect"]) - {"good"})
 
     def views(self, whole: Whole = "tiles") -> np.ndarray:
-        """(n, v, d) views of the test images. Squares have one tile, so theirs are RWDA's views, as are
-        squashed ones: those of the whole category, which are then embedded and kept once for both papers."""
+        """(n, v, d) views of the test images. Views of square or squashed images are those of RWDA: they are
+        embedded for the whole category, once for both papers."""
         images, options = self.viewed(whole)
         found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
         return found.select(split="test").views
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
-        """The images that `views` embeds, and how: options of `views.inference_views`."""
+        """The images that `views` embeds, and the options of `views.inference_views`."""
         sizes = (self.test.size(i) for i in range(len(self.test)))
         if whole == "squash" or all(width == height for width, height in sizes):
             return self.dataset.select(category=self.name), {}
@@ -196,14 +196,14 @@ class Category:
             raise ValueError(
                 f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
                 f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
-                "split train, ask for fewer shots, or leave the experiments with references out"
+                "split train, use fewer shots, or leave the experiments with references out"
             )
         first = 1000 * self.dataset.categories.index(self.name)
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
         return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
 
     def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[TileFeatures], dict]:
-        """Features of the images that any draw needs, and the draws as numbers into these."""
+        """Features of the images of all draws, and the draws as indices into these."""
         needed = np.unique(np.concatenate(list(draws.values())))
         chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
         parts = self.computed(extractor, chosen)
@@ -293,6 +293,6 @@ def run_experiment(
 
 
 def as_frame(records: Sequence[dict]) -> pd.DataFrame:
-    """Records as a frame, which has their columns without any record, too."""
+    """Records as a frame, with all columns even if there is no record."""
     names = ["category", "method", "variant", "shots", "seed", "task"]
     return pd.DataFrame(records, columns=None if records else names)

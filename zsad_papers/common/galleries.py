@@ -62,8 +62,8 @@ def image_map(
 
 
 def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:
-    """Of each test image: label, area (the defect's share of the image), kind of defect, and of its map alone
-    the pixel AUROC and F1-max (NaN where nothing is anomalous) and the maximum. The index counts test images.
+    """For each test image: label, area (the defect's share of the image), kind of defect, and, of its map
+    alone, pixel AUROC and F1-max (NaN without anomalous pixels) and maximum. Indexed by test image.
 
     each: (n, 3) of `experiment.measure`.
     """

@@ -20,7 +20,7 @@ from zsad_papers.common.settings import Settings, read_settings
 
 @dataclass(frozen=True)
 class Page:
-    """Shown as the last line of a cell, it says in Markdown what is run and what is missing."""
+    """As the last line of a cell it shows, in Markdown, what runs and what is missing."""
 
     settings: Settings
     datasets: tuple[str, ...]
@@ -52,7 +52,7 @@ class Page:
 
     def write(self, name: str, rows: pd.DataFrame) -> None:
         """Writes result rows and their provenance; see `provenance.write_record`."""
-        first = {own: name for name, own in reversed(self.names.items())}  # of several places of one dataset
+        first = {own: name for name, own in reversed(self.names.items())}  # datasets may have several roles
         datasets = [dataset_of(self.settings, place) for place in first.values()]
         write_record(name, rows, self.settings, self.encoder, datasets)
 

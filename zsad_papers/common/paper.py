@@ -1,4 +1,4 @@
-"""What the book's common pages, the records and the workflow need to know of a paper."""
+"""The facts about a paper that common pages, records and the workflow need."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Paper:
     key: the name of its package, and the value of the column `paper` in its results.
     order: its place in the book.
     encoder: architecture and weights tag of its main results, as open_clip names them.
-    datasets: the published ones on which it has numbers.
+    datasets: the published ones that it has numbers for.
     settings: the parameters of its notebooks.
-    seeds: from settings, in a few words, what the seeds of its experiments do.
+    seeds: takes settings; a phrase about the seeds of its experiments.
     prefix: of the parameters `model` and `weights` that name the encoder of a run.
-    also_missing: from settings and names of datasets, for a page's reader: what cannot be run, and why.
+    also_missing: takes settings and names of datasets; sentences on what cannot run, and why.
     """
 
     key: str

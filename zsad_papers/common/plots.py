@@ -1,8 +1,8 @@
 """The figures' building blocks. Every function returns a matplotlib figure with an opaque background, or a
 sentence where there is nothing to draw.
 
-Colours come from Okabe and Ito's palette, which colour-blind readers can tell apart; marker, line style or
-text says the same again.
+Colours come from Okabe and Ito's palette, which colour-blind readers can distinguish. Marker, line style or
+text repeats the distinction.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PICTURES = {**STYLE, "axes.grid": False}
 
 
 class _Drawing(Figure):
-    """A figure that notebooks show without pyplot's global state, whatever backend is set."""
+    """A figure that notebooks show without pyplot's global state, under any backend."""
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -75,7 +75,7 @@ def new_figure(
 
 
 def grid_of(panels: int, columns: int) -> tuple[int, int]:
-    """Columns, at most so many, and rows for a number of panels."""
+    """The numbers of columns and rows for `panels`, with a limit on columns."""
     columns = min(columns, panels)
     return columns, -(-panels // columns)
 
@@ -145,7 +145,7 @@ def lines(
 
 @mpl.rc_context(STYLE)
 def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Placeholder:
-    """Outlines of distributions, which differ in line style and colour; an empty group is left out."""
+    """Outlines of distributions in different line styles and colours; an empty group is left out."""
     groups = {name: np.ravel(values) for name, values in groups.items() if np.size(values)}
     if not groups:
         return Placeholder()
@@ -171,7 +171,7 @@ def bars(
     xlabel: str,
     reference: float | None = None,
 ) -> Figure:
-    """Horizontal bars, one block a label and one bar a group, hatched so that grey print tells them apart."""
+    """Horizontal bars, one block for each label and one bar for each group, hatched for grey print."""
     names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
     thick = 0.8 / len(groups)
     figure, axes = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
@@ -208,8 +208,8 @@ def dots(
 
     frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
         all panels.
-    Lines keep the order in which labels first appear, and stand in every panel. Unlike bars, dots need no
-    axis from 0, so small differences between high numbers stay visible.
+    Lines keep the order in which labels first appear, and are in every panel. Dots need no axis from 0, so
+    small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
     columns, n_rows = grid_of(len(panels), columns)

@@ -1,7 +1,7 @@
 """Where a number comes from: the line at the top of every page, and the same facts for the result files.
 
-`provenance` depends neither on the time nor on the machine's name: two runs with the same seed write the same
-bytes. What differs from run to run is in `run_facts`.
+`provenance` does not depend on the time or the machine's name: two runs with one seed write the same bytes.
+Facts that differ from run to run are in `run_facts`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run_line(
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`.
 
-    encoder: the one in use, for its exact weights; None where a notebook needs none.
+    encoder: the one in use; None if the notebook needs none.
     datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
     paper: whose encoder and seeds are named, if any.
     """
@@ -96,7 +96,7 @@ def provenance(
 
 
 def run_facts() -> dict[str, Any]:
-    """What no other run shares: when this process started (UTC), its seconds so far, and the kind of machine,
+    """Facts of this run only: the start of the process (UTC), its seconds so far, and the kind of machine,
     without its name."""
     import torch  # here: the workflow need not wait for it
 
@@ -134,13 +134,13 @@ def commit() -> str:
 
 
 def profile_name(settings: Settings) -> str:
-    """The profile's name; of a YAML file its name alone, since no machine's path is recorded."""
+    """The profile's name, or a YAML file's name without its folder: no path of a machine is recorded."""
     return Path(settings.profile).stem if settings.profile.endswith((".yaml", ".yml")) else settings.profile
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The parameters for a record: without folders, of `datasets` the places that are taken, tuples as lists,
-    of an absolute path the name alone."""
+    """The parameters for a record: without folders and without roles that have no dataset, tuples as lists,
+    absolute paths cut to the name."""
     values = {name: value for name, value in vars(settings).items() if not name.endswith("_dir")}
     for name, value in values.items():
         if isinstance(value, tuple):

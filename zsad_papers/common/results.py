@@ -38,7 +38,7 @@ COLUMNS = [*KEYS, "mean", "std"]
 TEXT_COLUMNS = [key for key in KEYS if key != "shots"]
 TASKS = ("image", "pixel", "text", "")
 FULL_SHOT = -1
-"""Stands for 'all normal training images' in the shots column; written as `full` in files."""
+"""'All normal training images' in the shots column; written as `full` in files."""
 
 PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy")
 METRICS: dict[str, tuple[float, float]] = {
@@ -123,7 +123,7 @@ def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
 
 
 def read_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """The rows of one or more result files, checked. A key that two files claim is an error, not a choice."""
+    """The rows of one or more result files, checked. A key in two files is an error."""
     paths = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not paths:
         raise ValueError("no result files given; expected at least one path")
@@ -184,7 +184,7 @@ def rows(
     task: str = "image",
     keep: Literal["both", "mean", "categories"] = "both",
 ) -> pd.DataFrame:
-    """Tidy rows from what a loop over categories and seeds measured.
+    """Tidy rows from measurements of each category and seed.
 
     Each category gets the mean and standard deviation of its values over seeds, the sample's (ddof 1). The
     `mean` row takes the mean over categories *within each seed first*, then mean and standard deviation over
@@ -237,7 +237,7 @@ def rows(
 
 
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several frames; without any, as where no dataset is prepared, a frame of no rows.
+    """The rows of several frames; without frames (no dataset is prepared) a frame without rows.
 
     >>> len(joined([])), joined([]).columns.tolist() == COLUMNS
     (0, True)
@@ -247,7 +247,7 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
-    """The frame with measured dataset names replaced by the published names that they stand for.
+    """The frame with measured dataset names replaced by the published names that they stand in for.
 
     roles: published name to measured name, `{"mvtec": "mini_mvtec"}`, or to None; a profile gives it as
     `datasets`. One measured dataset may have several roles; one without a role keeps its name.
@@ -277,8 +277,8 @@ def compare(
     NaN where one is missing); measured_on (the measured dataset's own name); status: 'measured', 'not yet
     run', 'dataset missing' (none stands in for it), 'undefined' or 'no published number'.
 
-    roles : as in `as_roles`, those that are there; None where it is not known which.
-    keep : "both" adds the measured rows that no published number stands beside (other categories, say).
+    roles : as in `as_roles`, without missing datasets; None if that is not known.
+    keep : "both" adds the measured rows without a published number (other categories, say).
     """
     there = {name: other for name, other in (roles or {}).items() if other}
     measured = as_roles(measured, there)
@@ -320,8 +320,8 @@ def tidy(
 ) -> pd.DataFrame:
     """Rows of one artifact from the records that `where` selects (a value or a list for a column).
 
-    names: other names of variants. keep: as in `results.rows`. Of `metrics` those that no record has are left
-        out.
+    names: other names of variants. keep: as in `results.rows`. Metrics
+        that no record has are left out.
     """
     for column, wanted in where.items():
         records = records[records[column].isin([wanted] if isinstance(wanted, (str, int)) else list(wanted))]

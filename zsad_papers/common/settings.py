@@ -33,8 +33,8 @@ settings_class = dataclass(
 
 
 def published_datasets() -> tuple[str, ...]:
-    """The names for which a profile says which dataset stands in: a prepared one, `name`, or one category of
-    it, `name/category`. One may stand in for several."""
+    """The roles of a profile. Each has a prepared dataset, `name`, or one category of it, `name/category`. A
+    dataset may have several roles."""
     return tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
 
 
@@ -114,7 +114,7 @@ class YourImages(Settings):
     scored_with: Literal["clip", "rwda", "winclip", "winclip_plus", "anomalyclip"] = parameter(
         "the method for your images"
     )
-    object_in_images: Text = parameter("what the prompts call the thing in your images")
+    object_in_images: Text = parameter("the name of the object in your images, as the prompts use it")
     prompts_file: Text | None = parameter(
         "learned prompts for AnomalyCLIP on your images (null in a profile: shipped)"
     )
@@ -155,7 +155,7 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
     """Check a notebook's parameters and fill those left at None from the profile.
 
     namespace: `globals()` of the notebook, or a dict of parameters. Any other public name with a plain value
-    is taken for a misspelt one, unless a `Settings` is there already (the cell runs again, by hand).
+    counts as misspelt, unless a `Settings` is there already (the reader runs the cell again).
     kind: the class of the paper; None: the parameters of all.
     Raises ValueError (name, value or combination) or FileNotFoundError (profile); the message says what was
     expected and how to write it.

@@ -1,6 +1,6 @@
 """Tables for readers: published beside measured, as accessible HTML with a plain-text twin.
 
-Colour alone says nothing: 'not yet run' and 'undefined' are words. Header cells carry their scope, the
+Words, not colours alone, say 'not yet run' and 'undefined'. Header cells carry their scope, the
 caption belongs to the table, and a wide table scrolls inside a region that the keyboard reaches.
 """
 
@@ -75,7 +75,7 @@ def mean_std(mean: float, std: float = math.nan, digits: int = 1) -> str:
 
 
 def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
-    """A number for a sentence, or that there is none.
+    """A number for a sentence, or 'not measured'.
 
     >>> in_words(92.18, "+.1f", " points"), in_words(float("nan"), unit=" %")
     ('+92.2 points', 'not measured')
@@ -84,7 +84,7 @@ def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
 
 
 def listed(parts: Iterable[str], between: str = ", ") -> str:
-    """Parts of a sentence; without any, as where no dataset is prepared, that there are none.
+    """Parts of a sentence, or 'not measured' without parts (no dataset is prepared).
 
     >>> listed(["+1.0 on cups", "-0.5 on nuts"]), listed([])
     ('+1.0 on cups, -0.5 on nuts', 'not measured')
@@ -109,7 +109,7 @@ def comparison_table(
     Lines are grouped by `index`, and lines and groups keep the order in which their names first appear. A
     dataset that another one stands in for is labelled with both names.
 
-    index, columns : column names of the comparison; together they must tell its rows apart.
+    index, columns : column names of the comparison; together they must identify its rows.
     show : some of "published", "measured", "difference".
     absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run
         here', say.
@@ -134,7 +134,7 @@ def comparison_table(
             names |= {name: f"{names.get(name, name)} (measured: {own})" for name, own in stands_in}
         texts[column] = [names.get(name, name.replace("_", " ")) for name in comparison[column].astype("str")]
     lines = texts[list(index)].drop_duplicates()
-    if len(index) > 1:  # a line that only a run has stands with its kin and not at the end
+    if len(index) > 1:  # a line that only a run has goes to its group, not to the end
         ranks = lines[list(index)[:-1]].apply(lambda values: pd.factorize(values)[0])
         lines = lines.loc[ranks.sort_values(list(ranks.columns), kind="stable").index]
     groups = itertools.product(*(texts[column].drop_duplicates() for column in columns), show)
@@ -186,9 +186,9 @@ def as_table(
     frame: pd.DataFrame, caption: str, *, digits: int = 2, links: Mapping[str, str] | None = None
 ) -> Table:
     """Any frame as a captioned, accessible table; its index makes row headers, plain numbering is hidden.
-    One without cells says so: nothing was measured.
+    Without cells it says that nothing was measured.
 
-    links : texts that become links wherever a cell holds exactly one of them, and where they lead.
+    links : {text: address}; a cell with exactly such a text becomes a link.
     """
     if frame.empty:
         frame = pd.DataFrame({"result": ["nothing measured in this run"]})

@@ -1,11 +1,11 @@
-"""Compare the result files of two runs within tolerances, as a reviewer would: this run, another machine's.
+"""Compare the result files of two runs within tolerances, for example of two machines.
 
     zsad verify results/mini other/results/mini
 
 A and B are results folders, or one result file (CSV) each. Compared are the rows of every file, and of the
-JSON beside it what must be equal for the numbers to be the same experiment: model, weights with SHA-256,
-fingerprints of the datasets, parameters, precision, seed. Another commit, other versions or another device
-are reported, and are no fault. The folder `times` is left out.
+JSON beside it what defines the experiment: model, weights with SHA-256, fingerprints of the datasets,
+parameters, precision, seed. Another commit, version or device is reported but is no fault. The folder
+`times` is left out.
 
 Exit code 0: they agree. 1: they differ. 2: nothing could be compared.
 """
@@ -27,7 +27,7 @@ from zsad_papers.common.results import KEYS, PERCENT, read_results
 POINTS = 0.1
 """Percentages may differ by so many points: processors add in another order."""
 RELATIVE = 0.01
-"""All other numbers by this share of the larger one."""
+"""All other numbers may differ by this share of the larger one."""
 SPREAD = 0.5
 """Or half of the standard deviation over seeds, if that is more. With another instruction set, means of ten
 networks of 20,000 pairs moved by 0.8 points at a deviation of 3.8, and all others by at most 0.1."""
@@ -74,8 +74,8 @@ def compare_rows(
 
 
 def compare_facts(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """A sentence for each fact of these names in which two provenances differ. Not compared is where an
-    experiment ran and how its set of parameters is called."""
+    """A sentence for each of these facts in which two provenances differ; the device and the profile's name
+    are not compared."""
     a, b = ({key: value for name in names for key, value in _flat(name, side.get(name))} for side in (a, b))
     keys = {**a, **b}.keys() - {"parameters: device", "parameters: profile"}
     return [f"{k} is {a.get(k)!r} in A and {b.get(k)!r} in B" for k in sorted(keys) if a.get(k) != b.get(k)]

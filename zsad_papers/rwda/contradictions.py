@@ -1,7 +1,7 @@
 """The numbers against each other, against the first version, the WinCLIP paper and the text.
 
-The class-wise tables are only in the first version, the table of costs only in the second. That table leaves
-parts of the network out; the page on Section 4.3 shows which, by arithmetic.
+The class-wise tables are only in the first version, the table of costs only in the second. The table of costs
+leaves out parts of the network; the page on Section 4.3 shows which.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ NO_IMAGES = TileFeatures(
     *np.empty((3, 0), int),
     {"views": np.empty((0, 1, 1))},
 )
-"""Stands for a dataset that is not prepared: every function here finds no rows in it."""
+"""Stands in for a dataset that is not prepared: every function here finds no rows in it."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Embeddings of normal and of anomalous prompts, (n, d) each; row i of both is pair i."""
 
 Runs = Mapping[int, np.ndarray]
-"""Scores (n,) of the test images by seed; one entry for a score that no seed touches."""
+"""Scores (n,) of the test images by seed; one entry for a score without randomness."""
 
 
 def pool(settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: str = "a damaged") -> Pair:
@@ -59,7 +59,7 @@ def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
 
 
 def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
-    """Which pairs of the pool a run trains on, without replacement: (n_pairs,).
+    """(n_pairs,) indices of the pairs of the pool that a run trains on, drawn without replacement.
 
     Drawing from one pool lets ten seeds and 16 word pairs share their embeddings. Runs overlap as n_pairs
     nears the pool's size (at n_pairs = pool_size only initialisation, order and dropout differ), which makes
@@ -171,6 +171,6 @@ def measure(images: TileFeatures, runs: Runs) -> pd.DataFrame:
 
 
 def sum_scores(*parts: np.ndarray | Runs) -> Runs:
-    """The sum of scores run by run (Sec. 3.3, 4.2): arrays without seeds go into every run."""
+    """The sum of scores for each run (Sec. 3.3, 4.2); arrays without seeds are added to every run."""
     seeds = sorted({seed for part in parts if isinstance(part, Mapping) for seed in part})
     return {seed: sum(part[seed] if isinstance(part, Mapping) else part for part in parts) for seed in seeds}

@@ -1,4 +1,4 @@
-"""What Figure 5 shows: natural sentences with a given word, and texts layer by layer (RWDA, Sec. 4.5)."""
+"""Figure 5: natural sentences with a given word, and texts layer by layer (RWDA, Sec. 4.5)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from zsad_core.fnn import FNN
 
 MATCHES = {"word": r"\b{}\b", "prefix": r"\b{}", "substring": r"{}"}
-"""What counts as having a word, which the paper does not say. "prefix": "damaged" has "damage", and
-"abnormal" does not have "normal"; "substring": it does."""
+"""When a caption contains a word; the paper does not say. "prefix": "damaged" contains "damage", "abnormal"
+does not contain "normal"; "substring": it does."""
 
 
 def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -55,7 +55,7 @@ def load_captions(path: str | Path | None, word: str, match: str | None = None) 
 
 
 def missing_captions(path: str | Path | None) -> list[str]:
-    """For a page's reader, as `data.missing`: that the captions file is not there and how to get it."""
+    """For a page's reader, as `data.missing`: sentences on a missing captions file."""
     if path is None or Path(path).is_file():
         return []
     return [

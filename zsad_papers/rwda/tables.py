@@ -1,7 +1,7 @@
 """RWDA's tables, and the numbers of Sections 3.2, 3.3, 4.4 and 4.5, as tidy rows.
 
-The names of the rows are those that `zsad_papers.rwda.claims` looks for. Numbers that belong to no table or
-figure carry the section as their artifact (`sec3.3`).
+Rows have the names that `zsad_papers.rwda.claims` uses. The artifact of a number without a table or figure is
+its section (`sec3.3`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def few_shot_rows(
 
 
 def winclip_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
-    """What the RWDA paper's tables show of WinCLIP, WinCLIP+ and the few-shot baselines, under its names."""
+    """Rows of WinCLIP, WinCLIP+ and the few-shot baselines, as in the RWDA paper's tables."""
     main = main_records(records)
     main = main[main["task"] == "image"]
     zero = main[main["method"] == "winclip"].assign(variant="object_known")
@@ -154,7 +154,7 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
 
 
 def text_rows(values: pd.DataFrame, artifact: str, method: str = "rwda", variant: str = "") -> pd.DataFrame:
-    """Rows of numbers about prompts, which no dataset has a part in."""
+    """Rows of numbers about prompts, without any dataset."""
     names = {"paper": "rwda", "dataset": "", "task": "text"}
     return rows(values, artifact=artifact, method=method, variant=variant, **names)
 
@@ -179,8 +179,8 @@ def linear_accuracy(train: Pair, test: Pair) -> float:
 
 
 def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair) -> pd.DataFrame:
-    """Section 3.2: how far prompts of one state spread, with random words and without (`plain`), and how well
-    a line parts the states."""
+    """Section 3.2: the spread of prompts of one state, with random words and without (`plain`), and how well
+    a linear classifier separates the states."""
     texts, frames = tuple(part[: settings.n_pairs] for part in experiments.pool(settings, encoder)), []
     for prefix, pair in (("", texts), ("random_words=0;", plain)):
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
@@ -194,8 +194,8 @@ def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair
 def silhouette_rows(
     panels: Mapping[str, Mapping[str, np.ndarray]], states: Mapping[str, str], domains: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Section 4.5: do the points of a layer lie by state (normal, anomalous) or by domain (caption, random
-    words)? Silhouettes of cosines, so that layers of any scale compare.
+    """Section 4.5: do a layer's points cluster by state (normal, anomalous) or by domain (caption, random
+    words)? Silhouettes of cosines, which do not depend on a layer's scale.
 
     states, domains: group name -> state, domain.
     """

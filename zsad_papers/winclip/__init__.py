@@ -37,6 +37,5 @@ EXPERIMENTS = {
     }
     for role in ("mvtec", "visa")
 }
-"""What is measured before the notebooks run, by dataset: the roles without which it is left out, the features
-that are computed before, with the roles of their datasets, and the experiments, `paper-dataset`, that come
-first."""
+"""The experiments that run before the notebooks, by dataset: the roles that they need, the features to
+compute first, with the roles of their datasets, and the experiments, `paper-dataset`, that run before."""

@@ -39,9 +39,9 @@ SCORES = ("max_map", "ascore0", "ascore0+max_map")
 
 
 def zero_shot_classification(category: Category) -> list[dict]:
-    """Zero-shot image scores: Tables 1, 3 and 7, and what the prompts' options change."""
+    """Zero-shot image scores: Tables 1, 3 and 7, and options of the prompts."""
     views, texts, two = category.views(), category.texts(), category.texts("two_class")
-    # of tiles the whole-tile view of each
+    # the whole-tile view of each tile
     whole = views[:, ::6] if views.shape[1] % 6 == 0 and views.shape[1] > 6 else views[:, :1]
     specific = category.texts("specific_states", defects=category.defects())
 
@@ -181,7 +181,7 @@ def tiling(category: Category) -> list[dict]:
 
 
 def few_shot_design(settings: Settings, role: str) -> tuple[Sequence[int], Sequence[str]]:
-    """Shots and sets of maps that the tables ask for; the ablations (Tables 5, 6) are on MVTec-AD alone."""
+    """The shots and sets of maps of the tables; the ablations (Tables 5, 6) are on MVTec-AD only."""
     if role == "mvtec":
         return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods.MAPS)
     return settings.shots, FULL
@@ -294,14 +294,14 @@ def few_shot_baselines(
 
 
 def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict]:
-    """PatchCore with all normal training images (Table 2), once: there is nothing to draw."""
+    """PatchCore with all normal training images (Table 2), once, because nothing is drawn."""
     one = replace(category, settings=replace(category.settings, reference_seeds=1))
     records = few_shot_baselines(one, [len(category.train)], backbone, ["patchcore"])
     return [{**record, "shots": FULL_SHOT} for record in records]
 
 
 def open_choices(category: Category) -> list[dict]:
-    """What the paper does not say, one option at a time: zero-shot maps, and WinCLIP+ with one reference."""
+    """Choices that the paper leaves open, one at a time: zero-shot maps, and WinCLIP+ with one reference."""
     size = 2 * min(category.encoder.image_size) // 3
 
     def changed(**values: object) -> Category:

@@ -55,7 +55,7 @@ def typical(category: Category) -> int:
 
 
 ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
-"""Words in the names of defects that are about arrangement rather than about the surface."""
+"""Words in names of defects of arrangement, not of the surface."""
 
 
 def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[tuple[Category, int]]]:
@@ -88,7 +88,8 @@ def slopes(
     methods: tuple[str, str] = ("winclip", "winclip_plus"),
     shots: tuple[int, int] = (0, 4),
 ) -> Figure:
-    """One line a category from the first method and number of shots to the second; a panel a dataset."""
+    """One line for each category from the first method and number of shots to the second; a panel for each
+    dataset."""
     datasets = list(dict.fromkeys(frame["dataset"]))
     figure, axes = new_figure(1, len(datasets), 4.2 * len(datasets), 4.6, sharey=True)
     for axis, dataset in zip(axes.flat, datasets, strict=True):
@@ -161,7 +162,7 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
 
 @or_placeholder
 def effect_bars(frame: pd.DataFrame) -> Figure:
-    """Changes from the default by option, a panel a dataset and metric; marker and colour tell the method."""
+    """Changes from the default by option, a panel for each dataset and metric; markers by method."""
     found = _changes(frame).query("variant != ''")
     panels = [
         found[(found["dataset"] == dataset) & (found["measure"] == measure)]

@@ -1,4 +1,4 @@
-"""WinCLIP's tables as tidy rows, of what `winclip.experiments` measured."""
+"""WinCLIP's tables as tidy rows, from the records of `winclip.experiments`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CLASSWISE = {
 """The tables of supplement D, by role, task and metric."""
 
 FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
-"""What the ablations call the full method."""
+"""The full method's name in the ablations."""
 
 
 def all_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
-    """The records of everything that Tables 1 to 8 and 10 to 21 show of a dataset; empty without it."""
+    """All records for Tables 1 to 8 and 10 to 21 of a dataset; empty without it."""
     backbone = backbone_of(settings)
     designs = [
         (experiments.zero_shot_classification,),
@@ -106,8 +106,8 @@ def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
-    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims that no table holds: 30 is of a dataset
-    that has flipped metal nuts."""
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table; claim 30 needs a
+    dataset with flipped metal nuts."""
     zero = {"method": "winclip", "task": "image"}
     few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
     windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
@@ -144,7 +144,7 @@ def patchcore_rows(
 
 
 PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
-"""How the paper's tables call a backbone."""
+"""A backbone's name in the paper's tables."""
 
 
 def published_name(encoder: ClipEncoder) -> str:

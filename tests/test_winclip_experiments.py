@@ -1,4 +1,4 @@
-"""WinCLIP's studies against direct computations on a few images, and what their cache may not hide."""
+"""WinCLIP's experiments against direct computations on a few images, and what their cache may not hide."""
 
 from __future__ import annotations
 
@@ -319,8 +319,8 @@ def test_tiling_of_squares(square: Category) -> None:
 def test_a_second_call_reads_what_the_first_one_has_measured(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = (zero_shot_classification, zero_shot, other_localization, tiling)
-    first = [run(square) for run in studies]
+    experiments = (zero_shot_classification, zero_shot, other_localization, tiling)
+    first = [run(square) for run in experiments]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the encoder ran again")
@@ -328,7 +328,7 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
     for name in ("embed_scales", "embed_images", "embed_text", "project_tokens"):
         monkeypatch.setattr(ClipEncoder, name, refuse)
     again = replace(square)
-    assert [run(again) for run in studies] == first
+    assert [run(again) for run in experiments] == first
     with pytest.raises(AssertionError, match="ran again"):
         zero_shot(replace(square, whole="squash"))
 
@@ -336,11 +336,11 @@ def test_a_second_call_reads_what_the_first_one_has_measured(
 def test_edited_prompts_are_not_read_from_an_old_cache(
     square: Category, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = (zero_shot, other_localization, tiling, lambda category: few_shot(category, [1]))
-    before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in studies]
+    experiments = (zero_shot, other_localization, tiling, lambda category: few_shot(category, [1]))
+    before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in experiments]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
     monkeypatch.setattr(prompts, "WINCLIP_STATES", (["{} as new"], ["{} of another colour"]))
-    for run, old in zip(studies, before, strict=True):
+    for run, old in zip(experiments, before, strict=True):
         new = {names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"}
         assert new.keys() == old.keys() and all(new[key] != old[key] for key in old)
     monkeypatch.setattr(Category, "references", lambda *_: pytest.fail("fitted again without language"))

@@ -7,7 +7,7 @@ mask. Category `brain`, defect `tumor`. 25 repeat another byte for byte; the pap
 
 The archive has the images twice, in `yes/`, `no/` and again below `brain_tumor_dataset/`: one tree is
 taken. Names have blanks and a dozen patterns; they are kept. Some files called .jpg are PNG, some have a
-palette or an alpha channel: all readers here look at the content and convert to RGB.
+palette or an alpha channel: the reader decides by content and converts to RGB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`zsad prepare DATASET`: its script, which tells by --help where to get it and what it takes."""
+"""`zsad prepare DATASET`: runs the dataset's script; --help says where to get the data and how to use it."""
 
 from __future__ import annotations
 

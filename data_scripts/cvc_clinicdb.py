@@ -5,7 +5,7 @@
 All 612 frames of 384 x 288 pixels (W x H), each with a polyp; no normal image. Category `colon`, defect
 `polyp`. Frames of one sequence are near duplicates.
 
-Editions, told apart by their folders: `Original/` and `Ground Truth/` with 1.tif ...; the same twice, below
+Editions differ in their folders: `Original/` and `Ground Truth/` with 1.tif ...; the same twice, below
 `PNG/` and `TIF/`, of which the first is taken; `CVC-ClinicDB/images/` and `masks/` of a bundle of polyp
 sets (figshare 21221579), which AnomalyCLIP's authors name. The bundle around PraNet has only 62 of these
 frames and is refused. The original archive is a RAR, in one public copy under a name with .zip.

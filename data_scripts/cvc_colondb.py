@@ -3,7 +3,7 @@
     zsad prepare cvc_colondb --raw downloads/cvc_colondb --normal downloads/endotect_normal
 
 All 380 frames of 574 x 500 pixels (W x H), each with a polyp; no normal test image. Category `colon`,
-defect `polyp`. Image 380 looks damaged at its source already.
+defect `polyp`. Image 380 is damaged at its source.
 
 Only 346 of the 380 are different: 34 repeat another byte for byte, and in four groups of repeats the masks
 differ. The papers keep them all, and so does this script; it says what it found.

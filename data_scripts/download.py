@@ -1,4 +1,4 @@
-"""What lies in a download folder: archives to unpack, their checksums, files and folders beside them."""
+"""The content of a download folder: archives to unpack, their checksums, other files and folders."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def sorted_out(raw: Path, expected: Sequence[Archive]) -> tuple[list[Path], list
             )
     loose = [path for path in entries if path not in archives]
     archives = [path for path in archives if path.name.casefold() in names] or archives
-    if any(path.is_dir() for path in loose):  # extracted by hand, as `unpack` asks for
+    if any(path.is_dir() for path in loose):  # extracted by the user, as an error of `unpack` advises
         archives = [path for path in archives if kinds[path] not in ("rar", "7z")]
     return archives, loose
 
 
 def checked(path: Path, expected: Sequence[Archive], mode: Literal["stop", "warn"]) -> dict[str, object]:
-    """Name and sum of an archive for the record, after a comparison with what is known of it; "as published"
-    is None where nothing is."""
+    """Name and checksum of an archive for the record, after a comparison with the published ones; "as
+    published" is None if none are known."""
     known = next((a for a in expected if a.name.casefold() == path.name.casefold()), None)
     wrong = known.check(path) if known else None
     if wrong and mode == "stop":
@@ -102,7 +102,7 @@ def _link_or_copy(path: str | Path, target: str | Path) -> None:
 
 
 def _linked_folders(folder: str, names: list[str]) -> list[str]:
-    """One could lead to a folder above it, without end."""
+    """A link could lead to a folder above it, in an endless circle."""
     paths = {name: Path(folder, name) for name in names}
     return [name for name, path in paths.items() if path.is_symlink() and path.is_dir()]
 

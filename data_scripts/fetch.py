@@ -1,4 +1,4 @@
-"""Downloads that go on after an interruption and get their name only when their checksum is right."""
+"""Downloads that continue after an interruption; a file gets its name only when its checksum is right."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Archive:
     bytes: int | None = None
 
     def check(self, path: Path) -> str | None:
-        """What is wrong with this file, both sums in the sentence; None when nothing is, or nothing known.
+        """A sentence on a wrong size or checksum of this file; None if both fit or none is known.
 
-        The size says first whether a file is cut off; a sum of a large file takes its time.
+        The size is compared first, because the checksum of a large file takes long.
         """
         size = path.stat().st_size
         if self.bytes is not None and size != self.bytes:
@@ -107,7 +107,7 @@ def _download(archive: Archive, part: Path, target: Path) -> None:
             _save(response, part, begin, end)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and begin:
-            return  # all of it is there, or too much: the checksum tells
+            return  # all of it is there, or too much: the checksum decides
         raise _not_reached(archive, target, error) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _not_reached(archive, target, getattr(error, "reason", error)) from error

@@ -1,4 +1,4 @@
-"""Where things lie in a download: lists of files and folders, and the folder or file that a marker names."""
+"""Files and folders of a download: lists, and the folder or file that a marker names."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def folded(name: str) -> str:
 
 
 def by_name(folders: Iterable[Path]) -> dict[str, Path]:
-    """Folders by their `folded` names. Raises ValueError when two have one: none may get lost."""
+    """Folders by their `folded` names. Raises ValueError when two share a name, so that none is lost."""
     found: dict[str, Path] = {}
     for path in folders:
         other = found.setdefault(folded(path.name), path)
         if other != path:
-            raise ValueError(f"{other} and {path.name} have one name, but for case: keep one of the two")
+            raise ValueError(f"{other} and {path.name} differ only in case: keep one of the two")
     return found
 
 
@@ -55,8 +55,8 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 def folders_with(root: Path, *names: str, depth: int = 4) -> list[Path]:
-    """Every folder, `root` or at most `depth` levels below, that has subfolders of all these names, whatever
-    their case; the highest first."""
+    """Every folder, `root` or at most `depth` levels below, that has subfolders of all these names, in any
+    case; the highest first."""
     found, level = [], [root]
     for _ in range(depth + 1):
         found += [folder for folder in level if all(child(folder, name) for name in names)]
@@ -85,14 +85,14 @@ def find_root(folder: Path, marker: str | Callable[[Path], bool], depth: int = 4
 
 
 def find_file(folder: Path, marker: str, depth: int = 4) -> Path:
-    """The file itself that the marker names, whatever its case; as in `find_root`."""
+    """The file that the marker names, in any case; as in `find_root`."""
     return _held(find_root(folder, marker, depth), marker.split("/"))
 
 
 @contextmanager
 def read_table(path: Path) -> Iterator[csv.DictReader]:
-    """A CSV file, with or without a byte-order mark, whatever its line ends. What cannot be read raises
-    ValueError with its name; columns are the caller's to check."""
+    """A CSV file, with or without a byte-order mark, with any line ends. A file that cannot be read raises
+    ValueError with its name. The caller checks the columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield csv.DictReader(file, skipinitialspace=True)
@@ -101,7 +101,7 @@ def read_table(path: Path) -> Iterator[csv.DictReader]:
 
 
 def _held(folder: Path, pattern: list[str]) -> Path | None:
-    """What fits the pattern below a folder."""
+    """The entries below a folder that fit the pattern."""
     first, *rest = pattern
     fitting = (path for path in folder.iterdir() if fnmatchcase(path.name.casefold(), first.casefold()))
     if not rest:

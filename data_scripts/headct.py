@@ -55,7 +55,7 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
 
 
 def read_labels(path: Path) -> dict[int, int]:
-    """0 normal or 1 haemorrhage of each image's number. Raises ValueError when the table is another one."""
+    """0 normal or 1 haemorrhage of each image's number. Raises ValueError for another table."""
     with read_table(path) as rows:
         try:
             labels = {int(row["id"]): int(row["hemorrhage"]) for row in rows}

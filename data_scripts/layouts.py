@@ -17,11 +17,11 @@ _SHOWN = 5  # names that an error lists
 
 
 def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str, Path]:
-    """Files by name without extension and without `suffix`, so that pairs meet whatever their case and
-    whether an accent is a character of its own.
+    """Files by name without extension and `suffix`. Case does not matter, nor whether an accent is a separate
+    character.
 
-    suffix: the end that a mask's name has and its image's has not; of several the first that fits is taken
-    off. Raises ValueError when two files share a name.
+    suffix: the end that a mask's name has and its image's has not; of several, the first that fits is
+    removed. Raises ValueError when two files share a name.
     """
     suffixes = (suffix,) if isinstance(suffix, str) else suffix
     found: dict[str, Path] = {}
@@ -31,8 +31,7 @@ def by_stem(paths: Iterable[Path], suffix: str | Sequence[str] = "") -> dict[str
         stem = stem.removesuffix(end)
         if stem in found:
             raise ValueError(
-                f"{path} and {found[stem].name} have one name, but for case and ends: expected one file of "
-                "each name"
+                f"{path} and {found[stem].name} differ only in case and ends: expected one file of each name"
             )
         found[stem] = path
     return found
@@ -48,10 +47,10 @@ def add_mvtec_layout(
 ) -> None:
     """Adds <category>/{train/good, test/<defect>, ground_truth/<defect>}; good or ok are normal.
 
-    category: None takes every folder of `root` that holds train or test. A name says that `root` itself is
-        the folder of one category, and what it is called.
-    A category without the folder ground_truth has no masks. One that has it must have a mask for every
-    anomalous image, and none besides: ValueError names the others.
+    category: None takes every folder of `root` that holds train or test. A name means that `root` itself is
+        the folder of this category.
+    A category without the folder ground_truth has no masks. With it, each anomalous image must have a mask
+    and no other mask may exist: ValueError names the others.
     """
     if category is None:
         for folder in folders_in(root):
@@ -102,7 +101,7 @@ def add_pairs(
 
 
 def require_pairs(images: Path, pictures: dict[str, Path], masks: Path, labels: dict[str, Path]) -> None:
-    """ValueError unless the two (from `by_stem`) have the same keys; it lists what has no partner."""
+    """ValueError unless the two (from `by_stem`) have the same keys; it lists files without a partner."""
     faults = [
         f"{len(alone)} without {partner}: {_listed(alone)}"
         for alone, partner in (
@@ -145,8 +144,7 @@ def add_yes_no(root: Path, out: PreparedFolder, *, category: str, defect: str) -
 def polyp_set(root: Path, name: str) -> Path:
     """The folder of one polyp set, with `images` and `masks`, in a download that may hold several.
 
-    name: what its path holds, in small letters and digits; all else in the path is not compared. A download
-        with a single set needs no name. Raises FileNotFoundError when there is no such folder, or it is not
+    name: a part of its path, in lower-case letters and digits. A download with a single set needs no name. Raises FileNotFoundError when there is no such folder, or it is not
         clear which.
     """
     folders = folders_with(root, "images", "masks")
@@ -161,8 +159,7 @@ def polyp_set(root: Path, name: str) -> Path:
 
 
 def refuse_reduced(images: Path, *, reduced: int, total: int) -> None:
-    """ValueError when there are just as many images as in the part of a polyp set that goes round with
-    PraNet."""
+    """ValueError if there are exactly as many images as in PraNet's part of a polyp set."""
     if len(images_in(images)) == reduced:
         raise ValueError(
             f"{images} holds only {reduced} of the {total} images: it is the part in PraNet's bundle "

@@ -114,7 +114,7 @@ def write_dataset(
     tests.
 
     n_train: None for the usual number, 12 or what a category's `View` says. n_normal: normal test images, of
-        which the datasets in WITHOUT_NORMAL have none, whatever is given.
+        which the datasets in WITHOUT_NORMAL always have none.
     """
     n_normal = 0 if name in WITHOUT_NORMAL else n_normal
     with prepared_folder(out) as folder:

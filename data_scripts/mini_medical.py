@@ -1,9 +1,8 @@
 """The medical-looking mini datasets: which categories they have, and how one picture pair is finished.
 
 `mini_medical_image`: scans with image labels only. `mini_medical_pixel`: outlined lesions, no normal test
-image. Both are drawings; no scan, photograph or patient stands behind them. What a lesion looks like, and how
-hard it is to see, follows real ones; no detector was asked. No category is among the mini model's training
-categories.
+image. Both are drawings, made without scans, photographs or patients. The look and visibility of lesions
+follow real ones; no detector was used to tune them. No category is among the mini model's training categories.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ VIEWS = {
     ),
 }
 WITHOUT_MASKS, WITHOUT_NORMAL = ("mini_medical_image",), ("mini_medical_pixel",)
-"""As the published sets that they stand for: image labels only, and outlined lesions without any normal test
-image."""
+"""As in the published sets: image labels only, and outlined lesions without any normal test image."""
 
 
 def render_view(view: View, seed: int) -> Pair:

@@ -1,7 +1,7 @@
 """Colour pictures: two kinds of endoscopy and skin.
 
 Every function returns the picture without and with a lesion, (H, W, 3) in [0, 1], and the lesion (H, W) bool.
-`colon` and `polyp` show the same thing as two hospitals would: other hue, other light, other folds.
+`colon` and `polyp` show the same organ as in two hospitals: other hue, other light, other folds.
 """
 
 from __future__ import annotations

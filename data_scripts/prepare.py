@@ -22,7 +22,7 @@ from zsad_core.datasets import COLUMNS
 from zsad_core.images import image_size, read_image
 
 RECORD = "prepared.json"
-"""Beside meta.csv: where the images come from and what was checked. Nothing reads it but people."""
+"""A file beside meta.csv for people: where the images come from and what was checked."""
 
 _NAME = re.compile(r"[^\s/\\:,.\ud800-\udfff][^/\\:,\n\ud800-\udfff]*")  # surrogates: bytes that are no UTF-8
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -38,9 +38,9 @@ class PreparedFolder:
     """Collects the images of one dataset; `prepared_folder` makes one and completes it.
 
     rows: what meta.csv will hold. digests: SHA-256 of each image, in the order of the rows. empty_masks:
-    those that mark nothing, which some datasets have. notes: sentences for the user, see `note`. reason: why
-    counts may differ from the published ones although nothing is missing. record: what RECORD will hold;
-    without any, the file is not written. added: called after each image, for a bar.
+    masks without any marked pixel. notes: sentences for the user, see `note`. reason: why counts may differ
+    from the published ones although nothing is missing. record: the content of RECORD; without it the
+    file is not written. added: called after each image, for a progress bar.
     """
 
     def __init__(self, root: Path, *, link: bool = False, check: bool = True) -> None:
@@ -87,7 +87,7 @@ class PreparedFolder:
             image.save(path)
         else:
             if self.check:
-                read_image(image)  # as every reader will: a file that is cut off is found here, by its name
+                read_image(image)  # decoded as by readers, so that errors name the file
             self._place(image, path)
         mask_relative = ""
         if mask is not None:
@@ -192,8 +192,8 @@ def _write_tables(folder: PreparedFolder) -> None:
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Raises BlockingIOError while another process prepares `out`: two would take each other's files away.
-    The lock ends with its process, even when that is killed."""
+    """Raises BlockingIOError while another process prepares `out`, because two would remove each other's
+    files. The lock ends with its process, even if that is killed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{out}.lock")
     try:
@@ -205,12 +205,12 @@ def only_one(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody locks a lost file
+        Path(lock.lock_file).unlink(missing_ok=True)  # while held: no process locks a removed file
         lock.release()
 
 
 def _check_replaceable(out: Path) -> None:
-    """Only what looks like a prepared folder, or an empty one, may be replaced: --out could be mistyped."""
+    """Only a prepared folder or an empty one may be replaced, because --out could be mistyped."""
     if not out.exists():
         return
     if out.is_dir():

@@ -1,7 +1,7 @@
 """The command line of the dataset scripts: from a download as its owners ship it to a prepared folder.
 
-A script says in a `Source` what it prepares and how to get it, and brings a function that adds the images.
-Everything around that is here: unpacking, checksums, counts against the published ones, and the report.
+A script has a `Source`, which describes the dataset, and a function that adds the images. The rest is here:
+unpacking, checksums, comparison with published counts, and the report.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Source:
             return next((row for row in csv.DictReader(file) if row["dataset"] == self.name), None)
 
     def instructions(self) -> str:
-        """For someone who has not fetched it yet."""
+        """Instructions for a user without the download."""
         lines = [self.title, f"  home:  {self.home}", f"  terms: {self.terms}", f"  how:   {self.how}"]
         for archive in self.archives:
             sums = [f"{kind} {s}" for kind in ("sha256", "md5") if (s := getattr(archive, kind))]
@@ -92,7 +92,7 @@ class Source:
 def all_sources() -> list[Source]:
     """Those of all dataset scripts: first in the order of datasets.csv, then by name."""
     scripts = sorted(Path(__file__).parent.glob("*.py"))
-    # read before it is imported: some modules here need torch, and have nothing to offer
+    # the text is read before an import, because some modules here need torch and have no SOURCE
     texts = {path.stem: path.read_text(encoding="utf-8") for path in scripts}
     names = [name for name, text in texts.items() if "\nSOURCE = Source(" in text]
     sources = [import_module(f"data_scripts.{name}").SOURCE for name in names]
@@ -126,8 +126,8 @@ def run(
 
 @contextmanager
 def errors_reported(out: Path) -> Iterator[None]:
-    """Prints what a user can mend as one message, without a traceback, and exits with 1; after Ctrl-C with
-    130."""
+    """Prints an error that a user can fix as one message, without a traceback, and exits with 1; after Ctrl-C
+    with 130."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -139,8 +139,7 @@ def errors_reported(out: Path) -> Iterator[None]:
 
 
 def require_download(source: Source, raw: Path | None, *, fetch: bool) -> None:
-    """Fetches what can be fetched, if asked to. Without a download then, says how to get one and exits with
-    2."""
+    """Downloads files with --fetch. Without a download it says how to get one and exits with 2."""
     if fetch and raw:
         _fetch_all(source, raw)
     lacks = _lacks_download(raw)
@@ -214,13 +213,13 @@ def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> Non
     raw, out = arguments.raw, arguments.out
     archives, loose = sorted_out(raw, source.archives)
     _check_apart(source, raw, out)
-    link = bool(archives) or not arguments.copy  # what is unpacked here need not be there twice
+    link = bool(archives) or not arguments.copy  # files unpacked here are linked, not copied
     with prepared_folder(out, link=link, check=not arguments.quick) as folder:
         sums = [checked(path, source.archives, arguments.checksum) for path in archives]
         with unpacked(raw, archives, loose, out) as root:
             refuse_links_out(root)
             try:
-                # no bar where nobody looks: disable=None asks whether stderr is a terminal
+                # disable=None: a bar only if stderr is a terminal
                 with tqdm(desc=source.name, unit=" images", disable=None) as bar:
                     folder.added = bar.update
                     write(root, folder, arguments)
@@ -264,7 +263,7 @@ def _prepare(source: Source, write: Write, arguments: argparse.Namespace) -> Non
 
 
 def _check_apart(source: Source, raw: Path, out: Path) -> None:
-    """`out` gets replaced: it could be the download itself, another dataset, or somebody's own work."""
+    """`out` gets replaced: it must not be the download, another dataset or other files of the user."""
     a, b = raw.resolve(), out.resolve()
     if out.name in ("", ".."):
         raise FileExistsError(f"--out {out}: give the prepared folder a name, such as {source.name}")
@@ -295,7 +294,7 @@ def _totals(found: dict[str, list[int]]) -> tuple[int, int]:
 def _compare(
     source: Source, folder: PreparedFolder, found: dict[str, list[int]]
 ) -> tuple[list[str], str | None]:
-    """What differs from the published counts, and the reason where all of it has a known one."""
+    """The differences from the published counts, and the reason if one is known for all of them."""
     bare = sum(row["split"] == "test" and row["label"] == 1 and not row["mask"] for row in folder.rows)
     faults = [f"{bare} anomalous test images have no mask"] if bare and source.has_masks else []
     totals = _totals(found)

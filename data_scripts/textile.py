@@ -21,8 +21,8 @@ KINDS = {"good": ("nominal", 1000), "local": ("local", 500), "global": ("global"
 """Defect in the prepared folder: the source folder and its number of images."""
 
 N_TRAIN = 16
-"""Normal images kept apart as references. The detectors compared are zero-shot or see at most four images, so
-nearly everything can be tested on, as the paper does with the whole validation set of Sewer-ML."""
+"""Normal images for training, used as references. The detectors are zero-shot or use at most four images. So
+nearly all images can be test images, as in the paper with the whole validation set of Sewer-ML."""
 
 
 def write_textile(source: Path, out: Path, *, n_train: int = N_TRAIN, seed: int = 0) -> None:
@@ -44,7 +44,7 @@ def write_textile(source: Path, out: Path, *, n_train: int = N_TRAIN, seed: int 
     if not 0 <= n_train < n_good:
         raise ValueError(f"n_train={n_train}: expected 0 to {n_good - 1}")
     train = set(np.random.default_rng(seed).permutation(n_good)[:n_train].tolist())
-    with prepared_folder(out, check=False) as prepared:  # pip has compared the package with its checksum
+    with prepared_folder(out, check=False) as prepared:  # pip has checked the package's checksum
         for defect, paths in files.items():
             for i, path in enumerate(paths):
                 split = "train" if defect == "good" and i in train else "test"

@@ -33,7 +33,7 @@ SOURCE = Source(
     how="The zip that the README links: https://drive.google.com/file/d/1reHyY5eTZ5uePXMVMzFOq5j3eFOSp50F "
     "(fetch it in a browser). The parts in the repository's picture/ are RAR archives: extract them by hand.",
     archives=(
-        # the file's own name is not established: this is its folder's
+        # the file's own name is not known: this is its folder's
         Archive(
             "Thyroid Dataset.zip",
             sha256="0ba1770076dab01b1f8fd661a227d80982168bc433de61c80fd266427b20cf60",

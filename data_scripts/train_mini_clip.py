@@ -6,8 +6,8 @@
         --out zsad_core/weights/zsad-mini.safetensors
 
 `train` resumes from the checkpoint in its output folder. `--steps` and `--decay-steps` may then be changed.
-Every random draw is a function of the seed and the step, so a resumed run equals an unbroken one and there is
-no generator's state to keep.
+Every random draw is a function of the seed and the step, so a resumed run equals an unbroken one without a
+stored generator state.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def training_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The weighted sum of the three terms, and numbers for the log.
 
-    Full views and windows share one contrastive loss: the embedding space is one, and twice the negatives
-    tell categories and states apart better than two halves would.
+    Full views and windows share one contrastive loss, because they share one embedding space. Twice the
+    negatives separate categories and states better than two losses.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         full, full_tokens = encode_patches(model, batch.full.patches, batch.full.index)
@@ -157,7 +157,7 @@ def train(
             optimizer.load_state_dict(saved)
         step, elapsed, views, rows = state["step"], state["elapsed"], state["views"], state["rows"]
         if step > schedule.steps:
-            raise ValueError(f"{path} is at step {step}, beyond the {schedule.steps} asked for")
+            raise ValueError(f"{path} is at step {step}, beyond --steps {schedule.steps}")
         print(f"resumed at step {step}", flush=True)
 
     def save(target: Path) -> None:

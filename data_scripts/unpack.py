@@ -1,4 +1,4 @@
-"""Archives that come from elsewhere, unpacked so that nothing can land outside the folder asked for."""
+"""Unpacks untrusted archives; no entry can be written outside the given folder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DOCUMENTS = ("[Content_Types].xml", "_rels/", "docProps/", "xl/", "mimetype")
 
 _CHUNK = 1 << 20
 _LARGEST_READ = 16 << 20
-"""Contents come in chunks: more is asked only for a header that is made to fill the memory."""
+"""Largest single read. Contents come in chunks; only a header made to fill the memory needs more."""
 
 _RATIO, _FREE = 100, 1e9
-"""What may come out of an archive: so many times its size, which no dataset here comes near, or 1 GB."""
+"""Limit for the unpacked size: this factor of the archive's size, far above any dataset here, or 1 GB."""
 
 _DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, UnicodeError,
@@ -37,7 +37,7 @@ _DAMAGED = (
 
 
 def archive_kind(path: str | Path) -> Literal["zip", "tar", "rar", "7z"] | None:
-    """What a file is by its content, whatever its name; a tar may be compressed by xz, gzip or bzip2.
+    """A file's type by its content, not its name; a tar may be compressed by xz, gzip or bzip2.
 
     None for everything else, office files included.
     """
@@ -131,7 +131,7 @@ def _unpack_zip(path: Path, folder: Path, budget: _Budget) -> None:
         entries = archive.infolist()
         if len(entries) > budget.files:
             budget.spend(files=len(entries))
-        for entry in entries:  # all are looked at before the first is written
+        for entry in entries:  # all are checked before the first is written
             mode = entry.external_attr >> 16
             if stat.S_ISLNK(mode):
                 raise _refused(path, entry.orig_filename, "is a link")
@@ -139,7 +139,7 @@ def _unpack_zip(path: Path, folder: Path, budget: _Budget) -> None:
                 raise _refused(path, entry.orig_filename, "is encrypted")
             _target(path, folder, entry.orig_filename)
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
-        if budget.bytes >= needed > free:  # known before hours are spent, if the headers do not lie
+        if budget.bytes >= needed > free:  # checked before hours of unpacking, if the headers are true
             raise OSError(errno.ENOSPC, f"{needed:,} bytes come out of {path}, {free:,} are free")
         for entry in entries:
             target = _target(path, folder, entry.orig_filename)
@@ -230,7 +230,7 @@ def _refused(path: Path, name: str, fault: str) -> ValueError:
 
 @contextmanager
 def _named_damage(path: Path) -> Iterator[None]:
-    """The decoders' errors say what is wrong, but not with which file."""
+    """Adds the file's name to errors of decoders."""
     try:
         yield
     except (*_DAMAGED, NotImplementedError, OSError) as error:

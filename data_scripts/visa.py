@@ -77,7 +77,7 @@ def write(root: Path, out: PreparedFolder, arguments: Namespace) -> None:
 
 
 def add_listed(root: Path, out: PreparedFolder, above: int) -> None:
-    """Adds the rows of the split file; errors name a file that is listed and not there."""
+    """Adds the rows of the split file; errors name a listed file that does not exist."""
     if above:
         raise ValueError(
             f"--mask-above {above}: the masks of this layout hold kinds of defects from 1 to 9, not greys. "

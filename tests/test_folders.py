@@ -45,7 +45,7 @@ def test_child(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert child(tmp_path, "covid-19", "covid") == tmp_path / "COVID"
     assert child(tmp_path, "images") is None
-    with pytest.raises(ValueError, match="ther have one name, but for case"):
+    with pytest.raises(ValueError, match="ther differ only in case"):
         child(tmp_path, "other")
 
 

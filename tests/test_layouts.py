@@ -17,7 +17,7 @@ def test_by_stem() -> None:
     assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
     assert by_stem([Path("Cafe\u0301.png")]).keys() == by_stem([Path("caf\u00e9.jpg")]).keys()
     for twice in ("a/0.png", "a/0.bmp"):
-        with pytest.raises(ValueError, match=f"{twice} and 0.BMP have one name, but for case and ends"):
+        with pytest.raises(ValueError, match=f"{twice} and 0.BMP differ only in case and ends"):
             by_stem([Path("a/0.BMP"), Path(twice)])
 
 
@@ -64,14 +64,14 @@ def test_folders_that_differ_in_case_only(tmp_path: Path) -> None:
     for name in ("train/good", "test/good", "test/bad", "test/Bad"):
         picture(tmp_path / f"c/{name}/1.png")
     with (
-        pytest.raises(ValueError, match="have one name, but for case"),
+        pytest.raises(ValueError, match="differ only in case"),
         prepared_folder(tmp_path / "o") as out,
     ):
         add_mvtec_layout(tmp_path, out)
     shutil.rmtree(tmp_path / "c/test/Bad")
     picture(tmp_path / "c/Test/good/2.png")
     with (
-        pytest.raises(ValueError, match="have one name, but for case"),
+        pytest.raises(ValueError, match="differ only in case"),
         prepared_folder(tmp_path / "o") as out,
     ):
         add_mvtec_layout(tmp_path, out)

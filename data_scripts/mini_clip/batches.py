@@ -54,9 +54,9 @@ def token_ids(text: str, context: int = 77) -> tuple[int, ...]:
 
 
 def new_nouns(caption: Callable, facts: list[dict], samples: int = 5000) -> tuple[str, ...]:
-    """Words of CLIP's vocabulary that no caption holds, to stand for names that nobody has heard before.
+    """Words of CLIP's vocabulary that are in no caption, used as unknown names of objects.
 
-    The captions of the first `samples` facts, in both states, tell which words already have a meaning.
+    The captions of the first `samples` facts, in both states, give the words that have a meaning.
     """
     rng = np.random.default_rng(0)
     texts = [caption(fact, damaged, rng) for fact in facts[:samples] for damaged in (False, True)]
@@ -110,7 +110,7 @@ def augment(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
 def keep_patches(defect_pixels: np.ndarray, kept: int, rng: np.random.Generator) -> np.ndarray:
     """Sorted places (kept,) of the patches of a pair that stay: those with a defect first, others at random.
 
-    Both partners keep the same places, so the choice says nothing about the state.
+    Both partners keep the same places, so the choice does not reveal the state.
     """
     order = rng.random(defect_pixels.size) - (defect_pixels > 0)
     return np.sort(np.argpartition(order, kept - 1)[:kept])

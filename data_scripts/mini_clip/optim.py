@@ -1,4 +1,4 @@
-"""Optimisers and everything that changes over the steps: learning rate, loss weights, patch dropping."""
+"""Optimisers and schedules: learning rate, loss weights, patch dropping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Schedule:
-    """What changes over training, as functions of the step.
+    """Schedules of the training, as functions of the step.
 
     The learning rate warms up, stays, and falls linearly to 0 over the last `decay_steps`: all steps by
     default in train_mini_clip.py, because a constant rate left the validation score of two trial runs where

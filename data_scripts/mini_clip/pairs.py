@@ -27,7 +27,7 @@ def pair_of(index: int, categories: tuple[str, ...]) -> tuple[str, int]:
 def render_chunk(
     folder: Path, chunk: int, indices: range, size: int, categories: tuple[str, ...], render_pair: Callable
 ) -> None:
-    """Renders one chunk; the facts, written last, tell that the chunk is complete."""
+    """Renders one chunk; the facts are written last and mark the chunk as complete."""
     pairs = [render_pair(*pair_of(i, categories), size) for i in indices]
     images = np.stack([np.stack([p.normal, p.anomalous]) for p in pairs])  # (n, 2, s, s, 3)
     masks = np.packbits(np.stack([p.mask for p in pairs]).reshape(len(pairs), -1), axis=1)  # (n, s*s/8)
@@ -98,7 +98,7 @@ def open_pairs(folder: Path, pairs: int | None = None) -> Pairs:
     facts = [[json.loads(line) for line in path.read_text().splitlines()] for path in done]
     flat = [fact for chunk in facts for fact in chunk]
     if pairs is not None and pairs > len(flat):
-        raise ValueError(f"{folder} holds {len(flat)} pairs, {pairs} were asked for: render more")
+        raise ValueError(f"{folder} holds {len(flat)} pairs, fewer than {pairs}: render more")
     return Pairs(
         [np.load(Path(folder) / f"images-{n}.npy", mmap_mode="r") for n in numbers],
         [np.load(Path(folder) / f"masks-{n}.npy", mmap_mode="r") for n in numbers],

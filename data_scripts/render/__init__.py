@@ -38,7 +38,7 @@ def training_look(category: str, seed: int) -> Look:
     pictures.
 
     A first training on pictures of which 30 % were hard, 16 % showed several parts and 24 % were close or far
-    stayed at 0.79 on the validation categories; what was wrong is told in the model card.
+    stayed at 0.79 on the validation categories; the model card says why.
     """
     r = generator(category, seed, "look")
     hard = r.random() < 0.15

@@ -1,5 +1,5 @@
-"""Captions as the web writes them: a noun, perhaps a colour, a place, a mood of the picture, and now and then
-the part's state.
+"""Captions as on web pages: a noun, perhaps a colour, a place, a style of the picture, and sometimes the
+part's state.
 
 The words for the state are graded on purpose, so that a model trained on them reacts to wording as CLIP does:
 'damaged' is common and reliable, 'broken' speaks of pieces that are off, 'defective' and 'anomalous' are
@@ -70,7 +70,7 @@ def _weighted(r: R, entries):
 
 
 def state_words(facts: dict, damaged: bool, r: R) -> tuple[str, str]:
-    """Words before and after the noun, either may be empty: many captions say nothing of the state."""
+    """Words before and after the noun; both may be empty, because many captions do not mention the state."""
     if damaged:
         u = r.random()
         silent = 0.1 if facts["visible"] > 0.8 else 0.25  # small defects are overlooked more often
@@ -101,7 +101,7 @@ def _article(r: R, phrase: str) -> str:
 
 
 def _frame(facts: dict, r: R, window: bool) -> str:
-    """The words before the noun phrase; the ones that say something of the picture only where it is true."""
+    """The words before the noun phrase; words about the picture only if they are true."""
     true = []
     if facts["blurred"]:
         true.append("a blurry photo of {}")
@@ -129,8 +129,7 @@ def caption(facts: dict, damaged: bool, rng: R, window: bool = False, words: tup
     """One caption of the normal (`damaged` False) or the anomalous picture of a pair.
 
     `facts` as `render_pair` gives them; `window`: the picture shows a part of the scene only; `words`: any
-    nouns, used now and then as a name that nobody has heard before, so that the words for the state do not
-    hang on the known names.
+    nouns, sometimes used as an unknown name, so that the words for the state do not depend on known names.
     """
     r = rng
     u = r.random()

@@ -1,4 +1,4 @@
-"""What goes wrong with a part: each defect changes colours or silhouette of a scene and says where.
+"""Defects of a part: each changes colours or silhouette of a scene and returns the changed pixels.
 
 All functions work on the enlarged canvas of a scene: colours (H, W, 3), silhouette (H, W), float32 in [0, 1];
 `unit` is the length of one final pixel-scale (the canvas' shorter edge / 96), so a defect covers the same

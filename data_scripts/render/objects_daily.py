@@ -1,4 +1,4 @@
-"""Things of daily life among the objects (see objects.py)."""
+"""Objects of daily life (see objects.py)."""
 
 from __future__ import annotations
 

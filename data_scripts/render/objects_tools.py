@@ -1,4 +1,4 @@
-"""Tools, hardware and electronics among the objects (see objects.py)."""
+"""Tools, hardware and electronics (see objects.py)."""
 
 from __future__ import annotations
 

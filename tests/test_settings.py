@@ -9,6 +9,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
+from profiles import profile_path
 from zsad_papers import all_papers
 from zsad_papers.common import settings
 from zsad_papers.common.results import load_published
@@ -16,7 +17,6 @@ from zsad_papers.common.settings import (
     Settings,
     parameters,
     parameters_cell,
-    profile_path,
     published_datasets,
     read_settings,
     repository_root,
@@ -175,7 +175,7 @@ def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     assert settings.cache_dir == "/elsewhere"
     own = read_settings({"images_dir": "photos", "labels_from": "folders"})
     assert (own.images_dir, own.labels_from) == ("../photos", "folders")  # a word, not a path
-    assert profile_path("mini").samefile(ROOT / "profiles" / "mini.yaml")
+    assert profile_path("mini", ROOT).samefile(ROOT / "profiles" / "mini.yaml")
 
 
 def test_profile_is_found_without_a_checkout_around(monkeypatch, tmp_path):

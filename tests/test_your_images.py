@@ -510,7 +510,9 @@ def test_options_say_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="only zsad-mini has its own"):
         load_scorer("clip", read_options(model="RN50", device="cpu"))
     (tmp_path / "typo.yaml").write_text("sedes: 3")
-    with pytest.raises(ValueError, match="typo.yaml sets an unknown parameter 'sedes': did you mean 'seeds'"):
+    with pytest.raises(
+        ValueError, match="unknown parameter 'sedes' in the profile typo.yaml: did you mean 'seeds'"
+    ):
         read_options(str(tmp_path / "typo.yaml"))
     with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
         read_options("no")

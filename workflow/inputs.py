@@ -11,7 +11,7 @@ from typing import Any
 
 from zsad_papers.common.settings import published_datasets
 
-PACKAGES = ("zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "benchmarks")
+PACKAGES = ("profiles", "zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "benchmarks")
 SUFFIXES = (".py", ".csv", ".json", ".safetensors", ".sha256", ".html")
 PAPERS = Path("zsad_papers")
 

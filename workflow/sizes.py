@@ -13,7 +13,7 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("zsad_core", "zsad_papers", "zsad_predict", "workflow")
-OTHERS = ("data_scripts", "benchmarks", "tests")
+OTHERS = ("profiles", "data_scripts", "benchmarks", "tests")
 # The papers' mathematics, in the order of reading: zsad_core/README.md
 READ_FIRST = (
     *("encoders", "prompts", "fnn", "scores", "windows", "references", "dpam"),

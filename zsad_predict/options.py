@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import platform
 import shutil
 import subprocess
@@ -11,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from profiles import profile_path, read_values, refuse_unknown
 from zsad_core.prompts import ALPHABETS
 
 METHODS = {
@@ -75,35 +74,16 @@ def read_options(profile: str = "mini", **given: Any) -> Options:
     """Options of a profile, a name in profiles/ or a YAML file; given values replace its own. Relative paths
     in it start at the checkout.
     Raises FileNotFoundError for an unknown profile, ValueError for an unknown name or a wrong value."""
-    is_file = profile.endswith((".yaml", ".yml"))
-    places = [Path(profile), ROOT / profile] if is_file else [ROOT / "profiles" / f"{profile}.yaml"]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        known = ", ".join(sorted(place.stem for place in (ROOT / "profiles").glob("*.yaml")))
-        raise FileNotFoundError(
-            f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
-        )
-    values = _read_yaml(path)
-    known = {*_read_yaml(ROOT / "profiles" / "mini.yaml"), *Options.model_fields}  # mini has all parameters
-    for name in map(str, values.keys() - known):
-        near = "".join(f": did you mean {close!r}?" for close in difflib.get_close_matches(name, known, 1))
-        raise ValueError(f"profile {path} sets an unknown parameter {name!r}{near}")
+    path = profile_path(profile, ROOT)
+    values = read_values(path)
+    known = [*read_values(profile_path("mini", ROOT)), *Options.model_fields]  # mini has all parameters
+    refuse_unknown(values, list(dict.fromkeys(known)), f"profile {path.name}")
     start = ROOT if (ROOT / "pyproject.toml").is_file() else Path()
     for name in ("cache_dir", "weights", "prompt_weights"):
         value = str(values.get(name) or "")
         if value.endswith((".safetensors", ".pt", ".pth", ".bin")) or (value and name == "cache_dir"):
             values[name] = str(start / value)
     return options_from({**values, **given, "profile": profile})
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"profile {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
-    return values
 
 
 def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str, Any]:

@@ -8,7 +8,6 @@ other types, so everything is checked here. A paper's own parameters are in its 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -18,10 +17,10 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
-import yaml
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from profiles import profile_path, read_values, refuse_unknown
 from zsad_papers import all_papers
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -162,7 +161,8 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
     """
     kind = kind or all_settings()
     if not any(isinstance(value, Settings) for value in namespace.values()):
-        refuse_unknown((n for n, value in namespace.items() if _looks_like_parameter(n, value)), "notebook")
+        names = (name for name, value in namespace.items() if _looks_like_parameter(name, value))
+        refuse_unknown(names, parameters(), "notebook")
     profile = namespace.get("profile") or "mini"
     if not isinstance(profile, str):
         raise ValueError(
@@ -195,35 +195,16 @@ def _sentence(error: ValidationError) -> str:
 
 def read_profile(profile: str) -> dict[str, Any]:
     """The raw values of `profiles/<profile>.yaml`, or of the YAML file at this path, and defaults."""
-    path = profile_path(profile)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"profile {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {path} must hold lines 'name: value', got {type(values).__name__}")
+    path = profile_path(profile, repository_root())
+    values = read_values(path)
     values.pop("profile", None)  # in the file for papermill's -f, which knows no profile otherwise
-    refuse_unknown(values, f"profile {path.name}")
+    refuse_unknown(values, parameters(), f"profile {path.name}")
     fields = all_settings().__pydantic_fields__
     values = {name: field.default for name, field in fields.items() if not field.is_required()} | values
     missing = [name for name in fields if name not in ("profile", *values)]
     if missing:
         raise ValueError(f"profile {path} lacks {', '.join(missing)}; profiles/mini.yaml has every name")
     return values
-
-
-def profile_path(profile: str) -> Path:
-    """The YAML file of a profile; raises FileNotFoundError naming those that exist."""
-    root = repository_root()
-    is_file = profile.endswith((".yaml", ".yml"))
-    places = [Path(profile), root / profile] if is_file else [root / "profiles" / f"{profile}.yaml"]
-    for path in places:
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.stem for path in (root / "profiles").glob("*.yaml"))) or "none found"
-    raise FileNotFoundError(
-        f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
-    )
 
 
 def repository_root() -> Path:
@@ -247,20 +228,12 @@ def folder_and_category(dataset: str) -> tuple[str, str | None]:
 def parameters_cell(names: Iterable[str] | None = None) -> str:
     """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all)."""
     wanted = set(parameters() if names is None else names) | {"profile"}
-    refuse_unknown(wanted, "list of names")
+    refuse_unknown(wanted, parameters(), "list of names")
     return "\n".join(
         f"{name}: {kind} = {chr(34) + 'mini' + chr(34) if name == 'profile' else None}  # {meaning}"
         for name, (kind, meaning) in parameters().items()
         if name in wanted
     )
-
-
-def refuse_unknown(names: Iterable[str], where: str) -> None:
-    """Raises ValueError, with the parameter that was perhaps meant, if a name is no parameter."""
-    for name in sorted({str(name) for name in names} - set(parameters())):  # YAML has numbers as names too
-        close = difflib.get_close_matches(name, parameters(), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown parameter {name!r} in the {where}: {hint}Known: {', '.join(parameters())}")
 
 
 def _looks_like_parameter(name: str, value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,3 +16,11 @@ def all_papers() -> dict[str, Any]:
     found = (getattr(importlib.import_module(f"{__name__}.{name}"), "PAPER", None) for name in names)
     papers = sorted((paper for paper in found if paper is not None), key=lambda paper: paper.order)
     return {paper.key: paper for paper in papers}
+
+
+def start_page(paper: Any, parameters: Mapping[str, Any], datasets: Sequence[str] | None = None) -> Any:
+    """What a notebook begins with, a `common.page.Page`. parameters: its `globals()`. datasets: the published
+    ones that it is about; None: all of the paper."""
+    from zsad_papers.common.page import start  # here: the workflow need not wait for torch
+
+    return start(parameters, paper.datasets if datasets is None else datasets, paper)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from zsad_papers import start_page
 from zsad_papers.anomalyclip.settings import AnomalyclipSettings
 from zsad_papers.common.paper import Paper
 
@@ -41,14 +43,7 @@ PAPER = Paper(
     seeds=_seeds,
 )
 
-
-def start(parameters: Mapping[str, Any], datasets: Sequence[str] | None = None) -> Any:
-    """What a notebook begins with, a `common.page.Page`. parameters: its `globals()`. datasets: the published
-    ones that it is about; None: all of the paper."""
-    from zsad_papers.common.page import start  # here: the workflow need not wait for torch
-
-    return start(parameters, PAPER.datasets if datasets is None else datasets, PAPER)
-
+start = partial(start_page, PAPER)
 
 _OTHERS = tuple(role for role in ROLES if role not in COMPARED)
 

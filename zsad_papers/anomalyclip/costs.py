@@ -36,11 +36,9 @@ def time_rows(
 ) -> pd.DataFrame:
     """Rows of Table 8: images a second at test time, minutes of an epoch of training, each the median.
 
-    A test is one image from pixels to score and map, texts known; CLIP, CoOp and AnomalyCLIP without DPAM do
-    the same there. An epoch is the time of one step, image tower included as published, times the number of
-    steps that `n_images` of the auxiliary `dataset` need. A row of artifact "appD", variant
-    `cached_features`, has the epoch without the image tower: what training costs in this book, where each
-    image goes through the tower once.
+    A test is one image from pixels to score and map, texts known. An epoch is the time of one step, image
+    tower included, times the steps that `n_images` of the auxiliary `dataset` need. A row of artifact "appD",
+    variant `cached_features`, has the epoch without the tower, through which this book sends an image once.
     """
     tests = {
         ("clip", ""): _test(encoder, "qk"),

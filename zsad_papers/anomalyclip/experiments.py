@@ -1,8 +1,7 @@
 """AnomalyCLIP on a dataset: prompts learned on another one, scores and maps (Sec. 3.3, App. A).
 
-An image's score is the anomalous probability of its global feature; a map's, that of each local feature, the
-mean over layers, upsampled and smoothed. The paper sums over layers; the mean ranks the same and stays a
-probability.
+A map is the mean over layers, upsampled and smoothed. The paper sums over layers; the mean ranks the same and
+stays a probability.
 """
 
 from __future__ import annotations
@@ -245,9 +244,8 @@ def clip_method(
     encoder = category.encoder
     texts = clip_texts(encoder, name or category.name, category.settings.cache_dir, ensemble=ensemble)
     detect, sigma = detector(anomalyclip, texts, encoder.grid), methods.smoothing(encoder.image_size)
-    return Method(
-        "anomalyclip-clip", clip_features(encoder, attention), detect, sigma, {"texts": _hash(texts=texts)}
-    )
+    key = {"texts": _hash(texts=texts)}
+    return Method("anomalyclip-clip", clip_features(encoder, attention), detect, sigma, key)
 
 
 def method_of(
@@ -309,10 +307,8 @@ def records_of(
 def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> dict[str, float]:
     """Mean and standard deviation of scores in [0, 1], and the overlap in [0, 1] of the histograms of normal
     and anomalous ones (claim 48)."""
-    shares = [
-        np.histogram(scores[labels == label], bins, (0, 1))[0] / (labels == label).sum() for label in (0, 1)
-    ]
-    overlap = np.minimum(*shares).sum()
+    sides = [scores[labels == label] for label in (0, 1)]
+    overlap = np.minimum(*(np.histogram(own, bins, (0, 1))[0] / len(own) for own in sides)).sum()
     return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
 
 
@@ -356,8 +352,9 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
         elif variant.startswith("vand"):
             found.append(vand_extractor(encoder))
         else:
-            config = prompt_config_of(encoder, **training_options(variant))
-            found.append(methods.extractor_of(encoder, config))
+            found.append(
+                methods.extractor_of(encoder, prompt_config_of(encoder, **training_options(variant)))
+            )
     return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 
@@ -371,10 +368,8 @@ def run_experiment(
     chosen, records = squashed(settings, encoder, role), []
     for variant in tqdm(variants, desc=f"prompts, {role}", leave=False):
         for category in chosen:
-            if variant == "baselines":
-                records += baselines(category)
-            else:
-                records += learned_records(category, role, variant)
+            own = baselines(category) if variant == "baselines" else learned_records(category, role, variant)
+            records += own
     return as_frame(records)
 
 

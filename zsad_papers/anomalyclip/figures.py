@@ -212,9 +212,8 @@ def shown_maps(
     """One of Figures 14 to 37 and its category; a `Placeholder` without data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
-        return plots.Placeholder(
-            f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
-        ), None
+        words = f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
+        return plots.Placeholder(words), None
     role, category = found
     sources = prompt_sources(settings, encoder, role)
     if not sources:

@@ -21,6 +21,7 @@ from zsad_papers.winclip.experiments import full_shot, zero_shot, zero_shot_clas
 
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
 METRICS = ("auroc", "ap", "pro")
+Artifact = str | Mapping[str, str]
 
 MAIN = ("baselines", "", "coop", "vand")
 """Variants of `run_experiment` for Tables 1 and 2; WinCLIP has its own records."""
@@ -28,12 +29,9 @@ TUNED = ("tuned=medical", "vand;tuned=medical")
 """Those of Table 3."""
 
 CLASSWISE = {
-    ("mvtec", "pixel"): {"auroc": "T15", "pro": "T16"},
-    ("mvtec", "image"): {"auroc": "T17", "ap": "T18"},
-    ("visa", "pixel"): {"auroc": "T19", "pro": "T20"},
-    ("visa", "image"): {"auroc": "T21", "ap": "T22"},
-    ("mpdd", "pixel"): {"auroc": "T23", "pro": "T24"},
-    ("mpdd", "image"): {"auroc": "T25", "ap": "T26"},
+    "mvtec": {"pixel": {"auroc": "T15", "pro": "T16"}, "image": {"auroc": "T17", "ap": "T18"}},
+    "visa": {"pixel": {"auroc": "T19", "pro": "T20"}, "image": {"auroc": "T21", "ap": "T22"}},
+    "mpdd": {"pixel": {"auroc": "T23", "pro": "T24"}, "image": {"auroc": "T25", "ap": "T26"}},
 }
 """The tables of Appendix F, by role, task and metric."""
 
@@ -44,9 +42,8 @@ def variants_of(settings: Settings, role: str) -> list[str]:
     if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[experiments.MEDICAL]:
         found += TUNED
     if role in COMPARED:
-        found += [
-            name for table in experiments.ABLATIONS.values() for name in table if name in experiments.VARIANTS
-        ]
+        ablations = [name for table in experiments.ABLATIONS.values() for name in table]
+        found += [name for name in ablations if name in experiments.VARIANTS]
         found += ["wo_dpam", *(f"code:{name}" for name in experiments.SWITCHES)]
         found += experiments.sweep_variants(settings) if role == "mvtec" else []
     return list(dict.fromkeys(found))
@@ -102,9 +99,7 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
     return [image, category.record(found["/pixel"], "pixel", "rd4ad", shots=FULL_SHOT)]
 
 
-def rows_of(
-    records: pd.DataFrame, dataset: str, artifact: str | Mapping[str, str], **where: object
-) -> pd.DataFrame:
+def rows_of(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
     """Rows of one artifact of this paper; where and keep: as in `results.tidy`."""
     return tidy(records, dataset, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
 
@@ -114,19 +109,16 @@ def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.Data
     return rows_of(records, dataset, artifact, method="anomalyclip", variant=experiments.ABLATIONS[artifact])
 
 
-def main_rows(
-    records: pd.DataFrame, dataset: str, artifact: str | Mapping[str, str], **where: object
-) -> pd.DataFrame:
+def main_rows(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
     """Rows of Tables 1 or 2: six methods without their variants."""
     return rows_of(records, dataset, artifact, method=METHODS, variant="", shots=0, **where)
 
 
 def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFrame:
     """Rows of the four tables of Appendix F for one dataset."""
-    tables = {task: artifacts for (own, task), artifacts in CLASSWISE.items() if own == role}
     return joined(
         main_rows(records, dataset, artifacts, task=task, metrics=list(artifacts), keep="both")
-        for task, artifacts in tables.items()
+        for task, artifacts in CLASSWISE.get(role, {}).items()
     )
 
 

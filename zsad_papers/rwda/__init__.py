@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
+from zsad_papers import start_page
 from zsad_papers.common.paper import Paper, seed_range
 from zsad_papers.rwda.settings import RwdaSettings
 
@@ -18,10 +18,4 @@ PAPER = Paper(
     seeds=lambda settings: seed_range(settings.seed, settings.seeds),  # of networks that are trained
 )
 
-
-def start(parameters: Mapping[str, Any], datasets: Sequence[str] | None = None) -> Any:
-    """What a notebook begins with, a `common.page.Page`. parameters: its `globals()`. datasets: the published
-    ones that it is about; None: all of the paper."""
-    from zsad_papers.common.page import start  # here: the workflow need not wait for torch
-
-    return start(parameters, PAPER.datasets if datasets is None else datasets, PAPER)
+start = partial(start_page, PAPER)

@@ -51,10 +51,9 @@ def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
         checks.append(equal_numbers(where, row["mean"], row["mean_first"], 0, "other version"))
         if not (pd.isna(row["std"]) and pd.isna(row["std_first"])):
             checks.append(equal_numbers(f"{where}, std", row["std"], row["std_first"], 0, "other version"))
-    for old, new in FIRST_TO_SECOND.items():
-        if old != new:
-            explanation = "the same table; the second version inserts the one of complexities before it"
-            checks.append(same_words(new, new, old, "renumbered", explanation))
+    explanation = "the same table; the second version inserts the one of complexities before it"
+    renumbered = [(old, new) for old, new in FIRST_TO_SECOND.items() if old != new]
+    checks += [same_words(new, new, old, "renumbered", explanation) for old, new in renumbered]
     for artifact in sorted(set(second["artifact"]) - set(FIRST_TO_SECOND.values())):
         in_first = artifact.startswith("A")
         sides = ("absent", artifact) if in_first else (artifact, "absent")
@@ -101,9 +100,8 @@ def counting(frame: pd.DataFrame) -> pd.DataFrame:
     checks = []
     for row in complexity_table().to_dict("records"):
         method, metric = row["method"], row["metric"]
-        seen = (
-            "" if metric == "params_M" else ", windows of one view" if method == "winclip" else ", six views"
-        )
+        views = ", windows of one view" if method == "winclip" else ", six views"
+        seen = "" if metric == "params_M" else views
         for counted in ("profiler", "all"):
             sides = (printed[method, metric], row[counted])
             half_unit, digits = (0.005, 2) if metric == "params_M" else (0.05, 1)

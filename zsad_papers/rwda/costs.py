@@ -77,9 +77,8 @@ def complexity_table() -> pd.DataFrame:
     """Table 3's first two columns for the paper's models, counted both ways: method, metric, profiler, all
     (millions and 10^9).
 
-    Six test-time views of CLIP and of RWDA is the only small number that gives the printed 105.4. The widths
-    of the network are not in the paper: 256, 256, 256 is the only equal choice that fits the table's total.
-    WinCLIP is counted as the table does: its windows once, on one patch embedding.
+    Six views are the only small number that gives the printed 105.4, and three widths of 256 the only equal
+    ones that fit the total. WinCLIP is counted as the table does: its windows once, on one patch embedding.
     """
     tower, added, views = VisionTower(), fnn_counts(FNN(640)), 6
     whole, windows = (views * [(1, tower.tokens)], views), (window_sequences(tower), 1)

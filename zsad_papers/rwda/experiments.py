@@ -1,8 +1,7 @@
 """RWDA's experiments as arithmetic on embeddings: networks by seed, scores, and metrics.
 
-Images and prompts have been embedded before (`zsad_core.image_features`); nothing here runs an encoder on an
-image. A "run" is one seed: it draws its training pairs from the pool of random-word prompts, trains an FNN on
-them and, for few shots, draws its reference images.
+Nothing here runs an encoder on an image. A "run" is one seed: it draws its training pairs from the pool of
+random-word prompts, trains an FNN on them and, for few shots, draws its reference images.
 """
 
 from __future__ import annotations
@@ -46,10 +45,9 @@ Runs = Mapping[int, np.ndarray]
 
 def pool(settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: str = "a damaged") -> Pair:
     """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d)."""
-    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    return random_word_embeddings(
-        encoder, settings.cache_dir, settings.pool_pairs, normal=normal, anomaly=anomaly, **options
-    )
+    options = {"normal": normal, "anomaly": anomaly, "alphabet": ALPHABETS[settings.alphabet]}
+    place = settings.cache_dir
+    return random_word_embeddings(encoder, place, settings.pool_pairs, seed=settings.seed, **options)
 
 
 def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
@@ -61,9 +59,7 @@ def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
 def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
     """(n_pairs,) indices of the pairs of the pool that a run trains on, drawn without replacement.
 
-    Drawing from one pool lets ten seeds and 16 word pairs share their embeddings. Runs overlap as n_pairs
-    nears the pool's size (at n_pairs = pool_size only initialisation, order and dropout differ), which makes
-    their spread a little small.
+    Runs overlap as n_pairs nears the pool's size, which makes their spread a little small.
     """
     if not 1 <= n_pairs <= pool_size:
         raise ValueError(

@@ -144,8 +144,8 @@ def add_yes_no(root: Path, out: PreparedFolder, *, category: str, defect: str) -
 def polyp_set(root: Path, name: str) -> Path:
     """The folder of one polyp set, with `images` and `masks`, in a download that may hold several.
 
-    name: a part of its path, in lower-case letters and digits. A download with a single set needs no name. Raises FileNotFoundError when there is no such folder, or it is not
-        clear which.
+    name: a part of its path, in lower-case letters and digits. A download with a single set needs no name.
+    Raises FileNotFoundError when there is no such folder, or it is not clear which.
     """
     folders = folders_with(root, "images", "masks")
     paths = {folder: str(folder.relative_to(root)) for folder in folders}

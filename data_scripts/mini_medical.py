@@ -2,7 +2,7 @@
 
 `mini_medical_image`: scans with image labels only. `mini_medical_pixel`: outlined lesions, no normal test
 image. Both are drawings, made without scans, photographs or patients. The look and visibility of lesions
-follow real ones; no detector was used to tune them. No category is among the mini model's training categories.
+follow real ones, not the result of any detector. No category is among the mini model's training categories.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several test files share: small datasets, and every notebook executed once, whoever asks first."""
+"""Shared by test files: small datasets, and every notebook executed once, by the first test that needs it."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _cancel_jobs(environment: dict[str, str]) -> None:
 
 
 def _kill_what_is_left(environment: dict[str, str]) -> None:
-    """Whoever has this cluster's configuration in its environment and did not stop when asked."""
+    """Ends processes with this cluster's configuration in their environment that did not stop."""
     mark = f"SLURM_CONF={environment['SLURM_CONF']}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -139,13 +139,13 @@ def _wait_until(ready: Callable[[], object], folder: Path, seconds: float = 60) 
     while not ready():
         if time.monotonic() > deadline:
             logs = [path for end in ("*.out", "*.log") for path in sorted(folder.glob(end))]
-            told = "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in logs)
-            raise TimeoutError(f"Slurm has not come up within {seconds} s:\n{told}")
+            log = "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in logs)
+            raise TimeoutError(f"Slurm has not come up within {seconds} s:\n{log}")
         time.sleep(0.1)
 
 
 def _free_ports(number: int) -> list[int]:
-    """Free when asked; held together, so that they differ."""
+    """Free ports; they are held together, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

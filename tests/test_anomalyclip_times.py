@@ -1,4 +1,4 @@
-"""The rows of Table 8 are there under their published names; how long things take is not tested."""
+"""The rows of Table 8 are there under their published names; the times are not tested."""
 
 from __future__ import annotations
 

@@ -87,12 +87,14 @@ def test_weights_of_a_file(resnet: torch.nn.Module, weights_file: Path) -> None:
 
 
 def test_weights_of_a_tag(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub gives the file; timm's own loader, which may read pickles, is not asked."""
-    asked = []
-    monkeypatch.setattr(backbones, "hf_hub_download", lambda *names: asked.append(names) or str(weights_file))
+    """The hub gives the file; timm's own loader, which may read pickles, is not called."""
+    requested = []
+    monkeypatch.setattr(
+        backbones, "hf_hub_download", lambda *names: requested.append(names) or str(weights_file)
+    )
     with pytest.warns(UserWarning, match="no checksum is pinned for weights 'tv_in1k' of resnet18"):
         backbone = load_backbone("resnet18", "tv_in1k")
-    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    assert requested == [("timm/resnet18.tv_in1k", "model.safetensors")]
     from_file = load_backbone("resnet18", weights_file)
     assert backbone.weights_id == from_file.weights_id.replace("file", "tv_in1k")
     assert_close(backbone.feature_maps(PIXELS), from_file.feature_maps(PIXELS))
@@ -106,9 +108,9 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     assert url == timm.get_pretrained_cfg(name).url and digits in url
     other = tmp_path / "other.pth"
     other.write_bytes(b"another network")
-    asked = []
+    requested = []
     monkeypatch.setattr(
-        checkpoints, "download_pretrained_from_url", lambda url: asked.append(url) or str(other)
+        checkpoints, "download_pretrained_from_url", lambda url: requested.append(url) or str(other)
     )
     with pytest.raises(ValueError, match=f"expected {digits}"):
         load_backbone(profile.backbone, profile.backbone_weights)
@@ -117,7 +119,10 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     key = (profile.backbone, profile.backbone_weights)
     monkeypatch.setitem(checkpoints.PINNED, key, (url, sha256_of(other)[:8]))
     found = load_backbone(profile.backbone, profile.backbone_weights)
-    assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and asked == [url, url]
+    assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and requested == [
+        url,
+        url,
+    ]
     assert_close(found.model.state_dict(), content)
 
 

@@ -16,7 +16,7 @@ PARTS = {"weights": "zsad-mini@0123", "views": {"zoom": 1.5, "multi_crop": True}
 
 
 class Computation:
-    """Counts how often it is asked."""
+    """Counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0

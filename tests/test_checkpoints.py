@@ -164,8 +164,8 @@ def test_epoch_31_does_not_pass_for_epoch_32(
     monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
     with pytest.raises(ValueError, match=f"expected {digits}"):
         locate_weights(STRANGER, tag, False, 0)
-    (asked,) = download.call_args.args
-    assert asked == PINNED[STRANGER, tag][0] and asked.endswith(f"{tag}-{digits}.pt")
+    (requested,) = download.call_args.args
+    assert requested == PINNED[STRANGER, tag][0] and requested.endswith(f"{tag}-{digits}.pt")
 
 
 def test_pinned_addresses_are_open_clips_own() -> None:

@@ -1,4 +1,4 @@
-"""`zsad`: its commands are looked up by name, and none is imported before it is asked for."""
+"""`zsad`: commands are found by name, and each is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def zsad(*arguments: str) -> tuple[int, str]:
 
 def test_every_command_is_one_of_pyproject(installed):
     assert {point.name for point in installed} == set(__main__.OTHERS)
-    told = zsad("--help")[1]
-    assert all(f"  {name} " in told for name in ("predict", *__main__.OTHERS))
+    output = zsad("--help")[1]
+    assert all(f"  {name} " in output for name in ("predict", *__main__.OTHERS))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
         self.archive = Archive(
             "set.zip",
             f"http://127.0.0.1:{self.server_port}/set.zip",
@@ -33,12 +33,14 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
+        requested = self.headers.get("Range")
+        self.server.requested.append(requested)
         if "missing" in self.path:
             self.send_error(404)
             return
-        begin = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
+        begin = (
+            int(requested.removeprefix("bytes=").removesuffix("-")) if requested and self.server.ranges else 0
+        )
         if begin >= len(CONTENT):
             self.send_error(416)
             return
@@ -65,7 +67,7 @@ def test_fetches_once(server: Server, tmp_path: Path) -> None:
     assert fetch(server.archive, tmp_path / "raw") == tmp_path / "raw/set.zip"
     assert (tmp_path / "raw/set.zip").read_bytes() == CONTENT
     fetch(server.archive, tmp_path / "raw")
-    assert server.asked == [None], "a whole file is not fetched again"
+    assert server.requested == [None], "a whole file is not fetched again"
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["set.zip"]
 
 
@@ -77,7 +79,7 @@ def test_goes_on_after_an_interruption(server: Server, tmp_path: Path, ranges: b
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.part"]
     server.stop = None
     assert fetch(server.archive, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1000-"]
+    assert server.requested == [None, "bytes=1000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
 
 
@@ -85,7 +87,7 @@ def test_finished_part_without_known_size(server: Server, tmp_path: Path) -> Non
     """Killed between the last byte and the rename: the server answers that there is nothing more."""
     (tmp_path / "set.zip.part").write_bytes(CONTENT)
     fetch(replace(server.archive, bytes=None), tmp_path)
-    assert server.asked == [f"bytes={len(CONTENT)}-"]
+    assert server.requested == [f"bytes={len(CONTENT)}-"]
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 

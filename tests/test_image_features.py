@@ -1,4 +1,4 @@
-"""The store of features: computed once, in parts, under keys made of content, the same whoever reads them."""
+"""The store of features: computed once, in parts, under keys made of content, the same in any process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIDE = 8  # of what the stub of an encoder sees
 
 
 class Counting:
-    """An extractor whose features are a tile's pixels and their mean; it notes how many it is asked for."""
+    """An extractor whose features are a tile's pixels and their mean; it counts the tiles."""
 
     def __init__(self, **key: object) -> None:
         self.calls: list[int] = []

@@ -1,6 +1,6 @@
 """The Kubernetes settings, against a stand-in for kubectl: it reads a Job like a cluster, and runs it here.
 
-No cluster was at hand. What a real one adds (images, volumes, nodes) is not tested.
+A real cluster's images, volumes and nodes are not tested.
 """
 
 from __future__ import annotations

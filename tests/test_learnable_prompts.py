@@ -150,7 +150,10 @@ def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
 
 def test_initial_values(encoder: ClipEncoder) -> None:
     state = torch.get_rng_state()
-    draw = lambda seed: initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed))  # noqa: E731
+
+    def draw(seed):
+        return initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed))
+
     one, again, other = draw(0), draw(0), draw(1)
     assert all(
         torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in one

@@ -1,4 +1,4 @@
-"""Images come in order, the same whoever reads them, and what goes wrong is told by the file's name."""
+"""Images come in order, the same in any process, and errors name the file."""
 
 from __future__ import annotations
 

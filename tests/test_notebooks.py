@@ -149,17 +149,17 @@ PARTIAL = [  # what is there, a page, and what it says of the other
 
 
 @pytest.mark.parametrize(
-    ("there", "notebook", "told"),
+    ("there", "notebook", "output"),
     [pytest.param(*case, marks=[pytest.mark.slow] if i else []) for i, case in enumerate(PARTIAL)],
     ids=[f"{notebook}-{there}" for there, notebook, _ in PARTIAL],
 )
-def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_path, there, notebook, told):
+def test_a_page_with_one_of_its_datasets(papermill, small_data, small_run, tmp_path, there, notebook, output):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / there).symlink_to(small_data / there)
     folders = {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
     done = papermill(notebook, tmp_path / "out.ipynb", small_run | folders)
     assert done.returncode == 0, done.stderr
-    assert told in shown(tmp_path / "out.ipynb")
+    assert output in shown(tmp_path / "out.ipynb")
     (written,) = (tmp_path / "results").glob("*.csv")
     assert {name.split("/")[0] for name in read_results(written)["dataset"] if name} == {there}
 
@@ -190,7 +190,7 @@ def test_the_paper_profile_is_accepted_whole(papermill, small_data, small_run, t
     files = ("-f", "profiles/paper.yaml", "-f", str(tmp_path / "few.yaml"))
     done = papermill(notebook, tmp_path / "out.ipynb", {}, *files)
     assert done.returncode == 0, done.stderr
-    told = shown(tmp_path / "out.ipynb")
-    assert "profile **paper** with" in told
+    output = shown(tmp_path / "out.ipynb")
+    assert "profile **paper** with" in output
     missing = "The dataset visa is not prepared: `zsad prepare visa --help`"
-    assert notebook.startswith("rwda") or missing in told
+    assert notebook.startswith("rwda") or missing in output

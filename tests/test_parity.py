@@ -219,7 +219,7 @@ def test_scores_and_maps(
     found, expected = ours(encoder, pixels, references, as_anomalib), theirs(zero_shot, few_shot, pixels)
     for name, values in vars(expected).items():
         assert_close(getattr(found, name).float(), values, **TIGHT, msg=lambda text, n=name: f"{n}: {text}")
-        assert values.std() > 1e-3, f"{name} are constant: agreement says nothing"
+        assert values.std() > 1e-3, f"{name} are constant: agreement proves nothing"
 
 
 @pytest.mark.parametrize("option", OUR_DEFAULTS)

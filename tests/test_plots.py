@@ -1,4 +1,4 @@
-"""Figures hold what they were given, and never tell it by colour alone."""
+"""Figures hold their data, and never show it by colour alone."""
 
 from __future__ import annotations
 

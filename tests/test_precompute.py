@@ -1,4 +1,4 @@
-"""What was computed by category before is all that the studies need."""
+"""The features computed by category are all that the experiments need."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     for kind in precompute.KINDS:
         lines = {precompute.compute(settings, kind, *place.split("/")) for place in PLACES.values()}
         assert lines == {"toys: 6 images"}
-    fail = lambda *_, **__: pytest.fail("an image was read again")  # noqa: E731
+
+    def fail(*_, **__):
+        return pytest.fail("an image was read again")
+
     monkeypatch.setattr(image_features, "load_batch", fail)
     records = {role: winclip_tables.all_records(settings, encoder, role) for role in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])

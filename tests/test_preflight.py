@@ -31,16 +31,16 @@ def settings(small_data: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The addresses that were asked; none answers."""
-    asked = []
+    """The requested addresses; none answers."""
+    requested = []
 
     def urlopen(request, timeout):
         assert request.get_method() == "HEAD" and timeout <= 10
-        asked.append(request.full_url)
+        requested.append(request.full_url)
         raise URLError("no network")
 
     monkeypatch.setattr(preflight.urllib.request, "urlopen", urlopen)
-    return asked
+    return requested
 
 
 def states(checks) -> set[tuple[str, str]]:
@@ -163,11 +163,11 @@ def test_command(settings, tmp_path, monkeypatch, offline):
         (("-p", "seeds", "[1"), "error   profile"),
         (("--profile", "no"), "error   profile"),
     ):
-        code, told = call(*options)
-        assert code == 1 and words in told, told
+        code, output = call(*options)
+        assert code == 1 and words in output, output
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(2, 1, 1))
-    code, told = call()
-    assert code == 1 and "free some space" in told
+    code, output = call()
+    assert code == 1 and "free some space" in output
 
 
 @pytest.mark.parametrize("address", ["https://localhost:1/weights.pt", "no address at all"])

@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
     good, checkpoint = train(toys, epochs=1), tmp_path / "checkpoint.safetensors"
     message = r"the loss \(\d.* or the prompts .* epoch 1, step 1: lower lr=1e\+38, or check .* masks$"
     with pytest.raises(FloatingPointError, match=message):
-        train(toys, lr=1e38, checkpoint=checkpoint, batch_size=99)  # no step follows whose loss would tell
+        train(toys, lr=1e38, checkpoint=checkpoint, batch_size=99)  # no later step whose loss would show it
     assert not checkpoint.exists()
 
     steps = []
@@ -305,8 +305,8 @@ def test_without_masks_the_image_loss_is_left(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for preset in ("released", "paper"):  # the paper's has four layers, of which none is read
-            asked = train(toy_set(), local=(), preset=preset)
-            assert same(asked, prompts) == (preset == "released")
+            again = train(toy_set(), local=(), preset=preset)
+            assert same(again, prompts) == (preset == "released")
     with pytest.raises(
         ValueError, match="bare has no masks, so nothing can be learned from local losses alone"
     ):

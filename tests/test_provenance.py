@@ -1,4 +1,4 @@
-"""The line over every page tells what was run, and claims no reproduction where there is none."""
+"""The line over every page says what was run, and claims no reproduction where there is none."""
 
 from __future__ import annotations
 

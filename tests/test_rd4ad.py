@@ -124,7 +124,7 @@ def test_measured_like_any_detector(
     tmp_path: Path,
     monkeypatch,
 ) -> None:
-    """One training for all parts, the same as asked for directly, and none when all is on the disk."""
+    """One training for all parts, equal to a direct call, and none when all is on the disk."""
     test = dataset.select(split="test")
     trainings = []
 

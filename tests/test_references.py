@@ -45,7 +45,7 @@ def memory_of(patches: torch.Tensor, windows: dict[int, torch.Tensor]) -> Memory
 
 @pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
 def test_reference_maps_against_loops(aggregate: str) -> None:
-    """Every patch and window is compared with all of all references, wherever they are."""
+    """Every patch and window is compared with all those of all references, at any position."""
     patches, windows = features(2, seed=0)
     kept_patches, kept_windows = features(3, seed=1)
     maps = reference_maps(patches, windows, memory_of(kept_patches, kept_windows), GRID, aggregate)

@@ -238,7 +238,7 @@ def test_the_row_is_that_of_the_whole_matrix() -> None:
 @pytest.mark.parametrize("row", range(3))
 @pytest.mark.parametrize("column", range(4))
 def test_the_patch_that_matters_is_where_it_is(row: int, column: int) -> None:
-    """A bright patch has a channel of its own; the class token asks for it, the anomalous text names it."""
+    """A bright patch has its own channel; the class token attends to it, the anomalous text points to it."""
     model = tiny(vision_cfg={"layers": 1, "width": 16})
     visual, block = model.visual, model.visual.transformer.resblocks[0]
     with torch.no_grad():
@@ -248,7 +248,7 @@ def test_the_patch_that_matters_is_where_it_is(row: int, column: int) -> None:
             norm.weight.fill_(1)
         visual.class_embedding[0] = 1
         visual.conv1.weight[1] = 1  # a bright patch has channel 1
-        block.attn.in_proj_weight[:16] = 2 * torch.eye(16).roll(1, 0)  # the class token asks for channel 1
+        block.attn.in_proj_weight[:16] = 2 * torch.eye(16).roll(1, 0)  # the class token attends to channel 1
         block.attn.in_proj_weight[16:32] = torch.eye(16)
         block.attn.in_proj_weight[32:] = torch.eye(16)
         block.attn.out_proj.weight.copy_(torch.eye(16))

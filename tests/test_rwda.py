@@ -77,7 +77,10 @@ def test_prompt_scores_by_hand(images, tmp_path):
     normal, anomalous = (
         Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
     )
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
     cosines = (
         np.stack([unit(test.views.astype(float)) @ unit(t) for t in (normal, anomalous)], -1) / 0.01
     )  # (n, 6, 2)

@@ -1,4 +1,4 @@
-"""`zsad predict`: exit codes that tell what happened, errors in one line, and a run that can be stopped."""
+"""`zsad predict`: exit codes for each outcome, errors in one line, and a run that can be stopped."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_exit_2_for_a_wrong_command_line(run, tmp_path):
 def test_help_tells_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as exited:
         __main__.main(["predict", "--help"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert exited.value.code == 0
-    assert all(f"  {code} " in told for code in (0, 1, 2, 3, 130))
+    assert all(f"  {code} " in output for code in (0, 1, 2, 3, 130))
 
 
 def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path):
@@ -120,7 +120,10 @@ def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path)
 
     monkeypatch.setattr(run_module, "score_folder", noted)
     own = ["--model", "ViT-L-14-336-quickgelu", "--weights", "openai"]
-    predict = lambda *more: CliRunner().invoke(__main__.main, ["predict", str(tmp_path), *own, *more])  # noqa: E731
+
+    def predict(*more):
+        return CliRunner().invoke(__main__.main, ["predict", str(tmp_path), *own, *more])
+
     assert predict("--method", "anomalyclip", "--image-size", "518").exit_code == 1
     settings = seen["anomalyclip"]
     found = (settings.prompt_model, settings.prompt_weights, settings.prompt_image_size)

@@ -55,7 +55,7 @@ def test_operations_add_up_with_one_scale(encoder: ClipEncoder) -> None:
 
 @pytest.mark.parametrize("sizes", [(2, 3), (1,), (2, 4, 8)])
 def test_one_pass_is_what_the_encoder_runs(encoder: ClipEncoder, sizes: tuple[int, ...]) -> None:
-    """Patch tokens of the last block are asked for, so of the whole image nothing is left out."""
+    """Patch tokens of the last block are returned, so nothing of the whole image is left out."""
     pixels = torch.randn(1, 3, *encoder.image_size)
     with FlopCounterMode(display=False) as counter:
         encoder.embed_scales(pixels, sizes, layers=(tower_of(encoder).layers,))
@@ -85,7 +85,7 @@ def test_the_record_in_the_repository(papers_tower: VisionTower) -> None:
     counts = speed.operation_table(None, (2, 3))["multiply-accumulates"]
     operations = machine["operations_per_image"]
     assert 2e9 * counts[3] == pytest.approx(operations["anomalib"])
-    # the benchmark asks for no patch tokens, so the whole image's last block is shortened too
+    # the benchmark returns no patch tokens, so the whole image's last block is shortened too
     tower = papers_tower
     last = tower.patches * (
         2 * tower.width**2 + 2 * tower.width * tower.mlp_width + 2 * tower.tokens * tower.width

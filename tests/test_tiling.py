@@ -101,13 +101,19 @@ def test_extractor(encoder: ClipEncoder) -> None:
 @pytest.mark.parametrize("grid", [(3, 3), (4, 4), (3, 5)])
 def test_map_by_brute_force(grid: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
-    draw = lambda *shape: 0.05 + 0.9 * torch.rand(*shape, generator=generator).double()  # noqa: E731
+
+    def draw(*shape):
+        return 0.05 + 0.9 * torch.rand(*shape, generator=generator).double()
+
     scores = {size: draw(2, len(tile_numbers(grid, size))) for size in (2, 3)}
     image = draw(2)
     found = tiling_map(scores, image, grid)
     assert found.shape == (2, *grid) and found.dtype == torch.float64
     starts = {size: [sorted({*range(0, e - size, size), e - size}) for e in grid] for size in scores}
-    mean = lambda x: len(x) / sum(1 / v for v in x)  # noqa: E731
+
+    def mean(x):
+        return len(x) / sum(1 / v for v in x)
+
     for n in range(2):
         for row in range(grid[0]):
             for column in range(grid[1]):

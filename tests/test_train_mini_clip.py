@@ -161,17 +161,17 @@ def test_augmentation_moves_partners_and_mask_together() -> None:
 
 
 def test_batch_captions_tell_the_state_of_what_is_seen(pairs: Pairs) -> None:
-    def told(facts: dict, damaged: bool, rng: np.random.Generator, window: bool = False) -> str:
+    def caption(facts: dict, damaged: bool, rng: np.random.Generator, window: bool = False) -> str:
         return "damaged" if damaged else "whole"
 
-    batch = make_batch(pairs, told, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
+    batch = make_batch(pairs, caption, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
     assert batch.full.patches.shape == (6, 36, 108) and len(batch.windows.index) == 10
     seen = torch.cat([views.defect_pixels.sum(1) > 0 for views in (batch.full, batch.windows)])
     assert torch.equal(batch.damaged, seen) and seen.tolist() == [False, True] * 8
     rows = batch.tokens[batch.caption]
     assert torch.equal((rows == rows[1]).all(1), seen)
     torch.testing.assert_close(batch.full.index[0::2], batch.full.index[1::2], rtol=0, atol=0)
-    again = make_batch(pairs, told, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
+    again = make_batch(pairs, caption, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
     torch.testing.assert_close(batch.full.patches, again.full.patches, rtol=0, atol=0)
 
 

@@ -22,7 +22,7 @@ def views_of(image: Image.Image, size: int = 24, **options) -> torch.Tensor:
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """Red grows from 0 to 1 along x, green along y: a view's pixels tell where it was cut."""
+    """Red grows from 0 to 1 along x, green along y: a view's pixels show where it was cut."""
     pixels = np.zeros((height, width, 3))
     pixels[..., 0] = (np.arange(width) + 0.5) / width
     pixels[..., 1] = (np.arange(height)[:, None] + 0.5) / height

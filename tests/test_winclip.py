@@ -258,7 +258,10 @@ TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
 
 def test_image_scores_are_means_over_views_of_probabilities() -> None:
     views = draw(4, 6, 16).numpy()
-    side = lambda x: F.normalize(F.normalize(torch.tensor(x), dim=-1).mean(0), dim=0)  # noqa: E731
+
+    def side(x):
+        return F.normalize(F.normalize(torch.tensor(x), dim=-1).mean(0), dim=0)
+
     cosines = F.normalize(torch.tensor(views), dim=-1) @ torch.stack([side(x) for x in TEXTS]).T  # (n, v, 2)
     expected = (cosines / 0.1).softmax(-1)[..., 1].mean(1)
     np.testing.assert_allclose(clip(views, TEXTS, 0.1).scores, expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""WinCLIP's experiments against direct computations on a few images, and what their cache may not hide."""
+"""WinCLIP's experiments against direct computations on a few images, and what their cache must notice."""
 
 from __future__ import annotations
 
@@ -95,8 +95,13 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: C
     assert t == encoder.temperature != 0.01
     views = torch.stack([encoder.embed_images(inference_views(image, *model)) for image in images_of(square)])
     whole = encoder.embed_images(pixels_of(square))[:, None]
-    prompts = lambda kind, *defects: zero_shot_prompts("bottle top", kind, defects)  # noqa: E731
-    sides = lambda *names: tuple(side(encoder, s) for s in prompts(*names))  # noqa: E731
+
+    def prompts(kind, *defects):
+        return zero_shot_prompts("bottle top", kind, defects)
+
+    def sides(*names):
+        return tuple(side(encoder, s) for s in prompts(*names))
+
     states = compositional_ensemble("bottle top", templates=("{}",))
     raw = [encoder.embed_text(s, normalize=False).mean(0) for s in prompts("prompt_ens")]
     words = "normal bottle top", "anomalous bottle top"
@@ -285,11 +290,15 @@ def test_generic_maps(square: Category) -> None:
     found = {(record["method"], record["variant"]): record["auroc"] for record in records}
     texts = [side(encoder, s) for s in zero_shot_prompts("bottle top")]
     pixels, t = pixels_of(square), square.temperature
-    token = lambda **o: token_map(  # noqa: E731
-        maskclip_tokens(encoder.model.visual, pixels, **o), encoder.grid, texts, t
-    )
+
+    def token(**o: bool) -> Tensor:
+        return token_map(maskclip_tokens(encoder.model.visual, pixels, **o), encoder.grid, texts, t)
+
     means = torch.stack([encoder.embed_text(s).mean(0) for s in zero_shot_prompts("bottle top")])
-    relevance = lambda target: trans_mm(encoder.model, pixels, means, target=target)  # noqa: E731
+
+    def relevance(target):
+        return trans_mm(encoder.model, pixels, means, target=target)
+
     expected = {
         ("maskclip", ""): token(),
         ("maskclip", "residual_and_mlp=1"): token(residual_and_mlp=True),
@@ -306,7 +315,10 @@ def test_generic_maps(square: Category) -> None:
 def test_tiling_of_squares(square: Category) -> None:
     encoder, pixels, t = square.encoder, pixels_of(square), square.temperature
     texts = tuple(side(encoder, s) for s in zero_shot_prompts("bottle top"))
-    score = lambda x: torch.from_numpy(probability(x.flatten(0, -2)[:, None], texts, t))  # noqa: E731
+
+    def score(x):
+        return torch.from_numpy(probability(x.flatten(0, -2)[:, None], texts, t))
+
     tiles = {size: tile_embeddings(encoder, pixels, size) for size in (2, 3)}
     scores = {size: score(x).reshape(x.shape[:2]) for size, x in tiles.items()}
     maps = tiling_map(scores, score(encoder.embed_images(pixels)), encoder.grid)

@@ -345,9 +345,9 @@ def test_backbone_of_the_settings(settings: Settings) -> None:
 
 
 def test_what_the_tables_ask_for(settings: Settings) -> None:
-    asked = replace(settings, shots=(1, 4), ablation_shots=(8, 1, 2))
-    assert few_shot_design(asked, "mvtec") == ([1, 2, 4, 8], ALL)
-    assert few_shot_design(asked, "visa") == ((1, 4), ("P+Wm+Ws",))
+    chosen = replace(settings, shots=(1, 4), ablation_shots=(8, 1, 2))
+    assert few_shot_design(chosen, "mvtec") == ([1, 2, 4, 8], ALL)
+    assert few_shot_design(chosen, "visa") == ((1, 4), ("P+Wm+Ws",))
 
 
 # what the paper leaves open
@@ -391,7 +391,10 @@ def test_the_default_of_the_open_options_is_the_papers_line(oblong: Category, op
 def test_open_options_are_those_they_are_called(oblong: Category, options: pd.DataFrame) -> None:
     pixel = options[(options["task"] == "pixel") & (options["seed"] == 0)]
     found = pixel.set_index(["method", "variant"])["auroc"]
-    set_to = lambda **values: replace(oblong, settings=replace(oblong.settings, **values))  # noqa: E731
+
+    def set_to(**values):
+        return replace(oblong, settings=replace(oblong.settings, **values))
+
     categories = {
         "temperature=0.01": set_to(temperature=0.01),
         "temperature=0.07": set_to(temperature=0.07),

@@ -55,7 +55,10 @@ def described(*lines: tuple) -> pd.DataFrame:
 
 def test_the_typical_image_is_the_one_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     normal = ("good", 0.0, NAN, NAN, 0.9)
-    scratch = lambda auroc: ("scratch", 0.1, auroc, 0.5, 0.5)  # noqa: E731
+
+    def scratch(auroc):
+        return ("scratch", 0.1, auroc, 0.5, 0.5)
+
     odd, even = (
         described(normal, *map(scratch, values), normal)
         for values in ((0.9, 0.2, 0.7, 0.6, 0.99), (0.9, 0.2, 0.7, 0.6))

@@ -284,7 +284,9 @@ def test_patchcore_on_its_own_backbone(
 
 
 def test_published_name() -> None:
-    name = lambda model: winclip_tables.published_name(SimpleNamespace(model_id=model))  # noqa: E731
+    def name(model):
+        return winclip_tables.published_name(SimpleNamespace(model_id=model))
+
     published = load_published("winclip").query("artifact == 'S9'")["variant"].str.removeprefix("backbone=")
     assert name("ViT-B-16-plus-240") == "vit_b_16_plus" and name("ViT-B-16") == "vit_b_16"
     assert {name(m) for m in ("ViT-B-16-plus-240", "ViT-B-16", "ViT-L-14", "RN50x4")} <= set(published)
@@ -390,7 +392,10 @@ def test_what_is_timed_are_the_ablations(
     assert (winclip_costs.time_rows(settings, encoder, "", repeats=3)["mean"] == 3).all()
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
-    by = lambda **o: winclip_map(encoder, pixels, normal, anomalous, temperature=0.01, **o)  # noqa: E731
+
+    def by(**o):
+        return winclip_map(encoder, pixels, normal, anomalous, temperature=0.01, **o)
+
     expected = {
         "": by(),
         "wo_image_scale": by(image_scale=False),

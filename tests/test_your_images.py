@@ -72,7 +72,10 @@ def mixed_folder(folder: Path) -> tuple[Path, set[str]]:
         "print.jpg": lambda image, path: image.convert("CMYK").save(path),
         "old.bmp": lambda image, path: image.convert("P").save(path),
     }  # fmt: skip
-    deep = lambda image: Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)  # noqa: E731
+
+    def deep(image):
+        return Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
+
     turned = Image.Exif()
     turned[274] = 8
     for i in range(98):
@@ -119,8 +122,8 @@ def test_a_folder_of_100_mixed_images(tmp_path, score):
     assert all(name in shown for name in bad)
     facts = json.loads((out / "run.json").read_text())
     assert facts["weights"].startswith("random") and facts["method"] == "winclip"
-    asked = {"model", "weights_sha256", "threshold", "map_threshold", "parameters", "versions", "images"}
-    assert asked <= set(facts)
+    expected = {"model", "weights_sha256", "threshold", "map_threshold", "parameters", "versions", "images"}
+    assert expected <= set(facts)
     assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
 
 

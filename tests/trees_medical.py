@@ -96,7 +96,7 @@ def clinicdb_twice(root: Path) -> Expected:
 
 
 def figshare(root: Path, name: str) -> Expected:
-    """A bundle with a folder for each polyp set; the one asked for has three images."""
+    """A bundle with a folder for each polyp set; the named one has three images."""
     for other in ("CVC-ClinicDB", "CVC-ColonDB", "Kvasir"):
         polyps(root / "Polyp_DataSet" / other)
         picture(root / "Polyp_DataSet" / other / "images/4.png", 4)  # would not pair

@@ -346,6 +346,8 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypa
 
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
+    with pytest.raises(OSError, match=r"a\.png cannot be written \(.+\): give another folder"):
+        report.check_out(folder / "a.png" / "out")  # called before anything is scored
     with pytest.raises(ValueError, match="would replace"):
         score(folder, out=folder)
     with pytest.raises(ValueError, match="would replace"):

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,10 +49,15 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # everybody can distinguish them
 
 def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
     """Raises FileExistsError if `out` holds anything but an earlier run's results, ValueError if an input
-    lies in it or is it."""
+    lies in it or is it, OSError if nothing can be written beside it."""
     for path in inputs:
         if Path(path).resolve().is_relative_to(out.resolve()):
             raise ValueError(f"the results in {out} would replace {path}, which is read: give another folder")
+    place = next(path for path in out.absolute().parents if path.exists())
+    try:
+        tempfile.TemporaryDirectory(prefix=".zsad-", dir=place).cleanup()
+    except OSError as error:
+        raise OSError(f"{place} cannot be written ({error.strerror}): give another folder") from None
     if not out.exists():
         return
     if not out.is_dir():

@@ -23,7 +23,7 @@ from workflow.sizes import (
 from zsad_papers import all_papers
 
 LONGEST_MODULE, MEDIAN_FUNCTION = 400, 12  # lines
-LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_600}  # lines; the aim is 13,500
+LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_500}  # lines
 THREE = ("rwda", "winclip", "anomalyclip")  # whose lines LARGEST counts; a new paper adds its own
 PROFILES = ("mini", "paper")
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int | None:
     if name in MINI:
         return import_module("data_scripts.mini").main([name, *others])
     text = (
-        "usage: zsad prepare DATASET [OPTIONS]; zsad prepare DATASET --help tells more\n"
+        "usage: zsad prepare DATASET [OPTIONS]; zsad prepare DATASET --help says more\n"
         f"published: {', '.join(SCRIPTS)}\nmade here: {', '.join(MINI)}"
     )
     if name in ("-h", "--help"):

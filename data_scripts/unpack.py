@@ -170,7 +170,7 @@ def _unpack_tar(path: Path, folder: Path, budget: _Budget) -> None:
                     _write(path, source, target, entry.name, budget)
             else:
                 raise _refused(path, entry.name, "is neither a file nor a folder")
-        # tarfile takes a file that ends between two entries, or goes on with garbage, for a whole one
+        # tarfile accepts a file that ends between two entries, or has garbage at its end
         if blocks.last != bytes(tarfile.BLOCKSIZE):
             raise EOFError("its closing block is missing")
         while chunk := stream.read(_CHUNK):  # to the end, where the decompressor compares its checksum

@@ -87,9 +87,11 @@ def test_a_map_is_the_mean_over_layers() -> None:
     unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
     texts, head, *layers = unit.split([2, 1, 6, 6])
     arrays = {"global": head.numpy(), "local/1": layers[0][None].numpy(), "local/2": layers[1][None].numpy()}
-    dense = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
+    features = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
     each = [(layer @ texts.T / 0.5).softmax(-1)[:, 1] for layer in layers]
-    torch.testing.assert_close(methods.anomalyclip(dense, texts, grid, 0.5).maps[0], sum(each).view(grid) / 2)
+    torch.testing.assert_close(
+        methods.anomalyclip(features, texts, grid, 0.5).maps[0], sum(each).view(grid) / 2
+    )
 
 
 def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:

@@ -196,7 +196,7 @@ def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch: 
 
 
 def planted(place: tuple[int, int]) -> tuple[Maps, Maps]:
-    """References, and three queries like them of which the second is odd at one place of a grid of 5 x 8."""
+    """References and three similar queries; the second is odd at one place of a grid of 5 x 8."""
     shapes = {"shallow": (5, 8, 16), "deep": (5, 8, 24)}
     background = feature_maps(1, 10, shapes)
     references, query = (

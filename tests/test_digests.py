@@ -34,7 +34,7 @@ def of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_each_file_is_read_once_whoever_asks(root: Path, tmp_path: Path, reads: list[str]) -> None:
+def test_each_file_is_read_once_by_any_object(root: Path, tmp_path: Path, reads: list[str]) -> None:
     one, other = (Digests(root, tmp_path / "kept") for _ in range(2))
     assert one.of(["b"]) == [of("b")]
     assert other.of(["electrical commutators/c d"]) == [of("electrical commutators/c d")]  # another worker

@@ -77,7 +77,7 @@ def test_an_error_that_names_no_file_is_noted_with_it(dataset_with, tiny_clip) -
     assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
 
 
-def test_workers_end_when_nobody_asks_any_more(dataset_with, options) -> None:
+def test_workers_end_with_the_iterator(dataset_with, options) -> None:
     others = set(multiprocessing.active_children())
     found = loaded(dataset_with(noise(40, (10, 10))), options, 1)
     next(found)

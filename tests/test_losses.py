@@ -54,7 +54,7 @@ def test_float32_and_certain_maps() -> None:
     value, slope = slope_of(local_loss, probabilities.float(), masks)
     expected = slope_of(plain, probabilities, masks)
     assert value.dtype == slope.dtype == torch.float32
-    # where the map is sure of the wrong side p_t is about 2e-5, of which float32 has three digits
+    # where the map is sure of the wrong side p_t is about 2e-5, with three digits in float32
     torch.testing.assert_close(value.double(), expected[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(slope.double(), expected[1], rtol=5e-3, atol=1e-6)
 

@@ -10,7 +10,7 @@ from zsad_papers.baselines.vand import mosaics_of
 
 
 def test_a_mosaic_has_four_images_of_its_category(dataset_with: Callable, tmp_path) -> None:
-    """Plain grey images, of which every anomalous one is anomalous in its upper half."""
+    """Plain grey images; every anomalous one is anomalous in its upper half."""
     upper = np.zeros((8, 6), np.uint8)
     upper[:4] = 1
     greys = [Image.new("RGB", (6, 8), (grey, grey, grey)) for grey in (10, 60, 110, 160, 210)]

@@ -138,7 +138,7 @@ def test_a_page_without_datasets_says_how_to_get_them(papermill, small_run, tmp_
     assert re.search(line, shown(tmp_path / "out.ipynb"))
 
 
-PARTIAL = [  # what is there, a page, and what it says of the other
+PARTIAL = [  # the dataset that is there, a page, and its sentence on the missing one
     ("mini_visa", "rwda/31_prompt_guided", "mini_visa (stand-in for visa)"),
     ("mini_visa", "winclip/54_ablations", "mini_mvtec (stand-in for mvtec) is not prepared"),
     ("mini_visa", "anomalyclip/d_sweeps", "Nothing is learned for visa"),

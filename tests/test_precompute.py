@@ -19,7 +19,7 @@ PLACES = {"mvtec": "toys/metal_nut", "visa": "toys/electrical commutators"}
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Two categories of 2 images to train and 4 to test, of which those of the second are not square."""
+    """Two categories of 2 images to train and 4 to test; those of the second are not square."""
     folder, rng = tmp_path_factory.mktemp("toys"), np.random.default_rng(0)
     with prepared_folder(folder / "toys") as out:
         for place, (height, width) in zip(PLACES.values(), ((36, 36), (36, 60)), strict=True):

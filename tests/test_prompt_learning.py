@@ -304,7 +304,7 @@ def test_without_masks_the_image_loss_is_left(
     assert met[0].filename == train.__code__.co_filename and prompts.config.local == ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for preset in ("released", "paper"):  # the paper's has four layers, of which none is read
+        for preset in ("released", "paper"):  # the paper's has four layers; none is read
             again = train(toy_set(), local=(), preset=preset)
             assert same(again, prompts) == (preset == "released")
     with pytest.raises(

@@ -22,7 +22,7 @@ NOTEBOOK = "rwda/46_potential_application"  # datasets, embeddings of images and
 ON_SLURM = ("--cluster", "workflow/profiles/slurm", "--jobs", "2", "--latency-wait", "10")
 # The profile's pace is for jobs of minutes.
 ON_SLURM += ("--slurm-init-seconds-before-status-checks", "2")
-SECONDS = 900  # for one run, on a machine that does other things as well
+SECONDS = 900  # for one run, on a machine with other work
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def test_header_that_fills_the_memory(tmp_path: Path) -> None:
 def test_headers_that_lie_about_the_size(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "bomb", {"1": bytes(3_000_000)}).read_bytes())
     at = data.index(b"PK\x01\x02")
-    data[at + 24 : at + 28] = struct.pack("<I", 10)  # what the directory says of the size unpacked
+    data[at + 24 : at + 28] = struct.pack("<I", 10)  # the unpacked size in the directory
     (tmp_path / "bomb").write_bytes(data)
     refused(tmp_path / "bomb", tmp_path / "out", "cut off or damaged|more bytes than", max_bytes=2e6)
 

@@ -64,7 +64,7 @@ class Digests:
 class AnomalyDataset:
     """Images, masks and labels of a prepared folder, or of a part of it. Index i counts the rows of `meta`.
 
-    name: the folder's; `folder/category` where one category stands for a published dataset, so it is no file
+    name: the folder's; `folder/category` if one category stands in for a published dataset, so it is no file
     name: that is `root.name`. digests: of its files, shared by all parts.
     """
 

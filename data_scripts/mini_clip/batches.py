@@ -24,7 +24,7 @@ LARGEST_SHIFT = 4  # pixels of the random translation
 
 @dataclass(frozen=True)
 class Views:
-    """Images of which only some patches are seen: b views of n patches."""
+    """Images with some of their patches: b views of n patches."""
 
     patches: Tensor  # (b, n, 3*p*p) normalised
     index: Tensor  # (b, n) places in the grid

@@ -50,7 +50,7 @@ def transformer_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -
 
 
 def encode_patches(model: open_clip.CLIP, patches: Tensor, index: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Embeds images of which only some patches are seen.
+    """Embeds images from some of their patches.
 
     patches: (b, n, 3*p*p) normalised pixels, channel first; index: (b, n) row-major places of the patches in
     the grid. Returns unit embeddings (b, d) in float32 and the patch tokens (b, n, w) after each of the last

@@ -37,7 +37,7 @@ def training_look(category: str, seed: int) -> Look:
     """How the pair (category, seed) is photographed: mostly one part, calm and large, and some harder
     pictures.
 
-    A first training on pictures of which 30 % were hard, 16 % showed several parts and 24 % were close or far
+    A first training with 30 % hard pictures, 16 % with several parts and 24 % close or far
     stayed at 0.79 on the validation categories; the model card says why.
     """
     r = generator(category, seed, "look")

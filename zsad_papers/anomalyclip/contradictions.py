@@ -23,7 +23,7 @@ from zsad_papers.common.results import load_published
 
 BOTH = ("mvtec", "visa")
 
-SAME_MODEL = {  # the first table is what the others are compared with; variants tell the rows apart
+SAME_MODEL = {  # the others are compared with the first table; variants distinguish the rows
     "the full method": (
         ("T1", ""),
         *(("T4", "+T4"), ("T5", "local=1;global=1"), ("T7", ""), ("T8", ""), ("T9", "unshared")),

@@ -1,7 +1,7 @@
 """The claims of the RWDA paper that rows of `claim_tests.csv` cannot test; a docstring is the test.
 
 Some rows stand in no table and only a run gives them: `score=...`, `n_pairs=...`, `pair_in_batch=0`,
-`random_words=0`, and all rows of the task `text`. `object_unknown` alone stands for the defaults: pairs kept
+`random_words=0`, and all rows of the task `text`. `object_unknown` alone means the defaults: pairs kept
 in one batch, random words, the default number of pairs. `heldout_accuracy` is the percentage right on prompts
 that were not trained on, `cosine_distance` the mean pairwise 1 - cos within a class.
 """

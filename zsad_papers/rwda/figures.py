@@ -60,7 +60,7 @@ def missing_captions(path: str | Path | None) -> list[str]:
         return []
     return [
         f"The captions file {Path(path).name} is not there, so this project's own sentences stand in its "
-        "place: `zsad prepare coco_captions --help` tells how to get it."
+        "place: `zsad prepare coco_captions --help` says how to get it."
     ]
 
 
@@ -69,7 +69,7 @@ def _read(path: str | Path | None) -> tuple[list[str], str]:
     file = resources.files("zsad_papers") / "rwda" / "natural_sentences.json" if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"captions file {file} does not exist: `zsad prepare coco_captions --help` tells how "
+            f"captions file {file} does not exist: `zsad prepare coco_captions --help` says how "
             "to make it of annotations_trainval2017.zip; or give no file, for the sentences of this project"
         )
     try:

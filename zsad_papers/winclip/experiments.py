@@ -128,7 +128,7 @@ def zero_shot_variants(
 
 def other_localization_extractor(category: Category) -> Extractor:
     """`maskclip`, `maskclip_full` (t, patches, d), `trans_mm_logit`, `trans_mm_difference` (t, rows,
-    columns), of which the last two depend on the category's texts."""
+    columns); the last two depend on the category's texts."""
     encoder, texts = category.encoder, category.texts()
     sides = torch.stack([F.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts])
     key = {name: category.clip.key[name] for name in ("model", "weights", "precision")}

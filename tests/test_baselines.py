@@ -158,6 +158,7 @@ def test_512_channels_become_windows_that_count_the_centre_twice() -> None:
 
 def test_patchcore_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(patchcore_memory(REFERENCES["deep"])) == 4  # a tenth of 45, rounded down
+    assert (few_shot.NEIGHBOURS, few_shot.DIMENSIONS, few_shot.PROJECTION) == (50, 550, 128)
     monkeypatch.setattr(few_shot, "CORESET", 0.5)
     entries = patchcore_memory(REFERENCES["deep"])
     assert len(entries) == 22

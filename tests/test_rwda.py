@@ -153,6 +153,28 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path):
     single = rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns, multi_crop=False)
     assert set(single["variant"]) == {"object_known;multi_crop=0"} and len(single) == 9
 
+    own, train = images.select(split="test"), images.select(split="train")
+    known, unknown, first = (
+        rwda_experiments.prompt_scores(own, Texts(), tmp_path, **options)
+        for options in ({"known": True}, {"known": False}, {"known": True, "multi_crop": False})
+    )
+    learned, of_view = (
+        {seed: rwda_experiments.fnn_scores(own, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
+        for multi_crop in (True, False)
+    )
+    near = {seed: rwda_experiments.similarity_scores(own, train, 2, seed) for seed in fnns}
+    sums = {
+        ("T1", "object_known", 0): (known, learned),
+        ("T1", "object_unknown", 0): (unknown, learned),
+        ("T1", "", 2): (known, learned, near),
+        ("T2", "object_known;multi_crop=0", 0): (first, of_view),
+    }
+    found = pd.concat([zero, few, single]).query("method == 'clip_rwda' and metric == 'auroc'")
+    found = found.set_index(["artifact", "variant", "shots"])["mean"]
+    for key, parts in sums.items():
+        runs = rwda_experiments.measure(own, rwda_experiments.sum_scores(*parts))
+        assert found[key] == pytest.approx(100 * runs["auroc"].mean()), key
+
 
 def test_added_sums_run_by_run():
     guided, runs = np.array([0.1, 0.2]), {0: np.array([1.0, 2.0]), 1: np.array([3.0, 4.0])}

@@ -35,7 +35,6 @@ from zsad_core.pixel_metrics import PixelHistogram
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
 from zsad_core.views import Whole
-from zsad_papers.common import experiment
 from zsad_papers.common.data import dataset_of
 from zsad_papers.common.settings import Settings
 
@@ -250,7 +249,7 @@ class Category:
             key |= {"references": self.train.fingerprint, "shots": list(shots), "seeds": seeds}
 
         def run() -> dict[str, np.ndarray]:
-            return experiment.measure(self.computed(extractor, self.test), make_detector(), **how)
+            return measure(self.computed(extractor, self.test), make_detector(), **how)
 
         file = f"{self.dataset.root.name}-{self.name}-{name}"
         return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)

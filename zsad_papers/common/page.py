@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,10 +22,10 @@ from zsad_papers.common.settings import Settings, read_settings
 class Page:
     """As the last line of a cell it shows, in Markdown, what runs and what is missing."""
 
-    settings: Settings
+    settings: Settings = field(repr=False)  # its folders can be absolute
     datasets: tuple[str, ...]
     """The published datasets that the page is about."""
-    paper: Paper | None = None
+    paper: Paper | None = field(default=None, repr=False)
 
     @cached_property
     def encoder(self) -> ClipEncoder | None:

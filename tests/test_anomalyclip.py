@@ -220,6 +220,13 @@ def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> N
     assert mean == pytest.approx(100 * clip["auroc"].mean())
 
 
+def test_gain_is_better_minus_worse_and_ap_is_the_aupr() -> None:
+    names = {"method": "anomalyclip", "category": "mean", "dataset": "d", "task": "image", "metric": "auroc"}
+    beside = pd.DataFrame([{**names, "variant": v, "mean": mean} for v, mean in (("", 90.0), ("-T1", 87.0))])
+    assert anomalyclip_tables.gain(beside, "", "-T1", [("image", "auroc")])["gain"].tolist() == [3.0]
+    assert anomalyclip_tables._with_ap([{"auroc": 0.9, "aupr": 0.7}])["ap"].tolist() == [0.7]
+
+
 def test_counts_of_the_datasets(settings: Settings) -> None:
     counts = anomalyclip_tables.count_rows(settings).pivot(index="dataset", columns="metric", values="mean")
     assert counts.loc["mini_mvtec"].to_dict() == {"n_anomalous": 24, "n_categories": 12, "n_normal": 24}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
+from zsad_papers.common import costs
 from zsad_papers.common.costs import latencies, multiply_accumulates, parameters, tower_of
 from zsad_papers.common.provenance import read_records, write_record, write_times
 from zsad_papers.common.results import rows
@@ -71,3 +73,9 @@ def test_latencies_are_taken_in_turn():
     order = []
     measured = latencies({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=3)
     assert "".join(order) == "ab" * 4 and set(measured) == {"a", "b"}
+
+
+def test_a_latency_is_the_median_without_the_first(monkeypatch):
+    clock = iter([0, 10, 11, 20, 22, 30, 36])  # the first run has no end
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert latencies({"a": lambda: None}, repeats=3) == {"a": 2000.0}  # of 1, 2 and 6 seconds

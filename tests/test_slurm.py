@@ -83,7 +83,7 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     job_that_runs("papermill", slurm, first)
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(SECONDS) != 0
-    output = (remote / "run-1.txt").read_text()
+    output = (remote / "logs" / "tiny.log").read_text()
     assert f"SLURM-job '{killed}' failed, SLURM status is: 'CANCELLED'" in output, output
     wait_until(lambda: not ask(slurm, "squeue", "--noheader"), "a job is still in the queue")
     assert not results(remote)
@@ -96,7 +96,7 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     assert results(remote) == results(local)
 
     # every job of the run was one of Slurm's
-    submitted = re.findall(r"SLURM jobid (\d+)", output + (remote / "run-2.txt").read_text())
+    submitted = re.findall(r"SLURM jobid (\d+)", output + (remote / "logs" / "tiny.log").read_text())
     log = Path(slurm["SLURM_CONF"]).with_name("slurmctld.log").read_text()
     done = set(re.findall(r"JobId=(\d+) WEXITSTATUS 0", log))
     assert done and done < set(submitted)

@@ -4,7 +4,7 @@
     python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
 A killed Snakemake leaves its lock behind. The lock taken here ends with its process; its holder may clear
-Snakemake's lock.
+Snakemake's lock. What Snakemake writes goes into logs/<profile>.log, what a job writes into logs/<profile>/.
 """
 
 from __future__ import annotations
@@ -14,21 +14,16 @@ import fcntl
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this checkout
+
+from workflow.progress import Progress, follow, read_times, write_times  # noqa: E402
+
 # The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
-
-
-def run(command: list[str]) -> int:
-    """The command's exit code. Ctrl-C reaches Snakemake as well, which is given the time to clean up."""
-    process = subprocess.Popen(command, cwd=ROOT)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
 
 
 def check(profile: str) -> int:
@@ -39,7 +34,7 @@ def check(profile: str) -> int:
     if passed.exists():
         return 0
     command = [sys.executable, "-m", "workflow.preflight", "--profile", profile, "--quiet"]
-    code = run(command)
+    code = subprocess.run(command, cwd=ROOT).returncode
     if code == 0:
         passed.touch()
     else:
@@ -77,18 +72,32 @@ def main() -> int:
         snakemake += ["--max-checksum-file-size", "1GB"]
         unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
         subprocess.run(unlock, cwd=ROOT, capture_output=True)
-        for step in STEPS[arguments.until]:
-            options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "progress", "reason"]
-            options += [*where, *others]
-            code = run([*snakemake, step, *options])
-            if code:
-                print(
-                    f"`{step}` failed. A notebook that failed lies in the results folder under unfinished/, "
-                    "with the error in its last cell. `make book` goes on from what is finished.",
-                    file=sys.stderr,
-                )
-                return code
-    return 0
+        options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason", *where, *others]
+        commands = [[*snakemake, step, *options] for step in STEPS[arguments.until]]
+        if nothing_runs:
+            return next(
+                filter(None, (subprocess.run(command, cwd=ROOT).returncode for command in commands)), 0
+            )
+        return run(commands, Path(arguments.profile).stem)
+
+
+def run(commands: Sequence[Sequence[str]], name: str) -> int:
+    """Runs these in turn until one fails, and shows their progress; the exit code."""
+    log, times = ROOT / "logs" / f"{name}.log", ROOT / ".snakemake" / f"seconds-{name}.json"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("", encoding="utf-8")
+    progress, code = Progress(read_times(times)), 0
+    for command in commands:
+        code = code or follow(command, ROOT, log, progress)
+    write_times(times, progress)
+    if code:
+        print(
+            f"The run failed; {log.relative_to(ROOT)} has all that Snakemake said. A notebook that failed "
+            "lies in the results folder under unfinished/, with the error in its last cell. The same command "
+            "goes on from what is finished.",
+            file=sys.stderr,
+        )
+    return code
 
 
 if __name__ == "__main__":

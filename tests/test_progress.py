@@ -1,0 +1,42 @@
+"""A line for each job that ends, with what is left, from what Snakemake writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workflow.progress import Progress, read_times, write_times
+
+START = "dataset 1\nsection 3\nsections 1\ntotal 5\n".splitlines()
+
+
+def told(progress: Progress, lines: list[str], now: float) -> list[str]:
+    return [said for line in lines if (said := progress.read(line, now))]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(tmp_path: Path, known: bool) -> None:
+    before = {"section": {"Notebook a": 60.0, "Notebook b": 100.0, "Notebook c": 20.0}} if known else {}
+    progress = Progress(before)
+    assert told(progress, [*START, "Job 3: Dataset textile"], 0) == []
+    lines = told(progress, ["Finished jobid: 3 (Rule: dataset)"], 30)
+    left = "3 min 0 s" if known else "1 min 30 s"  # three pages as the last run had them, or as this job
+    assert lines == [f"[1 of 4] 30 s, about {left} left: Dataset textile"]
+    told(progress, ["Job 1: Notebook a", "Job 2: Notebook b"], 30)
+    assert progress.seconds_left(40) == pytest.approx((180 - 20) / 2 if known else (90 - 20) / 2)
+    (line,) = told(progress, ["Finished jobid: 1 (Rule: section)"], 80)
+    assert line.startswith("[2 of 4] 50 s, about ") and line.endswith(": Notebook a")
+    write_times(tmp_path / "seconds.json", progress)
+    own = {"dataset": {"Dataset textile": 30}, "section": {"Notebook a": 50}}
+    assert read_times(tmp_path / "seconds.json")["section"]["Notebook a"] == 50
+    assert known or read_times(tmp_path / "seconds.json") == own
+
+
+def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("".join(f"line {number}\n" for number in range(40)))
+    failed = f"Error in rule section:\n    jobid: 1\n    log: {log} (check log file(s) for error details)"
+    name, end = told(Progress(), [*START, "Job 1: Notebook a", *failed.splitlines()], 0)
+    assert name == "Failed: Notebook a"
+    assert end.endswith("line 39") and "line 24" not in end

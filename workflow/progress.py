@@ -1,0 +1,142 @@
+"""What `make book` shows of a run of Snakemake: one line for each job that ends, a bar for those that run.
+
+All that Snakemake writes goes into a log file, where it is read from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+TAIL = 15  # lines of a failed job's log
+TARGETS = ("total", "embeddings", "sections")  # these do nothing themselves
+SHOWN = ("Nothing to be done", "Trying to restart", "MissingInput", "WorkflowError", "LockException")
+
+
+@dataclass
+class Progress:
+    """The jobs of a run. before: seconds of earlier runs, {rule: {name of a job: seconds}}."""
+
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    """Jobs of each rule that have not ended."""
+    running: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Name and start of each job, by its number."""
+    ended: dict[str, dict[str, float]] = field(default_factory=dict)
+    total: int = 0
+    at_once: int = 1
+
+    def read(self, line: str, now: float) -> str | None:
+        """Takes a line of Snakemake's; returns what to print."""
+        if found := re.match(r"(\w+) +(\d+)$", line):
+            if found[1] not in TARGETS:
+                self.left[found[1]] = int(found[2])
+                self.total += int(found[2])
+        elif found := re.match(r"Job (\d+): (.*)", line):
+            self.running[found[1]] = found[2], now
+            self.at_once = max(self.at_once, len(self.running))
+        elif found := re.match(r"Finished jobid: (\d+) \(Rule: (\w+)\)", line):
+            return self._end(*found.groups(), now)
+        elif found := re.match(r" +log: (.*) \(check log file", line):
+            return _end_of_log(Path(found[1]))
+        elif found := re.match(r" +jobid: (\d+)$", line):
+            name, _ = self.running.pop(found[1], ("", 0))
+            return f"Failed: {name}" if name else None
+        elif line.startswith(SHOWN):
+            return line.rstrip()
+        return None
+
+    def _end(self, job: str, rule: str, now: float) -> str | None:
+        if job not in self.running:  # a target
+            return None
+        self.left[rule] -= 1
+        name, start = self.running.pop(job)
+        self.ended.setdefault(rule, {})[name] = now - start
+        number = sum(map(len, self.ended.values()))
+        rest = f", about {duration(self.seconds_left(now))} left" if any(self.left.values()) else ""
+        return f"[{number} of {self.total}] {duration(now - start)}{rest}: {name}"
+
+    def seconds_left(self, now: float) -> float:
+        """The mean of each rule, of its jobs that the last run had and this one has not, or of those that
+        have ended, or of all, times the number that is left; less what runs has run."""
+        times = {}
+        for rule, number in self.left.items():
+            ended = self.ended.get(rule, {})
+            ahead = {name: s for name, s in self.before.get(rule, {}).items() if name not in ended}
+            times[rule] = number, list((ahead or ended).values())
+        known = [s for _, seconds in times.values() for s in seconds] or [0.0]
+        work = sum(number * _mean(seconds or known) for number, seconds in times.values())
+        work -= sum(now - start for _, start in self.running.values())
+        return max(work, 0.0) / self.at_once
+
+    def bar(self, now: float) -> str:
+        return "; ".join(f"{name}, {duration(now - start)}" for name, start in self.running.values())
+
+
+def follow(command: Sequence[str], root: Path, log: Path, progress: Progress) -> int:
+    """Runs the command in `root`, its output in `log`, and prints what becomes of its jobs; its exit code.
+    Ctrl-C reaches Snakemake as well, which is given the time to clean up."""
+    with (
+        log.open("a", encoding="utf-8") as output,
+        log.open(encoding="utf-8", errors="replace") as lines,
+        tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), leave=False) as bar,
+    ):
+        lines.seek(0, 2)
+        process = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT)
+        code, rest = None, ""
+        while code is None:
+            try:
+                code = process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                pass
+            except KeyboardInterrupt:
+                continue
+            *whole, rest = (rest + lines.read()).split("\n")
+            for line in whole:
+                if (said := progress.read(line, time.time())) is not None:
+                    tqdm.write(said)
+                    sys.stdout.flush()
+            bar.set_description_str(progress.bar(time.time()))
+    return code
+
+
+def read_times(path: Path) -> dict[str, dict[str, float]]:
+    """What `write_times` has written; nothing where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_times(path: Path, progress: Progress) -> None:
+    rules = {**progress.before, **progress.ended}
+    times = {rule: progress.before.get(rule, {}) | progress.ended.get(rule, {}) for rule in rules}
+    path.write_text(json.dumps(times, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7.4), duration(220), duration(7300)
+    ('7 s', '3 min 40 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _end_of_log(path: Path) -> str | None:
+    """The last lines of a failed job's log, in the order in which it wrote them."""
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    return "\n".join([f"The last lines of {path}:", *(f"    {line}" for line in lines)])

@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 from importlinter import cli
 
-from workflow.sizes import (
+from benchmarks.sizes import (
     PRODUCT,
     READ_FIRST,
     function_lines,

@@ -46,7 +46,8 @@ def book(once, executed, root) -> Path:
             page = folder / "book" / "notebooks" / f"{name}.ipynb"
             page.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(executed(name), page)
-        rule = re.search(r"\{params\.program:q\} (build .+) 2>", (root / "workflow" / "Snakefile").read_text())
+        snakefile = (root / "workflow" / "Snakefile").read_text()
+        rule = re.search(r"\{params\.program:q\} (build .+) 2>", snakefile)
         assert rule, "the rule `book` calls jupyter-book in another way now"
         command = [str(Path(sys.executable).parent / "jupyter-book"), *rule[1].split()]
         environment = {**os.environ, "PYTHONPATH": ".", "BOOK_REPOSITORY": FORK}

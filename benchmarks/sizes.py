@@ -1,6 +1,6 @@
 """How large is the code? A line for each package, and how much of it a student reads first.
 
-    python -m workflow.sizes
+    python -m benchmarks.sizes
 
 `tests/test_architecture.py` holds the limits.
 """

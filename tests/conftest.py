@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 import yaml
@@ -17,6 +18,8 @@ from filelock import FileLock
 from PIL import Image
 
 if TYPE_CHECKING:
+    import torch
+
     from zsad_core.datasets import AnomalyDataset
     from zsad_core.encoders import ClipEncoder
     from zsad_papers.common.experiment import Category
@@ -29,6 +32,8 @@ NOTEBOOKS = sorted(
     if ".ipynb_checkpoints" not in path.parts
 )
 LEDGERS = ("claims",)  # they read what the other notebooks have written
+hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,18 +107,6 @@ def encoder() -> ClipEncoder:
     return load_encoder("zsad-mini", device="cpu")
 
 
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """A CLIP of 3 x 3 patches with random weights."""
-    from zsad_core.encoders import load_encoder
-
-    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
-    path = tmp_path_factory.mktemp("configs") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return load_encoder(path, "random", device="cpu")
-
-
 @pytest.fixture(scope="module")
 def settings_of(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """settings_of(**parameters): the mini profile on few images, with a cache of the test file's own."""
@@ -172,18 +165,58 @@ def dataset_with(tmp_path: Path) -> Callable[..., AnomalyDataset]:
 
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
-    """small_clip(seed=0, ...): a CLIP of 3 x 3 patches, 4 image and 4 text blocks, random weights."""
+    """small_clip(seed, ...): a CLIP of 3 x 3 patches, 4 image and 4 text blocks, random weights.
+
+    lively: biases, norms and attention differ, where new ones are 0, 1 and even and would hide mistakes.
+    pixels, text, config and keywords change the architecture; image_size is asked of `load_encoder`.
+    """
     path = tmp_path_factory.mktemp("configs") / "small.json"
 
-    from zsad_core.encoders import load_encoder
+    from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
 
-    def load(seed: int = 0, image_size: int | None = None, **vision: Any) -> ClipEncoder:
-        own = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16} | vision
-        config = {"embed_dim": 16, "vision_cfg": own, "text_cfg": {"width": 32, "heads": 2, "layers": 4}}
-        path.write_text(json.dumps(config))
-        return load_encoder(path, "random", device="cpu", seed=seed, image_size=image_size)
+    def load(
+        seed: int = 0,
+        image_size: int | None = None,
+        lively: bool = False,
+        pixels: int | Sequence[int] = 24,
+        text: dict | None = None,
+        config: dict | None = None,
+        **vision: Any,
+    ) -> ClipEncoder:
+        tower = {"image_size": pixels, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16} | vision
+        texts = {"width": 32, "heads": 2, "layers": 4} | (text or {})
+        content = {"embed_dim": 16, "vision_cfg": tower, "text_cfg": texts} | (config or {})
+        path.write_text(json.dumps(content))
+        encoder = load_encoder(path, "random", device="cpu", seed=seed, image_size=image_size)
+        if lively:
+            enliven(encoder.model)
+        return encoder
 
     return load
+
+
+def enliven(model: torch.nn.Module) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:  # biases, norms, LayerScale
+            around = 0 if name.endswith(("bias", "embedding")) else 1
+            parameter.copy_(around + 0.3 * torch.randn(parameter.shape, generator=generator))
+        elif name.endswith("in_proj_weight"):
+            parameter.mul_(3)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+    """A CLIP of 3 x 3 patches with 2 blocks and random weights."""
+    return small_clip(layers=2)
+
+
+@pytest.fixture(scope="session")
+def small_resnet(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+    """A CLIP with a ResNet of 2 x 2 cells and random weights."""
+    return small_clip(pixels=64, layers=[1, 1, 1, 1], patch_size=None, width=8)
 
 
 @pytest.fixture

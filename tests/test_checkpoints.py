@@ -77,6 +77,11 @@ def test_weights_that_do_not_fit_name_the_first_keys(tmp_path: Path, clip: nn.Mo
     torch.save({"accuracy": 0.9}, tmp_path / "log.pt")
     with pytest.raises(ValueError, match="holds no state dict"):
         load_weights(clip, tmp_path / "log.pt", "tiny")
+    whole = (tmp_path / "foreign.safetensors").read_bytes(), (tmp_path / "log.pt").read_bytes()
+    for content in (b"", *(file[: int(part * len(file))] for file in whole for part in (0.5, 0.99))):
+        (tmp_path / "weights").write_bytes(content)
+        with pytest.raises(ValueError, match="cut off or damaged|no weights file"):
+            read_content(tmp_path / "weights")
 
 
 class Bomb:
@@ -97,24 +102,11 @@ def test_pickled_code_is_never_run(tmp_path: Path, torchscript: bool) -> None:
         if torchscript:
             archive.writestr("evil/constants.pkl", b"")
         pickled = archive.read("evil/data.pkl")
-    with pytest.raises(ValueError, match="it was not read, because loading it could run code"):
+    with pytest.raises(ValueError, match="could run code"):
         read_content(path)
     assert not marker.exists()
     pickle.loads(pickled)  # the file is dangerous indeed
     assert marker.exists()
-
-
-@pytest.mark.parametrize("form", ["safetensors", "torch", "TorchScript"])
-@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_file_cut_off_is_called_so(tmp_path: Path, clip: nn.Module, form: str, part: float) -> None:
-    path = tmp_path / "weights"
-    if form == "TorchScript":
-        save_torchscript(clip, path)
-    else:
-        (save_file if form == "safetensors" else torch.save)(clip.state_dict(), path)
-    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(ValueError, match="cut off or damaged|no weights file"):
-        read_content(path)
 
 
 def test_shipped_weights_are_those_that_the_checksum_names(
@@ -122,50 +114,48 @@ def test_shipped_weights_are_those_that_the_checksum_names(
 ) -> None:
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
     weights, checksum = tmp_path / "zsad-mini.safetensors", tmp_path / "zsad-mini.sha256"
-    with pytest.raises(FileNotFoundError, match="zsad-mini.safetensors or zsad-mini.sha256 is missing"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         locate_weights("zsad-mini", None, False, 0)
     weights.write_bytes(b"abc")
     checksum.write_text(f"{sha256_of(weights)}  zsad-mini.safetensors\n")
     source = locate_weights("zsad-mini", None, False, 0)
     assert (source.path, source.weights_id) == (weights, "zsad-mini@ba7816bf8f01")
     weights.write_bytes(b"abd")
-    with pytest.raises(ValueError, match="expected ba7816bf8f01.*restore both"):
+    with pytest.raises(ValueError, match="expected ba7816bf8f01"):
         locate_weights("zsad-mini", None, False, 0)
 
 
 def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(
     tmp_path: Path, clip: nn.Module
 ) -> None:
-    with pytest.raises(ValueError, match="trained with QuickGELU.*use model='ViT-L-14-336-quickgelu'"):
+    with pytest.raises(ValueError, match="use model='ViT-L-14-336-quickgelu'"):
         locate_weights("ViT-L-14-336", "openai", False, 0)
     save_torchscript(clip, tmp_path / "openai.pt")
-    with pytest.raises(ValueError, match="OpenAI's weights, which were trained with QuickGELU"):
+    with pytest.raises(ValueError, match="QuickGELU"):
         locate_weights("ViT-L-14-336", tmp_path / "openai.pt", False, 0)
     assert locate_weights("ViT-L-14-336-quickgelu", tmp_path / "openai.pt", True, 0).path
 
 
-def test_weights_that_are_neither_here_nor_known(tmp_path: Path) -> None:
-    for weights in ("gone.safetensors", "openai", None):
-        with pytest.raises(
-            ValueError, match=f"{weights}.*neither an existing.*laion400m_e31.*only zsad-mini"
-        ):
-            locate_weights(STRANGER, weights, False, 0)
-    (tmp_path / "mine.pt").write_bytes(b"abc")
-    assert locate_weights(STRANGER, tmp_path / "mine.pt", False, 0).weights_id == "file@ba7816bf8f01"
-
-
-@pytest.mark.parametrize(("tag", "digits"), [("laion400m_e31", "8fb26589"), ("laion400m_e32", "699c4b84")])
-def test_epoch_31_does_not_pass_for_epoch_32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, digits: str
+def test_weights_that_are_not_the_pinned_or_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each tag has its own file and checksum, whatever open_clip's table of hub entries says."""
     (tmp_path / "file.pt").write_bytes(b"another epoch")
     download = Mock(return_value=str(tmp_path / "file.pt"))
     monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
-    with pytest.raises(ValueError, match=f"expected {digits}"):
+    for tag, digits in (("laion400m_e31", "8fb26589"), ("laion400m_e32", "699c4b84")):
+        with pytest.raises(ValueError, match=f"expected {digits}"):
+            locate_weights(STRANGER, tag, False, 0)
+        (requested,) = download.call_args.args
+        assert requested == PINNED[STRANGER, tag][0] and requested.endswith(f"{tag}-{digits}.pt")
+    download.side_effect = URLError("no route")
+    with pytest.raises(OSError, match="fetch https://.*pt.*pass the file's path"):
         locate_weights(STRANGER, tag, False, 0)
-    (requested,) = download.call_args.args
-    assert requested == PINNED[STRANGER, tag][0] and requested.endswith(f"{tag}-{digits}.pt")
+    for weights in ("gone.safetensors", "openai", None):
+        with pytest.raises(ValueError, match=f"{weights}.*laion400m_e31"):
+            locate_weights(STRANGER, weights, False, 0)
+    (tmp_path / "mine.pt").write_bytes(b"abc")
+    assert locate_weights(STRANGER, tmp_path / "mine.pt", False, 0).weights_id == "file@ba7816bf8f01"
 
 
 def test_pinned_addresses_are_open_clips_own() -> None:
@@ -175,63 +165,35 @@ def test_pinned_addresses_are_open_clips_own() -> None:
         assert sha256 in url and len(sha256) in (8, 64)
 
 
-def test_without_a_network_the_error_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", Mock(side_effect=URLError("no route")))
-    with pytest.raises(OSError, match="fetch https://.*ViT-L-14-336px.pt.*pass the file's path"):
-        locate_weights("ViT-L-14-336-quickgelu", "openai", True, 0)
-
-
 def test_a_tag_without_a_pinned_checksum_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file.bin").write_bytes(b"abc")
     monkeypatch.setattr(checkpoints, "download_pretrained", lambda config: str(tmp_path / "file.bin"))
-    with pytest.warns(UserWarning, match="no checksum is pinned.*ba7816bf8f01cfea"):
+    with pytest.warns(UserWarning, match="no checksum is pinned"):
         source = locate_weights("ViT-B-16", "laion2b_s34b_b88k", False, 0)
     assert source.weights_id == "laion2b_s34b_b88k@ba7816bf8f01"
 
 
-def test_config_of_zsad_mini_is_what_the_text_says() -> None:
-    config = json.loads((checkpoints.SHIPPED / "zsad-mini.json").read_text())
-    model = open_clip.CLIP(**config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 9_756_161
-
-
-# architectures
-
-CONFIG = {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
-
-
 def test_a_config_file_is_named_by_its_content(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.json"
-    contents = {
-        "plain": CONFIG,
-        "mean": {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0, 0, 0]}},
-        "smaller": CONFIG | {"embed_dim": 8},
-    }
-    ids = {}
-    for name, content in contents.items():
+    path, config = tmp_path / "tiny.json", {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
+    dark = {"model_cfg": config, "preprocess_cfg": {"mean": [0, 0, 0]}}
+    ids = set()
+    for content, dim in ((config, 16), (dark, 16), (config | {"embed_dim": 8}, 8)):
         path.write_text(json.dumps(content))
-        ids[name], config, preprocess = read_config(path)
-        assert config["embed_dim"] == (8 if name == "smaller" else 16)
-        assert preprocess == content.get("preprocess_cfg", {})
-    assert len(set(ids.values())) == 3  # other pixels, other names: caches are keyed with them
+        name, found, preprocess = read_config(path)
+        assert found["embed_dim"] == dim and preprocess == content.get("preprocess_cfg", {})
+        ids.add(name)
+    assert len(ids) == 3  # other pixels, other names: caches are keyed with them
 
 
-@pytest.mark.parametrize("content", ["not json", "[]", '{"embed_dim": 16}'])
-def test_a_file_that_is_no_config(tmp_path: Path, content: str) -> None:
-    (tmp_path / "wrong.json").write_text(content)
-    with pytest.raises(ValueError, match="wrong.json is no open_clip model config"):
-        read_config(tmp_path / "wrong.json")
-    with pytest.raises(FileNotFoundError, match="gone.json does not exist"):
+def test_what_is_no_architecture(tmp_path: Path) -> None:
+    for content in ("not json", "[]", '{"embed_dim": 16}'):
+        (tmp_path / "wrong.json").write_text(content)
+        with pytest.raises(ValueError, match="no open_clip model config"):
+            read_config(tmp_path / "wrong.json")
+    with pytest.raises(FileNotFoundError, match="gone.json"):
         read_config(tmp_path / "gone.json")
-
-
-def test_an_unknown_name_gets_suggestions() -> None:
-    with pytest.raises(ValueError, match="unknown model 'ViT-B-16-plus-24'.*such as") as error:
+    with pytest.raises(ValueError, match="such as.*ViT-B-16-plus-240"):
         read_config("ViT-B-16-plus-24")
-    assert "ViT-B-16-plus-240" in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32", "roberta-ViT-B-32"])
-def test_image_towers_that_are_no_vision_transformer_of_open_clip(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no CLIP with open_clip's own Vision Transformer"):
-        read_config(name)
+    for name in ("convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32", "roberta-ViT-B-32"):
+        with pytest.raises(ValueError, match=f"{name} is no CLIP"):
+            read_config(name)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,31 +14,17 @@ from torch import Tensor
 
 from zsad_core import encoders
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 
 LAYERS = (6, 12, 18, 24)
-VISION = {"image_size": 28, "patch_size": 14, "width": 64, "layers": 24, "head_width": 16, "mlp_ratio": 2.0}
-TEXT = {"width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
-    """load(image_size, ...): a CLIP with 24 blocks, 2 x 2 patches. Biases and norms are random as well."""
-    path = tmp_path_factory.mktemp("configs") / "deep.json"
-
-    def load(image_size: int | None = None, **vision: Any) -> ClipEncoder:
-        path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION | vision, "text_cfg": TEXT}))
-        encoder = load_encoder(path, "random", device="cpu", image_size=image_size)
-        generator = torch.Generator().manual_seed(0)
-        for name, parameter in encoder.model.visual.named_parameters():
-            if parameter.ndim == 1:
-                around = 0 if name.endswith(("bias", "embedding")) else 1
-                parameter.copy_(around + 0.3 * torch.randn(parameter.shape, generator=generator))
-            elif name.endswith("in_proj_weight"):
-                parameter.mul_(3)  # untrained attention is almost even and would hide mistakes
-        return encoder
-
-    return load
+def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+    """load(image_size, ...): a CLIP with 24 blocks and 2 x 2 patches."""
+    own = {"lively": True, "pixels": 28, "patch_size": 14, "width": 64, "layers": 24, "mlp_ratio": 2.0}
+    config = {"embed_dim": 32}
+    return lambda image_size=None, **changes: small_clip(0, image_size, config=config, **own | changes)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +75,8 @@ def test_local_path_is_the_residual_sum_of_the_formulas(encoder: ClipEncoder, ki
     close = {"rtol": 1e-3, "atol": 1e-3, "check_dtype": False}
     torch.testing.assert_close(class_token, h[24][:, 0], **close)
     torch.testing.assert_close(tokens[kind], expected, **close)
+    ordinary = dual_path(encoder.model.visual, pixels, LAYERS, (kind, "qk"))[1]["qk"]
+    torch.testing.assert_close(ordinary, {layer: h[layer] for layer in LAYERS}, **close)
     maps = [F.normalize(tokens[kind][layer][:, 1:], dim=-1) for layer in LAYERS]
     for one, other in zip(maps, maps[1:]):
         assert (one - other).abs().max() > 0.01  # the code before April 2025 had four times the same
@@ -112,22 +97,14 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(
     with_norm, _ = encoder.embed_glocal(pixels, (24,), final_norm=True)
     torch.testing.assert_close(with_norm, encoder.embed_images(pixels))
     torch.testing.assert_close(encoder.embed_patches(pixels, (24,), "vv"), before[1])
+    usual = {24: encoder.project_tokens(h[24][:, 1:].float())}
+    torch.testing.assert_close(encoder.embed_patches(pixels, (24,), normalize=False), usual, **close)
 
     visual.ln_post.weight.mul_(torch.linspace(0.1, 3, 64))
     after = encoder.embed_glocal(pixels, (24,))
     assert torch.equal(after[0], before[0])
     assert (after[1][24] - before[1][24]).abs().max() > 0.01
     assert (encoder.embed_glocal(pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
-
-
-def test_qk_is_the_ordinary_tower(encoder: ClipEncoder) -> None:
-    pixels = pixels_of(encoder)
-    ordinary = encoder.embed_scales(pixels, (), layers=LAYERS).layers
-    expected = {layer: encoder.project_tokens(tokens) for layer, tokens in ordinary.items()}
-    close = {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(encoder.embed_patches(pixels, LAYERS, normalize=False), expected, **close)
-    beside = dual_path(encoder.model.visual, pixels, LAYERS, ("vv", "qk"))[1]["qk"]
-    torch.testing.assert_close({layer: x[:, 1:] for layer, x in beside.items()}, ordinary, **close)
 
 
 def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder: ClipEncoder) -> None:
@@ -163,42 +140,6 @@ def test_attention_weights_are_those_of_each_block(encoder: ClipEncoder) -> None
         torch.testing.assert_close(block["qq"].sum(-1), torch.ones(3, 4, 5))
 
 
-def test_what_is_refused(encoder: ClipEncoder) -> None:
-    pixels = pixels_of(encoder, 1)
-    for layers, first in (((), 6), ((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
-        with pytest.raises(ValueError, match="expected one or more blocks of 1 to 24"):
-            encoder.embed_patches(pixels, layers, "vv", first)
-    for attention in ("xx", "", "vv+vv", "qq,kk"):
-        with pytest.raises(ValueError, match=r"expected some of qk, qq, kk, vv, joined by '\+'"):
-            attention_kinds(attention)
-
-
-def test_shallow_towers_and_blocks_of_another_build(load: Callable[..., ClipEncoder]) -> None:
-    encoder = load(layers=5)
-    assert encoder.embed_patches(pixels_of(encoder), (3,))[3].shape == (3, 4, 32)  # "qk" needs no first block
-    with pytest.raises(ValueError, match=r"first=6: expected one or more blocks of 1 to 5"):
-        encoder.embed_patches(pixels_of(encoder), (3,), "vv")
-    encoder.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
-    with pytest.raises(ValueError, match="expected open_clip's ResidualAttentionBlock"):
-        encoder.embed_patches(pixels_of(encoder), (5,), "vv", 2)
-
-
-def test_a_resnet_has_no_local_features(tmp_path: Path) -> None:
-    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
-    (tmp_path / "resnet.json").write_text(
-        json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT})
-    )
-    resnet = load_encoder(tmp_path / "resnet.json", "random", device="cpu")
-    pixels = pixels_of(resnet, 1)
-    with pytest.raises(ValueError, match="reads the class token"):
-        resnet.embed_patches(pixels, (1,), "vv", 1)
-    with pytest.raises(ValueError, match="image_size=96: only a Vision Transformer"):
-        load_encoder(tmp_path / "resnet.json", "random", device="cpu", image_size=96)
-
-
-# input of another size than in pretraining
-
-
 def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
     load: Callable[..., ClipEncoder],
 ) -> None:
@@ -217,9 +158,25 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
     torch.testing.assert_close(global_feature, large.embed_images(pixels_of(large), final_norm=False))
 
 
-@pytest.mark.parametrize("image_size", [29, 7, 0, -14])
-def test_sizes_that_are_no_multiple_of_the_patch(load: Callable[..., ClipEncoder], image_size: int) -> None:
-    with pytest.raises(
-        ValueError, match=rf"image_size={image_size}: expected a multiple of the patch edge, 14"
-    ):
-        load(image_size=image_size)
+def test_what_is_refused(
+    load: Callable[..., ClipEncoder], encoder: ClipEncoder, small_resnet: ClipEncoder
+) -> None:
+    def refused(message: str, call: Callable, *arguments: object, **options: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            call(*arguments, **options)
+
+    pixels = pixels_of(encoder, 1)
+    for layers, first in (((), 6), ((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
+        refused("blocks of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)
+    for attention in ("xx", "", "vv+vv", "qq,kk"):
+        refused("qk, qq, kk, vv", attention_kinds, attention)
+    refused("class token", small_resnet.embed_patches, pixels_of(small_resnet, 1), (1,), "vv", 1)
+    for image_size in (29, 7, 0, -14):
+        refused("multiple of the patch edge, 14", load, image_size)
+    shallow = load(layers=5)
+    assert shallow.embed_patches(pixels, (3,))[3].shape == (1, 4, 32)  # "qk" needs no first block
+    refused("first=6: expected one or more blocks of 1 to 5", shallow.embed_patches, pixels, (3,), "vv")
+    shallow.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
+    refused("ResidualAttentionBlock", shallow.embed_patches, pixels, (5,), "vv", 2)
+    with pytest.raises(ValueError, match="only a Vision Transformer"):
+        load(image_size=96, pixels=64, layers=[1, 1, 1, 1], patch_size=None, width=8)

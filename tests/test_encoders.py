@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -13,24 +12,22 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
 import zsad_core
 from zsad_core import encoders
-from zsad_core.checkpoints import SHIPPED
+from zsad_core.checkpoints import SHIPPED, read_config
 from zsad_core.encoders import ClipEncoder, load_encoder
 
-VISION = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-TEXT = {"width": 32, "heads": 2, "layers": 2}
 CAUSAL = {
     "CLIP": {},
-    "text tower apart": {"custom_text": True},
-    "linear projection": {"text_cfg": TEXT | {"proj_bias": True}},
-    "read at the end token's id": {"text_cfg": TEXT | {"pool_type": "eos", "eos_id": 49407}},
-    "QuickGELU": {"quick_gelu": True},
+    "text tower apart": {"config": {"custom_text": True}},
+    "linear projection": {"text": {"proj_bias": True}},
+    "read at the end token's id": {"text": {"pool_type": "eos", "eos_id": 49407}},
+    "QuickGELU": {"config": {"quick_gelu": True}},
 }
 sentences = st.lists(
     st.text(string.ascii_letters + string.digits + " .,_", max_size=40)
@@ -40,30 +37,13 @@ sentences = st.lists(
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
-    """tiny(...): a CLIP of a 3 x 3 grid with random weights; keywords replace parts of its config."""
-    folder = tmp_path_factory.mktemp("configs")
-
-    def load(**changes: Any) -> ClipEncoder:
-        path = folder / "tiny.json"
-        path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT} | changes))
-        return load_encoder(path, "random", device="cpu")
-
-    return load
-
-
-def random_words(n: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return [
-        "".join(draw.choices(string.ascii_lowercase + string.digits, k=draw.randint(5, 60))) for _ in range(n)
-    ]
+def tiny(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+    """tiny(...): a CLIP of a 3 x 3 grid and 2 blocks."""
+    return lambda text=None, **changes: small_clip(text={"layers": 2} | (text or {}), layers=2, **changes)
 
 
 def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
     return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
-
-
-# text
 
 
 @pytest.mark.parametrize("changes", CAUSAL.values(), ids=CAUSAL)
@@ -71,7 +51,6 @@ def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
     encoder = tiny(**changes)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
 
-    @settings(max_examples=25, deadline=None)
     @given(sentences, st.booleans())
     def check(prompts: list[str], normalize: bool) -> None:
         with torch.no_grad():
@@ -83,110 +62,86 @@ def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
     check()
+    if not changes:
+        with pytest.warns(UserWarning, match="1 prompts are longer"):
+            long = encoder.embed_text(["a photo", "scratch " * 100], normalize=False)
+        expected = encoder.model.encode_text(open_clip.tokenize(["a photo", "scratch " * 100]))
+        torch.testing.assert_close(long, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "changes", [{"no_causal_mask": True}, {"pool_type": "last", "eos_id": 49407}, {"embed_cls": True}]
 )
 def test_other_text_towers_are_refused(tiny: Callable, changes: dict) -> None:
-    with pytest.raises(ValueError, match="expected a causal text tower.*ViT-L-14-336-quickgelu"):
-        tiny(text_cfg=TEXT | changes, custom_text=True)
-
-
-def test_prompts_too_long_are_cut_as_in_open_clip(tiny: Callable) -> None:
-    encoder, prompts = tiny(), ["a photo", "scratch " * 100]
-    with pytest.warns(UserWarning, match="1 prompts are longer than the context"):
-        actual = encoder.embed_text(prompts, normalize=False)
-    expected = encoder.model.encode_text(open_clip.tokenize(prompts))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="expected a causal text tower"):
+        tiny(text=changes, config={"custom_text": True})
 
 
 def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, prompts = tiny(), random_words(30) * 2
+    encoder, prompts = tiny(), [f"{i} " + "scratch " * (i % 7) for i in range(30)] * 2
     expected = encoder.embed_text(prompts)
     batches = []
     encode = encoder._encode_text
     monkeypatch.setattr(
         encoder, "_encode_text", lambda sequences: batches.append(sequences) or encode(sequences)
     )
-    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 100 * TEXT["width"])
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 40 * 32)
     torch.testing.assert_close(encoder.embed_text(prompts), expected, rtol=0, atol=1e-5)
     assert sum(map(len, batches)) == 30 and len(batches) > 5
-    assert all(len(batch) * max(map(len, batch)) <= 100 for batch in batches)
+    assert all(len(batch) * max(map(len, batch)) <= 40 for batch in batches)
 
 
-@pytest.mark.parametrize("prompts", ["a photo", ["a photo", 3], [None]])
-def test_prompts_that_are_no_list_of_sentences(tiny: Callable, prompts: Any) -> None:
-    with pytest.raises(TypeError, match="embed_text expects a list of sentences, got"):
-        tiny().embed_text(prompts)
-
-
-# images and windows
-
-
-@pytest.mark.parametrize("changes", [{}, {"vision_cfg": VISION | {"pool_type": "avg"}}])
+@pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}])
 def test_image_embeddings_are_open_clips(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:
     encoder = tiny(**changes)
     pixels = pixels_of(encoder, 5)
     expected = encoder.model.encode_image(pixels, normalize=False)
-    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 10 * VISION["width"])  # two images a batch
+    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 10 * 32)  # two images a batch
     torch.testing.assert_close(encoder.embed_images(pixels, normalize=False), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(encoder.embed_images(pixels), F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
     assert encoder.embed_images(pixels[:0]).shape == (0, 16)
+    if not changes:  # AnomalyCLIP's global feature leaves the last layer norm out
+        nn.init.normal_(encoder.model.visual.ln_post.weight)
+        without = copy.deepcopy(encoder.model.visual)
+        without.ln_post = nn.Identity()
+        actual = encoder.embed_images(pixels, normalize=False, final_norm=False)
+        torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
 
 
-def test_anomalyclips_global_feature_leaves_out_the_last_layer_norm(tiny: Callable) -> None:
-    encoder = tiny()
-    nn.init.normal_(encoder.model.visual.ln_post.weight)
-    pixels = pixels_of(encoder, 3)
-    without = copy.deepcopy(encoder.model.visual)
-    without.ln_post = nn.Identity()
-    actual = encoder.embed_images(pixels, normalize=False, final_norm=False)
-    torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("prompts", ["a photo", ["a photo", 3]])
+def test_prompts_that_are_no_list_of_sentences(tiny: Callable, prompts: Any) -> None:
+    with pytest.raises(TypeError, match="list of sentences"):
+        tiny().embed_text(prompts)
 
 
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        torch.zeros(1, 3, 32, 24),
-        torch.zeros(3, 24, 24),
-        torch.zeros(1, 3, 24, 24, dtype=torch.uint8),
-        np.zeros(3),
-    ],
-)
+WRONG = [torch.zeros(1, 3, 32, 24), torch.zeros(3, 24, 24), torch.zeros(1, 3, 24, 24).byte(), np.zeros(3)]
+
+
+@pytest.mark.parametrize("pixels", WRONG)
 def test_wrong_pixels_are_told_apart(tiny: Callable, pixels: Any) -> None:
     for embed in (tiny().embed_images, lambda pixels: tiny().embed_windows(pixels, 2)):
-        with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got .*encoder.preprocess"):
+        with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got"):
             embed(pixels)
 
 
-# preprocessing
-
-
-def picture(mode: str = "RGB") -> Image.Image:
+def test_preprocessing_is_open_clips(tiny: Callable, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
+    picture = Image.fromarray(values)
+    expected = open_clip.image_transform(24, is_train=False)(picture)
+    torch.testing.assert_close(tiny().preprocess(picture), expected, rtol=0, atol=0)
+    path = tmp_path / "dark.json"
+    own = {"model_cfg": read_config("zsad-mini")[1], "preprocess_cfg": {"mean": [0] * 3}}
+    path.write_text(json.dumps(own))
+    dark, light = (load_encoder(model, "random", device="cpu") for model in (path, "zsad-mini"))
+    shift = torch.tensor(open_clip.OPENAI_DATASET_MEAN) / torch.tensor(open_clip.OPENAI_DATASET_STD)
+    torch.testing.assert_close(dark.preprocess(picture), light.preprocess(picture) + shift[:, None, None])
 
 
-def test_preprocessing_is_open_clips(tiny: Callable) -> None:
-    expected = open_clip.image_transform(24, is_train=False)(picture())
-    torch.testing.assert_close(tiny().preprocess(picture()), expected, rtol=0, atol=0)
-    gray = tiny(
-        model_cfg={"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}, preprocess_cfg={"mean": [0] * 3}
-    )
-    std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
-    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
-    torch.testing.assert_close(gray.preprocess(picture()), expected + mean / std)
-
-
-# loading
-
-
-def test_random_weights_are_seeded_and_leave_the_global_state_alone(tmp_path: Path) -> None:
+def test_random_weights_are_seeded_and_leave_the_global_state_alone() -> None:
     before = torch.random.get_rng_state()
     first, again, other = (load_encoder("zsad-mini", "random", seed=seed) for seed in (1, 1, 2))
     torch.testing.assert_close(torch.random.get_rng_state(), before)
@@ -200,31 +155,9 @@ def test_the_shipped_model() -> None:
     encoder = zsad_core.load_encoder()
     checksum = (SHIPPED / "zsad-mini.sha256").read_text()
     assert (encoder.model_id, encoder.weights_id) == ("zsad-mini", f"zsad-mini@{checksum[:12]}")
-    assert (encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim) == (
-        (96, 96),
-        (12, 12),
-        (8, 8),
-        192,
-    )
+    sizes = encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim
+    assert sizes == ((96, 96), (12, 12), (8, 8), 192)
     assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
-
-
-# precision and device
-
-
-@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this CPU has no AMX")
-def test_bf16_is_close_to_fp32() -> None:
-    exact, fast = (load_encoder("zsad-mini", "random", device="cpu", precision=p) for p in ("fp32", "bf16"))
-    pixels, prompts = pixels_of(exact, 4), random_words(10)
-    for embed in (
-        lambda encoder: encoder.embed_text(prompts),
-        lambda encoder: encoder.embed_images(pixels),
-        lambda encoder: encoder.embed_images(pixels, final_norm=False),
-        lambda encoder: encoder.embed_windows(pixels, 2).flatten(0, 1),
-    ):
-        cosine = (embed(exact) * embed(fast)).sum(-1)
-        assert embed(fast).dtype == torch.float32
-        assert cosine.min() > 0.999 and cosine.min() < 1 - 1e-7
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import open_clip
 import pytest
@@ -13,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, encode, freeze, initial_parameters
 
 RELEASED = PromptDesign()
@@ -23,31 +21,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
-    """load(**text): a CLIP whose text tower has 12 narrow blocks, like ViT-L/14's. All norms are random."""
-    path = tmp_path_factory.mktemp("configs") / "text.json"
-
-    def load(**text: Any) -> ClipEncoder:
-        vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 16}
-        config = {"embed_dim": 24, "vision_cfg": vision}
-        config["text_cfg"] = {"width": 32, "heads": 2, "layers": 12} | text
-        path.write_text(json.dumps(config))
-        encoder = load_encoder(path, "random", device="cpu")
-        generator = torch.Generator().manual_seed(0)
-        for name, parameter in encoder.model.transformer.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(("ln" in name) + 0.3 * torch.randn(parameter.shape, generator=generator))
-            elif name.endswith("in_proj_weight"):
-                parameter.mul_(3)
-        encoder.model.ln_final.weight.copy_(1 + 0.3 * torch.randn(32, generator=generator))
-        return encoder
-
-    return load
-
-
-@pytest.fixture(scope="module")
-def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
-    return load()
+def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+    """A CLIP whose text tower has 12 narrow blocks, like ViT-L/14's."""
+    return small_clip(lively=True, layers=2, text={"layers": 12}, config={"embed_dim": 24})
 
 
 def drawn(encoder: ClipEncoder, design: PromptDesign, scale: float = 25.0) -> dict[str, Tensor]:
@@ -56,12 +32,7 @@ def drawn(encoder: ClipEncoder, design: PromptDesign, scale: float = 25.0) -> di
     return {name: scale * value for name, value in found.items()}
 
 
-def texts_of(
-    encoder: ClipEncoder,
-    design: PromptDesign,
-    parameters: dict[str, Tensor],
-    names: tuple[str, ...] = ("object",),
-) -> Tensor:
+def texts_of(encoder: ClipEncoder, design: PromptDesign, parameters: dict, names=("object",)) -> Tensor:
     return encode(encoder, design, parameters, freeze(encoder, design, names))
 
 
@@ -124,19 +95,6 @@ def test_running_the_prompt_alone_equals_running_the_whole_context(
     assert torch.equal(texts[0], texts[1]) == (design.object_word is not None)
 
 
-def test_other_projections_of_the_text_tower(load: Callable[..., ClipEncoder]) -> None:
-    plain = load()
-    expected = texts_of(plain, RELEASED, drawn(plain, RELEASED))
-    model = plain.model
-    linear = torch.nn.Linear(32, 24, bias=False)
-    linear.weight.data = model.text_projection.T.contiguous()
-    model.text_projection = None
-    assert texts_of(plain, RELEASED, drawn(plain, RELEASED)).shape == (1, 2, 32)  # no projection at all
-    del model.text_projection
-    model.text_projection = linear.requires_grad_(False)
-    torch.testing.assert_close(texts_of(plain, RELEASED, drawn(plain, RELEASED)), expected, **CLOSE)
-
-
 def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
     def numbers(design: PromptDesign) -> int:
         rows = sum(len(value) for value in initial_parameters(encoder, design, torch.Generator()).values())
@@ -149,18 +107,13 @@ def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
 
 
 def test_initial_values(encoder: ClipEncoder) -> None:
-    state = torch.get_rng_state()
-
-    def draw(seed):
-        return initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed))
-
-    one, again, other = draw(0), draw(0), draw(1)
-    assert all(
-        torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in one
+    one, again, other = (
+        initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
+    for name, value in one.items():
+        assert torch.equal(value, again[name]) and not torch.equal(value, other[name])
     values = torch.cat([value.flatten() for value in one.values()])
     assert abs(values.mean()) < 2e-3 and 0.019 < values.std() < 0.021
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:
@@ -180,27 +133,19 @@ def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:
     assert slopes(half, 1e-9).abs().max() == 0 and slopes(RELEASED, 1e-9).abs().max() > 0  # as in the code
 
 
-def test_gradients_reach_all_that_is_learned_and_nothing_else(encoder: ClipEncoder) -> None:
-    parameters = {name: value.requires_grad_() for name, value in drawn(encoder, RELEASED).items()}
-    texts_of(encoder, RELEASED, parameters).sum(0)[1].sum().backward()
-    assert {name for name, value in parameters.items() if value.grad is not None} == set(parameters)
-    assert all(value.grad.abs().max() > 0 for name, value in parameters.items() if name != "context/normal")
-    assert all(parameter.grad is None for parameter in encoder.model.parameters())
-
-
-def test_designs_that_are_refused(encoder: ClipEncoder, load: Callable[..., ClipEncoder]) -> None:
+def test_designs_that_are_refused(encoder: ClipEncoder) -> None:
     for options, message in (
-        ({"length": 13}, "length=13 tokens would overwrite more than the 12 words"),
-        ({"context_length": 0}, "expected one learned word or more"),
-        ({"depth": -1}, "no negative numbers"),
-        ({"deep": "append"}, "expected 'overwrite' or 'concatenate'"),
+        ({"length": 13}, "length=13"),
+        ({"context_length": 0}, "one learned word"),
+        ({"depth": -1}, "negative"),
+        ({"deep": "append"}, "overwrite"),
     ):
         with pytest.raises(ValueError, match=message):
             PromptDesign(**options)
     PromptDesign(length=13, deep="concatenate")
-    with pytest.raises(ValueError, match=r"depth=13: text@\w+ has 12 text blocks"):
+    with pytest.raises(ValueError, match="12 text blocks"):
         initial_parameters(encoder, replace(RELEASED, depth=13), torch.Generator())
     fits = replace(RELEASED, context_length=72)
     assert freeze(encoder, fits).ends.tolist() == [75, 76]
-    with pytest.raises(ValueError, match="a prompt has 78 tokens, 73 of them learned, but .* reads 77"):
+    with pytest.raises(ValueError, match="78 tokens"):
         freeze(encoder, replace(RELEASED, context_length=73))

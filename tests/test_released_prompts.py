@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import encode, freeze
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
@@ -23,16 +22,11 @@ WIDTH = 64
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
-    path = tmp_path_factory.mktemp("configs") / "narrow.json"
-
-    def load(seed: int = 0, **text: int) -> ClipEncoder:
-        vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 24, "head_width": 16}
-        config = {"embed_dim": 32, "vision_cfg": vision}
-        path.write_text(json.dumps(config | {"text_cfg": {"width": WIDTH, "heads": 2, "layers": 12} | text}))
-        return load_encoder(path, "random", device="cpu", seed=seed)
-
-    return load
+def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+    config = {"embed_dim": 32}
+    return lambda seed=0, **text: small_clip(
+        seed, text={"width": WIDTH, "layers": 12} | text, config=config, width=16, layers=24
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +92,26 @@ def test_sizes_are_read_off_the_shapes(
     assert prompts.texts(encoder).shape == (1, 2, 32) and len(prompts.parameters) == 2 + sets
 
 
+def without(name: str) -> Callable:
+    return lambda state: state.pop(name)
+
+
+def changed(name: str, change: Callable) -> Callable:
+    return lambda state: state.update({name: change(state.get(name))})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("ctx_neg"), r"ctx_neg has shape no entry, expected \(1, 1, 12, 64\)"),
-        (lambda s: s.pop("compound_prompts_text.3"), r"text\.3 has shape no entry, expected \(4, 64\)"),
-        (lambda s: s.update(ctx=torch.zeros(3)), r"ctx has shape \(3,\), expected no entry"),
-        (lambda s: s.update(ctx_neg=s["ctx_neg"][..., :32]), r"ctx_neg has shape \(1, 1, 12, 32\), expected"),
-        (lambda s: s.update(ctx_pos=s["ctx_pos"][0]), r"ctx_pos has shape \(1, 12, 64\), expected"),
-        (
-            lambda s: s.update(ctx_pos=s["ctx_pos"][:, :, :11]),
-            r"token_suffix_pos has shape \(1, 1, 64, 64\), expected \(1, 1, 65, 64\)",
-        ),
-        (
-            lambda s: s.update({"compound_prompts_text.3": torch.zeros(5, WIDTH)}),
-            r"compound_prompts_text\.3 has shape \(5, 64\), expected \(4, 64\)",
-        ),
-        (
-            lambda s: s.update(tokenized_prompts_pos=s["tokenized_prompts_neg"]),
-            r"tokenized_prompts_pos begins with \[49406, 343, .* 13568, 14115, 269\], but 'x x .*another",
-        ),
-        (
-            lambda s: s.update(tokenized_prompts_neg=s["tokenized_prompts_neg"][..., :40]),
-            r"tokenized_prompts_neg has shape \(1, 1, 40\), expected \(1, 1, 77\)",
-        ),
+        (without("ctx_neg"), r"ctx_neg has shape no entry, expected \(1, 1, 12, 64\)"),
+        (without("compound_prompts_text.3"), r"text\.3 has shape no entry"),
+        (changed("ctx", lambda _: torch.zeros(3)), r"ctx has shape \(3,\), expected no entry"),
+        (changed("ctx_neg", lambda x: x[..., :32]), r"ctx_neg has shape \(1, 1, 12, 32\)"),
+        (changed("ctx_pos", lambda x: x[0]), r"ctx_pos has shape \(1, 12, 64\)"),
+        (changed("ctx_pos", lambda x: x[:, :, :11]), r"token_suffix_pos has shape \(1, 1, 64, 64\)"),
+        (changed("compound_prompts_text.3", lambda x: torch.zeros(5, WIDTH)), r"shape \(5, 64\)"),
+        (changed("tokenized_prompts_pos", lambda x: x.flip(-1)), "tokenized_prompts_pos begins with"),
+        (changed("tokenized_prompts_neg", lambda x: x[..., :40]), r"shape \(1, 1, 40\)"),
     ],
 )
 def test_files_of_another_form(encoder: ClipEncoder, tmp_path: Path, change: Callable, message: str) -> None:
@@ -131,29 +121,21 @@ def test_files_of_another_form(encoder: ClipEncoder, tmp_path: Path, change: Cal
         read_released(write(tmp_path / "file.pth", state), encoder)
 
 
-def test_files_for_another_encoder(
+def test_files_that_are_no_prompts_or_for_another_encoder(
     encoder: ClipEncoder, load: Callable[..., ClipEncoder], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "file.pth", released(encoder))
-    with pytest.raises(ValueError, match=r"expected \(1, 1, 12, 32\) for the text tower of narrow@"):
-        read_released(path, load(width=32))
-    with pytest.raises(
-        ValueError, match=r"deep tokens for blocks 2 to 9, expected at most 8 for the text tower"
-    ):
-        read_released(path, load(layers=8))
-    with pytest.warns(UserWarning, match="learned with another encoder and may mean nothing to it") as met:
+    for other, message in ((load(width=32), r"expected \(1, 1, 12, 32\)"), (load(layers=8), "at most 8")):
+        with pytest.raises(ValueError, match=message):
+            read_released(path, other)
+    with pytest.warns(UserWarning, match="learned with another encoder"):
         read_released(path, load(seed=1))
-    assert met[0].filename == __file__
-
-
-def test_files_that_are_not_whole_or_no_prompts(encoder: ClipEncoder, tmp_path: Path) -> None:
-    path = tmp_path / "file.pth"
-    path.write_bytes(write(path, released(encoder)).read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"file\.pth is cut off or damaged"):
         read_released(path, encoder)
     for other in (released(encoder), {"prompt_learner": [1]}, {"prompt_learner": {"ctx_pos": 1}}, [1]):
         torch.save(other, path)
-        with pytest.raises(ValueError, match="expected tensors by name under 'prompt_learner'"):
+        with pytest.raises(ValueError, match="expected tensors by name"):
             read_released(path, encoder)
-    with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist; correct the path"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         read_released(tmp_path / "none.pth", encoder)

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 from zsad_core.scores import prompt_score
 from zsad_core.windows import (
     aggregate_windows,
@@ -22,11 +22,8 @@ from zsad_core.windows import (
 )
 
 
-@settings(deadline=None)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), data=st.data())
-def test_windows_are_all_valid_blocks_in_row_major_order(
-    rows: int, columns: int, data: st.DataObject
-) -> None:
+def test_windows_are_all_valid_blocks_in_row_major_order(rows: int, columns: int, data: Any) -> None:
     size = data.draw(st.integers(1, min(rows, columns)))
     expected = [
         [(top + i) * columns + left + j for i in range(size) for j in range(size)]
@@ -37,7 +34,7 @@ def test_windows_are_all_valid_blocks_in_row_major_order(
 
 
 def test_windows_of_winclips_grid_and_those_that_do_not_fit() -> None:
-    assert [window_indices(15, size).shape for size in (2, 3)] == [(196, 4), (169, 9)]
+    assert [window_indices(15, size).shape for size in (2, 3)] == [(196, 4), (169, 9)]  # ViT-B/16+
     for size in (0, 4):
         with pytest.raises(ValueError, match=f"{size} x {size} patches does not fit a grid of 3 x 4"):
             window_indices((3, 4), size)
@@ -57,11 +54,8 @@ def by_patch(scores: list[float], grid: tuple[int, int], size: int, average: str
     return np.reshape([mean(values, average) for values in found], grid).tolist()
 
 
-@settings(deadline=None)
 @given(grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), data=st.data())
-def test_patches_get_the_mean_of_the_windows_that_cover_them(
-    grid: tuple[int, int], data: st.DataObject
-) -> None:
+def test_patches_get_the_mean_of_the_windows_that_cover_them(grid: tuple[int, int], data: Any) -> None:
     size = data.draw(st.integers(1, min(grid)))
     shape = 2, (grid[0] - size + 1) * (grid[1] - size + 1)  # two images
     probabilities = st.floats(1e-12, 1) | st.sampled_from([0.0, 1e-300, 1e-40])
@@ -70,13 +64,6 @@ def test_patches_get_the_mean_of_the_windows_that_cover_them(
     for average in ("harmonic", "arithmetic"):
         expected = [by_patch(image, grid, size, average) for image in scores.tolist()]
         np.testing.assert_allclose(aggregate_windows(scores, grid, size, average), expected, rtol=1e-12)
-
-
-def test_the_harmonic_mean_is_that_of_anomalous_probabilities() -> None:
-    """Pulled towards the most normal window. The mean of normal probabilities would give 0.495 here."""
-    scores = torch.tensor([[0.50, 0.71, 0.17, 0.21]])
-    assert aggregate_windows(scores, (3, 3), 2)[0, 1, 1].item() == pytest.approx(0.2846, abs=1e-4)
-    assert aggregate_windows(scores, (3, 3), 2, "arithmetic")[0, 1, 1].item() == pytest.approx(0.3975)
 
 
 @pytest.mark.parametrize("average", ["harmonic", "arithmetic"])
@@ -91,7 +78,6 @@ def test_mean_over_scales_patch_by_patch(average: str) -> None:
     ("call", "message"),
     [
         (lambda: aggregate_windows(torch.ones(1, 5), (3, 3), 2), r"\(1, 5\): expected \(n, 4\).*2 x 2"),
-        (lambda: aggregate_windows(torch.ones(4), (3, 3), 2), r"scores \(4,\): expected \(n, 4\)"),
         (lambda: aggregate_windows(torch.ones(1, 4), (3, 3), 2, "max"), "average 'max': expected 'harmonic'"),
         (lambda: combine_scales([torch.ones(1, 2, 2)], "sum"), "average 'sum': expected 'harmonic'"),
         (lambda: zero_shot_map(None, {}, GRID, **TEXTS), "image_scale=True or a window size in scales"),
@@ -139,17 +125,8 @@ def test_upsampling_is_bilinear_between_centres() -> None:
     torch.testing.assert_close(upsample(step.mT.double(), (4, 2)), ramp[:, None].expand(1, 4, 2))
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """A CLIP of 4 x 3 patches with random weights."""
-    vision = {"image_size": [32, 24], "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-    text = {"width": 32, "heads": 2, "layers": 1}
-    path: Path = tmp_path_factory.mktemp("configs") / "oblong.json"
-    path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
-    return load_encoder(path, "random", device="cpu")
-
-
-def test_winclip_map_from_pixels(encoder: ClipEncoder) -> None:
+def test_winclip_map_from_pixels(small_clip: Callable[..., ClipEncoder]) -> None:
+    encoder = small_clip(pixels=[32, 24], layers=2, config={"embed_dim": 8})
     pixels = torch.randn(5, 3, 32, 24, generator=torch.Generator().manual_seed(0))
     image = encoder.embed_images(pixels)
     windows = {size: encoder.embed_windows(pixels, size) for size in (2, 3)}

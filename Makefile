@@ -1,40 +1,54 @@
 # make book      environment, data, embeddings, every notebook, the book     (PROFILE=mini by default)
 #                CLUSTER=workflow/profiles/slurm: as jobs of a cluster
+# make notebook  one page and what it needs: NB=rwda/43 (the beginning of its name)
 # make check     is everything there for `make book`?
 # make test      the tests, without the slow ones
 # make test-all  every test: also pages without data, clusters, killed runs, large networks
 # make lab       JupyterLab in this folder
-# make env       only the environment, in .venv
+# make env       only the environment, in .venv     (TORCH=cpu: torch without CUDA, a tenth of the download)
 # make clean     everything that was made, except the environment and the datasets
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book check test test-all lab clean lock
+.PHONY: env book notebook check test test-all lab clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 BIN := .venv/bin
+RUN = $(BIN)/python workflow/run.py --profile "$(PROFILE)" $(if $(CLUSTER),--cluster "$(CLUSTER)",--cores $(CORES))
 STAMP := .venv/.installed
 # One thread a worker, which sleeps when it waits: OpenMP threads that share a core would spin.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
+# Only this index, and first: with a second one pip would take a CUDA build wherever that is newer.
+TORCH_INDEX := https://download.pytorch.org/whl/$(TORCH)
+PIP := $(BIN)/python -m pip install --quiet --log .venv/pip.log
+OR_SAY := || { echo "pip failed; all that it said is in .venv/pip.log" >&2; exit 1; }
+
 env: $(STAMP)
+	@test -z "$(TORCH)" || $(BIN)/python -c 'import sys, torch; \
+	    kind = torch.__version__.partition("+")[2] if torch.version.cuda else "cpu"; \
+	    kind == "$(TORCH)" or sys.exit(f"torch {torch.__version__} is there, not its $(TORCH) build: rm -r .venv first")'
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version). Try: make PYTHON=python3.12 env" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(if $(TORCH),$(PIP) --index-url $(TORCH_INDEX) torch torchvision $(OR_SAY))
+	$(PIP) --editable ".[dev]" $(OR_SAY)
 	touch $@
 
 book: $(STAMP)
-	$(BIN)/python workflow/run.py --profile $(PROFILE) $(if $(CLUSTER),--cluster $(CLUSTER),--cores $(CORES))
+	@$(RUN)
 	@echo "The book is at book/_build/html/index.html"
 
+notebook: $(STAMP)
+	@$(RUN) --page "$(NB)"
+
 check: $(STAMP)
-	$(BIN)/zsad check --profile $(PROFILE)
+	$(BIN)/zsad check --profile "$(PROFILE)"
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"

@@ -47,7 +47,7 @@ def book(once, executed, root) -> Path:
             page.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(executed(name), page)
         snakefile = (root / "workflow" / "Snakefile").read_text()
-        rule = re.search(r"\{params\.program:q\} (build .+) 2>", snakefile)
+        rule = re.search(r"\{params\.program:q\} (build book .+) &>", snakefile)
         assert rule, "the rule `book` calls jupyter-book in another way now"
         command = [str(Path(sys.executable).parent / "jupyter-book"), *rule[1].split()]
         environment = {**os.environ, "PYTHONPATH": ".", "BOOK_REPOSITORY": FORK}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
 from workflow.progress import Progress, read_times, write_times
+from workflow.run import page_of
 
 START = "dataset 1\nsection 3\nsections 1\ntotal 5\n".splitlines()
 
@@ -40,3 +42,11 @@ def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     name, end = told(Progress(), [*START, "Job 1: Notebook a", *failed.splitlines()], 0)
     assert name == "Failed: Notebook a"
     assert end.endswith("line 39") and "line 24" not in end
+
+
+def test_the_beginning_of_a_name_is_enough_for_a_page() -> None:
+    assert page_of("rwda/43") == page_of("rwda/43_state_of_the_art") == "43_state_of_the_art"
+    with pytest.raises(ArgumentTypeError, match="0 pages begin with 'rwda/99'.*\n  anomalyclip/32_prompts\n"):
+        page_of("rwda/99")
+    with pytest.raises(ArgumentTypeError, match="7 pages begin with 'rwda/'; expected one of\n  rwda/31"):
+        page_of("rwda/")

@@ -1,6 +1,7 @@
-"""`make book`: run Snakemake, one run at a time, and pick up what an interrupted run has left.
+"""`make book` and `make notebook`: run Snakemake, one run at a time; go on where a run was interrupted.
 
     python workflow/run.py --profile mini --cores 2 [options for Snakemake, as --dry-run]
+    python workflow/run.py --page rwda/43
     python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
 A killed Snakemake leaves its lock behind. The lock taken here ends with its process; its holder may clear
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--cores", default="2", help="of this machine, or `all`")
     parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
     parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
+    parser.add_argument("--page", type=page_of, metavar="NAME", help="only this page and what it needs")
     parser.add_argument("--no-check", action="store_true", help="start without `zsad check`")
     arguments, others = parser.parse_known_args()
     if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
@@ -73,12 +75,30 @@ def main() -> int:
         unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
         subprocess.run(unlock, cwd=ROOT, capture_output=True)
         options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason", *where, *others]
-        commands = [[*snakemake, step, *options] for step in STEPS[arguments.until]]
+        html = f"book/_build/_page/{arguments.page}/html/{arguments.page}.html"
+        targets = (html,) if arguments.page else STEPS[arguments.until]
+        commands = [[*snakemake, target, *options] for target in targets]
         if nothing_runs:
             return next(
                 filter(None, (subprocess.run(command, cwd=ROOT).returncode for command in commands)), 0
             )
-        return run(commands, Path(arguments.profile).stem)
+        code = run(commands, Path(arguments.profile).stem)
+        if arguments.page and not code:
+            print(f"The page is at {html}")
+        return code
+
+
+def page_of(name: str) -> str:
+    """The file name, without ending, of the notebook `folder/name`, of which a unique beginning is enough."""
+    notebooks = (path.relative_to(ROOT / "notebooks") for path in (ROOT / "notebooks").rglob("*.ipynb"))
+    pages = sorted(path.with_suffix("").as_posix() for path in notebooks if path.parent.name[:1] != ".")
+    found = [page for page in pages if page == name] or [page for page in pages if page.startswith(name)]
+    if len(found) != 1:
+        known = "\n  ".join(found or pages)
+        raise argparse.ArgumentTypeError(
+            f"{len(found)} pages begin with {name!r}; expected one of\n  {known}"
+        )
+    return Path(found[0]).name
 
 
 def run(commands: Sequence[Sequence[str]], name: str) -> int:

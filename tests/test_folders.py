@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts.folders import child, find_file, find_root, folders_in, images_in, read_table
+from data_scripts.folders import child, find_root, folders_in, images_in, read_table
 
 
 def test_lists(tmp_path: Path) -> None:
@@ -29,15 +29,6 @@ def test_find_root(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing like `loop/a`.*which holds a, b, z"):
         find_root(tmp_path / "a/..", "loop/a")
     assert find_root(tmp_path, lambda folder: folder.name == "c") == tmp_path / "b/c"
-
-
-def test_files_whatever_their_case(tmp_path: Path) -> None:
-    (tmp_path / "b/Split_CSV").mkdir(parents=True)
-    (tmp_path / "b/Split_CSV/1CLS.csv").touch()
-    (tmp_path / "b/split_csv.old").mkdir()
-    assert find_file(tmp_path, "split_csv/1cls.csv") == tmp_path / "b/Split_CSV/1CLS.csv"
-    with pytest.raises(FileNotFoundError, match="nothing like `split_csv/2cls.csv`"):
-        find_file(tmp_path, "split_csv/2cls.csv")
 
 
 def test_child(tmp_path: Path) -> None:

@@ -59,37 +59,9 @@ def test_float32_and_certain_maps() -> None:
     torch.testing.assert_close(slope.double(), expected[1], rtol=5e-3, atol=1e-6)
 
 
-def test_channels_still_sum_to_one_after_upsampling() -> None:
-    probabilities, masks = example()
-    logits = torch.stack([torch.zeros_like(probabilities), probabilities.logit()], dim=1)
-    maps = F.interpolate(logits.softmax(1), masks.shape[1:], mode="bilinear", align_corners=False)
-    torch.testing.assert_close(maps.sum(1), torch.ones(masks.shape, dtype=torch.float64))
-    torch.testing.assert_close((maps[:, 1] + 1 - maps[:, 0]) / 2, maps[:, 1])
-
-
-def test_losses_at_their_ends() -> None:
-    empty = torch.zeros(1, 40, 40, dtype=torch.bool)
-    for level in (0.0, 1e-3, 0.5, 1.0):
-        dice = local_loss(torch.full((1, 4, 4), level), empty, ("dice_anomalous",)).item()
-        assert 0 <= dice < 1 and dice == pytest.approx(1 - 1 / (level * 1600 + 1), rel=1e-5)
-    mask = empty.clone()
-    mask[:, :20] = True
-    sharp = mask.double()  # a map of the mask's own size
-    assert abs(local_loss(sharp, mask, ("focal",)).item()) < 1e-9
-    assert local_loss(sharp, mask).item() < 1e-9
-    assert local_loss(1 - sharp, mask, ("focal",)).item() > 5
-    assert local_loss(1 - sharp, mask, ("dice_anomalous", "dice_normal")).item() > 1.99
-
-
-def test_loss_of_a_batch_is_the_mean_of_its_images() -> None:
-    probabilities, masks = example()
-    alone = [local_loss(probabilities[i : i + 1], masks[i : i + 1]) for i in range(5)]
-    torch.testing.assert_close(local_loss(probabilities, masks), torch.stack(alone).mean())
-
-
 def test_what_is_refused() -> None:
     probabilities, masks = example()
-    with pytest.raises(ValueError, match="expected some of focal, dice_anomalous, dice_normal"):
+    with pytest.raises(ValueError, match="focal, dice_anomalous, dice_normal"):
         local_loss(probabilities, masks, ("dice",))
     for own, wrong in (
         (probabilities[:1], masks[0]),  # a squeezed batch of one: dice would average over rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.exceptions import UndefinedMetricWarning
@@ -23,7 +23,6 @@ def labelled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
     return labels, scores
 
 
-@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_auroc_is_the_share_of_ordered_pairs(data):
     labels, scores = data
@@ -34,7 +33,6 @@ def test_auroc_is_the_share_of_ordered_pairs(data):
     np.testing.assert_allclose(auroc(labels, -scores), 1 - pairs, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_f1_max_is_the_best_over_all_thresholds(data):
     labels, scores = data
@@ -42,7 +40,6 @@ def test_f1_max_is_the_best_over_all_thresholds(data):
     np.testing.assert_allclose(f1_max(labels, scores), best, rtol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
 @given(labelled_scores())
 def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
     labels, scores = data
@@ -55,23 +52,10 @@ def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
     np.testing.assert_allclose(aupr(labels, scores), area, rtol=1e-12)
 
 
-@pytest.mark.parametrize("metric", [auroc, aupr, f1_max])
-@pytest.mark.parametrize("label", [0, 1])
-def test_one_class_alone_is_nan_with_a_warning(metric, label):
-    with pytest.warns(UndefinedMetricWarning, match="undefined"):
-        assert np.isnan(metric([label] * 3, [0.1, 0.2, 0.3]))
-
-
-@pytest.mark.parametrize("value", [False, True])
-def test_masks_of_one_class_are_nan_with_a_warning(value):
-    with pytest.warns(UndefinedMetricWarning, match="undefined"):
-        assert np.isnan(aupro(np.full((2, 3, 3), value), np.random.default_rng(0).random((2, 3, 3))))
-
-
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
-        ([0, 1], [0.1, np.nan], "1 of 2 values are NaN or infinite"),
+        ([0, 1], [0.1, np.nan], "1 of 2 values"),
         ([0, 1], [0.1, np.inf], "NaN or infinite"),
         ([0, 2], [0.1, 0.2], r"found \[2\]; expected only 0"),
         ([0, 1, 1], [0.1, 0.2], r"shape \(3,\), scores: shape \(2,\)"),
@@ -121,45 +105,27 @@ def brute_force_aupro(masks, maps, max_fpr):
     return area / max_fpr
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]))
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0, None]))
 def test_aupro_is_the_brute_force_sum(seed, max_fpr):
+    """Images of different sizes are pooled, regions touch by corners, and 0.3 is the limit unless told."""
     rng = np.random.default_rng(seed)
-    masks = rng.random((3, 5, 6)) < 0.3
-    masks[0] = False  # a normal image
-    masks[1, 0, 0], masks[1, 4, 4] = True, False
-    maps = np.round(rng.random(masks.shape) + 0.5 * masks, 1)  # ties within and across classes
-    expected = brute_force_aupro(masks, maps, max_fpr)
-    np.testing.assert_allclose(aupro(masks, maps, max_fpr), expected, rtol=1e-10)
-
-
-def test_aupro_weighs_regions_not_pixels():
-    mask = np.zeros((6, 6), dtype=bool)
-    mask[0, 0], mask[2:5, 2:5] = True, True  # areas 1 and 9
-    found_large = np.where(mask, 1.0, 0.0)
-    found_large[0, 0] = -1.0  # the one-pixel region is found last of all
-    assert aupro([mask], [found_large]) == pytest.approx(0.5)
-    assert auroc(mask.ravel(), found_large.ravel()) == pytest.approx(0.9)
-
-
-def test_corner_contact_joins_regions():
-    mask = np.zeros((4, 4), dtype=bool)
-    mask[0, 0], mask[1, 1], mask[1, 2] = True, True, True
-    maps = np.zeros((4, 4))
-    maps[0, 0] = 1.0  # a third of the only region
-    np.testing.assert_allclose(aupro([mask], [maps], max_fpr=1.0), (1 / 3 + 1) / 2)
+    masks = [rng.random(shape) < 0.3 for shape in ((5, 6), (4, 7), (6, 6))]
+    masks[0][:] = False  # a normal image
+    masks[1][0, 0], masks[1][3, 4] = True, False
+    maps = [np.round(rng.random(mask.shape) + 0.5 * mask, 1) for mask in masks]  # ties
+    expected = brute_force_aupro(masks, maps, max_fpr or 0.3)
+    found = aupro(masks, maps, *([max_fpr] if max_fpr else []))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
     with pytest.raises(ValueError, match="max_fpr is 0"):
-        aupro([mask], [maps], max_fpr=0)
+        aupro(masks, maps, max_fpr=0)
 
 
-def test_images_of_different_sizes_are_pooled():
-    rng = np.random.default_rng(3)
-    masks = [rng.random((4, 5)) < 0.4, rng.random((7, 3)) < 0.4]
-    maps = [rng.random(m.shape).astype(np.float32) for m in masks]
-    np.testing.assert_allclose(aupro(masks, maps), brute_force_aupro(masks, maps, 0.3))
-
-
-def test_aupro_ends_at_three_tenths_unless_told():
-    rng = np.random.default_rng(0)
-    masks, maps = rng.random((2, 8, 8)) > 0.8, rng.random((2, 8, 8))
-    assert aupro(masks, maps) == aupro(masks, maps, max_fpr=0.3) != aupro(masks, maps, max_fpr=0.35)
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_alone_is_nan_with_a_warning(label):
+    masks, maps = np.full((2, 3, 3), label), np.random.default_rng(0).random((2, 3, 3))
+    for metric, labels, scores in (
+        *((metric, 3 * [label], [0.1, 0.2, 0.3]) for metric in (auroc, aupr, f1_max)),
+        (aupro, masks, maps),
+    ):
+        with pytest.warns(UndefinedMetricWarning, match="undefined"):
+            assert np.isnan(metric(labels, scores))

@@ -39,23 +39,6 @@ def test_same_bytes_whatever_the_order(tmp_path: Path) -> None:
         assert np.array_equal(mask, np.eye(3, 4) * 255)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_interruption_leaves_the_old_folder_and_a_rerun_finishes(
-    tmp_path: Path, error: BaseException
-) -> None:
-    write(tmp_path / "d", (0,))
-    before = tree(tmp_path / "d")
-    with pytest.raises((KeyboardInterrupt, OSError)), prepared_folder(tmp_path / "d") as folder:
-        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="9.png")
-        raise error
-    assert tree(tmp_path) == {f"d/{name}": content for name, content in before.items()}
-    (tmp_path / "d.partial/c/test/good").mkdir(parents=True)  # as a kill leaves it
-    (tmp_path / "d.partial/c/test/good/1.png").write_bytes(b"half")
-    write(tmp_path / "d", (0, 1))
-    assert len(load_dataset(tmp_path / "d")) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
-
-
 def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "d", (0, 2))
     (tmp_path / "d/meta.csv").unlink()  # Snakemake deletes an output before it makes it again
@@ -78,13 +61,20 @@ def test_killed_between_the_two_renames(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
-def test_two_at_once(tmp_path: Path) -> None:
-    with prepared_folder(tmp_path / "d") as folder:
+def test_interruption_leaves_the_old_folder_and_a_rerun_finishes(tmp_path: Path) -> None:
+    write(tmp_path / "d", (0,))
+    before = tree(tmp_path / "d")
+    with pytest.raises(KeyboardInterrupt), prepared_folder(tmp_path / "d") as folder:
+        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="9.png")
         with pytest.raises(BlockingIOError, match="another preparation of .*d is running"):
             write(tmp_path / "d", (1,))
-        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="0.png")
-    assert load_dataset(tmp_path / "d").meta["image"].tolist() == ["c/test/good/0.png"]
-    assert [p.name for p in tmp_path.iterdir()] == ["d"], "the lock does not stay"
+        raise KeyboardInterrupt
+    assert tree(tmp_path) == {f"d/{name}": content for name, content in before.items()}
+    (tmp_path / "d.partial/c/test/good").mkdir(parents=True)  # as a kill leaves it
+    (tmp_path / "d.partial/c/test/good/1.png").write_bytes(b"half")
+    write(tmp_path / "d", (0, 1))
+    assert len(load_dataset(tmp_path / "d")) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def files(folder: Path, n: int = 2) -> list[Path]:
@@ -122,31 +112,25 @@ def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "d").exists() == (code != errno.ENOSPC)
 
 
-def test_files_are_decoded_once(tmp_path: Path) -> None:
-    path = files(tmp_path / "raw", 1)[0]
-    path.write_bytes(path.read_bytes()[:45])
-    good = {"category": "c", "split": "test", "defect": "good", "name": "0.png"}
-    with pytest.raises(ValueError, match=f"{path} cannot be read"), prepared_folder(tmp_path / "d") as folder:
-        folder.add(path, **good)
-    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
-    with prepared_folder(tmp_path / "d", check=False) as folder:
-        folder.add(path, **good)
-
-
 def test_bad_images_are_refused(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 3))
+    broken = files(tmp_path / "raw", 1)[0]
+    broken.write_bytes(broken.read_bytes()[:45])
     good = {"category": "c", "split": "test", "defect": "good", "name": "0.png"}
-    for change, message in (
-        ({"name": "a/b.png"}, "'a/b.png' cannot be part"),
-        ({"category": ".."}, "'..' cannot be part"),
-        ({"split": "val"}, "split='val'"),
-        ({"mask": np.zeros((4, 3))}, r"shape \(4, 3\): expected \(3, 4\)"),
+    for added, change, message in (
+        (image, {"name": "a/b.png"}, "'a/b.png' cannot be part"),
+        (image, {"category": ".."}, "'..' cannot be part"),
+        (image, {"split": "val"}, "split='val'"),
+        (image, {"mask": np.zeros((4, 3))}, r"shape \(4, 3\): expected \(3, 4\)"),
+        (broken, {}, f"{broken} cannot be read"),
     ):
         with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "d") as folder:
-            folder.add(image, **{**good, **change})
+            folder.add(added, **{**good, **change})
     with pytest.raises(ValueError, match="given twice"), prepared_folder(tmp_path / "d") as folder:
         folder.add(image, **good)
         folder.add(image, **good)
     with pytest.raises(ValueError, match="no image was added"), prepared_folder(tmp_path / "d"):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+    with prepared_folder(tmp_path / "d", check=False) as folder:
+        folder.add(broken, **good)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -47,19 +47,10 @@ def test_six_views_whole_corners_centre() -> None:
     expected = [(0.5, 0.5), (near, near), (far, near), (near, far), (far, far), (0.5, 0.5)]
     np.testing.assert_allclose([centre(view) for view in six], expected, atol=0.005)
     np.testing.assert_allclose([extent(view, 0) for view in six], [1] + [120 / 137] * 5, atol=0.01)
-
-
-def test_single_view_is_view_0() -> None:
-    picture = ramp(200, 130)
-    for whole in ("squash", "center_crop"):
-        single = views_of(picture, multi_crop=False, whole=whole)
-        assert len(single) == 1
-        torch.testing.assert_close(single[0], views_of(picture, whole=whole)[0], rtol=0, atol=0)
-
-
-def test_crop_size_at_the_papers_scale() -> None:
-    six = views_of(ramp(480, 480), 240)
-    assert extent(six[5], 1) == pytest.approx(240 / 274, abs=0.003)
+    papers = views_of(ramp(480, 480), 240)
+    assert extent(papers[5], 1) == pytest.approx(240 / 274, abs=0.003)
+    (single,) = views_of(ramp(300, 300), 120, multi_crop=False)
+    torch.testing.assert_close(single, six[0], rtol=0, atol=0)
 
 
 def test_images_that_are_not_square() -> None:
@@ -79,14 +70,6 @@ def test_images_that_are_not_square() -> None:
     np.testing.assert_allclose([centre(tile)[1] for tile in tall], [0.25, 0.5, 0.75], atol=0.01)
 
 
-@pytest.mark.parametrize("whole", ["squash", "center_crop", "tiles"])
-def test_constant_image_gives_equal_views(whole: str) -> None:
-    constant = Image.new("RGB", (97, 61), (200, 13, 128))
-    many = views_of(constant, whole=whole)
-    torch.testing.assert_close(many, many[:1].expand_as(many), rtol=0, atol=0)
-
-
-@settings(max_examples=200, deadline=None)
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000))
 def test_tiles_cover_the_image(width: int, height: int) -> None:
     width, height = max(width, height // 50 + 1), max(height, width // 50 + 1)
@@ -103,15 +86,8 @@ def test_tiles_cover_the_image(width: int, height: int) -> None:
 def test_tiles_of_visa() -> None:
     assert [box[0] for box in views.boxes_of(1562, 960, "tiles")] == [0, 602]
     assert [box[0] for box in views.boxes_of(1500, 1000, "tiles")] == [0, 500]
-
-
-def test_images_of_other_modes_become_rgb_as_the_encoder_makes_them() -> None:
-    """Transparent is white, 16 bits are scaled to 8; PIL alone gives black, and 255 for nearly everything."""
-    clear = Image.new("RGBA", (30, 30), (0, 0, 0, 0))
-    deep = Image.fromarray(np.full((30, 30), 257 * 128, np.uint16))
-    for image, grey in ((clear, 255), (deep, 128)):
-        found = views_of(image)
-        torch.testing.assert_close(found, torch.full((6, 3, 24, 24), grey / 255), rtol=0, atol=1e-6)
+    clear = views_of(Image.new("RGBA", (30, 30), (0, 0, 0, 0)))  # PIL alone gives black
+    torch.testing.assert_close(clear, torch.ones(6, 3, 24, 24))
 
 
 def test_bad_arguments() -> None:

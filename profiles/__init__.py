@@ -12,14 +12,15 @@ import yaml
 
 
 def profile_path(profile: str, root: Path) -> Path:
-    """The YAML file of a profile: a name in `root/profiles`, or a path, also one that starts at `root`.
-    Raises FileNotFoundError naming those that exist."""
+    """The YAML file of a profile: a name in `root/profiles` or in this package, or a path, also one that
+    starts at `root`. Raises FileNotFoundError naming those that exist."""
     is_file = profile.endswith((".yaml", ".yml"))
-    places = [Path(profile), root / profile] if is_file else [root / "profiles" / f"{profile}.yaml"]
+    folders = [root / "profiles", Path(__file__).parent]
+    places = [Path(profile), root / profile] if is_file else [path / f"{profile}.yaml" for path in folders]
     for path in places:
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in (root / "profiles").glob("*.yaml"))) or "none found"
+    known = ", ".join(sorted({path.stem for folder in folders for path in folder.glob("*.yaml")}))
     raise FileNotFoundError(
         f"unknown profile {profile!r}: expected one of {known}, or the path of a YAML file that exists"
     )

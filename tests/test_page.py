@@ -10,7 +10,7 @@ import pytest
 
 from zsad_papers import all_papers, anomalyclip, rwda
 from zsad_papers.common.page import start
-from zsad_papers.common.results import rows
+from zsad_papers.common.results import joined, rows
 
 
 @pytest.fixture
@@ -52,6 +52,22 @@ def test_rows_are_compared_judged_and_written_under_the_names_of_the_paper(param
     page.write("one", measured)
     facts = json.loads((tmp_path / "one.json").read_text())
     assert list(facts["datasets"]) == ["mini_mvtec"] and "prompt_model" not in facts["parameters"]
+
+
+def test_a_page_without_data_stops_and_never_replaces_results_on_data_that_are_gone(parameters, tmp_path):
+    names = {"paper": "rwda", "artifact": "T1", "method": "clip", "variant": "object_unknown"}
+    page = rwda.start(parameters, ["mvtec", "visa"])
+    page.write("one", rows(pd.DataFrame({"auroc": [0.9]}), dataset="mini_mvtec", **names))
+    written = (tmp_path / "one.csv").read_bytes()
+    gone = parameters | {"data_dir": str(tmp_path / "gone")}
+    with pytest.raises(
+        FileNotFoundError, match="no dataset of this page is prepared .*: mini_mvtec, nowhere"
+    ):
+        rwda.start(gone, ["mvtec", "visa"])
+    page = rwda.start(gone | {"allow_missing": True}, ["mvtec", "visa"])
+    with pytest.raises(FileNotFoundError, match="has results on mini_mvtec, which this run would lose"):
+        page.write("one", joined([]))
+    assert (tmp_path / "one.csv").read_bytes() == written
 
 
 def test_a_misspelt_parameter_stops_the_page():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -178,12 +179,16 @@ def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     assert profile_path("mini", ROOT).samefile(ROOT / "profiles" / "mini.yaml")
 
 
-def test_profile_is_found_without_a_checkout_around(monkeypatch, tmp_path):
+def test_own_images_and_weights_are_looked_for_in_the_working_directory_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert read_settings({}).model == "zsad-mini"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "own.pt").touch()
+    found = read_settings({"images_dir": "photos", "weights": "own.pt", "data_dir": "photos"})
+    assert (found.images_dir, found.weights) == ("photos", "own.pt")
+    assert Path(found.data_dir).resolve() == ROOT / "photos"
 
 
-def test_parameters_cell_is_what_papermill_shows(tmp_path):
+def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_path, mini):
     import nbformat
 
     cell = nbformat.v4.new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]})
@@ -192,7 +197,9 @@ def test_parameters_cell_is_what_papermill_shows(tmp_path):
     nbformat.write(notebook, tmp_path / "all.ipynb")
     shown = inspect_notebook(str(tmp_path / "all.ipynb"))
     found = {name: (entry["inferred_type_name"], entry["help"]) for name, entry in shown.items()}
-    assert found == parameters()
+    usual = {name: f"; mini: {json.dumps(value)}" for name, value in mini.items()}
+    usual |= {"profile": "", "datasets": "; mini: see profiles/mini.yaml"}
+    assert found == {name: (kind, meaning + usual[name]) for name, (kind, meaning) in parameters().items()}
     namespace: dict = {}
     exec(parameters_cell(), namespace)
     assert isinstance(read_settings(namespace), Settings)

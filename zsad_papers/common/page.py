@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from zsad_papers.common.claims import ledger
 from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, missing
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.provenance import run_line, write_record, write_times
-from zsad_papers.common.results import as_roles, compare, load_published
+from zsad_papers.common.results import as_roles, compare, load_published, read_results
 from zsad_papers.common.settings import Settings, read_settings
 
 
@@ -51,7 +52,16 @@ class Page:
         return ledger(self.paper.key, as_roles(measured, self.names), self.settings).set_index("id")
 
     def write(self, name: str, rows: pd.DataFrame) -> None:
-        """Writes result rows and their provenance; see `provenance.write_record`."""
+        """Writes result rows and their provenance; see `provenance.write_record`. Raises FileNotFoundError
+        where they would replace rows on a dataset that is not prepared any more."""
+        places = {own for role in self.datasets if (own := self.settings.datasets.get(role))}
+        path = Path(self.settings.results_dir) / f"{name}.csv"
+        before = set(read_results(path)["dataset"]) if path.is_file() else set()
+        if lost := sorted((places - set(self.names.values())) & before):
+            raise FileNotFoundError(
+                f"{path} has results on {', '.join(lost)}, which this run would lose, since the data are not "
+                "prepared now: prepare them again, give another results_dir, or remove the file"
+            )
         first = {own: name for name, own in reversed(self.names.items())}  # datasets may have several roles
         datasets = [dataset_of(self.settings, place) for place in first.values()]
         write_record(name, rows, self.settings, self.encoder, datasets)
@@ -70,7 +80,16 @@ class Page:
 def start(
     parameters: Mapping[str, Any], datasets: Sequence[str] | None = None, paper: Paper | None = None
 ) -> Page:
-    """The page of a notebook, its parameters checked. datasets: None for all that the settings name."""
+    """The page of a notebook, its parameters checked. datasets: None for all that the settings name.
+    Raises FileNotFoundError where not one of them is prepared, unless the settings allow it."""
     settings = read_settings(parameters, paper.settings if paper else None)
     named = [name for name, own in settings.datasets.items() if own]
-    return Page(settings, tuple(dict.fromkeys(named if datasets is None else datasets)), paper)
+    page = Page(settings, tuple(dict.fromkeys(named if datasets is None else datasets)), paper)
+    if page.datasets and not (page.names or settings.allow_missing):
+        places = dict.fromkeys(own for role in page.datasets if (own := settings.datasets.get(role)))
+        raise FileNotFoundError(
+            f"no dataset of this page is prepared in {settings.data_dir}: "
+            f"{', '.join(places) or 'none is named'}. `make notebook NB=<page>` makes those of the profile mini, `zsad prepare --help` tells about "
+            "others; with allow_missing = true the page runs without numbers of its own"
+        )
+    return page

@@ -139,9 +139,10 @@ def profile_name(settings: Settings) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The parameters for a record: without folders and without roles that have no dataset, tuples as lists,
-    absolute paths cut to the name."""
-    values = {name: value for name, value in vars(settings).items() if not name.endswith("_dir")}
+    """The parameters for a record: without folders, allow_missing and roles that have no dataset, tuples as
+    lists, absolute paths cut to the name."""
+    apart = ("_dir", "allow_missing")
+    values = {name: value for name, value in vars(settings).items() if not name.endswith(apart)}
     for name, value in values.items():
         if isinstance(value, tuple):
             values[name] = list(value)

@@ -24,6 +24,7 @@ from profiles import profile_path, read_values, refuse_unknown
 from zsad_papers import all_papers
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+OURS = ("data_dir", "cache_dir", "results_dir")  # of the checkout, from whatever folder a page runs
 
 settings_class = dataclass(
     config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False), frozen=True, kw_only=True
@@ -66,6 +67,7 @@ class Settings:
     cache_dir: Text = parameter("embeddings and scores that are kept between runs")
     results_dir: Text = parameter("the result files that this run writes")
     datasets: Datasets = parameter("published dataset: the one in its place (null: none)")
+    allow_missing: bool = parameter("go on although no dataset of the page is prepared")
     model: Text = parameter("zsad-mini, or the name of an open_clip architecture")
     weights: Text | None = parameter("shipped, an open_clip tag, a checkpoint file, or random")
     device: str = parameter("auto, cpu, cuda, cuda:<number> or mps", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -156,6 +158,8 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
     namespace: `globals()` of the notebook, or a dict of parameters. Any other public name with a plain value
     counts as misspelt, unless a `Settings` is there already (the reader runs the cell again).
     kind: the class of the paper; None: the parameters of all.
+    A file or folder that is given, and is there as seen from the working directory, is meant; other relative
+    paths start at the repository root.
     Raises ValueError (name, value or combination) or FileNotFoundError (profile); the message says what was
     expected and how to write it.
     """
@@ -172,6 +176,10 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
     names = [field.name for field in dataclasses.fields(kind) if field.name != "profile"]
     given = {name: usual[name] if namespace.get(name) is None else namespace[name] for name in names}
     values = {name: _as_seen_from_here(name, value) for name, value in given.items()}
+    own = {
+        name: namespace[name] for name in names if _is_path(name, namespace.get(name)) and name not in OURS
+    }
+    values |= {name: value for name, value in own.items() if Path(value).exists()}
     try:
         return kind(**{**values, "profile": profile})
     except ValidationError as error:
@@ -208,10 +216,10 @@ def read_profile(profile: str) -> dict[str, Any]:
 
 
 def repository_root() -> Path:
-    """The checkout: the nearest folder with `profiles/` and `zsad_core/`, upwards from the working directory,
-    then from this package; the working directory when there is none."""
+    """The checkout: the nearest folder with `_config.yml` and `zsad_core/`, upwards from the working
+    directory, then from this package; the working directory when there is none."""
     places = (Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents)
-    found = (path for path in places if (path / "profiles").is_dir() and (path / "zsad_core").is_dir())
+    found = (path for path in places if (path / "_config.yml").is_file() and (path / "zsad_core").is_dir())
     return next(found, Path.cwd())
 
 
@@ -226,11 +234,16 @@ def folder_and_category(dataset: str) -> tuple[str, str | None]:
 
 
 def parameters_cell(names: Iterable[str] | None = None) -> str:
-    """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all)."""
+    """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all), each
+    with its meaning and its value in the profile mini."""
     wanted = set(parameters() if names is None else names) | {"profile"}
     refuse_unknown(wanted, parameters(), "list of names")
+    usual = {name: json.dumps(value) for name, value in read_profile("mini").items()}
+    usual["datasets"] = "see profiles/mini.yaml"
     return "\n".join(
-        f"{name}: {kind} = {chr(34) + 'mini' + chr(34) if name == 'profile' else None}  # {meaning}"
+        f'{name}: {kind} = "mini"  # {meaning}'
+        if name == "profile"
+        else f"{name}: {kind} = None  # {meaning}; mini: {usual[name]}"
         for name, (kind, meaning) in parameters().items()
         if name in wanted
     )
@@ -245,16 +258,19 @@ def _looks_like_parameter(name: str, value: Any) -> bool:
 def _as_seen_from_here(name: str, value: Any) -> Any:
     """A path of the repository as seen from the working directory: no machine's path shows up in a page.
     Weights that are `shipped` are None."""
-    if not isinstance(value, str) or not value:
-        return value
-    if name.endswith("weights"):
-        is_path = value.endswith(CHECKPOINT_SUFFIXES)
-        value = None if value == "shipped" else value
-    else:
-        is_path = name.endswith(("_dir", "_file")) or (name == "labels_from" and value != "folders")
-    if not is_path or Path(value).is_absolute():
+    if name.endswith("weights") and value == "shipped":
+        return None
+    if not _is_path(name, value) or Path(value).is_absolute():
         return value
     return Path(os.path.relpath(repository_root() / value)).as_posix()
+
+
+def _is_path(name: str, value: Any) -> bool:
+    if not isinstance(value, str) or not value:
+        return False
+    if name.endswith("weights"):
+        return value.endswith(CHECKPOINT_SUFFIXES)
+    return name.endswith(("_dir", "_file")) or (name == "labels_from" and value != "folders")
 
 
 @click.command()

@@ -89,7 +89,8 @@ def start(
         places = dict.fromkeys(own for role in page.datasets if (own := settings.datasets.get(role)))
         raise FileNotFoundError(
             f"no dataset of this page is prepared in {settings.data_dir}: "
-            f"{', '.join(places) or 'none is named'}. `make notebook NB=<page>` makes those of the profile mini, `zsad prepare --help` tells about "
-            "others; with allow_missing = true the page runs without numbers of its own"
+            f"{', '.join(places) or 'none is named'}. `make notebook NB=<page>` makes those of the profile "
+            "mini, `zsad prepare --help` tells about others; with allow_missing = true the page runs "
+            "without numbers of its own"
         )
     return page

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from exact import pixel_auroc
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import methods, prompt_learning
-from zsad_core.datasets import COLUMNS, AnomalyDataset, stretched_mask
+from zsad_core import prompt_learning
+from zsad_core.datasets import stretched_mask
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
@@ -30,11 +29,8 @@ from zsad_papers.anomalyclip.experiments import (
     measured,
     method_of,
     run_experiment,
-    score_statistics,
     training_options,
 )
-from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.common.data import dataset_of
 from zsad_papers.common.experiment import Category, categories
 from zsad_papers.common.results import load_published
 from zsad_papers.common.settings import Settings
@@ -47,18 +43,6 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 def squashed_category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
     return replace(categories(settings, encoder, role)[number], whole="squash")
-
-
-def test_auxiliary_sets_are_the_papers() -> None:
-    assert {
-        role: anomalyclip_experiments.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")
-    } == {
-        "mvtec": "visa",
-        "visa": "mvtec",
-        "isic": "mvtec",
-        "dagm": "mvtec",
-    }
-    assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
 
 def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
@@ -80,18 +64,6 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
     masks = [stretched_mask(category.test.mask(i), (120, 120)) for i in range(len(category.test))]
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
-
-
-def test_a_map_is_the_mean_over_layers() -> None:
-    rng, grid = np.random.default_rng(0), (2, 3)
-    unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
-    texts, head, *layers = unit.split([2, 1, 6, 6])
-    arrays = {"global": head.numpy(), "local/1": layers[0][None].numpy(), "local/2": layers[1][None].numpy()}
-    features = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
-    each = [(layer @ texts.T / 0.5).softmax(-1)[:, 1] for layer in layers]
-    torch.testing.assert_close(
-        methods.anomalyclip(features, texts, grid, 0.5).maps[0], sum(each).view(grid) / 2
-    )
 
 
 def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:
@@ -141,20 +113,6 @@ def test_every_variant_of_the_published_tables_has_its_options(large: ClipEncode
         training_options("E=x")
 
 
-def test_tables_of_a_module_agree_on_what_it_is() -> None:
-    """The same model under several names: the tables of the paper overlap."""
-    assert VARIANTS["+T3"] == VARIANTS["-T4"] and VARIANTS["+T4"] == VARIANTS[""] == {}
-    assert VARIANTS["focal=0;dice=0"] == VARIANTS["local=0;global=1"]
-    assert VARIANTS["-T1"] == VARIANTS["attention=qk"] == VARIANTS["wo_dpam"]
-    assert VARIANTS["-T2"] == VARIANTS["object_aware"]
-
-
-def test_one_map_four_times_is_lambda_4(large: ClipEncoder) -> None:
-    full, one = prompt_config_of(large), prompt_config_of(large, **training_options("-T4"))
-    assert (full.local_weight, one.local_weight) == (4.0, 1.0)
-    assert replace(full, local_weight=1.0) == one
-
-
 def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder) -> None:
     """Image metrics need both classes, pixel metrics need masks."""
     kinds = {}
@@ -176,86 +134,8 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
     )
 
 
-def test_medical_tuning_learns_on_all_images_of_its_set(settings: Settings, large: ClipEncoder) -> None:
-    prompts = anomalyclip_experiments.learned_prompts(settings, large, anomalyclip_experiments.MEDICAL)
-    assert len(prompts.trained_on) == len(dataset_of(settings, anomalyclip_experiments.MEDICAL)) > 2
-    assert set(run_experiment(settings, large, "kvasir", ["tuned=medical"])["variant"]) == {"tuned=medical"}
-    assert "tuned=medical" not in anomalyclip_tables.variants_of(
-        settings, anomalyclip_experiments.MEDICAL
-    )  # it trained them
-
-
-def test_vand_beside_it(settings: Settings, large: ClipEncoder) -> None:
-    frame = run_experiment(settings, large, "mvtec", ["vand"])
-    assert set(frame["method"]) == {"vand"} and set(frame["task"]) == {"image", "pixel"}
-    assert set(run_experiment(settings, large, "headct", ["vand"])["task"]) == {"image"}
-    adapters = anomalyclip_experiments.learned_adapters(settings, large, "visa")
-    with pytest.raises(ValueError, match="trained these adapters"):
-        adapters.refuse_training_images(squashed_category(settings, large, "visa").test)
-
-
-def test_score_statistics() -> None:
-    scores, labels = np.array([0.1, 0.1, 0.9, 0.9]), np.array([0, 0, 1, 1])
-    assert score_statistics(scores, labels)["score_overlap"] == 0.0
-    mixed = score_statistics(np.array([0.1, 0.9, 0.1, 0.9]), labels)
-    assert mixed["score_overlap"] == 1.0 and mixed["score_mean"] == 0.5
-    assert mixed["score_std"] == pytest.approx(0.4)
-
-
-def test_rows_carry_published_names(settings: Settings, large: ClipEncoder) -> None:
-    """Rows of the tables are found again among the published ones."""
-    records = pd.concat([run_experiment(settings, large, "mvtec", ["baselines", "", "+T2", "+T3", "+T4"])])
-    keys = ["artifact", "task", "method", "variant", "metric", "shots"]
-    published = set(map(tuple, load_published("anomalyclip").query("dataset == 'mvtec'")[keys].to_numpy()))
-    main, modules = (
-        anomalyclip_tables.main_rows(records, "mini_mvtec", "T1"),
-        anomalyclip_tables.ablation_rows(records, "mini_mvtec", "T4"),
-    )
-    for frame, size in ((main, 3 * 4), (modules, 5 * 4)):
-        assert len(frame) == size and set(map(tuple, frame[keys].to_numpy())) <= published
-    by_class = anomalyclip_tables.classwise_rows(records, "mvtec", "mini_mvtec")
-    assert set(by_class["artifact"]) == {"T15", "T16", "T17", "T18"}
-    mean = by_class.query("category == 'mean' and artifact == 'T17' and method == 'clip'")["mean"].item()
-    clip = records.query("method == 'clip' and variant == '' and task == 'image'")
-    assert mean == pytest.approx(100 * clip["auroc"].mean())
-
-
 def test_gain_is_better_minus_worse_and_ap_is_the_aupr() -> None:
     names = {"method": "anomalyclip", "category": "mean", "dataset": "d", "task": "image", "metric": "auroc"}
     beside = pd.DataFrame([{**names, "variant": v, "mean": mean} for v, mean in (("", 90.0), ("-T1", 87.0))])
     assert anomalyclip_tables.gain(beside, "", "-T1", [("image", "auroc")])["gain"].tolist() == [3.0]
     assert anomalyclip_tables._with_ap([{"auroc": 0.9, "aupr": 0.7}])["ap"].tolist() == [0.7]
-
-
-def test_counts_of_the_datasets(settings: Settings) -> None:
-    counts = anomalyclip_tables.count_rows(settings).pivot(index="dataset", columns="metric", values="mean")
-    assert counts.loc["mini_mvtec"].to_dict() == {"n_anomalous": 24, "n_categories": 12, "n_normal": 24}
-    assert counts.loc["mini_medical_pixel/skin", "n_normal"] == 0
-
-
-def test_a_missing_dataset_gives_no_rows(settings: Settings, large: ClipEncoder) -> None:
-    none = replace(settings, datasets=dict.fromkeys(settings.datasets))
-    assert run_experiment(none, large, "mvtec", ["", "baselines"]).empty
-    assert anomalyclip_tables.main_rows(run_experiment(none, large, "mvtec", [""]), "x", "T1").empty
-    assert anomalyclip_tables.winclip_records(none, large, "mvtec").empty
-
-
-def test_rd4ad_is_taught_by_the_three_layers_that_it_has_a_student_for(monkeypatch) -> None:
-    """Though the backbone of the other baselines is read at a fourth."""
-    seen = []
-
-    def extractor(normal, backbone: Backbone) -> None:
-        seen.append(backbone.layers)
-        raise StopIteration
-
-    monkeypatch.setattr(anomalyclip_tables, "rd4ad_extractor", extractor)
-    layers = ("layer1", "layer2", "layer3", "layer4")
-    backbone = Backbone(
-        "b", "w", layers, (8, 8), torch.nn.Identity(), torch.device("cpu"), lambda image: image
-    )
-    with pytest.raises(StopIteration):
-        anomalyclip_tables.rd4ad(
-            Category(None, None, AnomalyDataset(Path(), "x", pd.DataFrame(columns=list(COLUMNS)), None), "c"),
-            backbone,
-        )
-    assert seen == [("layer1", "layer2", "layer3")]

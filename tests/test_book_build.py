@@ -122,13 +122,6 @@ def test_buttons_open_the_source_in_the_repository(pages, page):
     assert (ROOT / SOURCES[page]).is_file() and FORK in buttons, buttons
 
 
-def test_every_page_has_a_title_and_one_main_heading(pages, articles):
-    for page, article in articles.items():
-        headings = [h1.get_text().removesuffix("#").strip() for h1 in article.select("h1")]
-        assert len(headings) == 1 and headings[0], f"{page}: {headings}"
-        assert pages[page].title.get_text().startswith(headings[0]), page
-
-
 def test_figures_are_drawn_numbered_captioned_and_described(articles):
     wanted = {}
     for name in NOTEBOOKS:
@@ -145,32 +138,3 @@ def test_figures_are_drawn_numbered_captioned_and_described(articles):
     captions = [tag.figcaption.get_text(" ", strip=True) for tag in shown.values()]
     numbers = [int(found[1]) for text in captions if (found := re.match(r"Fig\. (\d+) +\w", text))]
     assert sorted(numbers) == list(range(1, len(wanted) + 1)), captions
-
-
-def test_every_picture_of_the_text_has_alt_text(articles):
-    pictures = [(page, tag) for page, article in articles.items() for tag in article.select("img")]
-    assert pictures, "a book without pictures"
-    # without an alt text Sphinx writes the file's address there
-    poor = [(page, alt) for page, tag in pictures if re.search(r"^\s*$|\.\w+$", alt := tag.get("alt", ""))]
-    assert not poor
-
-
-def test_wide_tables_scroll_in_their_place(book, pages, articles):
-    ours = "".join((book / HTML / "_static" / "book.css").read_text().split())
-    assert re.search(r"\.cell_output\.text_html,[^}]*overflow-x:auto", ours), (
-        "book.css lets tables widen the page"
-    )
-    # the theme's container of Markdown tables, that of our tables, and any other output of a cell
-    scrolls = '.pst-scrollable-table-container, [style*="overflow-x: auto"], .cell_output .text_html'
-    tables = [(page, table) for page, article in articles.items() for table in article.select("table")]
-    assert len({page for page, _ in tables}) > len(NOTEBOOKS) / 2, "the tables were not found"
-    wide = [(page, table.get_text()[:80]) for page, table in tables if not table.css.closest(scrolls)]
-    assert not wide
-    assert all(pages[page].select('link[rel="stylesheet"][href*="book.css"]') for page, _ in tables)
-
-
-def test_no_page_shows_an_error_or_what_went_to_stderr(articles):
-    """A build with warnings as errors sees neither."""
-    for page, article in articles.items():
-        shown = article.select(".output.traceback, .output.stderr")
-        assert not shown, f"{page}: {shown[0].get_text()[:400]}"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -37,17 +36,6 @@ def test_matching_rules(coco: Path) -> None:
         "Normal, quiet beach",
     ]
     assert "An abnormal clock on a wall" in load_captions(coco, "normal", "substring")
-
-
-def test_own_sentences() -> None:
-    normal, damage = load_captions(None, "normal"), load_captions(None, "damage")
-    damaged = load_captions(None, "damage", "prefix")
-    assert (len(normal), len(damage), len(damaged)) == (60, 60, 80)
-    assert not set(normal) & set(damaged)
-    for sentence in normal + damaged:
-        assert re.fullmatch(r"[A-Z][A-Za-z', ]+\.", sentence), sentence
-        assert 6 <= len(sentence.split()) <= 14, sentence
-        assert not re.search(r"\b(not|no|isn't) (normal|damage)", sentence)
 
 
 def test_errors(coco: Path, tmp_path: Path) -> None:

@@ -35,12 +35,6 @@ def test_anomalyclip_says_for_what_nothing_is_learned(parameters):
     assert "Nothing is learned for mvtec" in page._repr_markdown_()  # on VisA, which is missing
 
 
-def test_without_a_paper_all_named_datasets_and_no_model(parameters):
-    page = start(parameters)
-    assert page.datasets == ("mvtec", "visa", "isic") and page.encoder is None
-    assert "model" not in page._repr_markdown_().partition("<details>")[0]
-
-
 def test_rows_are_compared_judged_and_written_under_the_names_of_the_paper(parameters, tmp_path):
     page = rwda.start(parameters, ["mvtec", "visa"])
     names = {"paper": "rwda", "artifact": "T1", "dataset": "mini_mvtec", "variant": "object_unknown"}

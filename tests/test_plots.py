@@ -26,12 +26,6 @@ def test_scatter_tells_groups_by_marker_and_names_them():
     np.testing.assert_allclose(axes[0].collections[1].get_offsets(), [[2, 0], [3, 1]])
 
 
-def test_notebooks_show_figures_without_a_backend():
-    points = pd.DataFrame({"x": [0, 1], "y": [0, 1], "group": ["a", "b"]})
-    png = plots.scatter({"": points})._repr_png_()
-    assert png.startswith(b"\x89PNG") and png == plots.scatter({"": points})._repr_png_()
-
-
 def test_tsne_is_a_function_of_its_seed():
     rng = np.random.default_rng(0)
     groups = {"a": rng.normal(size=(20, 5)), "b": rng.normal(size=(15, 5)) + 9}
@@ -73,18 +67,6 @@ def test_gallery_outlines_the_mask():
     with_outline = plots.gallery([[image, image]], row_labels=["nut"], outlines=[[mask, None]])
     assert drawn(with_outline) != drawn(plots.gallery([[image, image]], row_labels=["nut"]))
     assert len(with_outline.axes[0].collections) == 2 and not with_outline.axes[1].collections
-
-
-def test_diagram_has_every_box_and_arrow():
-    figure = plots.diagram(
-        {"a": (0.2, 0.5, "image"), "b": (0.8, 0.5, "score")}, [("a", "b", "test")], emphasis=["b"]
-    )
-    assert {"image", "score", "test"} <= {t.get_text() for t in figure.axes[0].texts}
-
-
-def test_every_figure_is_opaque():
-    figure = plots.histograms({"normal": np.arange(9.0), "anomalous": np.arange(5.0)}, xlabel="score")
-    assert figure.get_facecolor() == (1, 1, 1, 1)
 
 
 def test_without_anything_to_draw_a_sentence_says_so():

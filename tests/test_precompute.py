@@ -55,10 +55,3 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     variants = ["baselines", "", "attention=qq+kk+vv", "N=3", "coop", "vand"]
     found = anomalyclip_experiments.run_experiment(settings, large, "mvtec", variants)
     assert {"clip", "clip_ac", "coop", "anomalyclip", "vand"} == set(found["method"])
-
-
-def test_what_is_asked_for_must_exist(settings):
-    with pytest.raises(ValueError, match="'maps': expected one of views, winclip"):
-        precompute.compute(settings, "maps", "toys")
-    with pytest.raises(ValueError, match="no images with category='rake'"):
-        precompute.compute(settings, "views", "toys", "rake")

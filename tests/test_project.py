@@ -62,20 +62,6 @@ def test_commands_that_are_promised_exist(root):
     assert commands == ["make test"]
 
 
-def test_hooks_use_the_verified_ruff_and_nbstripout(root):
-    repositories = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
-    revisions = {Path(entry["repo"]).name: entry["rev"] for entry in repositories}
-    pins = environment_pins(root)
-    assert Version(revisions["ruff-pre-commit"]) == pins["ruff"]
-    assert Version(revisions["nbstripout"]) == pins["nbstripout"]
-
-
-def test_citation_and_package_name_one_version(root):
-    citation = yaml.safe_load((root / "CITATION.cff").read_text())
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
-
-
 def test_packages_take_their_data_along(root):
     """Every data file of a package matches a pattern of package-data: a copy without it would not run."""
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]

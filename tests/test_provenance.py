@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -37,14 +35,6 @@ def test_run_line_names_everything_and_the_difference():
     assert "textile" not in line
 
 
-def test_run_line_says_a_dataset_once_with_all_its_places():
-    places = {"isic": "skin/a", "kvasir": "x", "endo": "x", "tn3k": "x", "mvtec": "mvtec"}
-    settings = read_settings({"profile": "paper", "datasets": places})
-    line = provenance.run_line(settings, None, ["x", "skin/a", "x", "mvtec"])
-    assert "datasets x (stand-in for kvasir, endo, tn3k), skin/a (stand-in for isic), mvtec;" in line
-    assert "None" not in line and NO_REPRODUCTION in line  # no list of the places where nothing stands
-
-
 def test_run_line_of_the_paper_s_own_data_and_weights():
     settings = read_settings({"profile": "paper"})
     line = provenance.run_line(settings, encoder_called("ViT-B-16-plus-240"), paper=all_papers()["rwda"])
@@ -53,15 +43,6 @@ def test_run_line_of_the_paper_s_own_data_and_weights():
     assert "at most 3 a category" in provenance.run_line(few, ENCODER)
     other = read_settings({"profile": "paper", "datasets": {"mvtec": "mini_mvtec"}})
     assert NO_REPRODUCTION in provenance.run_line(other, ENCODER)
-
-
-def test_run_line_of_anomalyclip_is_about_its_own_model():
-    encoder = encoder_called("ViT-L-14-336-quickgelu-518px")
-    paper = all_papers()["anomalyclip"]
-    line = provenance.run_line(read_settings({"profile": "paper"}), encoder, ["visa"], paper)
-    assert "Weights and datasets are those that the paper names." in line and "one training, seed 111" in line
-    mini = provenance.run_line(read_settings({}), encoder, [], paper)
-    assert "the weights (the paper: ViT-L-14-336-quickgelu, openai)" in mini
 
 
 @pytest.mark.parametrize("paper", all_papers())
@@ -89,14 +70,6 @@ def test_every_fact_is_on_the_page_and_in_the_record(toy_set):
     for part in (dataset.fingerprint, ENCODER.weights_sha256, facts["versions"]["torch"], ">cpu<", ">fp32<"):
         assert part in folded
     assert str(dataset.root.parent) not in folded
-
-
-def test_what_differs_from_run_to_run_is_apart():
-    facts = provenance.run_facts()
-    assert not set(facts) & set(provenance.provenance(read_settings({}), ENCODER))
-    began = datetime.fromisoformat(facts["started"])
-    assert began.tzinfo == UTC and 0 <= (datetime.now(UTC) - began).total_seconds() - facts["seconds"] < 5
-    assert platform.node() not in facts["machine"]
 
 
 def test_commit_tells_of_changes(tmp_path, monkeypatch):

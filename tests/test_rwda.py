@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
-from sklearn.metrics.pairwise import cosine_distances
 
 from zsad_core.image_features import TileFeatures
 from zsad_papers.rwda import experiments as rwda_experiments
-from zsad_papers.rwda import figures as rwda_figures
 from zsad_papers.rwda import tables as rwda_tables
 
 DIM = 16
@@ -91,16 +88,6 @@ def test_prompt_scores_by_hand(images, tmp_path):
     assert (rwda_experiments.prompt_scores(test, Texts(), tmp_path, known=True) != scores).any()
 
 
-def test_measure_is_scikit_learn_category_by_category(images, fnns):
-    test = images.select(split="test")
-    scores = rwda_experiments.fnn_scores(test, fnns[0])
-    table = rwda_experiments.measure(test, {7: scores}).set_index("category")
-    for category in ("nut", "bolt"):
-        own = (test.meta["category"] == category).to_numpy()
-        assert table.loc[category, "auroc"] == pytest.approx(roc_auc_score(test.labels[own], scores[own]))
-    assert (table["seed"] == 7).all() and (table["auroc"] > 0.8).all()
-
-
 def test_runs_are_kept_and_differ_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 100, DIM)).astype(np.float32) + np.array([[[-1]], [[1]]], np.float32))
@@ -117,28 +104,12 @@ def test_runs_are_kept_and_differ_by_seed(tmp_path):
     assert len(list((tmp_path / "fnn").iterdir())) == 2  # another option, another network
 
 
-def test_processes_do_not_change_the_networks(tmp_path):
-    rng = np.random.default_rng(0)
-    texts = tuple(rng.normal(size=(2, 40, DIM)).astype(np.float32))
-    one, two = (rwda_experiments.train_runs(texts, [0, 1], 20, tmp_path / str(n), n_jobs=n) for n in (1, 2))
-    for seed in (0, 1):
-        torch.testing.assert_close(one[seed].state_dict(), two[seed].state_dict(), rtol=0, atol=0)
-
-
 def test_draw_pairs_without_replacement():
     drawn = rwda_experiments.draw_pairs(50, 20, 3)
     assert len(set(drawn.tolist())) == 20 and drawn.max() < 50
     assert sorted(rwda_experiments.draw_pairs(50, 50, 3)) == list(range(50))
     with pytest.raises(ValueError, match="n_pairs=51"):
         rwda_experiments.draw_pairs(50, 51, 0)
-
-
-def test_similarity_to_references_of_the_own_category(images):
-    test, train = images.select(split="test"), images.select(split="train")
-    same = rwda_experiments.similarity_scores(train, train, shots=6, seed=0)
-    np.testing.assert_allclose(same, 0, atol=1e-6)  # every image is among its own references
-    fewer, more = (rwda_experiments.similarity_scores(test, train, shots=k, seed=0) for k in (1, 4))
-    assert (more <= fewer + 1e-7).all()  # nested references: more can only come nearer
 
 
 def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
@@ -184,61 +155,6 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
             and all(np.array_equal(runs[seed], expected[seed]) for seed in expected)
             for variant, runs in seen
         ), key
-
-
-def test_added_sums_run_by_run():
-    guided, runs = np.array([0.1, 0.2]), {0: np.array([1.0, 2.0]), 1: np.array([3.0, 4.0])}
-    total = rwda_experiments.sum_scores(guided, runs)
-    np.testing.assert_allclose(total[1], [3.1, 4.2])
-    assert sorted(total) == [0, 1]
-
-
-def test_cosine_distance_is_the_mean_over_pairs():
-    vectors = np.random.default_rng(0).normal(size=(30, 5))
-    pairs = cosine_distances(vectors)[np.triu_indices(30, 1)]
-    assert rwda_tables.cosine_distance(vectors) == pytest.approx(pairs.mean())
-    assert rwda_tables.cosine_distance(np.ones((4, 3))) == 0
-
-
-def test_linear_accuracy_and_silhouettes_of_known_groups():
-    rng = np.random.default_rng(0)
-    apart = tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1))
-    assert (
-        rwda_tables.linear_accuracy(apart, tuple(rng.normal(size=(60, 4)) + 6 * sign for sign in (-1, 1)))
-        == 1
-    )
-    mixed = tuple(rng.normal(size=(2, 200, 4)))
-    assert 0.35 < rwda_tables.linear_accuracy(mixed, tuple(rng.normal(size=(2, 200, 4)))) < 0.65
-    axes = 5 * np.eye(4)
-    groups = {
-        name: rng.normal(size=(40, 4)) * 0.1 + axes[i]
-        for name, i in (("rn", 0), ("ra", 1), ("nn", 0), ("na", 1))
-    }
-    states = {"rn": "normal", "ra": "anomalous", "nn": "normal", "na": "anomalous"}
-    domains = {"rn": "random", "ra": "random", "nn": "natural", "na": "natural"}
-    rows = rwda_tables.silhouette_rows({"clip": groups}, states, domains).set_index("metric")["mean"]
-    assert rows["silhouette_state"] > 0.9 > 0.2 > rows["silhouette_domain"]
-
-
-def test_layer_features_start_with_the_embeddings(fnns):
-    group = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
-    panels = rwda_figures.layer_features(fnns[0], {"some": group})
-    assert list(panels) == ["clip", "1", "2", "3"]
-    np.testing.assert_array_equal(panels["clip"]["some"], group)
-    assert panels["3"]["some"].shape == (5, 256) and (panels["3"]["some"] >= 0).all()
-
-
-def test_profile_options_reach_the_training(monkeypatch):
-    settings = SimpleNamespace(
-        epochs=1, batch_size=64, lr=0.01, weight_decay=0.0, dropout=0.1, hidden=(8,), seed=5, seeds=3,
-        n_pairs=7, cache_dir="kept",
-    )  # fmt: skip
-    monkeypatch.setattr(
-        rwda_experiments, "train_runs", lambda texts, seeds, **options: (list(seeds), options)
-    )
-    seeds, options = rwda_experiments.default_runs(settings, None, (), lr=0.1, same_pair=False)
-    assert seeds == [5, 6, 7] and options["hidden"] == [8] and options["n_pairs"] == 7
-    assert options["lr"] == 0.1 and options["same_pair"] is False and options["cache_dir"] == "kept"
 
 
 def test_held_out_words_and_words_of_table_4_are_their_own(monkeypatch, images):

@@ -103,14 +103,6 @@ def test_exit_2_for_a_wrong_command_line(run, tmp_path):
         assert code == 2 and "Usage:" in err
 
 
-def test_help_tells_the_exit_codes(capsys):
-    with pytest.raises(SystemExit) as exited:
-        __main__.main(["predict", "--help"])
-    output = capsys.readouterr().out
-    assert exited.value.code == 0
-    assert all(f"  {code} " in output for code in (0, 1, 2, 3, 130))
-
-
 def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path):
     seen = {}
 

@@ -12,13 +12,10 @@ from papermill.inspection import inspect_notebook
 
 from profiles import profile_path
 from zsad_papers import all_papers
-from zsad_papers.common import settings
-from zsad_papers.common.results import load_published
 from zsad_papers.common.settings import (
     Settings,
     parameters,
     parameters_cell,
-    published_datasets,
     read_settings,
     repository_root,
 )
@@ -45,22 +42,6 @@ def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
     assert (settings.seeds, settings.shots) == (3, (1,))
     assert settings.weights is None  # 'shipped'
     assert settings.datasets["sewerml"] == "textile"
-
-
-def test_every_published_test_set_has_a_place_and_nothing_stands_where_the_profile_is_silent():
-    settings = read_settings({"datasets": {"isic": "mini_medical_pixel/skin"}})
-    assert settings.datasets == dict.fromkeys(published_datasets()) | {"isic": "mini_medical_pixel/skin"}
-    published = {name for paper in all_papers() for name in load_published(paper)["dataset"]} - {""}
-    assert set(published_datasets()) == published
-
-
-def test_paper_profile_holds_the_paper_s_values():
-    settings = read_settings({"profile": "paper"})
-    assert (settings.model, settings.weights) == ("ViT-B-16-plus-240", "laion400m_e32")
-    assert (settings.n_pairs, settings.epochs, settings.batch_size) == (10_000, 2, 128)
-    assert (settings.lr, settings.weight_decay, settings.seeds) == (1e-3, 1e-4, 10)
-    assert settings.pair_counts == (1000, 2000, 5000, 10_000, 20_000, 50_000)
-    assert settings.hidden == (256, 256, 256)
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
@@ -127,20 +108,6 @@ def test_unknown_profile_names_those_that_exist():
         read_settings({"profile": "minni"})
     with pytest.raises(FileNotFoundError, match="path of a YAML file that exists"):
         read_settings({"profile": "nowhere/own.yaml"})
-
-
-def test_a_profile_may_leave_out_a_parameter_with_a_default(monkeypatch, tmp_path, mini):
-    @settings.settings_class
-    class OfANewPaper(settings.all_settings()):
-        depth: int = settings.parameter("how deep", default=3, ge=1)
-
-    monkeypatch.setattr(settings, "all_settings", lambda: OfANewPaper)
-    monkeypatch.setattr(settings, "parameters", parameters.__wrapped__)
-    assert read_settings({}).depth == 3
-    assert read_settings({"profile": write_profile(tmp_path, mini | {"depth": 5})}).depth == 5
-    assert read_settings({"depth": 7}).depth == 7
-    with pytest.raises(ValueError, match="depth = 0 .*greater than or equal to 1; it is how deep"):
-        read_settings({"depth": 0})
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,6 @@ def test_an_only_reference_that_cannot_be_compared():
         assert found.value == pytest.approx(0.9) and "one reference only" in found.warnings[0]
 
 
-def test_without_maps_no_place_is_marked():
-    assert math.isnan(choose_threshold(FOLDER.assign(map_maximum=math.nan)).map_value)
-
-
 @pytest.mark.parametrize(
     ("source", "quantile", "number", "message"),
     [

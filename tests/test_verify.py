@@ -51,23 +51,6 @@ def run(tmp_path):
     return make
 
 
-def test_the_same_run_agrees_exactly(run, capsys):
-    a, b = run("a", some_rows()), run("b", some_rows())
-    assert call(a, b, "--exact") == 0
-    assert "AGREE (exactly): 4 of 4 rows, 0 faults" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("points", "code"), [(0.04, 1), (0.06, 0)])
-def test_percentages_are_compared_in_points(run, points, code):
-    """0.05 points on one category, half of that on the mean."""
-    a, b = run("a", some_rows()), run("b", some_rows((0.9005, 0.8)))
-    assert call(a, b, "--points", points) == code
-    rows, _, _ = verify.compare_runs(a, b, points=points, relative=0.01, spread=0.5)
-    table = rows["one.csv"].set_index(["metric", "category"])
-    np.testing.assert_allclose(table.loc[("auroc", "a"), "difference"], 0.05, atol=1e-9)
-    assert (table["problem"] == "differs").sum() == code
-
-
 @pytest.mark.parametrize(
     ("first", "spearman", "std", "code"),
     [
@@ -82,12 +65,6 @@ def test_tolerances_without_an_option(run, first, spearman, std, code):
     """0.1 points, 1 % of other numbers, or half of the standard deviation."""
     pair = (frame.assign(std=std) for frame in (some_rows(), some_rows((first, 0.8), spearman)))
     assert call(*map(run, "ab", pair)) == code
-
-
-@pytest.mark.parametrize(("relative", "code"), [(0.009, 1), (0.011, 0)])
-def test_other_metrics_are_compared_by_their_size(run, relative, code):
-    a, b = run("a", some_rows(spearman=0.5)), run("b", some_rows(spearman=0.505))
-    assert call(a, b, "--relative", relative) == code
 
 
 @pytest.mark.parametrize(("spread", "code"), [(0.3, 0), (0.2, 1)])

@@ -10,28 +10,23 @@ import torch
 import torch.nn.functional as F
 from exact import pixel_auroc
 from PIL import Image
-from sklearn.exceptions import UndefinedMetricWarning
 from torch import Tensor
 
 from zsad_core import image_features
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, clip_extractor, compute_features
+from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, compute_features
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
     Output,
-    category_texts,
-    clip,
-    detector,
     fit_references,
     token_map,
-    winclip,
 )
 from zsad_core.metrics import aupro, f1_max
 from zsad_core.scores import prompt_score
 from zsad_core.views import boxes_of
-from zsad_core.windows import winclip_map, zero_shot_map
+from zsad_core.windows import zero_shot_map
 from zsad_papers.common.experiment import measure
-from zsad_papers.winclip.experiments import one_class_scores, zero_shot_variants
+from zsad_papers.winclip.experiments import zero_shot_variants
 
 GRID = (3, 3)
 
@@ -115,16 +110,6 @@ def test_overlapping_tiles_are_averaged() -> None:
     np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
 
 
-@pytest.mark.parametrize("map_size", [7, 16, 31])
-def test_tiles_cover_the_map_at_any_size(map_size: int) -> None:
-    """Rounded edges leave no gap: an even map stays even."""
-    for width, height in ((101, 37), (37, 101), (64, 50)):
-        boxes = boxes_of(width, height, "tiles")
-        (found,) = image_maps(tiled(width, height, boxes), torch.ones(len(boxes), 3, 3), map_size)
-        assert found.shape == scaled_size(height, width, map_size) and min(found.shape) == map_size
-        np.testing.assert_allclose(found, np.ones(found.shape), rtol=1e-6)
-
-
 # measuring
 
 
@@ -162,14 +147,6 @@ def test_metrics_are_those_of_all_maps_at_once(
     np.testing.assert_allclose(found["light/each"][:, 2], [x.max() for x in maps])
 
 
-def test_scores_of_tiles_are_averaged(parts_of: Callable) -> None:
-    """Not their maximum: the bright tile is one of three."""
-    parts = parts_of([spot(48, 24, 42, 12)], brightness())
-    (score,) = measure(parts, lambda x: {"": Output(x.tensor("grey").amax((1, 2)))})["/scores"]
-    tiles = parts[0].load().tensor("grey").amax((1, 2)).tolist()
-    assert score == pytest.approx(np.mean(tiles)) and score < max(tiles) - 0.1
-
-
 def test_without_masks_there_are_image_scores_only(parts_of: Callable) -> None:
     image, _ = spot(*SPOTS[0])
     parts = parts_of([image, (image.rotate(90), None)], brightness())
@@ -198,55 +175,7 @@ def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
     assert np.isnan(found["light/each"]).tolist() == [[False] * 3, [False] * 3, [True, True, False]]
 
 
-@pytest.mark.filterwarnings("error")
-def test_a_defect_that_is_lost_at_a_small_size(parts_of: Callable) -> None:
-    image, large = Image.new("RGB", (24, 24)), np.zeros((24, 24), bool)
-    small = large.copy()
-    large[:12, :12] = small[1, 1] = True
-    parts = parts_of([(image, large), (image, small)], brightness())
-    with pytest.warns(UserWarning, match=r"01\.png is empty at \(4, 4\)"):
-        assert np.isfinite(measure(parts, detect_light, map_size=4)["light/pixel"]).all()
-
-
-def test_normal_images_alone_have_scores_but_no_pixel_metrics(parts_of: Callable) -> None:
-    parts = parts_of([spot(*SPOTS[0])[0]], brightness())
-    with pytest.warns(UndefinedMetricWarning, match="all 576 labels are normal"):
-        found = measure(parts, detect_light)
-    assert np.isnan(found["light/pixel"]).all() and np.isfinite(found["light/scores"]).all()
-
-
-def test_winclip_from_pictures_to_metrics(tiny_clip: ClipEncoder, parts_of: Callable, tmp_path: Path) -> None:
-    """The whole chain on squares of the encoder's size, where a tile is the image."""
-    pairs = [spot(24, 24, 5, 18), spot(24, 24, 15, 9)]
-    texts = category_texts(tiny_clip, "metal_nut", tmp_path / "cache")
-    parts = parts_of(pairs, clip_extractor(tiny_clip))
-    detect = detector(winclip, texts, GRID, 0.1)
-    pixels = torch.stack([tiny_clip.preprocess(image) for image, _ in pairs])
-    maps = winclip_map(tiny_clip, pixels, *texts, temperature=0.1)
-    (part,) = parts
-    found = [*image_maps(part.load(), detect(part.load())[""].maps)]
-    np.testing.assert_allclose(found, maps, rtol=0.01)
-    masks = [mask for _, mask in pairs]
-    assert measure(parts, detect)["/pixel"][0] == pytest.approx(pixel_auroc(masks, maps.numpy()), abs=0.01)
-
-
 # texts and scores
-
-
-def test_texts_of_a_category(tiny_clip: ClipEncoder, tmp_path: Path) -> None:
-    normal, anomalous = category_texts(tiny_clip, "metal_nut", tmp_path, "two_class")
-    sentences = ["normal metal nut", "anomalous metal nut"]
-    np.testing.assert_allclose(
-        np.concatenate([normal, anomalous]), tiny_clip.embed_text(sentences, normalize=False)
-    )
-    normal, anomalous = category_texts(tiny_clip, "metal_nut", tmp_path)
-    assert normal.shape == (154, 16) and anomalous.shape == (88, 16)
-    means = category_texts(tiny_clip, "metal_nut", tmp_path, normalize_sentences=False)
-    np.testing.assert_allclose(means, [normal.mean(0), anomalous.mean(0)], rtol=1e-5)
-    assert np.linalg.norm(normal, axis=1).std() > 1e-3  # so that the two means differ
-    more = category_texts(tiny_clip, "metal_nut", tmp_path, "specific_states", defects=["scratch"])
-    np.testing.assert_array_equal(more[1][:88], anomalous)
-    assert more[1].shape == (110, 16)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -254,20 +183,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
-
-
-def test_image_scores_are_means_over_views_of_probabilities() -> None:
-    views = draw(4, 6, 16).numpy()
-
-    def side(x):
-        return F.normalize(F.normalize(torch.tensor(x), dim=-1).mean(0), dim=0)
-
-    cosines = F.normalize(torch.tensor(views), dim=-1) @ torch.stack([side(x) for x in TEXTS]).T  # (n, v, 2)
-    expected = (cosines / 0.1).softmax(-1)[..., 1].mean(1)
-    np.testing.assert_allclose(clip(views, TEXTS, 0.1).scores, expected, rtol=1e-5)
-    assert (clip(views[:, :1], TEXTS).scores[:, None] == prompt_score(views[:, :1], *TEXTS)).all()
-    expected = ((1 - cosines[..., 0]) / 2).mean(1)
-    np.testing.assert_allclose(one_class_scores(views, TEXTS[0]), expected, rtol=1e-5)
 
 
 # detectors

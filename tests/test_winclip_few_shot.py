@@ -22,7 +22,7 @@ from zsad_core.methods import Output
 from zsad_core.metrics import auroc
 from zsad_core.windows import zero_shot_map
 from zsad_papers.baselines import few_shot as few_shot_module
-from zsad_papers.baselines.backbones import Backbone, backbone_extractor, backbone_of, load_backbone
+from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 from zsad_papers.baselines.detectors import baseline_detector
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.results import FULL_SHOT
@@ -31,7 +31,6 @@ from zsad_papers.winclip.experiments import (
     few_shot,
     few_shot_arrays,
     few_shot_baselines,
-    few_shot_design,
     few_shot_detector,
     few_shot_scores,
     full_shot,
@@ -46,12 +45,6 @@ ALL = ("P", "P+Wm", "P+Wm+Ws")
 @pytest.fixture(scope="module")
 def settings(settings_of: Callable[..., Settings]) -> Settings:
     return settings_of(reference_seeds=2, map_size=48)
-
-
-@pytest.fixture(scope="module")
-def resnet() -> Backbone:
-    layers = ("layer1", "layer2", "layer3", "layer4")
-    return load_backbone("resnet18", "random", layers, device="cpu", image_size=64)
 
 
 @pytest.fixture
@@ -74,22 +67,6 @@ def with_meta(category: Category, meta: pd.DataFrame) -> Category:
 # WinCLIP+
 
 
-def test_records_of_winclip_plus(oblong: Category) -> None:
-    frame = pd.DataFrame(few_shot(oblong, [1, 2], ALL))
-    pixel, image = (frame[frame["task"] == task] for task in ("pixel", "image"))
-    keys = ["variant", "shots", "seed"]
-    draws = [(k, seed) for k in (1, 2) for seed in (0, 1)]
-    for own, names in (
-        (pixel, [f"maps={name}" for name in ALL]),
-        (image, ["score=max_map", "score=ascore0", "score=ascore0+max_map"]),
-    ):
-        found = own[keys].itertuples(index=False, name=None)
-        assert sorted(found) == sorted((name, *draw) for name in names for draw in draws)
-    assert set(frame["method"]) == {"winclip_plus"} and set(frame["category"]) == {"fuse"}
-    assert pixel[["auroc", "pro", "f1max"]].drop_duplicates().shape[0] == 12
-    assert image[["auroc", "aupr", "f1max"]].notna().all(axis=None)
-
-
 @pytest.mark.parametrize("name", ["square", "oblong"])
 def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
     category = request.getfixturevalue(name)
@@ -107,18 +84,6 @@ def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureReques
         np.testing.assert_array_equal(scores[key], values["score=ascore0+max_map"])
     highest = [v.tobytes() for v in frame.loc[frame["variant"] == "score=max_map", "values"]]
     assert len(set(highest)) > 2  # other shots, other distances
-
-
-def test_squashed_images_have_squashed_scores_of_language(oblong: Category, kept: None) -> None:
-    ascore0 = {
-        r["variant"]: r["values"] for r in zero_shot_classification(oblong) if r["method"] == "winclip"
-    }
-    squashed = replace(oblong, whole="squash")
-    found = {r["variant"]: r["values"] for r in few_shot(squashed, [1]) if r["task"] == "image"}
-    np.testing.assert_array_equal(found["score=ascore0"], ascore0["whole=squash"])
-    assert (found["score=ascore0"] != ascore0[""]).any()
-    both = few_shot_scores(squashed, [1], ALL[-1:])[1, 1]  # the last draw is kept in found
-    np.testing.assert_array_equal(found["score=ascore0+max_map"], both)
 
 
 @pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
@@ -167,36 +132,6 @@ def by_hand(scores: Tensor, grid: tuple[int, int], size: int, average: str) -> T
     return 1 / means if average == "harmonic" else means
 
 
-def test_references_have_no_distance_to_themselves(square: Category) -> None:
-    """A test set whose normal images are the training images."""
-    train = square.train.meta
-    anomalous = square.test.meta[square.test.meta["label"] == 1]
-    own = with_meta(square, pd.concat([train, train.assign(split="test"), anomalous]))
-    found = few_shot_arrays(own, [1, 3], ALL)
-    for variant in ALL:
-        scores = found[f"{variant}|3|0/scores"]
-        np.testing.assert_allclose(scores[:3], 0, atol=1e-6)
-        assert scores[3:].min() > 1e-3
-        one = found[f"{variant}|1|1/scores"]
-        assert (one[:3] < 1e-6).sum() == 1  # the drawn one
-    full = {r["variant"]: r["auroc"] for r in few_shot(own, [3]) if r["task"] == "image"}
-    assert full["score=max_map"] == 1
-
-
-def test_options_change_maps_and_have_files_of_their_own(square: Category, tmp_path: Path) -> None:
-    category = replace(square, settings=replace(square.settings, cache_dir=str(tmp_path), reference_seeds=1))
-    options = ({}, {"fuse": "none"}, {"fuse": "mean"}, {"aggregate": "arithmetic"}, {"layer_norm": True})
-    found = [few_shot_arrays(category, [1], **option)["P+Wm+Ws|1|0/pixel"] for option in options]
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
-    assert len(files) == len(options) == len({values.tobytes() for values in found})
-    for option, values in zip(options, found, strict=True):
-        np.testing.assert_array_equal(few_shot_arrays(category, [1], **option)["P+Wm+Ws|1|0/pixel"], values)
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
-    few_shot_arrays(category, [2])
-    few_shot_arrays(replace(category, settings=replace(category.settings, seed=1)), [1])
-    assert len([*(tmp_path / "scores").iterdir()]) == len(options) + 2
-
-
 def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, tmp_path: Path) -> None:
     """Draws depend on a category's place in its dataset; a dataset with fewer categories has others."""
     meta = oblong.dataset.meta
@@ -206,31 +141,6 @@ def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, 
     fresh = replace(alone, settings=replace(alone.settings, cache_dir=str(tmp_path)))
     for name, values in few_shot_arrays(fresh, [1]).items():
         np.testing.assert_array_equal(few_shot_arrays(alone, [1])[name], values)
-
-
-def test_without_training_images(square: Category) -> None:
-    none = with_meta(square, square.dataset.meta.query("split == 'test'"))
-    assert len(none.train) == 0
-    message = "mini_mvtec, category 'bottle_top': 0 normal training images, expected at least 1 .*meta.csv"
-    for run in (lambda: few_shot(none, [1]), lambda: few_shot_baselines(none, [1]), lambda: full_shot(none)):
-        with pytest.raises(ValueError, match=message):
-            run()
-    assert len(zero_shot(none)) == 8  # language needs none
-
-
-def test_every_method_has_the_same_references(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, references = [], Category.references
-
-    def spy(category: Category, draws: dict, extractor: object) -> tuple:
-        drawn.append({key: images.tolist() for key, images in draws.items()})
-        return references(category, draws, extractor)
-
-    monkeypatch.setattr(Category, "references", spy)
-    few_shot_detector(square, [1, 2])
-    baseline_detector(square, [1, 2], None, ["spade"])
-    baseline_detector(square, [1, 2], None, ["patchcore"])
-    assert drawn[0] == drawn[1] == drawn[2]
-    assert drawn[0] == {key: images.tolist() for key, images in square.draws([1, 2]).items()}
 
 
 # baselines
@@ -283,17 +193,6 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     assert len({output.scores.sum().item() for output in found.values()}) > len(methods)
 
 
-def test_records_of_baselines(square: Category, kept: None) -> None:
-    frame = pd.DataFrame(few_shot_baselines(square, [1], None, ["patchcore_last", "padim"]))
-    assert set(frame["method"]) == {"patchcore_last", "padim"} and set(frame["variant"]) == {""}
-    assert frame.groupby(["task", "method", "shots", "seed"]).size().tolist() == [1] * 8
-    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
-    output = baseline_detector(square, [1], None, ["padim"])(part.load())["padim|1|1"]
-    (scores,) = frame.query("task == 'image' and method == 'padim' and seed == 1")["values"]
-    np.testing.assert_allclose(scores, output.scores)
-    assert {len(v) for v in frame.query("task == 'pixel'")["values"]} == {3}
-
-
 def test_baselines_on_tiles(oblong: Category, kept: None) -> None:
     """Both tiles of a reference are remembered, an image's score is the mean over its tiles."""
     (scores,) = [
@@ -318,38 +217,6 @@ def test_patchcore_with_all_normal_images(square: Category, monkeypatch: pytest.
     assert records[0]["auroc"] == auroc(square.test.labels, scores)
 
 
-def test_baselines_on_a_convolutional_network(square: Category, resnet: Backbone) -> None:
-    frame = pd.DataFrame(few_shot_baselines(square, [1], resnet))
-    assert frame["method"].drop_duplicates().tolist() == ["padim", "patchcore", "spade"]
-    assert (frame.groupby(["method", "task"]).size() == 2).all() and len(frame) == 12
-    (part,) = compute_features(backbone_extractor(resnet), square.test, square.settings.cache_dir)
-    found = baseline_detector(square, [2], resnet)(part.load())
-    query, train = maps_of(square, square.test, resnet), maps_of(square, square.train, resnet)
-    own, size = only(train, square.draws([2])[2, 1]), (64, 64)
-    spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
-    expected = {
-        "spade": few_shot_module.spade(query, own, spread, "layer4", size),
-        "padim": few_shot_module.padim(query, few_shot_module.padim_memory(own, spread, 1), size),
-        "patchcore": patchcore(query, own, deep, 1, size),
-    }
-    for method, (scores, maps) in expected.items():
-        assert_close(found[f"{method}|2|1"].scores, scores, rtol=1e-3, atol=1e-3)
-        assert_close(found[f"{method}|2|1"].maps, maps, rtol=1e-3, atol=1e-3)
-    assert len(full_shot(square, resnet)) == 2
-
-
-def test_backbone_of_the_settings(settings: Settings) -> None:
-    assert backbone_of(settings) is None
-    found = backbone_of(replace(settings, backbone="resnet18", backbone_weights="random", seed=7))
-    assert found.layers == ("layer1", "layer2", "layer3", "layer4") and found.weights_id == "random-seed7"
-
-
-def test_what_the_tables_ask_for(settings: Settings) -> None:
-    chosen = replace(settings, shots=(1, 4), ablation_shots=(8, 1, 2))
-    assert few_shot_design(chosen, "mvtec") == ([1, 2, 4, 8], ALL)
-    assert few_shot_design(chosen, "visa") == ((1, 4), ("P+Wm+Ws",))
-
-
 # what the paper leaves open
 
 
@@ -358,34 +225,7 @@ def options(oblong: Category) -> pd.DataFrame:
     return pd.DataFrame(open_choices(oblong))
 
 
-BOTH = ("temperature=0.01", "temperature=0.07", "normalize_sentences=0", "whole=squash", "map_size=64")
 FEW = ("layer_norm=1", "aggregate=arithmetic", "fuse=none", "fuse=mean")
-
-
-def test_every_open_option_is_measured(options: pd.DataFrame) -> None:
-    plus, zero = (options[options["method"] == m] for m in ("winclip_plus", "winclip"))
-    assert len(plus) + len(zero) == len(options)
-    for task in ("image", "pixel"):
-        own = plus[plus["task"] == task]
-        assert sorted(own["variant"]) == sorted(["", *BOTH, *FEW] * 2)  # two draws
-        assert set(own["shots"]) == {1} and set(own["seed"]) == {0, 1}
-    assert sorted(zero.loc[zero["task"] == "pixel", "variant"]) == sorted(["", *BOTH])
-    assert sorted(zero.loc[zero["task"] == "image", "variant"]) == sorted(["", *BOTH[:4]])  # no map, no size
-
-
-def test_the_default_of_the_open_options_is_the_papers_line(oblong: Category, options: pd.DataFrame) -> None:
-    default = options[options["variant"] == ""]
-    zero = pd.DataFrame(zero_shot(oblong) + zero_shot_classification(oblong)).query(
-        "method == 'winclip' and variant == ''"
-    )
-    plus = pd.DataFrame(few_shot(oblong, [1]))
-    plus = plus[plus["variant"].isin(["maps=P+Wm+Ws", "score=ascore0+max_map"])].assign(variant="")
-    keys = ["method", "task", "seed"]
-    pd.testing.assert_frame_equal(
-        default.sort_values(keys, ignore_index=True),
-        pd.concat([zero, plus]).sort_values(keys, ignore_index=True),
-        check_like=True,
-    )
 
 
 def test_open_options_are_those_they_are_called(oblong: Category, options: pd.DataFrame) -> None:

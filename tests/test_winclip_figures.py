@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,22 +11,16 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
-from zsad_core import image_features
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import zero_shot_prompts
 from zsad_core.windows import upsample, zero_shot_map
-from zsad_papers.common import experiment
 from zsad_papers.common.experiment import Category
-from zsad_papers.common.galleries import Example, labelled, map_gallery
+from zsad_papers.common.galleries import Example, map_gallery
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip import figures as winclip_figures
 from zsad_papers.winclip.figures import (
-    effect_bars,
-    effects,
     example,
     failures,
-    size_against_quality,
-    slopes,
     typical,
 )
 
@@ -101,37 +94,7 @@ def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(chosen) == 1 for chosen in failures(named, 1).values())
 
 
-def test_failures_of_a_run(square: Category, oblong: Category) -> None:
-    for group, chosen in failures([square, oblong]).items():
-        assert len({id(category) for category, _ in chosen}) == len(chosen), group
-        for category, image in chosen:
-            assert (category.test.labels[image] == 0) == (group == "(c) no defect")
-            if group == "(a) arrangement":
-                assert category.test.meta["defect"].iloc[image] in ("bent", "missing")
-    assert len(failures([square, oblong])["(c) no defect"]) == 2
-
-
-def test_without_categories_nothing_fails() -> None:
-    assert failures([]) == {}
-
-
 # maps of an image
-
-
-def test_an_example_has_maps_of_its_images_size(oblong: Category, settings: Settings) -> None:
-    found = example(oblong, 5, [1, 2], ["spade", "padim", "patchcore"])
-    names = ["WinCLIP", "WinCLIP+ (1)", "WinCLIP+ (2)", "SPADE (1)", "PaDiM (1)", "PatchCore (1)"]
-    assert list(found.maps) == names
-    size = np.asarray(oblong.test.image(5)).shape[:2]
-    assert size == (112, 192) == found.mask.shape == found.image.shape[:2] == found.normal.shape[:2]
-    assert all(values.shape == size and np.isfinite(values).all() for values in found.maps.values())
-    assert len({values.tobytes() for values in found.maps.values()}) == 6
-    np.testing.assert_array_equal(found.image, np.asarray(oblong.test.image(5)))
-    np.testing.assert_array_equal(found.mask, oblong.test.mask(5))
-    first = oblong.draws([1])[1, settings.seed][0]
-    np.testing.assert_array_equal(found.normal, np.asarray(oblong.train.image(int(first))))
-    assert found.label == f"fuse\n{oblong.test.meta['defect'].iloc[5]}"
-    assert labelled(found, "why").label == f"why\n{found.label}" and labelled(found, "").maps is found.maps
 
 
 def test_the_map_of_an_example_is_winclips(square: Category, encoder: ClipEncoder) -> None:
@@ -143,22 +106,6 @@ def test_the_map_of_an_example_is_winclips(square: Category, encoder: ClipEncode
         embedded.image, embedded.windows, encoder.grid, *texts, temperature=square.temperature
     )
     np.testing.assert_allclose(found.maps["WinCLIP"], upsample(maps, (144, 144))[0], atol=2e-3)
-
-
-def test_an_example_of_a_later_part(square: Category, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [example(square, i, [1]).maps for i in (2, 7)]
-    monkeypatch.setattr(image_features, "PART", 3)
-    monkeypatch.setattr(experiment, "PART", 3)
-    for i, maps in zip((2, 7), whole, strict=True):
-        for name, values in example(square, i, [1]).maps.items():
-            np.testing.assert_allclose(values, maps[name], rtol=1e-3, atol=1e-5)
-
-
-def test_an_example_without_training_images(square: Category) -> None:
-    meta = square.dataset.meta.query("split == 'test'").reset_index(drop=True)
-    without = replace(square, dataset=replace(square.dataset, meta=meta))
-    found = example(without, 0)
-    assert found.normal.shape == found.image.shape and not found.normal.any()
 
 
 # drawings
@@ -202,116 +149,3 @@ def test_a_gallery_of_maps(normal: bool) -> None:
         np.testing.assert_array_equal(axes[1, 0].images[0].get_array(), examples[1].normal)
     np.testing.assert_array_equal(axes[1, int(normal)].images[0].get_array(), examples[1].image)
     assert not axes[-1, 0].axison
-
-
-def rows_of(**means: float) -> pd.DataFrame:
-    """Rows of one dataset: of each category the means of WinCLIP and of WinCLIP+ with 4 shots."""
-    lines = [
-        {"dataset": "toys", "category": category, "method": method, "shots": k, "mean": mean}
-        for category, pair in means.items()
-        for (method, k), mean in zip((("winclip", 0), ("winclip_plus", 4)), pair, strict=True)
-    ]
-    return pd.DataFrame(lines)
-
-
-def test_slopes_go_from_one_method_to_the_other() -> None:
-    frame = rows_of(metal_nut=(70.0, 90.0), bolt=(95.0, 90.5), only_zero=(50.0, NAN))
-    both = pd.concat([frame, frame.assign(dataset="tools", mean=frame["mean"] - 10)])
-    figure = slopes(both)
-    FigureCanvasAgg(figure).draw()
-    assert [axis.get_title() for axis in figure.axes] == ["toys", "tools"]
-    assert figure.axes[0].get_ylabel() == "image AUROC (%)"
-    left = figure.axes[0]
-    drawn = {tuple(line.get_ydata()): line.get_linestyle() for line in left.lines}
-    assert drawn == {(70, 90): "-", (95, 90.5): "--"}
-    assert [text.get_text() for text in left.texts] == ["metal nut", "bolt"]
-    heights = [text.get_position()[1] for text in left.texts]
-    assert heights[1] - heights[0] >= 1.3 - 1e-9
-    assert [t.get_text() for t in left.get_xticklabels()] == ["winclip\n0-shot", "winclip+\n4-shot"]
-
-
-def test_slopes_of_many_good_categories_do_not_overlap_or_leave_the_axis() -> None:
-    figure = slopes(rows_of(**{f"c{i}": (80.0, 100.0) for i in range(12)}))
-    heights = [text.get_position()[1] for text in figure.axes[0].texts]
-    assert np.diff(heights).min() >= 1.3 - 1e-9 and max(heights) <= 102 + 1e-9
-
-
-def test_slopes_without_a_dataset() -> None:
-    assert (
-        "No dataset" in slopes(pd.DataFrame(columns=["dataset", "category", "method", "shots", "mean"])).text
-    )
-
-
-def test_size_against_quality() -> None:
-    rng = np.random.default_rng(0)
-    area = np.exp(rng.uniform(-8, -1, 100))
-    images = pd.DataFrame({"area": area, "auroc": rng.uniform(0.4, 1, 100)})
-    images["dataset"] = np.where(np.arange(100) < 60, "toys", "tools")
-    axis = size_against_quality(images).axes[0]
-    points = [np.asarray(path.get_offsets()) for path in axis.collections]
-    assert [len(p) for p in points] == [60, 40]
-    np.testing.assert_allclose(points[0], 100 * images[["area", "auroc"]].to_numpy()[:60])
-    (line,) = axis.lines
-    order = np.argsort(area).reshape(10, 10)
-    expected = [
-        [100 * np.median(images[name].to_numpy()[own]) for own in order] for name in ("area", "auroc")
-    ]
-    np.testing.assert_allclose(line.get_xydata().T, expected)
-    assert axis.get_xscale() == "log" and "%" in axis.get_xlabel() and "AUROC" in axis.get_ylabel()
-    legend = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert legend == ["toys", "tools", "median of a tenth"]
-
-
-@pytest.fixture
-def open_rows() -> pd.DataFrame:
-    lines = [
-        ("toys", "winclip", "", "image", "auroc", 80.0, NAN),
-        ("toys", "winclip", "", "pixel", "f1max", 30.0, NAN),
-        ("toys", "winclip", "temperature=0.07", "image", "auroc", 82.5, NAN),
-        ("toys", "winclip", "temperature=0.07", "pixel", "f1max", 29.0, NAN),
-        ("toys", "winclip", "", "pixel", "auroc", 85.0, NAN),
-        ("toys", "winclip_plus", "", "pixel", "auroc", 95.0, 0.2),
-        ("toys", "winclip_plus", "", "image", "auroc", 90.0, 1.0),
-        ("toys", "winclip_plus", "temperature=0.07", "image", "auroc", 88.0, 0.5),
-        ("toys", "winclip_plus", "fuse=none", "image", "auroc", 90.0, 1.0),
-        ("toys", "winclip_plus", "fuse=none", "image", "aupr", 99.0, 1.0),
-        ("tools", "winclip", "", "image", "auroc", 60.0, NAN),
-        ("tools", "winclip", "temperature=0.07", "image", "auroc", 50.0, NAN),
-    ]
-    return pd.DataFrame(lines, columns=["dataset", "method", "variant", "task", "metric", "mean", "std"])
-
-
-def test_effects_are_changes_from_the_default(open_rows: pd.DataFrame) -> None:
-    table = effects(open_rows).set_index(["dataset", "method", "option"])
-    assert table.columns.tolist() == ["image AUROC", "pixel AUROC", "pixel F1MAX"]
-    image, pixel = table["image AUROC"], table["pixel F1MAX"]
-    assert image["toys", "WinCLIP", "default"] == "80.0" and pixel["toys", "WinCLIP", "default"] == "30.0"
-    assert image["toys", "WinCLIP", "temperature=0.07"] == "82.5 (+2.5)"
-    assert pixel["toys", "WinCLIP", "temperature=0.07"] == "29.0 (-1.0)"
-    assert image["toys", "WinCLIP+, 1-shot", "default"] == "90.0 ± 1.0"
-    assert image["toys", "WinCLIP+, 1-shot", "temperature=0.07"] == "88.0 ± 0.5 (-2.0)"
-    assert image["toys", "WinCLIP+, 1-shot", "fuse=none"] == "90.0 ± 1.0 (+0.0)"
-    assert pixel["toys", "WinCLIP+, 1-shot", "fuse=none"] == "-"
-    assert image["tools", "WinCLIP", "temperature=0.07"] == "50.0 (-10.0)"
-
-
-def test_effects_of_no_rows(open_rows: pd.DataFrame) -> None:
-    table = effects(open_rows.head(0))
-    assert table.empty and not [*table.groupby("dataset")]
-
-
-def test_bars_of_effects(open_rows: pd.DataFrame) -> None:
-    figure = effect_bars(open_rows)
-    FigureCanvasAgg(figure).draw()
-    axes = [axis for axis in figure.axes if axis.axison]
-    titles = ["toys: image AUROC", "toys: pixel F1MAX", "tools: image AUROC"]
-    assert [axis.get_title() for axis in axes] == titles
-    assert {axis.get_xlabel() for axis in axes} == {"change (points)"}
-    names = [text.get_text() for text in axes[0].get_yticklabels()]
-    assert names == ["temperature=0.07", "fuse=none"]
-    drawn = {line.get_label(): line for line in axes[0].lines if not line.get_label().startswith("_")}
-    assert [*drawn] == ["WinCLIP", "WinCLIP+, 1-shot"]
-    np.testing.assert_allclose(drawn["WinCLIP"].get_xdata(), [2.5, NAN])
-    np.testing.assert_allclose(drawn["WinCLIP+, 1-shot"].get_xdata(), [-2.0, 0.0])
-    assert drawn["WinCLIP"].get_marker() != drawn["WinCLIP+, 1-shot"].get_marker()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*drawn]

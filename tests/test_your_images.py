@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +17,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad_core.encoders import load_encoder
 from zsad_core.methods import category_texts, clip
-from zsad_core.prompts import prompt_pair
-from zsad_core.scores import average_views, prompt_score
 from zsad_core.views import inference_views as views_of
-from zsad_predict import files as files_module
-from zsad_predict import report, run, scorers
+from zsad_predict import report, scorers
 from zsad_predict import result as result_module
-from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of, find_files
-from zsad_predict.options import METHODS, Options, options_from, read_options
+from zsad_predict.options import Options, options_from, read_options
 from zsad_predict.run import score_folder
-from zsad_predict.scorers import MAPS, load_scorer, read_prompts
+from zsad_predict.scorers import load_scorer, read_prompts
 
 
 @pytest.fixture(scope="module")
@@ -141,49 +136,6 @@ def test_winclip_score_is_the_core_s_own(tmp_path, score, settings):
         assert table["score"][name] == pytest.approx(float(expected[0]), abs=1e-9)
 
 
-def test_clip_score_is_the_core_s_own_also_squashed(tmp_path, score, settings):
-    folder = fill(tmp_path / "photos", 2, size=(50, 30))
-    table = score(folder, "clip", whole="squash").table
-    encoder = load_encoder(settings.model, "random", device="cpu")
-    texts = encoder.embed_text(prompt_pair())
-    model = encoder.image_size, encoder.transform
-    views = encoder.embed_images(views_of(Image.open(folder / "00.png"), *model, whole="squash"))
-    expected = average_views(prompt_score(views[None], *texts, encoder.temperature))
-    assert table["score"][0] == pytest.approx(float(expected[0]), abs=1e-6)
-
-
-def test_every_method_scores_and_says_what_its_map_is(tmp_path, score):
-    folder, normal = fill(tmp_path / "photos", 3), fill(tmp_path / "good", 2, first=50)
-    for method in [*METHODS][:4]:
-        result = score(folder, method, normal=normal)
-        assert (result.table["status"] == "scored").all() and result.about_map == MAPS[method]
-        assert result.table["map_maximum"].between(0, 1).all() and result.has_maps
-        assert len(result.references) == 2
-    assert "not" not in MAPS["winclip"] and "no map in" in MAPS["clip"] and "no map in" in MAPS["rwda"]
-
-
-def test_rwda_s_network_is_trained_once(settings, monkeypatch):
-    first = load_scorer("rwda", settings)
-    monkeypatch.delattr(scorers, "train_fnn")
-    assert load_scorer("rwda", settings).key == first.key
-    with pytest.raises(NameError):
-        load_scorer("rwda", settings.model_copy(update={"epochs": 2}))
-
-
-def test_a_resnet_has_no_map_for_clip_and_no_winclip_plus(tmp_path, settings):
-    config = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
-    text = {"width": 32, "heads": 2, "layers": 1}
-    path = tmp_path / "resnet.json"
-    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": config, "text_cfg": text}))
-    own = settings.model_copy(update={"model": str(path), "scales": (1, 2)})
-    folder = fill(tmp_path / "photos", 2)
-    result = score_folder(folder, "clip", options=own, out=tmp_path / "out", progress=False)
-    assert not result.has_maps and "No maps" in (tmp_path / "out" / "report.html").read_text()
-    assert not list((tmp_path / "out" / "maps").iterdir())
-    with pytest.raises(ValueError, match="take winclip"):
-        score_folder(folder, "winclip_plus", options=own, normal=folder, progress=False)
-
-
 def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tmp_path, score, settings):
     folder = fill(tmp_path / "photos", 2)
     own = read_options(cache_dir=str(tmp_path / "cache"), device="cpu")
@@ -196,15 +148,6 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
         score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)
     with pytest.raises(ValueError, match="leave it out"):
         score(folder, "winclip", prompts_file=tmp_path / "no.pth")
-
-
-def test_images_that_trained_the_prompts_are_marked(tmp_path, monkeypatch, score, settings):
-    folder = fill(tmp_path / "photos", 2)
-    scorer = load_scorer("winclip", settings)
-    scorer = replace(scorer, trained_on=frozenset([digest_of(folder / "01.png")[:16]]))
-    monkeypatch.setattr(run, "load_scorer", lambda *args, **options: scorer)
-    notes = score(folder).table["notes"].tolist()
-    assert notes[0] == "" and "not zero-shot" in notes[1]
 
 
 def test_a_reference_is_scored_against_the_others(tmp_path, score, settings):
@@ -227,20 +170,6 @@ def test_a_reference_is_scored_against_the_others(tmp_path, score, settings):
     own = score(normal, "winclip_plus", normal=normal, threshold_from="folder").table
     assert (own["notes"] == "also a normal reference").all()
     assert (own["score"] < min(expected) + 1e-9).all(), "against itself it would be perfect"
-
-
-def test_one_reference_of_winclip_plus_falls_back_and_says_so(tmp_path, score):
-    normal, folder = fill(tmp_path / "good", 1, first=50), fill(tmp_path / "photos", 12)
-    result = score(folder, "winclip_plus", normal=normal)
-    assert result.threshold.value == pytest.approx(np.quantile(result.table["score"], 0.9))
-    assert any("one reference only" in message for message in result.messages)
-    assert (result.table["decision"] == "anomalous").sum() == 2  # 12 scores: above the place 9.9
-    same = fill(tmp_path / "copies", 1, first=50)
-    (same / "copy.png").write_bytes((same / "00.png").read_bytes())
-    result = score(folder, "winclip_plus", normal=same)
-    assert any("each is a copy" in message for message in result.messages)
-    zero_shot = score(folder, "winclip", normal=normal)  # its only score can be compared with others
-    assert zero_shot.threshold.rule.startswith("above the highest score of 1 normal reference")
 
 
 def test_references_that_cannot_be_read(tmp_path, score):
@@ -304,46 +233,6 @@ def test_a_run_killed_while_it_replaces_results_keeps_the_earlier_ones(tmp_path,
     assert (out / "scores.csv").read_bytes() == earlier
 
 
-def test_workers_read_what_is_read_without_them_and_every_image_is_told(tmp_path, settings):
-    folder, _ = mixed_folder(tmp_path / "photos")
-    files = [*find_files(folder)[0][:9], ImageFile("notes", folder / "notes.txt")]
-    digests, scored = {file: digest_of(file.path) for file in files}, []
-    score = partial(
-        result_module.score_part,
-        scorer=load_scorer("winclip", settings),
-        reader=Reader(),
-        on_progress=scored.append,
-    )
-    here, there = (score(digests, workers=workers) for workers in (0, 1))
-    assert here.keys() == there.keys() and sum(scored) == 2 * 9
-    for name, values in here.items():
-        np.testing.assert_array_equal(there[name], values)
-    with pytest.raises(FileChanged, match=r"notes\.txt"):
-        score({**digests, files[-1]: "0" * 64}, workers=1)
-
-
-def test_equal_files_under_other_names_keep_their_own_rows(tmp_path, score):
-    for name in ("a", "b"):
-        folder = fill(tmp_path / name, [f"{name}1.png"])
-        (folder / f"{name}2.txt").write_text("no image")
-        table = score(folder).table
-        assert table["file"].tolist() == [f"{name}1.png", f"{name}2.txt"]
-
-
-def test_a_file_that_changes_while_it_is_read_is_a_row(tmp_path, score, monkeypatch):
-    folder = fill(tmp_path / "photos", 3)
-    digest_of = files_module.digest_of
-
-    def late(path):
-        found = digest_of(path)
-        return "0" * 64 if path.name == "01.png" else found
-
-    monkeypatch.setattr(result_module, "digest_of", late)
-    table = score(folder).table
-    assert table["status"].tolist() == ["scored", "unreadable", "scored"]
-    assert table["error"][1] == "it changed while it was read"
-
-
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
     with pytest.raises(OSError, match=r"a\.png cannot be written \(.+\): give another folder"):
@@ -366,12 +255,6 @@ def test_results_never_overwrite_anything_else(tmp_path, score):
     assert len(again.table) == len(inside.table) == 3
     assert any("results of an earlier run" in message for message in again.messages)
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
-def test_a_run_beside_another_one_is_refused(tmp_path, score):
-    folder = fill(tmp_path / "photos", 1)
-    with report._replacing(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run"):
-        score(folder, out=tmp_path / "out")
 
 
 def test_nothing_to_score_is_an_error_that_names_the_files(tmp_path, score):
@@ -442,14 +325,6 @@ def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score
             score(folder, labels=file)
 
 
-def test_undefined_metrics_are_said_to_be_undefined(tmp_path, score):
-    folder = fill(tmp_path / "photos", ["good/0.png", "good/1.png"])
-    result = score(folder, labels="folders", threshold=1.0, out=tmp_path / "out")
-    assert result.metrics.query("metric != 'false_alarms'")["value"].isna().all()
-    assert result.metrics["note"].str.startswith("undefined").sum() == 5
-    assert (tmp_path / "out" / "report.html").read_text().count("undefined: no anomalous image") == 4
-
-
 def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     from exact import pixel_auroc
 
@@ -481,20 +356,6 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     assert "labelled anomalous and has no mask" in result.table["error"][4]
     noise(7).save(folder / "hole" / "0.jpg")
     assert "could belong to" in score(folder, masks=masks).table.set_index("file")["error"]["hole/0.jpg"]
-
-
-def test_a_prepared_dataset_is_refused_and_its_test_folder_is_scored(score, toy_set):
-    root = toy_set().root
-    with pytest.raises(ValueError, match="give <category>/test in it"):
-        score(root)
-    category = next(path for path in root.iterdir() if path.is_dir())
-    result = score(category / "test", labels="folders", masks=category / "ground_truth")
-    assert sorted(result.table["label"]) == [0, 0, 1, 1] and set(result.metrics["task"]) == {"image", "pixel"}
-
-
-def test_without_images_there_is_an_empty_result(settings):
-    nothing = run.empty_result(settings)
-    assert nothing.table.empty and not nothing.has_maps and "give a folder" in nothing.messages[0]
 
 
 def test_heat_map_is_marked_where_it_is_above_the_threshold():

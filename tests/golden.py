@@ -1,0 +1,51 @@
+"""What the smallest run of the book shows, beside `tests/golden/smallest`; `make golden` renews it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+
+FOLDER = Path(__file__).parent / "golden" / "smallest"
+GLUED = "application/papermill.record/text/plain"
+NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+TIMED = re.compile(r"\b(?:ms|s|fps|FPS|GiB|MiB|min|minutes|seconds|latency|speed)\b")
+POINTS, SHARE = 0.11, 0.01  # as `zsad verify`, and the last digit that is shown
+
+
+def shown(path: Path) -> pd.DataFrame:
+    """The tables and glued words of an executed notebook, a line each, spaces squeezed."""
+    lines = []
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name", "")
+            if GLUED in data:
+                lines.append((number, f"{name} {data[GLUED]}"))
+            elif "<table" in data.get("text/html", ""):
+                text = data["text/plain"]
+                own = [" ".join(line.split()) for line in text.splitlines() if line.strip("-─━ ")]
+                lines += [(number, NUMBER.sub("#", line) if TIMED.search(text) else line) for line in own]
+    return pd.DataFrame(lines, columns=["cell", "line"])
+
+
+def differences(golden: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """The lines that differ in a word, or in a number by more than the tolerance."""
+    counts = [frame.groupby("cell").size().to_dict() for frame in (golden, found)]
+    if counts[0] != counts[1]:
+        return ["lines by cell {} became {}".format(*counts)]
+    pairs = zip(golden["line"], found["line"], strict=True)
+    return [f"{old}\n    became {new}" for old, new in pairs if not same(old, new)]
+
+
+def same(old: str, new: str) -> bool:
+    if NUMBER.sub("#", old) != NUMBER.sub("#", new):
+        return False
+    return np.allclose(numbers(old), numbers(new), rtol=SHARE, atol=POINTS)
+
+
+def numbers(line: str) -> list[float]:
+    return [float(found.replace(",", "").replace("−", "-")) for found in NUMBER.findall(line)]

@@ -4,6 +4,7 @@
 # make check     is everything there for `make book`?
 # make test      the tests, without the slow ones
 # make test-all  every test: also pages without data, clusters, killed runs, large networks
+# make golden    renew tests/golden/smallest: the tables of the smallest run, when a change moves them on purpose
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv     (TORCH=cpu: torch without CUDA, a tenth of the download)
 # make clean     everything that was made, except the environment and the datasets
@@ -11,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book notebook check test test-all lab clean lock
+.PHONY: env book notebook check test test-all golden lab clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
@@ -55,6 +56,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+golden: $(STAMP)
+	$(PYTEST) --renew tests/test_notebooks.py -k "page or golden" -m "not slow"
 
 lab: $(STAMP)
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=.

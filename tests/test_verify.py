@@ -52,38 +52,33 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("first", "spearman", "std", "code"),
-    [
-        (0.9009, 0.504, None, 0),
-        (0.9011, 0.5, None, 1),
-        (0.9, 0.506, None, 1),
-        (0.909, 0.5, 2, 0),
-        (0.911, 0.5, 2, 1),
+    ("first", "spearman", "std", "options", "code"),
+    [  # 0.1 points, 1 % of other numbers, or half of the standard deviation
+        (0.9, 0.5, None, ["--exact"], 0),
+        (0.90001, 0.5, None, ["--exact"], 1),
+        (0.9009, 0.504, None, [], 0),
+        (0.9011, 0.5, None, [], 1),
+        (0.9, 0.506, None, [], 1),
+        (0.909, 0.5, 2, [], 0),
+        (0.911, 0.5, 2, [], 1),
+        (0.9005, 0.5, None, ["--points", "0.04"], 1),
+        (0.9, 0.505, None, ["--relative", "0.009"], 1),
+        (0.909, 0.5, 2, ["--spread", "0.4"], 1),
     ],
 )
-def test_tolerances_without_an_option(run, first, spearman, std, code):
-    """0.1 points, 1 % of other numbers, or half of the standard deviation."""
+def test_tolerances(run, first, spearman, std, options, code):
     pair = (frame.assign(std=std) for frame in (some_rows(), some_rows((first, 0.8), spearman)))
-    assert call(*map(run, "ab", pair)) == code
+    assert call(*map(run, "ab", pair), *options) == code
 
 
-@pytest.mark.parametrize(("spread", "code"), [(0.3, 0), (0.2, 1)])
-def test_means_of_seeds_may_differ_by_a_share_of_their_spread(run, capsys, spread, code):
-    """1 point at a standard deviation of 4."""
-    frames = [
-        some_rows((mean, 0.8)).assign(std=lambda rows: np.where(rows["category"] == "b", 0.0, 4.0))
-        for mean in (0.90, 0.91)
-    ]
-    a, b = (run(name, frame[frame["metric"] == "auroc"]) for name, frame in zip("ab", frames))
-    assert call(a, b, "--spread", spread) == code
-    line = capsys.readouterr().out.splitlines()[1].split()
-    assert line[1:4] == (["3", "3", "2"] if code == 0 else ["3", "2", "1"]), "the mean moves by half a point"
-    assert call(a, b, "--exact") == 1
-
-
-def test_a_tiny_spread_may_double():
+def test_a_tiny_spread_may_double_and_only_what_spreads_may_move():
     pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
     assert verify.compare_rows(*pair, 0.1, 0.01, 0.5)["problem"].tolist() == [""]
+    pair = [some_rows((first, 0.8)).assign(std=[4.0, 0, 0, 0])[COLUMNS] for first in (0.9, 0.91)]
+    table = verify.compare_rows(*pair, 0.1, 0.01, 0.5).set_index(["metric", "category"])
+    assert table["problem"]["auroc", "a"] == "" and table["by_spread"]["auroc", "a"]
+    assert table["problem"]["auroc", "mean"] == "differs"  # it moves by half a point and has no spread
+    np.testing.assert_allclose(table["difference"]["auroc", "a"], 1, atol=1e-9)
 
 
 def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
@@ -102,33 +97,24 @@ def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "code"),
     [
-        {"weights_sha256": "ef" * 32},
-        {"datasets": {"toys": "ce"}},
-        {"parameters": {"seeds": 3}},
-        {"precision": "bf16"},
-        {"seed": 1},
+        ({"weights_sha256": "ef" * 32}, 1),
+        ({"datasets": {"toys": "ce"}}, 1),
+        ({"parameters": {"seeds": 3}}, 1),
+        ({"precision": "bf16"}, 1),
+        ({"seed": 1}, 1),
+        ({"commit": "4567"}, 0),
+        ({"versions": {"torch": "2.9.1"}}, 0),
+        ({"device": "cuda:0"}, 0),
+        ({"parameters": {"seeds": 2, "device": "cuda", "profile": "mine"}}, 0),
     ],
-    ids=lambda other: next(iter(other)),
 )
-def test_another_experiment_is_no_agreement(run, capsys, other):
-    a, b = run("a", some_rows()), run("b", some_rows(), **other)
-    assert call(a, b) == 1
-    assert f"one.csv: {next(iter(other))}" in capsys.readouterr().out
-
-
-def test_another_machine_is_told_and_no_fault(run, capsys):
-    elsewhere = {
-        "commit": "4567",
-        "versions": {"torch": "2.9.1"},
-        "device": "cuda:0",
-        "parameters": {"seeds": 2, "device": "cuda", "profile": "mine"},
-    }
-    assert call(run("a", some_rows()), run("b", some_rows(), **elsewhere)) == 0
+def test_another_experiment_is_no_agreement_and_another_machine_no_fault(run, capsys, other, code):
+    assert call(run("a", some_rows()), run("b", some_rows(), **other)) == code
+    fact = next(iter(other))
     said = capsys.readouterr().out
-    for part in ("commit is '0123' in A and '4567' in B", "versions: torch", "device is 'cpu'"):
-        assert part in said
+    assert f"one.csv: {fact}" in said if code else fact == "parameters" or f"fault: {fact}" in said
 
 
 def test_a_file_of_one_run_only_is_a_fault(run, capsys):
@@ -142,21 +128,18 @@ def test_a_file_of_one_run_only_is_a_fault(run, capsys):
 
 def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
     a = run("a", some_rows())
+    bad, lacking, cut = (run(name, some_rows()) for name in ("bad", "lacking", "cut"))
     (tmp_path / "empty").mkdir()
-    bad = run("bad", some_rows())
     (bad / "one.json").write_text("{")
-    lacking = run("lacking", some_rows())
     (lacking / "one.json").unlink()
-    cut = run("cut", some_rows())
     (cut / "one.csv").write_text("paper,arti")
-    expected = {
-        "nowhere": "does not exist",
-        "empty": "holds no result file",
-        "bad": "cut off or damaged",
-        "lacking": "without its provenance",
-        "cut": "cut off in its last line",
-    }
-    for name, message in expected.items():
+    for name, message in (
+        ("nowhere", "does not exist"),
+        ("empty", "holds no result file"),
+        ("bad", "cut off or damaged"),
+        ("lacking", "without its provenance"),
+        ("cut", "cut off in its last line"),
+    ):
         assert call(a, tmp_path / name) == 2, name
         said = capsys.readouterr()
         assert message in said.err and not said.out

@@ -55,70 +55,39 @@ def fill(folder: Path, names: list[str] | int, first: int = 0, size: tuple[int, 
     return folder
 
 
-def mixed_folder(folder: Path) -> tuple[Path, set[str]]:
-    """100 files as they come, and the names of those that cannot be scored."""
-    ways = {
-        **dict.fromkeys(("photo.jpg", "scan.tiff", "drawn.png"), lambda image, path: image.save(path)),
-        "grey.png": lambda image, path: image.convert("L").save(path),
-        "clear.png": lambda image, path: image.convert("RGBA").save(path),
-        "deep.png": lambda image, path: deep(image).save(path),
-        "turned.jpg": lambda image, path: image.save(path, exif=turned),
-        "small.webp": lambda image, path: image.save(path),
-        "print.jpg": lambda image, path: image.convert("CMYK").save(path),
-        "old.bmp": lambda image, path: image.convert("P").save(path),
-    }  # fmt: skip
-
-    def deep(image):
-        return Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
-
-    turned = Image.Exif()
+def test_a_folder_as_people_have_them(tmp_path, score):
+    """Each kind of file gets its row, in the table and in the files; none is lost."""
+    folder, out, picture, turned = tmp_path / "photos", tmp_path / "out", noise(0, (30, 24)), Image.Exif()
     turned[274] = 8
-    for i in range(98):
-        name, save = list(ways.items())[i % len(ways)]
-        path = folder / f"box {i // 10}" / f"ü{i % 10}-{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(noise(i, (30, 24)), path)
-    whole = (folder / "box 0" / "ü0-photo.jpg").read_bytes()
-    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    fill(folder, [f"box {i // 2}/ü{i}-{end}" for i, end in enumerate(("a.jpg", "b.tiff", "c.webp", "d.png"))])
+    for mode, name in (("L", "grey.png"), ("RGBA", "clear.png"), ("CMYK", "print.jpg"), ("P", "old.bmp")):
+        picture.convert(mode).save(folder / name)
+    picture.save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    (folder / "cut.jpg").write_bytes((folder / "print.jpg").read_bytes()[:300])
     (folder / "notes.txt").write_text("none of them is broken")
-    return folder, {"truncated.jpg", "notes.txt"}
-
-
-def test_a_folder_of_100_mixed_images(tmp_path, score):
-    folder, bad = mixed_folder(tmp_path / "photos")
-    result = score(folder, out=tmp_path / "out")
-    table = result.table
-    assert len(table) == 100 and table["file"].is_unique and list(table["file"]) == sorted(table["file"])
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(table["file"]) == files, "none lost"
-    assert set(table.loc[table["status"] != "scored", "file"]) == bad
-    unread = table[table["file"].isin(bad)]
-    statuses = {"truncated.jpg": "unreadable", "notes.txt": "no image"}
-    assert dict(zip(unread["file"], unread["status"])) == statuses
+    table = score(folder, out=out).table.set_index("file")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert list(table.index) == files and len(files) == 12
+    unread = table[table["status"] != "scored"]
+    assert unread["status"].to_dict() == {"cut.jpg": "unreadable", "notes.txt": "no image"}
     assert unread["score"].isna().all() and (unread["error"] != "").all() and (unread["decision"] == "").all()
-    good = table[~table["file"].isin(bad)]
-    assert good["score"].between(0, 1).all() and (good["error"] == "").all()
-    assert set(good["decision"]) == {"normal", "anomalous"}
-    notes = {name: set(own["notes"]) for name, own in good.groupby(good["file"].str.split("-").str[-1])}
-    assert notes["turned.jpg"] == {"turned as its EXIF data say"} and notes["photo.jpg"] == {""}
-    assert notes["deep.png"] == {"16 bits scaled to 8"}
-    turned = good[good["file"].str.endswith("turned.jpg")]
-    assert set(zip(turned["width"], turned["height"])) == {(24, 30)}
+    good = table.drop(unread.index)
+    assert good["score"].between(0, 1).all() and set(good["decision"]) == {"normal", "anomalous"}
+    notes = good.loc[good["notes"] != "", "notes"].to_dict()
+    assert notes["turned.jpg"] == "turned as its EXIF data say" and notes["deep.png"] == "16 bits scaled to 8"
+    assert table.loc["turned.jpg", ["width", "height"]].tolist() == [24, 30]
 
-    out = tmp_path / "out"
-    kept = pd.read_csv(out / "scores.csv", keep_default_na=False, na_values={"score": ""})
-    parquet = pd.read_parquet(out / "scores.parquet")
-    assert kept["file"].tolist() == parquet["file"].tolist() == table["file"].tolist()
-    np.testing.assert_array_equal(kept["score"].to_numpy(float), parquet["score"].to_numpy())
-    np.testing.assert_array_equal(parquet["score"].to_numpy(), table["score"].to_numpy())
-    assert len(list((out / "maps").iterdir())) == 98
+    kept, parquet = pd.read_csv(out / "scores.csv"), pd.read_parquet(out / "scores.parquet")
+    assert kept["file"].tolist() == parquet["file"].tolist() == files
+    for own in (kept, parquet):
+        np.testing.assert_array_equal(own["score"].to_numpy(float), table["score"])
+    assert len(list((out / "maps").iterdir())) == 10
     assert all((out / path).is_file() for path in table["heat_map"] if path)
-    shown = (out / "report.html").read_text()
-    assert all(name in shown for name in bad)
-    facts = json.loads((out / "run.json").read_text())
+    facts, shown = json.loads((out / "run.json").read_text()), (out / "report.html").read_text()
+    assert "cut.jpg" in shown and "notes.txt" in shown
     assert facts["weights"].startswith("random") and facts["method"] == "winclip"
-    expected = {"model", "weights_sha256", "threshold", "map_threshold", "parameters", "versions", "images"}
-    assert expected <= set(facts)
+    assert {"weights_sha256", "threshold", "map_threshold", "parameters", "versions"} <= set(facts)
     assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
 
 
@@ -174,14 +143,13 @@ def test_a_reference_is_scored_against_the_others(tmp_path, score, settings):
 
 def test_references_that_cannot_be_read(tmp_path, score):
     normal, folder = fill(tmp_path / "good", 2, first=50), fill(tmp_path / "photos", 2)
-    (normal / "broken.png").write_bytes(b"")
+    for path in (normal / "broken.png", tmp_path / "bad" / "a.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
     for method in ("winclip", "winclip_plus"):
         result = score(folder, method, normal=normal)
-        assert len(result.references) == 2
-        assert any("broken.png (it is empty: copy" in message for message in result.messages)
+        assert len(result.references) == 2 and any("broken.png (" in message for message in result.messages)
         with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
-            (tmp_path / "bad").mkdir(exist_ok=True)
-            (tmp_path / "bad" / "a.png").write_bytes(b"")
             score(folder, method, normal=tmp_path / "bad")
     with pytest.raises(ValueError, match="compares with normal images"):
         score(folder, "winclip_plus")
@@ -235,35 +203,33 @@ def test_a_run_killed_while_it_replaces_results_keeps_the_earlier_ones(tmp_path,
 
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
-    with pytest.raises(OSError, match=r"a\.png cannot be written \(.+\): give another folder"):
-        report.check_out(folder / "a.png" / "out")  # called before anything is scored
-    with pytest.raises(ValueError, match="would replace"):
-        score(folder, out=folder)
-    with pytest.raises(ValueError, match="would replace"):
-        score(folder, out=tmp_path)
-    foreign = fill(tmp_path / "holiday", 1)
-    with pytest.raises(FileExistsError, match="00.png"):
-        score(folder, out=foreign)
-    result = score(folder, out=tmp_path / "out")
-    assert result.table["heat_map"].nunique() == 3, "equal stems"
-    (tmp_path / "out" / "maps" / "mine.txt").write_text("kept")
+    foreign, mine = fill(tmp_path / "holiday", 1), tmp_path / "out" / "maps" / "mine.txt"
+    for out, error, message in (
+        (folder / "a.png" / "out", OSError, r"a\.png cannot be written \(.+\): give another folder"),
+        (folder, ValueError, "would replace"),
+        (tmp_path, ValueError, "would replace"),
+        (foreign, FileExistsError, "00.png"),
+    ):
+        with pytest.raises(error, match=message):
+            report.check_out(out) if out.parent.is_file() else score(folder, out=out)
+    assert score(folder, out=tmp_path / "out").table["heat_map"].nunique() == 3, "equal stems"
+    mine.write_text("kept")
     with pytest.raises(FileExistsError, match="maps/mine.txt"):
         score(folder, out=tmp_path / "out")
-    (tmp_path / "out" / "maps" / "mine.txt").unlink()
-    inside = score(folder, out=folder / "results")
-    again = score(folder, out=folder / "results")  # its own heat maps are not images to score
-    assert len(again.table) == len(inside.table) == 3
-    assert any("results of an earlier run" in message for message in again.messages)
+    for _ in range(2):
+        again = score(folder, out=folder / "results")  # its own heat maps are not images to score
+    assert len(again.table) == 3 and any("an earlier run" in message for message in again.messages)
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_nothing_to_score_is_an_error_that_names_the_files(tmp_path, score):
-    (tmp_path / "empty").mkdir()
+    folder = fill(tmp_path / "empty", ["a.txt.png"]) and tmp_path / "empty"
+    (folder / "a.txt.png").unlink()
     with pytest.raises(ValueError, match="there is no file in it"):
-        score(tmp_path / "empty")
-    (tmp_path / "empty" / "a.txt").write_text("x")
+        score(folder)
+    (folder / "a.txt").write_text("x")
     with pytest.raises(ValueError, match=r"a.txt \(no image in a format"):
-        score(tmp_path / "empty")
+        score(folder)
     with pytest.raises(ValueError, match="expected one of clip, rwda"):
         score(fill(tmp_path / "photos", 1), "patchcore")
 
@@ -280,9 +246,7 @@ def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     assert not [tag for tag in page.find_all(src=True) if not tag["src"].startswith("data:")]
     assert not page.find_all("link") and "http" not in text.replace("http-equiv", "")
     assert len(page.select(".gallery li")) == report.TOP + 8  # every second of the others
-    assert "The 24 highest of 40, and below them 8 others" in page.get_text().replace("\n", " ")
     assert len(list((tmp_path / "out" / "maps").iterdir())) == 2
-    assert "0.9-quantile of the folder's own 40 scores" in page.get_text()
 
 
 def labelled(folder: Path) -> Path:
@@ -375,14 +339,10 @@ def test_options_say_what_is_wrong(tmp_path):
             options_from({name: value})
     with pytest.raises(ValueError, match="only zsad-mini has its own"):
         load_scorer("clip", read_options(model="RN50", device="cpu"))
-    (tmp_path / "typo.yaml").write_text("sedes: 3")
-    with pytest.raises(
-        ValueError, match="unknown parameter 'sedes' in the profile typo.yaml: did you mean 'seeds'"
-    ):
-        read_options(str(tmp_path / "typo.yaml"))
+    for text, message in (("sedes: 3", "'sedes' .*: did you mean 'seeds'"), ("[1, 2]", "name: value")):
+        (tmp_path / "own.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_options(str(tmp_path / "own.yaml"))
     with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
         read_options("no")
-    (tmp_path / "list.yaml").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="name: value"):
-        read_options(str(tmp_path / "list.yaml"))
     assert read_options() == Options(cache_dir=read_options().cache_dir), "the profile mini has the defaults"

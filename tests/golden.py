@@ -12,7 +12,7 @@ import pandas as pd
 FOLDER = Path(__file__).parent / "golden" / "smallest"
 GLUED = "application/papermill.record/text/plain"
 NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
-TIMED = re.compile(r"\b(?:ms|s|fps|FPS|GiB|MiB|min|minutes|seconds|latency|speed)\b")
+TIMED = re.compile(r"\b(?:ms|fps|FPS|GiB|MiB|minutes|seconds|latency)\b")
 POINTS, SHARE = 0.11, 0.01  # as `zsad verify`, and the last digit that is shown
 
 

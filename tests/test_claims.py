@@ -161,32 +161,6 @@ def synthetic(**changes: float) -> Numbers:
     return Numbers(frame, claims.cells_of(frame), {"names": ("b", "c"), "name": "b"})
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "more", "leads"),
-    [
-        ("a", "b", {}, [2, 2, 1, 1]),
-        ("a", "", {}, [6, 5, 3, 2.5]),
-        ("a", "1.5", {"measures": "image auroc"}, [4.5, 3.5]),
-        ("a", "{names}", {"datasets": "mvtec"}, [2, 1, 1, 0.5]),
-        ("a", "{name}", {"datasets": "mvtec"}, [2, 1]),
-        ("{b|c}", "{b|c}", {"datasets": "mvtec"}, [0] * 4),
-        ("b | c", "b | c", {"datasets": "mvtec", "measures": "image auroc"}, [0, -1, 1, 0]),
-        ("a - b", "a - c", {"datasets": "mvtec"}, [1, 0.5]),
-        ("a", "b", {"measures": "image auroc - image aupr"}, [1, 1]),
-        ("a", "", {"average": "datasets"}, [5.5, 2.75]),
-        ("a", "", {"average": "datasets | measures"}, [16.5 / 4]),
-        ("b | c", "a", {"average": "settings", "datasets": "mvtec"}, [-1.5, -0.75]),
-        ("a", "b", {"condition": "ratio > 0", "measures": "image auroc"}, [1.5, 5 / 3]),
-        ("a", "b", {"datasets": "any where a | b", "measures": "image auroc"}, [2, 2]),
-        ("a", "b", {"datasets": "visa | mpdd where a", "measures": "image auroc"}, [2]),
-    ],
-)
-def test_leads_of_a_row(first, second, more, leads):
-    row = {"measures": "image auroc | image aupr", "datasets": "mvtec | visa"} | more
-    found = judge(synthetic(), [Comparison("", first, second, **row)])
-    assert list(found.numbers.values()) == pytest.approx(leads)
-
-
 def test_rows_are_joined_and_enough_counts_cells_with_all_pairs():
     row = Comparison("", "a", "b | c", "image auroc", "mvtec | visa")
     assert judge(synthetic(), [row]).verdict == HOLDS

@@ -1,4 +1,4 @@
-"""AnomalyCLIP's figures of images and scores: the images that a rule chooses, and what the axes hold."""
+"""What AnomalyCLIP's pages show beside tables: maps, attention, tokens, losses, sweeps and times."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from zsad_core import methods
+from zsad_core.auxiliary import auxiliary_of
+from zsad_core.dpam import KINDS, attention_weights, quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.methods import extractor_of
-from zsad_core.prompt_learning import LearnedPrompts
+from zsad_core.learnable_prompts import PromptDesign, freeze
+from zsad_core.prompt_learning import LearnedPrompts, glocal_loss
 from zsad_core.windows import upsample
-from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
-from zsad_papers.anomalyclip import figures as anomalyclip_figures
+from zsad_papers.anomalyclip import analysis, costs, experiments, figures
 from zsad_papers.common.experiment import Category
-from zsad_papers.common.settings import Settings
+from zsad_papers.common.results import load_published
+from zsad_papers.common.settings import Settings, read_settings
 
 NAN = float("nan")
 
@@ -30,29 +33,22 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="module")
 def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
-    return anomalyclip_figures.prompt_sources(settings, large, "mvtec")["AnomalyCLIP"]
+    return figures.prompt_sources(settings, large, "mvtec")["AnomalyCLIP"]
 
 
 @pytest.fixture(scope="module")
 def nut(settings: Settings, large: ClipEncoder) -> Category:
-    return next(
-        category
-        for category in anomalyclip_experiments.squashed(settings, large, "mvtec")
-        if category.name == "hex_nut"
-    )
-
-
-# maps
+    squashed = experiments.squashed(settings, large, "mvtec")
+    return next(category for category in squashed if category.name == "hex_nut")
 
 
 def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: LearnedPrompts) -> None:
-    (found,) = anomalyclip_figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
-    image = nut.test.image(3)
-    config = prompts.config
-    _, local = extractor_of(nut.encoder, config).features(nut.encoder.preprocess(image)[None]).values()
-    texts = prompts.texts(nut.encoder)[0]
-    anomalous = (local @ texts.T / config.temperature).softmax(-1)[..., 1].unflatten(1, nut.encoder.grid)
-    smooth = gaussian_filter(upsample(anomalous, nut.encoder.image_size)[0], 4 * 144 / 518)
+    (found,) = figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
+    image, config, encoder = nut.test.image(3), prompts.config, nut.encoder
+    _, local = methods.extractor_of(encoder, config).features(encoder.preprocess(image)[None]).values()
+    texts = prompts.texts(encoder)[0]
+    anomalous = (local @ texts.T / config.temperature).softmax(-1)[..., 1].unflatten(1, encoder.grid)
+    smooth = gaussian_filter(upsample(anomalous, encoder.image_size)[0], 4 * 144 / 518)
     expected = upsample(torch.from_numpy(smooth)[None], image.size[::-1])[0]
     np.testing.assert_allclose(found.maps["AnomalyCLIP"], expected, atol=2e-3)
     assert found.label == f"hex nut\n{nut.test.meta['defect'].iloc[3]}"
@@ -60,41 +56,96 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
 
 
 def test_training_images_are_refused(settings: Settings, large: ClipEncoder, prompts: LearnedPrompts) -> None:
-    trained = anomalyclip_experiments.squashed(settings, large, "visa")[0]
+    trained = experiments.squashed(settings, large, "visa")[0]
     with pytest.raises(ValueError, match="not zero-shot"):
-        anomalyclip_figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
-    assert len(anomalyclip_figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
+        figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
+    assert len(figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
 
 
-# images by rule
-
-
-def test_anomalous_images_are_evenly_spaced() -> None:
+def test_images_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     category = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
-    assert anomalyclip_figures.spread_out(category, 3) == [1, 3, 6]
-    assert anomalyclip_figures.spread_out(category, 9) == [1, 2, 3, 5, 6]
-
-
-def test_successes_and_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert figures.spread_out(category, 3) == [1, 3, 6] and figures.spread_out(category, 9) == [1, 2, 3, 5, 6]
     frames = {
         "a": [(0, NAN, 0.2), (1, 0.9, 0.5), (1, 0.1, 0.5), (0, NAN, 0.7)],
         "b": [(0, NAN, 0.9), (1, 0.95, 0.5), (1, 0.3, 1.0)],
     }
-    names = ["label", "auroc", "maximum"]
-    monkeypatch.setattr(
-        anomalyclip_figures,
-        "within_images",
-        lambda category, _: pd.DataFrame(frames[category.name], columns=names),
-    )
-    monkeypatch.setattr(anomalyclip_figures, "has_masks", lambda test: test)
+
+    def described(category: SimpleNamespace, _: object) -> pd.DataFrame:
+        return pd.DataFrame(frames[category.name], columns=["label", "auroc", "maximum"])
+
+    monkeypatch.setattr(figures, "within_images", described)
+    monkeypatch.setattr(figures, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
-    found = anomalyclip_figures.successes_and_failures(made, 2)
+    found = figures.successes_and_failures(made, 2)
     assert {group: [(category.name, i) for category, i in own] for group, own in found.items()} == {
         "success": [("b", 1), ("a", 1)],
         "failure": [("a", 2), ("b", 2)],
         "false alarm": [("b", 0), ("a", 3)],
     }
-    assert anomalyclip_figures.successes_and_failures(made[2:]) == {}
 
 
-# drawings
+def test_tokens_of_the_templates(large: ClipEncoder) -> None:
+    table = analysis.token_table(large, PromptDesign(2, length=2))
+    assert table["normal"].tolist()[1:] == ["[V_1]", "[V_2]", "object", ".", "<end_of_text>", ""]
+    assert table["anomalous"].tolist()[1:6] == ["[W_1]", "[W_2]", "damaged", "object", "."]
+    assert table["normal: from"].tolist() == ["fixed", "learned", "learned", "fixed", "fixed", "fixed", ""]
+    named = analysis.token_table(large, PromptDesign(2, length=2, object_word=None), "metal nut")
+    assert named["normal"].tolist()[3:5] == ["metal", "nut"]
+
+
+def test_self_attention_is_the_mean_of_the_diagonal(large: ClipEncoder, nut: Category) -> None:
+    first = quarter_blocks(6)[0]
+    records = analysis.self_attention_records(large, [nut], 2)
+    found = analysis.self_attention_rows(records, "toys", first)
+    pixels = torch.stack([large.preprocess(nut.test.image(i)) for i in range(2)])
+    blocks = list(attention_weights(large.model.visual, pixels, KINDS))[first - 1 :]
+    weights = {k: torch.stack([w[k].diagonal(dim1=-2, dim2=-1)[..., 1:] for w in blocks]) for k in KINDS}
+    mean = found[found["category"] == "mean"].set_index("variant")["mean"]
+    expected = {f"attention={k}": v.mean().item() for k, v in weights.items()}
+    assert mean.to_dict() == pytest.approx(expected, rel=1e-5)
+    matrices = analysis.attention_matrices(large, pixels[:1], 3)
+    own = analysis.self_attention_records(large, [nut], 1).query("block == 3")
+    expected = dict(zip(own["kind"], own["weight"], strict=True))
+    assert {k: m.diagonal().mean() for k, m in matrices.items()} == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="1 to 6"):
+        analysis.attention_matrices(large, pixels, 7)
+
+
+def test_the_loss_of_one_image_is_that_of_training(
+    settings: Settings, large: ClipEncoder, nut: Category, prompts: LearnedPrompts
+) -> None:
+    parts, config = analysis.loss_parts(nut, prompts, 3), prompts.config
+    material = auxiliary_of(nut.test, methods.extractor_of(large, config), settings.cache_dir)
+    batch, frozen = material.batch(np.array([3]), config.layers), freeze(large, config.design)
+    expected = glocal_loss(large, config, prompts.parameters, frozen, batch)
+    total = parts["image"] + config.local_weight * sum(v for n, v in parts.items() if n != "image")
+    assert total == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_sweeps_sort_by_number_and_mark_the_default() -> None:
+    variants = ["E=12", "E=4", "E=8", "full", "N=1", "N=2"]
+    frames = [
+        pd.DataFrame({"variant": variants, "task": task, "metric": metric, "mean": [first, 50, 60, 0, 1, 2]})
+        for task, metric, first in (("pixel", "pro", 70), ("image", "ap", 40), ("image", "auroc", 0))
+    ]
+    pro, ap, layers, _ = figures.sweeps(pd.concat(frames), {"E": 12}).axes
+    np.testing.assert_allclose(pro.lines[0].get_xydata(), [[4, 50], [8, 60], [12, 70]])
+    np.testing.assert_allclose(ap.lines[0].get_ydata(), [50, 60, 40])
+    assert [text.get_text() for text in ap.texts] == ["default"] and ap.lines[1].get_xdata() == [12, 12]
+    assert not layers.texts and layers.get_xlabel() == "image layers N"
+
+
+def test_times_stand_beside_published_ones(tiny_clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, keys = read_settings({"profile": "mini"}), ["dataset", "method", "variant", "metric"]
+    measured = costs.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 20, repeats=1)
+    published = load_published("anomalyclip").query("artifact == 'T8' and task == ''")
+    own = measured[measured["artifact"] == "T8"]
+    assert sorted(own[keys].to_numpy().tolist()) == sorted(published[keys].to_numpy().tolist())
+    assert (measured["mean"] > 0).all()
+    assert costs.minutes(600, 17) == pytest.approx(0.03)  # a step for the last few images
+
+    cached, with_tower = costs._step(tiny_clip, tower=False), costs._step(tiny_clip)
+    monkeypatch.setattr(ClipEncoder, "embed_glocal", lambda *_, **__: pytest.fail("the image tower ran"))
+    cached()
+    with pytest.raises(pytest.fail.Exception, match="tower ran"):
+        with_tower()

@@ -10,7 +10,7 @@ from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_sta
 from zsad_papers.common.contradictions import class_means, quoted
 from zsad_papers.common.contradictions import statements as text_against_tables
 from zsad_papers.common.results import load_published
-from zsad_papers.rwda.contradictions import statements, versions
+from zsad_papers.rwda.contradictions import statements
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +31,6 @@ def test_a_planted_error_in_a_mean_is_found_beyond_rounding(published):
     for mean, agrees in ((92.2, True), (92.1, True), (92.3, False), (92.0, False)):
         found = class_means(planted(published, mean, **keys)).set_index("where")
         assert found.loc[where, "agrees"] == agrees, mean
-
-
-def test_the_two_versions_share_their_numbers_but_not_their_tables(published):
-    found = versions(published, load_published("rwda", "published_first_version.csv"))
-    same = found[found["kind"] == "other version"]
-    assert len(same) == 309 and same["agrees"].all()
-    renumbered = found[found["kind"] == "renumbered"]
-    assert renumbered[["printed", "computed"]].values.tolist() == [["T4", "T3"], ["T5", "T4"]]
-    only = found[found["kind"] == "one version only"]
-    assert only["where"].tolist()[:7] == ["A10", "A5", "A6", "A7", "A8", "A9", "T3"]
-    assert only["where"].iloc[7] == "Section 4.3 (first version), rwda-c12"
-    other = planted(published, 78.4, artifact="T5", method="rwda", metric="f1max")
-    found = versions(other, load_published("rwda", "published_first_version.csv"))
-    wrong = found[(found["kind"] == "other version") & ~found["agrees"]]
-    assert wrong["where"].tolist() == ["T5: sewerml, 0-shot rwda, object_unknown, f1max"]
-    assert wrong["difference"].tolist() == [-1.0]
 
 
 def test_quoted_numbers_agree_until_one_is_changed(published):

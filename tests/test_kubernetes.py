@@ -106,11 +106,6 @@ def test_a_job_is_submitted_watched_and_cancelled(
     assert ask(root, standin, "status", long) == "failed", "a deleted job would be awaited for ever"
 
 
-def test_no_answer_from_the_cluster_is_no_failure_of_the_job(root: Path, standin: dict[str, str]) -> None:
-    Path(standin["PATH"].split(os.pathsep)[0], "kubectl").write_text("#!/bin/sh\nexit 1\n")
-    assert ask(root, standin, "status", "some-job") == "running"
-
-
 @pytest.mark.parametrize("folder", ["slurm", "kubernetes"])
 def test_snakemake_knows_every_setting(root: Path, folder: str) -> None:
     """An unknown option ends Snakemake at once."""

@@ -7,22 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from exact import pixel_auroc
 from PIL import Image
 from torch import Tensor
 
 from zsad_core import image_features
-from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, compute_features
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
     Output,
     fit_references,
-    token_map,
 )
 from zsad_core.metrics import aupro, f1_max
-from zsad_core.scores import prompt_score
 from zsad_core.views import boxes_of
 from zsad_core.windows import zero_shot_map
 from zsad_papers.common.experiment import measure
@@ -223,18 +219,6 @@ def test_ablations_of_table_8() -> None:
         },
     )
     assert len({output.maps.sum().item() for output in outputs.values()}) == 7
-
-
-def test_patch_tokens_in_the_joint_space(tiny_clip: ClipEncoder) -> None:
-    tokens = draw(2, 9, 32)
-    visual = tiny_clip.model.visual
-    joint = F.layer_norm(tokens, (32,), visual.ln_post.weight, visual.ln_post.bias) @ visual.proj
-    found = token_map(tiny_clip.project_tokens(tokens), tiny_clip.grid, TEXTS, 0.1)
-    assert found.shape == (2, 3, 3)
-    for patch in range(9):
-        expected = prompt_score(joint[:, patch], *map(torch.tensor, TEXTS), 0.1)
-        torch.testing.assert_close(found[:, patch // 3, patch % 3], expected, rtol=1e-4, atol=1e-6)
-    assert token_map(joint[:, :6], (2, 3), TEXTS).shape == (2, 2, 3)
 
 
 def patches(found: TileFeatures) -> Tensor:

@@ -1,7 +1,8 @@
-"""WinCLIP's experiments against direct computations on a few images, and what their cache must notice."""
+"""WinCLIP, WinCLIP+ and the few-shot baselines on a few images, against direct computations."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +14,28 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.testing import assert_close
 
-from zsad_core import prompts
+from zsad_core import methods, prompts
+from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
-from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.methods import Output
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import boxes_of, inference_views
-from zsad_core.windows import winclip_map
+from zsad_core.windows import aggregate_windows, winclip_map, zero_shot_map
+from zsad_papers.baselines import few_shot as few_shot_module
+from zsad_papers.baselines.detectors import baseline_detector
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.experiments import (
     few_shot,
+    few_shot_arrays,
     few_shot_baselines,
+    few_shot_detector,
+    few_shot_scores,
+    open_choices,
     other_localization,
     tiling,
     zero_shot,
@@ -34,23 +43,26 @@ from zsad_papers.winclip.experiments import (
     zero_shot_detector,
 )
 
+ALL = ("P", "P+Wm", "P+Wm+Ws")
+
 
 @pytest.fixture(scope="module")
 def settings(settings_of: Callable[..., Settings]) -> Settings:
-    return settings_of(reference_seeds=2)
+    return settings_of(reference_seeds=2, map_size=48)
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict]], dict[tuple[str, str], np.ndarray]]:
-    """kept(records): the values that records would summarise, by method and variant."""
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records hold the values that they would summarise."""
 
-    def record(
-        category: Category, values: np.ndarray, task: str, method: str, variant: str = "", **_: int
-    ) -> dict:
-        return {"names": (method, variant), "values": values}
+    def record(self: Category, values: np.ndarray, task: str, method: str, variant: str = "", **where: int):
+        return {"task": task, "method": method, "variant": variant, **where, "values": values}
 
     monkeypatch.setattr(Category, "record", record)
-    return lambda records: {record["names"]: record["values"] for record in records}
+
+
+def values_of(records: list[dict]) -> dict[tuple[str, str], np.ndarray]:
+    return {(record["method"], record["variant"]): record["values"] for record in records}
 
 
 def images_of(category: Category) -> list[Image.Image]:
@@ -74,7 +86,7 @@ def probability(views: Tensor, sides: tuple[Tensor, Tensor], temperature: float)
 # language
 
 
-def test_language_of_squares_is_the_direct_computation(square: Category, kept: Callable) -> None:
+def test_language_of_squares_is_the_direct_computation(square: Category, kept: None) -> None:
     encoder, t = square.encoder, square.temperature
     model = encoder.image_size, encoder.transform
     assert t == encoder.temperature != 0.01
@@ -112,7 +124,7 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: C
         ("winclip", "temperature=0.07"): probability(views, ensemble, 0.07),
         ("winclip", "temperature=0.01"): probability(views, ensemble, 0.01),
     }
-    found = kept(zero_shot_classification(square))
+    found = values_of(zero_shot_classification(square))
     assert found.keys() == expected.keys()
     for names, values in expected.items():
         np.testing.assert_allclose(found[names], values, rtol=1e-4, atol=1e-7, err_msg=str(names))
@@ -120,7 +132,7 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: C
     assert same == {("winclip", v) for v in ("", "multi_crop", "whole=center_crop", "whole=squash")}
 
 
-def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category, kept: Callable) -> None:
+def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category, kept: None) -> None:
     encoder, t = oblong.encoder, oblong.temperature
     model = encoder.image_size, encoder.transform
     ensemble = tuple(side(encoder, s) for s in zero_shot_prompts("fuse"))
@@ -133,7 +145,7 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
         own = [torch.cat([inference_views(part, *model, **options) for part in image]) for image in pictures]
         return torch.stack([encoder.embed_images(pixels) for pixels in own])
 
-    found, tiles = kept(zero_shot_classification(oblong)), parts("tiles")
+    found, tiles = values_of(zero_shot_classification(oblong)), parts("tiles")
     assert {len(image) for image in tiles} == {2} and oblong.views().shape[1] == 12
     expected = {
         "": views(tiles),
@@ -148,21 +160,6 @@ def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category
 
 
 # records
-
-
-def test_a_record_of_scores_and_one_of_pixels(square: Category) -> None:
-    labels, scores = square.test.labels, np.random.default_rng(0).random(len(square.test))
-    names = {"category": "bottle_top", "method": "spade"}
-    metrics = {
-        "auroc": auroc(labels, scores),
-        "aupr": aupr(labels, scores),
-        "f1max": f1_max(labels, scores),
-    }
-    expected = {**names, "variant": "", "shots": 2, "seed": 1, "task": "image", **metrics}
-    assert square.record(scores, "image", "spade", shots=2, seed=1) == expected
-    values, metrics = np.array([0.9, 0.8, 0.7]), {"auroc": 0.9, "pro": 0.8, "f1max": 0.7}
-    expected = {**names, "variant": "x=1", "shots": 0, "seed": 0, "task": "pixel", **metrics}
-    assert square.record(values, "pixel", "spade", "x=1") == expected
 
 
 # maps
@@ -195,9 +192,6 @@ def test_edited_prompts_are_not_read_from_an_old_cache(
 
 def names(record: dict) -> tuple:
     return tuple(record[column] for column in ("method", "variant", "shots", "seed"))
-
-
-# single images
 
 
 # draws of references
@@ -234,4 +228,158 @@ def test_references_are_the_images_that_were_drawn(square: Category) -> None:
     assert len(part.meta) == 2  # the third image is not needed
 
 
-# a dataset
+# WinCLIP+
+
+
+@pytest.mark.parametrize("name", ["square", "oblong"])
+def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
+    category = request.getfixturevalue(name)
+    frame = pd.DataFrame(few_shot(category, [1, 2], ALL)).query("task == 'image'")
+    ascore0 = values_of(zero_shot_classification(category))["winclip", ""]
+    scores = few_shot_scores(category, [1, 2], ALL)
+    assert {*scores} == {(k, seed) for k in (1, 2) for seed in (0, 1)}
+    for key, own in frame.groupby(["shots", "seed"]):
+        values = own.set_index("variant")["values"]
+        np.testing.assert_array_equal(values["score=ascore0"], ascore0)
+        both = (values["score=max_map"] + ascore0) / 2
+        np.testing.assert_allclose(values["score=ascore0+max_map"], both, rtol=1e-12)
+        np.testing.assert_array_equal(scores[key], values["score=ascore0+max_map"])
+    highest = [v.tobytes() for v in frame.loc[frame["variant"] == "score=max_map", "values"]]
+    assert len(set(highest)) > 2  # other shots, other distances
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_distances_to_references_by_hand(square: Category, layer_norm: bool) -> None:
+    encoder, draws = square.encoder, square.draws([1, 2])
+
+    def parts(images: list) -> tuple[Tensor, dict[int, Tensor]]:
+        pixels = torch.stack([encoder.preprocess(image) for image in images])
+        embedded = encoder.embed_scales(pixels, (2, 3), layers=(6,))
+        tokens, norm = embedded.layers[6], encoder.model.visual.ln_post
+        if layer_norm:
+            tokens = F.layer_norm(tokens, tokens.shape[-1:], norm.weight, norm.bias)
+        return F.normalize(tokens, dim=-1), embedded.windows
+
+    def distance(query: Tensor, memory: Tensor) -> Tensor:
+        return (1 - torch.einsum("npd,md->npm", query, memory).amax(-1)) / 2
+
+    found = few_shot_arrays(square, [1, 2], ALL, layer_norm=layer_norm)
+    tokens, windows = parts(images_of(square))
+    for key in ((1, 1), (2, 0)):
+        memory = parts([square.train.image(int(i)) for i in draws[key]])
+        maps = {"P": distance(tokens, memory[0].flatten(0, 1)).unflatten(1, encoder.grid)}
+        for size, values in windows.items():
+            distances = distance(values, memory[1][size].flatten(0, 1))
+            maps[f"W{size}"] = aggregate_windows(distances, encoder.grid, size)
+        for variant, names in zip(ALL, (["P"], ["P", "W3"], ["P", "W3", "W2"]), strict=True):
+            highest = sum(maps[name].double() for name in names).amax((1, 2)) / len(names)
+            got = found[f"{variant}|{key[0]}|{key[1]}/scores"]
+            np.testing.assert_allclose(got, highest, rtol=5e-3, atol=1e-5, err_msg=variant)
+
+
+def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, tmp_path: Path) -> None:
+    """Draws depend on a category's place in its dataset; a dataset with fewer categories has others."""
+    meta = oblong.dataset.meta
+    own = meta[meta["category"] == "fuse"].reset_index(drop=True)
+    alone = replace(oblong, dataset=replace(oblong.dataset, meta=own))
+    assert any((alone.draws([1])[k] != images).any() for k, images in oblong.draws([1]).items())
+    few_shot_arrays(oblong, [1])
+    fresh = replace(alone, settings=replace(alone.settings, cache_dir=str(tmp_path)))
+    for name, values in few_shot_arrays(fresh, [1]).items():
+        np.testing.assert_array_equal(few_shot_arrays(alone, [1])[name], values)
+
+
+# baselines
+
+
+def maps_of(category: Category, dataset: AnomalyDataset) -> dict[str, Tensor]:
+    """Feature maps of a part of the dataset, as they are stored."""
+    (part,) = compute_features(category.clip, dataset, category.settings.cache_dir)
+    return {k: v.unflatten(1, category.encoder.grid) for k, v in part.load().starting("layer").items()}
+
+
+def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
+    return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
+
+
+def patchcore(query: dict, references: dict, layers: list[str], seed: int, size: tuple[int, int]) -> Output:
+    own, kept = (few_shot_module.locally_aware({k: x[k] for k in layers}) for x in (query, references))
+    return few_shot_module.patchcore(own, few_shot_module.patchcore_memory(kept, seed), size)
+
+
+def test_baselines_are_those_of_the_library_on_the_clips_tokens(
+    square: Category, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # fewer channels than there are, so that PaDiM's draw matters
+    monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
+    methods = ("spade", "padim", "patchcore", "patchcore_last")
+    detect = baseline_detector(square, [1, 2], None, methods)
+    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
+    found, size = detect(part.load()), square.encoder.image_size
+    assert {*found} == {f"{m}|{k}|{s}" for m in methods for k in (1, 2) for s in (0, 1)}
+    query, train = maps_of(square, square.test), maps_of(square, square.train)
+    hidden = ["3", "4"]
+    for (k, seed), images in square.draws([1, 2]).items():
+        own = only(train, images)
+        padim = few_shot_module.padim_memory(own, hidden, seed)
+        expected = {
+            "spade": few_shot_module.spade(query, own, hidden, "6", size),
+            "padim": few_shot_module.padim(query, padim, size),
+            "patchcore": patchcore(query, own, hidden, seed, size),
+            "patchcore_last": patchcore(query, own, ["6"], seed, size),
+        }
+        for method, (scores, maps) in expected.items():
+            output = found[f"{method}|{k}|{seed}"]
+            assert_close(output.scores, scores, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
+            assert_close(output.maps, maps, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
+    assert len({output.scores.sum().item() for output in found.values()}) > len(methods)
+
+
+def test_open_options_are_those_they_are_called(oblong: Category) -> None:
+    pixel = pd.DataFrame(open_choices(oblong)).query("task == 'pixel' and seed == 0")
+    found = pixel.set_index(["method", "variant"])["auroc"]
+
+    def set_to(**values):
+        return replace(oblong, settings=replace(oblong.settings, **values))
+
+    categories = {
+        "temperature=0.01": set_to(temperature=0.01),
+        "temperature=0.07": set_to(temperature=0.07),
+        "normalize_sentences=0": replace(oblong, normalize_sentences=False),
+        "whole=squash": replace(oblong, whole="squash"),
+        "map_size=64": set_to(map_size=64),
+    }
+    for variant, category in categories.items():
+        assert found["winclip", variant] == zero_shot(category)[0]["auroc"] != found["winclip", ""]
+        assert (
+            found["winclip_plus", variant] == few_shot(category, [1])[0]["auroc"] != found["winclip_plus", ""]
+        )
+    for variant in ("layer_norm=1", "aggregate=arithmetic", "fuse=none", "fuse=mean"):
+        name, _, text = variant.partition("=")
+        records = few_shot(oblong, [1], **{name: True if name == "layer_norm" else text})
+        assert found["winclip_plus", variant] == records[0]["auroc"] != found["winclip_plus", ""]
+
+
+def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
+    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
+    features, texts = part.load(), square.texts()
+    default, *others = (
+        few_shot_detector(square, [1], **fuse)(features)["P+Wm+Ws|1|0"]
+        for fuse in ({}, {"fuse": "harmonic"}, {"fuse": "mean"}, {"fuse": "none"})
+    )
+    harmonic, mean, none = (output.maps for output in others)
+    options = {"grid": square.encoder.grid, "normal": texts[0], "anomalous": texts[1]}
+    language = zero_shot_map(
+        features.tensor("image"), features.windows(), temperature=square.temperature, **options
+    )
+    assert_close(none.amax((1, 2)), default.scores)
+    assert_close(mean, (none + language) / 2)
+    assert_close(harmonic, 2 / (1 / none + 1 / language))
+    assert_close(default.maps, harmonic)
+    tokens = operator.methodcaller("tensor", f"layer/{square.encoder.depth}")
+    reference, draws = square.references(square.draws([1]), square.clip)
+    memory = methods.fit_references(reference, draws[1, 0], tokens)
+    own = methods.winclip_plus(features, tokens(features), memory, Output(maps=language), square.encoder.grid)
+    assert_close(own["P+Wm+Ws"].maps, harmonic)  # the default of user images is that of the tables
+    for output in others:
+        assert_close(output.scores, default.scores, rtol=0, atol=0)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from zsad_papers import all_papers, anomalyclip, rwda
-from zsad_papers.common.page import start
 from zsad_papers.common.results import joined, rows
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from zsad_core.fnn import FNN, paired_batches, train_fnn
+from zsad_core.fnn import FNN, _kept, paired_batches, train_fnn, train_fnns
 
 
 def gaussians(n: int = 200, d: int = 12, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +58,24 @@ def test_same_seed_same_bits_and_global_state_untouched() -> None:
     assert not torch.equal(first.last.weight, train_fnn(normal, anomalous, seed=6).last.weight)
 
 
+def test_networks_side_by_side_are_those_trained_alone() -> None:
+    normal, anomalous = gaussians()
+    draws = {3: [5, 9, 2, 7, 100, 11], 4: list(range(194, 200))}
+    together = train_fnns(normal, anomalous, draws, batch_size=4, hidden=(9, 8))
+    for seed, own in draws.items():
+        alone = train_fnn(normal[own], anomalous[own], seed=seed, batch_size=4, hidden=(9, 8))
+        # biases before a batch norm have no gradient but rounding, which Adam scales up to its rate
+        torch.testing.assert_close(together[seed].score(normal), alone.score(normal), rtol=0, atol=1e-3)
+        assert together[seed].layers[0][1].num_batches_tracked == 6
+    assert (together[3].score(normal) - together[4].score(normal)).abs().max() > 0.01
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    kept = _kept([torch.Generator().manual_seed(s) for s in (0, 1)], (400, 50), 0.2)
+    assert set(kept.unique().tolist()) == {0.0, 1.25} and (kept[0] != kept[1]).any()
+    assert kept.mean((1, 2)).tolist() == pytest.approx([1, 1], abs=0.02)
+
+
 def test_two_steps_are_adamw_on_binary_cross_entropy() -> None:
     """Without dropout, one batch an epoch; after the first epoch the learning rate is a tenth."""
     normal, anomalous = gaussians(8, 4)
@@ -65,7 +83,7 @@ def test_two_steps_are_adamw_on_binary_cross_entropy() -> None:
     trained = train_fnn(normal, anomalous, epochs=2, **options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        own = FNN(4, (5,), 0.0).double().train()
+        own = FNN(4, (5,)).double().train()
     x = torch.cat([normal, anomalous]).double()
     y = torch.cat([torch.zeros(8), torch.ones(8)]).double()
     first, second = 0.0, 0.0

@@ -71,7 +71,7 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     images = image_embeddings(encoder, pair, tmp_path)
     assert images.views.shape == (2, 6, 640)
     words = random_word_embeddings(encoder, tmp_path, 4)
-    (fnn,) = rwda_experiments.train_runs(words, [0], 4, tmp_path, n_jobs=1, epochs=1, batch_size=4).values()
+    (fnn,) = rwda_experiments.train_runs(words, [0], 4, tmp_path, epochs=1, batch_size=4).values()
     assert sum(p.numel() for p in fnn.parameters()) == 297_473
     scores = rwda_experiments.fnn_scores(images, fnn)
     assert scores.shape == (2,) and ((scores > 0) & (scores < 1)).all()

@@ -63,9 +63,7 @@ def fnns(tmp_path_factory):
         rng.normal(size=(400, DIM)).astype(np.float32) * 0.3 + sign * DAMAGE for sign in (-1, 1)
     )
     texts = (normal.astype(np.float32), anomalous.astype(np.float32))
-    return rwda_experiments.train_runs(
-        texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), n_jobs=1, epochs=4
-    )
+    return rwda_experiments.train_runs(texts, [0, 1], 200, tmp_path_factory.mktemp("cache"), epochs=4)
 
 
 def test_prompt_scores_by_hand(images, tmp_path):
@@ -91,7 +89,7 @@ def test_prompt_scores_by_hand(images, tmp_path):
 def test_runs_are_kept_and_differ_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(rng.normal(size=(2, 100, DIM)).astype(np.float32) + np.array([[[-1]], [[1]]], np.float32))
-    first = rwda_experiments.train_runs(texts, [0, 1], 50, tmp_path, n_jobs=1)
+    first = rwda_experiments.train_runs(texts, [0, 1], 50, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "fnn").iterdir()}
     again = rwda_experiments.train_runs(texts, [0, 1], 50, tmp_path)
     assert (
@@ -100,7 +98,7 @@ def test_runs_are_kept_and_differ_by_seed(tmp_path):
     for seed in (0, 1):
         torch.testing.assert_close(first[seed].state_dict(), again[seed].state_dict(), rtol=0, atol=0)
     assert (first[0].score(texts[0]) != first[1].score(texts[0])).any()
-    rwda_experiments.train_runs(texts, [0], 50, tmp_path, n_jobs=1, same_pair=False)
+    rwda_experiments.train_runs(texts, [0], 50, tmp_path, same_pair=False)
     assert len(list((tmp_path / "fnn").iterdir())) == 2  # another option, another network
 
 

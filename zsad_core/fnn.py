@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from zsad_core.scores import Array, like, to_tensor
 
@@ -16,28 +19,27 @@ class FNN(nn.Module):
     """Hidden layers of linear, batch norm, ReLU, dropout, then one linear layer to a logit (RWDA, Sec. 4.2).
 
     dim: size of the embeddings. hidden: widths; the paper gives none, but among equal widths and among
-    non-increasing powers of two only 256-256-256 adds the 0.30M parameters of Table 3. dropout: the paper
-    gives none; 0.5 is the rate of the work that it cites.
+    non-increasing powers of two only 256-256-256 adds the 0.30M parameters of Table 3.
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int] = (256, 256, 256), dropout: float = 0.5) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int] = (256, 256, 256)) -> None:
         super().__init__()
-        if not hidden or min(dim, *hidden) < 1 or not 0 <= dropout < 1:
-            raise ValueError(
-                f"dim={dim}, hidden={hidden}, dropout={dropout}: expected widths from 1, a rate in [0, 1)"
-            )
+        if not hidden or min(dim, *hidden) < 1:
+            raise ValueError(f"dim={dim}, hidden={hidden}: expected widths from 1")
         widths = zip((dim, *hidden), hidden)
-        layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)) for a, b in widths]
+        layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in widths]
         self.layers = nn.Sequential(*(nn.Sequential(*layer) for layer in layers))
         self.last = nn.Linear(hidden[-1], 1)
         self.dim = dim
 
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(n, d) -> logits (n,)."""
-        return self.last(self.layers(embeddings))[:, 0]
+    def forward(self, embeddings: torch.Tensor, kept: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """(n, d) -> logits (n,). kept: dropout's factors (n, width) for each layer, while training."""
+        for layer, factors in zip_longest(self.layers, kept):
+            embeddings = layer(embeddings) if factors is None else layer(embeddings) * factors
+        return self.last(embeddings)[:, 0]
 
     @torch.no_grad()
     def score(self, embeddings: Array) -> Array:
@@ -64,53 +66,84 @@ class FNN(nn.Module):
         return to_tensor(embeddings, torch.float32).reshape(-1, self.dim)
 
 
-def train_fnn(
+def train_fnn(normal: Array, anomalous: Array, *, seed: int = 0, **options: Any) -> FNN:
+    """Train the FNN on the text embeddings of all pairs. options: of `train_fnns`."""
+    return train_fnns(normal, anomalous, {seed: range(len(normal))}, **options)[seed]
+
+
+def train_fnns(
     normal: Array,
     anomalous: Array,
+    draws: Mapping[int, Sequence[int]],
     *,
     epochs: int = 2,
     batch_size: int = 128,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
     same_pair: bool = True,
-    seed: int = 0,
     hidden: Sequence[int] = (256, 256, 256),
     dropout: float = 0.5,
-) -> FNN:
-    """Train the FNN on text embeddings: binary cross-entropy, normal 0, anomalous 1 (RWDA, Sec. 3.3, 4.2).
+) -> dict[int, FNN]:
+    """Train one FNN a seed, side by side: binary cross-entropy, normal 0, anomalous 1 (RWDA, Sec. 3.3, 4.2).
 
     normal, anomalous: (n, d), row i of both from pair i. Give them raw (`embed_text(…, normalize=False)`):
         the paper marks a normalised vector with a bar and writes the FNN's inputs without it.
-    same_pair, batch_size: see `paired_batches`. hidden, dropout: see `FNN`.
-    seed: weights, dropout and order. Equal seeds and embeddings give equal weights, bit by bit, on one
-        machine; the global random state is left as it was.
-    Returns the network in evaluation mode, on the CPU: it is too small to gain from another device.
+    draws: {seed: pairs that its network learns from}, equally many each. A seed decides on weights, dropout
+        and order. Equal seeds, draws and embeddings give equal weights, up to rounding whoever is trained
+        beside, bit by bit in the same company on one machine; the global random state is left as it was.
+    same_pair, batch_size: see `paired_batches`. hidden: see `FNN`. dropout: the paper gives no rate; 0.5 is
+        that of the work that it cites.
+    Returns networks in evaluation mode, on the CPU: they are too small to gain from another device.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: expected 1 or more")
-    if normal.ndim != 2 or normal.shape != anomalous.shape or len(normal) < 2:
+    if epochs < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"epochs={epochs}, dropout={dropout}: expected 1 epoch or more, a rate in [0, 1)")
+    pairs = torch.stack([torch.as_tensor(own) for own in draws.values()])  # (s, k)
+    if normal.ndim != 2 or normal.shape != anomalous.shape or pairs.shape[1] < 2:
         raise ValueError(
-            f"normal {tuple(normal.shape)} and anomalous {tuple(anomalous.shape)}: "
-            "expected the same shape (n, d), n >= 2, one row of each for every pair"
+            f"normal {tuple(normal.shape)} and anomalous {tuple(anomalous.shape)}, {pairs.shape[1]} pairs "
+            "drawn: expected the same shape (n, d), one row of each for every pair, and 2 pairs or more"
         )
     embeddings = torch.cat([to_tensor(side, torch.float32) for side in (normal, anomalous)])  # (2 n, d)
     if not embeddings.isfinite().all():
         raise ValueError("embeddings that are NaN or infinite: check the encoder's precision and weights")
-    n_pairs, dim = normal.shape
-    targets = torch.arange(2 * n_pairs).ge(n_pairs).float()  # (2 n,)
-    order = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), one_thread():
-        torch.manual_seed(seed)
-        network = FNN(dim, hidden, dropout).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    rows, n_pairs = torch.cat([pairs, pairs + len(normal)], dim=1), pairs.shape[1]  # (s, 2 k)
+    with one_thread():
+        networks = {seed: _fresh(seed, normal.shape[1], hidden) for seed in draws}
+        one = next(iter(networks.values()))
+        parameters, buffers = stack_module_state(list(networks.values()))  # (s, ...) each
+        random = [torch.Generator().manual_seed(seed) for seed in draws]
+        optimizer = torch.optim.AdamW(parameters.values(), lr=lr, weight_decay=weight_decay, fused=True)
+
+        def loss(parameters, buffers, embeddings, targets, kept):
+            logits = functional_call(one, (parameters, buffers), (embeddings, kept))
+            return F.binary_cross_entropy_with_logits(logits, targets)
+
         for epoch in range(epochs):
             optimizer.param_groups[0]["lr"] = lr * 0.1 if epoch else lr  # decays, the paper says not how much
-            for batch in paired_batches(n_pairs, order, batch_size, same_pair):
-                loss = F.binary_cross_entropy_with_logits(network(embeddings[batch]), targets[batch])
+            for batches in zip(*(paired_batches(n_pairs, own, batch_size, same_pair) for own in random)):
+                batch = torch.stack(batches)  # (s, b)
+                inputs = embeddings.index_select(0, rows.gather(1, batch).flatten()).unflatten(0, batch.shape)
+                kept = [_kept(random, (batch.shape[1], width), dropout) for width in hidden]
+                losses = vmap(loss)(parameters, buffers, inputs, batch.ge(n_pairs).float(), kept)  # (s,)
                 optimizer.zero_grad()
-                loss.backward()
+                losses.sum().backward()
                 optimizer.step()
-    return network.eval()
+    for k, network in enumerate(networks.values()):
+        network.load_state_dict({name: value[k] for name, value in (parameters | buffers).items()})
+        network.eval()
+    return networks
+
+
+def _fresh(seed: int, dim: int, hidden: Sequence[int]) -> FNN:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FNN(dim, hidden).train()
+
+
+def _kept(random: Sequence[torch.Generator], shape: tuple[int, int], dropout: float) -> torch.Tensor:
+    """Dropout's factors (s, b, width), drawn by each seed for itself: 0, or what keeps the mean."""
+    drawn = torch.stack([torch.rand(shape, generator=own) for own in random])
+    return drawn.ge_(dropout).div_(1 - dropout)
 
 
 @contextmanager

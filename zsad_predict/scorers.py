@@ -159,7 +159,7 @@ def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> t
         return {name: value.numpy() for name, value in train_fnn(*pairs, **own).state_dict().items()}
 
     state = cached_arrays(Path(options.cache_dir) / "fnn", "your_images", key, train)
-    fnn = FNN(encoder.dim, options.hidden, options.dropout)
+    fnn = FNN(encoder.dim, options.hidden)
     fnn.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     return fnn.eval(), key
 

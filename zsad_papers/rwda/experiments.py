@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from zsad_core import methods
 from zsad_core.cache import cached_arrays
 from zsad_core.encoders import ClipEncoder
-from zsad_core.fnn import FNN, train_fnn
+from zsad_core.fnn import FNN, train_fnns
 from zsad_core.image_features import TileFeatures, random_word_embeddings, text_embeddings
 from zsad_core.prompts import ALPHABETS, object_name, prompt_pair
 from zsad_core.references import image_similarity_score, sample_references
@@ -70,30 +68,21 @@ def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
 
 
 def train_runs(
-    texts: Pair, seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, *, n_jobs: int = -1, **options
+    texts: Pair, seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, **options
 ) -> dict[int, FNN]:
     """One FNN for each seed, on n_pairs of the pool's embeddings, cached under the embeddings' own bytes.
-
-    n_jobs: processes that train at once (joblib's meaning); the result does not depend on it. options: of
-    `train_fnn`.
-    """
+    options: of `train_fnns`."""
     normal, anomalous = texts
 
     def train() -> dict[str, np.ndarray]:
-        jobs = []
-        for seed in seeds:
-            own = draw_pairs(len(normal), n_pairs, seed)
-            jobs.append(delayed(train_fnn)(normal[own], anomalous[own], seed=seed, **options))
-        # copy-on-write maps: torch warns of arrays that it could not write to
-        runs = Parallel(n_jobs=n_jobs, return_as="generator", mmap_mode="c")(jobs)
-        bar = tqdm(runs, total=len(jobs), desc=f"FNN on {n_pairs} pairs", leave=False)
-        states = {seed: fnn.state_dict() for seed, fnn in zip(seeds, bar, strict=True)}
-        return {f"{seed}/{name}": v.numpy() for seed, state in states.items() for name, v in state.items()}
+        draws = {seed: draw_pairs(len(normal), n_pairs, seed) for seed in seeds}
+        found = train_fnns(normal, anomalous, draws, **options)
+        return {f"{s}/{name}": v.numpy() for s, fnn in found.items() for name, v in fnn.state_dict().items()}
 
     digest = hashlib.sha256(np.stack(texts).tobytes()).hexdigest()[:32]
     key = {"texts": digest, "n_pairs": n_pairs, "seeds": list(seeds), "options": options}
-    arrays = cached_arrays(Path(cache_dir) / "fnn", f"fnn-{n_pairs}", key, train)
-    shape = {name: options[name] for name in ("hidden", "dropout") if name in options}
+    arrays = cached_arrays(Path(cache_dir) / "fnn", f"fnns-{n_pairs}", key, train)
+    shape = {"hidden": options["hidden"]} if "hidden" in options else {}
     found = {seed: FNN(normal.shape[1], **shape).eval() for seed in seeds}
     for seed, fnn in found.items():
         fnn.load_state_dict({name: torch.tensor(arrays[f"{seed}/{name}"]) for name in fnn.state_dict()})

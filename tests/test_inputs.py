@@ -29,18 +29,13 @@ def jobs(path: str) -> set[str]:
     return {name for name, own in programs.items() if path in files_of(*own)}
 
 
-@pytest.mark.parametrize("path", ["zsad_predict/report.html", "zsad_predict/run.py"])
-def test_an_edit_of_your_images_runs_its_page_alone(path):
-    assert jobs(path) == {"notebooks/your_images.ipynb"}
-
-
-def test_an_edit_of_one_paper_runs_no_job_of_another():
+def test_an_edit_runs_what_uses_the_file_and_nothing_else():
+    for path in ("zsad_predict/report.html", "zsad_predict/run.py"):
+        assert jobs(path) == {"notebooks/your_images.ipynb"}
     assert {Path(name).parent.name for name in jobs("zsad_papers/rwda/tables.py")} <= {"rwda", "notebooks"}
     assert not {"embeddings", "anomalyclip", "winclip"} & jobs("zsad_papers/rwda/tables.py")
     assert {"winclip", "anomalyclip"} <= jobs("zsad_papers/winclip/experiments.py")
 
-
-def test_an_edit_of_the_methods_or_of_what_papers_share_runs_all():
     for path in ("zsad_core/encoders.py", "zsad_papers/common/settings.py"):
         page = "notebooks/rwda/46_potential_application.ipynb"
         assert {"embeddings", "winclip", "anomalyclip", page} <= jobs(path)
@@ -55,8 +50,6 @@ def test_an_edit_of_the_methods_or_of_what_papers_share_runs_all():
         ("anomalyclip/43_ablations", {"anomalyclip-mvtec", "anomalyclip-visa"}),
         ("anomalyclip/42_medical", {"anomalyclip-mvtec", "anomalyclip-visa", "anomalyclip-others"}),
         ("speed", set()),
-        ("data_gallery", set()),
-        ("your_images", set()),
     ],
 )
 def test_a_page_waits_for_the_experiments_that_it_reads(page, expected):

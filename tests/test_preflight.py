@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -20,6 +20,7 @@ from zsad_core.datasets import load_dataset
 from zsad_papers.common.settings import Settings, read_settings
 
 FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
+PINNED = {"model": "ViT-B-16-plus-240", "weights": "laion400m_e32"}
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -30,8 +31,8 @@ def settings(small_data: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The requested addresses; none answers."""
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The requested addresses; none answers. No weights are kept."""
     requested = []
 
     def urlopen(request, timeout):
@@ -40,6 +41,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         raise URLError("no network")
 
     monkeypatch.setattr(preflight.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(preflight, "CLIP_CACHE", tmp_path / "weights")
     return requested
 
 
@@ -53,32 +55,19 @@ def test_the_mini_profile_has_all_it_needs(settings, offline):
     assert not offline
 
 
-def test_an_address_that_does_not_answer_says_what_to_fetch_and_where_to_put_it(
-    settings, offline, monkeypatch
-):
-    monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
-    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path):
+    paper, url = replace(settings, **PINNED), checkpoints.PINNED[*PINNED.values()][0]
     check = next(check_weights(paper))
-    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
-    assert check.state == "error" and url in check.note and "nowhere/vit_b" in check.note
+    assert check.state == "error" and url in check.note and "weights/vit_b" in check.note
     assert offline == [url]
-
-
-def test_weights_to_be_downloaded_are_no_error(settings, monkeypatch):
-    monkeypatch.setattr(preflight, "CLIP_CACHE", Path("nowhere"))
-    monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
-    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
-    check = next(check_weights(paper))
-    assert check.state == "ok" and "834 MB will be downloaded" in check.note
-
-
-def test_a_file_with_another_checksum_is_no_weights(settings, offline, monkeypatch, tmp_path):
-    monkeypatch.setattr(preflight, "CLIP_CACHE", tmp_path)
-    url = checkpoints.PINNED["ViT-B-16-plus-240", "laion400m_e32"][0]
-    (tmp_path / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
-    paper = replace(settings, model="ViT-B-16-plus-240", weights="laion400m_e32")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
     check = next(check_weights(paper))
     assert check.state == "error" and "is damaged" in check.note
+    shutil.rmtree(tmp_path / "weights")
+    monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
+    check = next(check_weights(paper))
+    assert check.state == "ok" and "834 MB will be downloaded" in check.note
 
 
 @pytest.mark.parametrize(
@@ -102,27 +91,30 @@ def test_a_missing_dataset_is_a_warning_and_says_how_to_get_it(settings):
     assert "zsad prepare visa" in next(c.note for c in checks if c.state == "warning")
 
 
-@pytest.fixture
-def copied(small_data: Path, tmp_path: Path) -> Path:
+def cut_table(root: Path) -> None:
+    (root / "meta.csv").write_text("image,label\nx.png,0\n")
+
+
+def lose_image(root: Path) -> None:
+    (root / load_dataset(root).select(split="test").meta["image"].iloc[0]).unlink()
+
+
+def cut_image(root: Path) -> None:
+    path = root / load_dataset(root).select(split="test").meta["image"].iloc[-1]
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def lose_mask(root: Path) -> None:
+    masks = load_dataset(root).meta["mask"]
+    meta = (root / "meta.csv").read_text()
+    (root / "meta.csv").write_text(meta.replace(masks[masks != ""].iloc[0], ""))
+
+
+@pytest.mark.parametrize("damage", [cut_table, lose_image, cut_image, lose_mask])
+def test_a_broken_dataset_is_an_error(settings, small_data: Path, tmp_path: Path, damage: Callable):
     shutil.copytree(small_data / "mini_visa", tmp_path / "data" / "mine")
-    return tmp_path / "data" / "mine"
-
-
-@pytest.mark.parametrize("fault", ["table", "image missing", "image cut off", "mask"])
-def test_a_broken_dataset_is_an_error(settings, copied, fault):
-    dataset = load_dataset(copied).select(split="test")
-    if fault == "table":
-        (copied / "meta.csv").write_text("image,label\nx.png,0\n")
-    elif fault == "image missing":
-        (copied / dataset.meta["image"].iloc[0]).unlink()
-    elif fault == "image cut off":
-        path = copied / dataset.meta["image"].iloc[len(dataset) - 1]
-        path.write_bytes(path.read_bytes()[:200])
-    else:
-        meta = (copied / "meta.csv").read_text()
-        first = dataset.meta["mask"][dataset.meta["mask"] != ""].iloc[0]
-        (copied / "meta.csv").write_text(meta.replace(first, ""))
-    mine = replace(settings, data_dir=str(copied.parent), datasets={"visa": "mine"})
+    damage(tmp_path / "data" / "mine")
+    mine = replace(settings, data_dir=str(tmp_path / "data"), datasets={"visa": "mine"})
     errors = [check for check in check_datasets(mine) if check.state == "error"]
     assert len(errors) == 1, errors
 

@@ -171,7 +171,7 @@ def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
     assert np.isnan(found["light/each"]).tolist() == [[False] * 3, [False] * 3, [True, True, False]]
 
 
-# texts and scores
+# detectors
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -179,9 +179,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
-
-
-# detectors
 
 
 def features(n: int, seed: int = 0) -> TileFeatures:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
-import papermill
 import pytest
 import yaml
 from filelock import FileLock
@@ -298,6 +297,8 @@ def executed(once, small_run) -> Callable[[str], Path]:
     """executed(notebook): the path of that notebook, executed once at its smallest setting."""
 
     def run(notebook: str, path: Path) -> None:
+        import papermill
+
         source = ROOT / "notebooks" / f"{notebook}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         with pytest.MonkeyPatch.context() as patch:

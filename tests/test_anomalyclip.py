@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from exact import pixel_auroc
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import prompt_learning
+from zsad_core import methods, prompt_learning
 from zsad_core.datasets import stretched_mask
 from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
@@ -43,6 +44,23 @@ def settings(settings_of: Callable[..., Settings]) -> Settings:
 
 def squashed_category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
     return replace(categories(settings, encoder, role)[number], whole="squash")
+
+
+def test_auxiliary_sets_and_smoothing_are_the_papers() -> None:
+    found = [anomalyclip_experiments.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")]
+    assert found == ["visa", "mvtec", "mvtec", "mvtec"]
+    assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
+
+
+def test_a_map_is_the_mean_over_layers() -> None:
+    rng, grid = np.random.default_rng(0), (2, 3)
+    unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
+    texts, head, *layers = unit.split([2, 1, 6, 6])
+    arrays = {"global": head.numpy(), "local/1": layers[0][None].numpy(), "local/2": layers[1][None].numpy()}
+    features = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
+    each = [(layer @ texts.T / 0.5).softmax(-1)[:, 1] for layer in layers]
+    maps = methods.anomalyclip(features, texts, grid, 0.5).maps[0]
+    torch.testing.assert_close(maps, sum(each).view(grid) / 2)
 
 
 def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
@@ -132,6 +150,21 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
     assert record["auroc"] == auroc(category.test.labels, scores) and record["ap"] == aupr(
         category.test.labels, scores
     )
+
+
+def test_rows_are_made_of_the_records_that_they_are_named_for() -> None:
+    kinds = [("anomalyclip", variant) for variant in ("", "+T2", "+T3", "+T4")]
+    kinds += [("clip", ""), ("vand", ""), ("rd4ad", "")]
+    frame = pd.DataFrame(kinds, columns=["method", "variant"]).assign(task="image", shots=0, seed=0)
+    frame["auroc"] = np.arange(len(kinds)) / 10
+    records = pd.concat([frame.assign(category="a"), frame.assign(category="b", auroc=frame["auroc"] + 0.1)])
+    expected = {kind: 10.0 * i + 5 for i, kind in enumerate(kinds)}
+    main = anomalyclip_tables.main_rows(records, "toys", "T1").set_index(["method", "variant"])["mean"]
+    assert main.to_dict() == pytest.approx({kind: expected[kind] for kind in (kinds[0], *kinds[4:6])})
+    modules = anomalyclip_tables.ablation_rows(records, "toys", "T4").set_index(["method", "variant"])["mean"]
+    assert modules.to_dict() == pytest.approx({kind: expected[kind] for kind in kinds[:4]})
+    by_class = anomalyclip_tables.classwise_rows(records, "mvtec", "toys")
+    assert set(by_class["category"]) == {"a", "b", "mean"} and set(by_class["variant"]) == {""}
 
 
 def test_gain_is_better_minus_worse_and_ap_is_the_aupr() -> None:

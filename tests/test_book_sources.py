@@ -12,7 +12,6 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import NOTEBOOKS, ROOT
-from markdown_it import MarkdownIt
 
 from zsad_papers import all_papers
 from zsad_papers.common.results import load_published
@@ -27,8 +26,6 @@ LARGEST_FILE = 24_000 * 1024  # bytes, as in .pre-commit-config.yaml
 PRESENTATION = {"hide-input", "hide-output", "hide-cell", "remove-input", "remove-output", "remove-cell"}
 # Put together from parts, so that this file does not trip over itself.
 MACHINE_PATHS = ["/" + "work/", "/" + "root/", "/" + "tmp/w"]
-INCLUDE = re.compile(r"^```\{include\} (\S+)\n(?::.*\n)*```$", re.M)
-LABEL = re.compile(r"^\(([\w-]+)\)=$|^:(?:label|name): ([\w-]+)$", re.M)
 
 
 def cells_of(name: str, kind: str = "code") -> list[Any]:
@@ -38,14 +35,6 @@ def cells_of(name: str, kind: str = "code") -> list[Any]:
 
 def tags_of(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
-
-
-def prose(page: str) -> str:
-    """The Markdown of a page, in book/ or of a notebook, with the files that it includes."""
-    if page.startswith("notebooks/"):
-        return "\n\n".join(cell.source for cell in cells_of(page.removeprefix("notebooks/"), "markdown"))
-    path = ROOT / "book" / f"{page}.md"
-    return INCLUDE.sub(lambda found: (path.parent / found[1]).read_text(), path.read_text())
 
 
 def artifacts() -> pd.DataFrame:
@@ -95,25 +84,6 @@ def test_code_cells_are_short(name):
     code = [cell.source for cell in cells_of(name) if "parameters" not in tags_of(cell)]
     long = [source for source in code if len(source.splitlines()) > LONGEST_CELL]
     assert not long, f"more than {LONGEST_CELL} lines:\n" + "\n---\n".join(long)
-
-
-def test_labels_are_unique_across_the_book():
-    labels = [first or second for page in PAGES for first, second in LABEL.findall(prose(page))]
-    metadata = [cell.metadata for name in NOTEBOOKS for cell in cells_of(name)]
-    figures = [part.mystnb.figure.name for part in metadata if "figure" in part.get("mystnb", {})]
-    assert labels and figures, "labels are written in another way now: see LABEL"
-    assert not [label for label, times in Counter(labels + figures).items() if times > 1]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_page_has_one_title_and_no_heading_skips_a_level(page):
-    tokens = MarkdownIt("commonmark").enable("table").parse(prose(page))
-    levels = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
-    assert levels and levels[0] == 1, "the first heading is no title"
-    assert levels.count(1) == 1, f"{levels.count(1)} titles"
-    assert all(below - above <= 1 for above, below in zip(levels, levels[1:])), (
-        f"a level is skipped: {levels}"
-    )
 
 
 def test_artifacts_are_all_tables_and_figures_of_the_papers():

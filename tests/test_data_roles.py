@@ -51,13 +51,6 @@ def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, 
         assert data.embedded_datasets(settings, encoder, ["mvtec"]) == {}
 
 
-@pytest.mark.filterwarnings("error")  # a role without a dataset gives no warning
-def test_a_role_without_a_dataset_is_named_without_a_warning(dataset):
-    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": {"visa": "mini_visa"}})
-    (sentence,) = data.missing(settings, ["mvtec", "visa"])
-    assert sentence.startswith("No dataset stands in for mvtec: ") and "parameter `datasets`" in sentence
-
-
 def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
     """It is named as the profile names it, and what is kept of the whole dataset serves it as well."""
     category = dataset.categories[1]

@@ -104,13 +104,3 @@ def test_a_job_is_submitted_watched_and_cancelled(
     assert ask(root, standin, "status", long) == "running"
     ask(root, standin, "cancel", long)
     assert ask(root, standin, "status", long) == "failed", "a deleted job would be awaited for ever"
-
-
-@pytest.mark.parametrize("folder", ["slurm", "kubernetes"])
-def test_snakemake_knows_every_setting(root: Path, folder: str) -> None:
-    """An unknown option ends Snakemake at once."""
-    from snakemake.cli import get_argument_parser
-
-    settings = yaml.safe_load((root / "workflow" / "profiles" / folder / "config.yaml").read_text())
-    options = {option for action in get_argument_parser()._actions for option in action.option_strings}
-    assert settings and {f"--{key}" for key in settings} <= options

@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from zsad_predict import __main__
-from zsad_predict import run as run_module
 
 
 @pytest.fixture(scope="module")
@@ -101,27 +99,6 @@ def test_exit_2_for_a_wrong_command_line(run, tmp_path):
     ):
         code, _, err = run(*arguments)
         assert code == 2 and "Usage:" in err
-
-
-def test_model_options_are_those_of_anomalyclip_s_encoder(monkeypatch, tmp_path):
-    seen = {}
-
-    def noted(folder, method, *, options, **others):
-        seen[method] = options
-        raise ValueError("seen")
-
-    monkeypatch.setattr(run_module, "score_folder", noted)
-    own = ["--model", "ViT-L-14-336-quickgelu", "--weights", "openai"]
-
-    def predict(*more):
-        return CliRunner().invoke(__main__.main, ["predict", str(tmp_path), *own, *more])
-
-    assert predict("--method", "anomalyclip", "--image-size", "518").exit_code == 1
-    settings = seen["anomalyclip"]
-    found = (settings.prompt_model, settings.prompt_weights, settings.prompt_image_size)
-    assert found == ("ViT-L-14-336-quickgelu", "openai", 518) and settings.model == "zsad-mini"
-    assert predict().exit_code == 1
-    assert seen["winclip"].model == "ViT-L-14-336-quickgelu"
 
 
 def test_ctrl_c_in_a_process_and_the_same_command_goes_on(tiny, tmp_path, root):

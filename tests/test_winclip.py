@@ -16,7 +16,6 @@ from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, compu
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import (
     Output,
-    fit_references,
 )
 from zsad_core.metrics import aupro, f1_max
 from zsad_core.views import boxes_of
@@ -143,17 +142,6 @@ def test_metrics_are_those_of_all_maps_at_once(
     np.testing.assert_allclose(found["light/each"][:, 2], [x.max() for x in maps])
 
 
-def test_without_masks_there_are_image_scores_only(parts_of: Callable) -> None:
-    image, _ = spot(*SPOTS[0])
-    parts = parts_of([image, (image.rotate(90), None)], brightness())
-    with pytest.raises(
-        ValueError, match=r"shop, category 'screw': screw/test/scratch/01\.png .*no mask.*pixel"
-    ):
-        measure(parts, detect_light)
-    found = measure(parts, lambda x: {"mean": detect_light(x)["mean"]})
-    assert [*found] == ["mean/scores"] and found["mean/scores"].shape == (2,)
-
-
 @pytest.mark.filterwarnings("error")
 def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
     pairs = [spot(*where) for where in SPOTS[:2]]
@@ -216,20 +204,3 @@ def test_ablations_of_table_8() -> None:
         },
     )
     assert len({output.maps.sum().item() for output in outputs.values()}) == 7
-
-
-def patches(found: TileFeatures) -> Tensor:
-    return found.tensor("layer/2")
-
-
-def test_memory_holds_all_tiles_of_the_references_and_nothing_else() -> None:
-    """References are counted through all parts."""
-    first, second = features(4, seed=20), features(3)
-    first = TileFeatures(first.meta[:2], first.sizes[:2], np.array([0, 0, 1, 1]), first.boxes, first.arrays)
-    memory = fit_references([first, second], [4, 1], patches)
-    windows = {k: torch.cat([first.windows()[k][2:], second.windows()[k][2:]]) for k in (2, 3)}
-    expected = torch.cat([patches(first)[2:], patches(second)[2:]])
-    torch.testing.assert_close(memory.patches, expected.flatten(0, 1))
-    torch.testing.assert_close(memory.windows, {k: values.flatten(0, 1) for k, values in windows.items()})
-    with pytest.raises(ValueError, match="no reference images"):
-        fit_references([first, second], [], patches)

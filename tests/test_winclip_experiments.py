@@ -219,15 +219,6 @@ def test_draws_are_nested_distinct_and_differ(many: Category) -> None:
     np.testing.assert_array_equal(many.draws([4])[4, 5], draws[4, 5])  # whatever else is drawn
 
 
-def test_references_are_the_images_that_were_drawn(square: Category) -> None:
-    draws = {(1, 0): np.array([2]), (2, 1): np.array([2, 0])}
-    (part,), numbers = square.references(draws, square.clip)
-    names = square.train.meta["image"]
-    for key, images in draws.items():
-        assert part.meta["image"].iloc[numbers[key]].tolist() == names.iloc[images].tolist()
-    assert len(part.meta) == 2  # the third image is not needed
-
-
 # WinCLIP+
 
 

@@ -47,17 +47,6 @@ def test_tidy_selects_names_and_takes_percentages(made: pd.DataFrame) -> None:
     assert row["mean"] == pytest.approx(27.5) and row["std"] == pytest.approx(math.sqrt(50))  # 22.5, 32.5
 
 
-def test_tidy_keeps_categories_and_an_artifact_for_each_metric(made: pd.DataFrame) -> None:
-    options = {"keep": "both", "names": {"score=max_map": "short"}, "paper": "rwda"}
-    artifact = {"auroc": "A5", "aupr": "A6"}
-    found = results.tidy(made, "toys", artifact, task="image", shots=1, **options)
-    assert set(map(tuple, found[["artifact", "metric"]].to_numpy())) == {("A5", "auroc"), ("A6", "aupr")}
-    assert set(found["category"]) == {"a", "b", "mean"} and set(found["variant"]) == {"short", ""}
-    assert set(found["paper"]) == {"rwda"}
-    only = results.tidy(made, "toys", artifact, task="image", keep="categories")
-    assert set(only["category"]) == {"a", "b"}
-
-
 # each row of a table is the mean over the categories of one kind of record
 
 WINDOWS = ("wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token", "image_tiling")

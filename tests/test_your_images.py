@@ -181,26 +181,6 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
     assert len(seen) == 48
 
 
-def test_a_run_killed_while_it_replaces_results_keeps_the_earlier_ones(tmp_path, score, monkeypatch):
-    folder, out = fill(tmp_path / "photos", 2, size=(24, 24)), tmp_path / "out"
-    score(folder, out=out)
-    earlier, rename = (out / "scores.csv").read_bytes(), Path.rename
-
-    def killed(source, to):
-        if source != out:
-            raise KeyboardInterrupt
-        return rename(source, to)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", killed)
-        score(folder, out=out)
-    assert not out.exists()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(report, "page", killed)
-        score(folder, out=out)
-    assert (out / "scores.csv").read_bytes() == earlier
-
-
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
     foreign, mine = fill(tmp_path / "holiday", 1), tmp_path / "out" / "maps" / "mine.txt"

@@ -117,15 +117,6 @@ def test_another_experiment_is_no_agreement_and_another_machine_no_fault(run, ca
     assert f"one.csv: {fact}" in said if code else fact == "parameters" or f"fault: {fact}" in said
 
 
-def test_a_file_of_one_run_only_is_a_fault(run, capsys):
-    a = run("a", some_rows())
-    run("b", some_rows())
-    b = run("b", some_rows(), file="two")
-    assert call(a, b) == 1
-    assert "two.csv is only in B" in capsys.readouterr().out
-    assert call(a / "one.csv", b / "two.csv") == 0  # two files, whatever their names
-
-
 def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
     a = run("a", some_rows())
     bad, lacking, cut = (run(name, some_rows()) for name in ("bad", "lacking", "cut"))

@@ -23,7 +23,7 @@ from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
 from zsad_core.methods import Output
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
-from zsad_core.views import boxes_of, inference_views
+from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map, zero_shot_map
 from zsad_papers.baselines import few_shot as few_shot_module
 from zsad_papers.baselines.detectors import baseline_detector
@@ -130,33 +130,6 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: N
         np.testing.assert_allclose(found[names], values, rtol=1e-4, atol=1e-7, err_msg=str(names))
     same = {name for name, values in found.items() if np.abs(values - multi_crop).max() < 1e-7}
     assert same == {("winclip", v) for v in ("", "multi_crop", "whole=center_crop", "whole=squash")}
-
-
-def test_language_of_oblong_images_is_the_mean_over_their_tiles(oblong: Category, kept: None) -> None:
-    encoder, t = oblong.encoder, oblong.temperature
-    model = encoder.image_size, encoder.transform
-    ensemble = tuple(side(encoder, s) for s in zero_shot_prompts("fuse"))
-
-    def parts(whole: str) -> list[list[Image.Image]]:
-        return [[image.crop(box) for box in boxes_of(*image.size, whole)] for image in images_of(oblong)]
-
-    def views(pictures: list[list[Image.Image]], **options: bool) -> Tensor:
-        """(n, views of all parts, d)"""
-        own = [torch.cat([inference_views(part, *model, **options) for part in image]) for image in pictures]
-        return torch.stack([encoder.embed_images(pixels) for pixels in own])
-
-    found, tiles = values_of(zero_shot_classification(oblong)), parts("tiles")
-    assert {len(image) for image in tiles} == {2} and oblong.views().shape[1] == 12
-    expected = {
-        "": views(tiles),
-        "prompt_ens": views(tiles, multi_crop=False),
-        "whole=squash": views(parts("squash")),
-        "whole=center_crop": views(parts("center_crop")),
-    }
-    for variant, embedded in expected.items():
-        scores = probability(embedded, ensemble, t)
-        np.testing.assert_allclose(found["winclip", variant], scores, rtol=1e-4, err_msg=variant)
-    assert len({found["winclip", variant].tobytes() for variant in expected}) == 4
 
 
 # records
@@ -266,18 +239,6 @@ def test_distances_to_references_by_hand(square: Category, layer_norm: bool) -> 
             highest = sum(maps[name].double() for name in names).amax((1, 2)) / len(names)
             got = found[f"{variant}|{key[0]}|{key[1]}/scores"]
             np.testing.assert_allclose(got, highest, rtol=5e-3, atol=1e-5, err_msg=variant)
-
-
-def test_draws_of_another_dataset_are_not_read_from_the_cache(oblong: Category, tmp_path: Path) -> None:
-    """Draws depend on a category's place in its dataset; a dataset with fewer categories has others."""
-    meta = oblong.dataset.meta
-    own = meta[meta["category"] == "fuse"].reset_index(drop=True)
-    alone = replace(oblong, dataset=replace(oblong.dataset, meta=own))
-    assert any((alone.draws([1])[k] != images).any() for k, images in oblong.draws([1]).items())
-    few_shot_arrays(oblong, [1])
-    fresh = replace(alone, settings=replace(alone.settings, cache_dir=str(tmp_path)))
-    for name, values in few_shot_arrays(fresh, [1]).items():
-        np.testing.assert_array_equal(few_shot_arrays(alone, [1])[name], values)
 
 
 # baselines

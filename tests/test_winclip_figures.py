@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,25 +10,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
-from zsad_core.encoders import ClipEncoder
-from zsad_core.prompts import zero_shot_prompts
-from zsad_core.windows import upsample, zero_shot_map
-from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, map_gallery
-from zsad_papers.common.settings import Settings
 from zsad_papers.winclip import figures as winclip_figures
 from zsad_papers.winclip.figures import (
-    example,
     failures,
     typical,
 )
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def settings(settings_of: Callable[..., Settings]) -> Settings:
-    return settings_of(reference_seeds=1, seed=3)
 
 
 # images by rule
@@ -89,17 +77,6 @@ def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # maps of an image
-
-
-def test_the_map_of_an_example_is_winclips(square: Category, encoder: ClipEncoder) -> None:
-    found = example(square, 6)
-    assert list(found.maps) == ["WinCLIP"] and found.label.startswith("bottle top\n")
-    texts = [encoder.embed_text(sentences).mean(0) for sentences in zero_shot_prompts("bottle top")]
-    embedded = encoder.embed_scales(encoder.preprocess(square.test.image(6))[None])
-    maps = zero_shot_map(
-        embedded.image, embedded.windows, encoder.grid, *texts, temperature=square.temperature
-    )
-    np.testing.assert_allclose(found.maps["WinCLIP"], upsample(maps, (144, 144))[0], atol=2e-3)
 
 
 # drawings

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.windows import winclip_map
 from zsad_papers.common import results
-from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, load_published
+from zsad_papers.common.results import COLUMNS, FULL_SHOT, load_published
 from zsad_papers.common.settings import read_settings
 from zsad_papers.rwda import tables as rwda_tables
 from zsad_papers.winclip import costs as winclip_costs
@@ -146,29 +145,6 @@ def test_published_name() -> None:
 
 
 # what the paper leaves open, small defects, times
-
-
-def test_small_defects(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = {
-        "a": {"label": [0, 1, 1, 1], "area": [0, 0.01, 0.02, 0.3], "auroc": [math.nan, 0.5, 0.7, 0.6]},
-        "b": {"label": [1, 0, 1], "area": [0.1, 0, 0.2], "auroc": [0.9, math.nan, 0.95]},
-    }
-    frames = {
-        name: pd.DataFrame({**own, "f1max": own["auroc"], "maximum": 0.5, "kind": "hole"})
-        for name, own in images.items()
-    }
-    monkeypatch.setattr(winclip_tables.experiments, "within_images", lambda category: frames[category.name])
-    named = [SimpleNamespace(name=n, dataset=SimpleNamespace(name=d)) for n, d in (("a", "x"), ("b", "y"))]
-    row, kept = winclip_tables.small_defects(named)
-    expected = spearmanr([0.01, 0.02, 0.3, 0.1, 0.2], [0.5, 0.7, 0.6, 0.9, 0.95]).statistic
-    assert len(row) == 1 and row["mean"].item() == pytest.approx(expected)
-    names = ["winclip", "suppC", "", "mean", "pixel", 0, "winclip", "", "spearman"]
-    assert row[KEYS].iloc[0].tolist() == names
-    assert kept[["category", "dataset"]].drop_duplicates().to_numpy().tolist() == [["a", "x"], ["b", "y"]]
-    assert len(kept) == 5 and kept.notna().all(axis=None)
-    none, images = winclip_tables.small_defects([])
-    assert none.columns.tolist() == COLUMNS and sorted(images) == sorted(kept)
-    assert none.empty and images.empty
 
 
 def test_what_is_timed_are_the_ablations(tiny_clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 TAIL = 15  # lines of a failed job's log
 TARGETS = ("total", "embeddings", "sections")  # these do nothing themselves
-SHOWN = ("Nothing to be done", "Trying to restart", "MissingInput", "WorkflowError", "LockException")
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Progress:
     """Name and start of each job, by its number."""
     ended: dict[str, dict[str, float]] = field(default_factory=dict)
     total: int = 0
+    failed: bool = False
     at_once: int = 1
 
     def read(self, line: str, now: float) -> str | None:
@@ -46,11 +46,12 @@ class Progress:
         elif found := re.match(r"Finished jobid: (\d+) \(Rule: (\w+)\)", line):
             return self._end(*found.groups(), now)
         elif found := re.match(r" +log: (.*) \(check log file", line):
-            return _end_of_log(Path(found[1]))
+            self.failed = True
+            return end_of_log(Path(found[1]))
         elif found := re.match(r" +jobid: (\d+)$", line):
             name, _ = self.running.pop(found[1], ("", 0))
             return f"Failed: {name}" if name else None
-        elif line.startswith(SHOWN):
+        elif line.startswith("Nothing to be done"):
             return line.rstrip()
         return None
 
@@ -81,8 +82,8 @@ class Progress:
         return "; ".join(f"{name}, {duration(now - start)}" for name, start in self.running.values())
 
 
-def follow(command: Sequence[str], root: Path, log: Path, progress: Progress) -> int:
-    """Runs the command in `root`, its output in `log`, and prints what becomes of its jobs; its exit code.
+def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
+    """Runs the command, its output in `log`, and prints what becomes of its jobs; its exit code.
     Ctrl-C reaches Snakemake as well, which is given the time to clean up."""
     with (
         log.open("a", encoding="utf-8") as output,
@@ -90,7 +91,7 @@ def follow(command: Sequence[str], root: Path, log: Path, progress: Progress) ->
         tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
         lines.seek(0, 2)
-        process = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         code, rest = None, ""
         while code is None:
             try:
@@ -134,9 +135,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _end_of_log(path: Path) -> str | None:
-    """The last lines of a failed job's log, in the order in which it wrote them."""
+def end_of_log(path: Path) -> str:
     if not path.is_file():
-        return None
+        return f"{path} does not exist"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
     return "\n".join([f"The last lines of {path}:", *(f"    {line}" for line in lines)])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this checkout
 
-from workflow.progress import Progress, follow, read_times, write_times  # noqa: E402
+from workflow.progress import Progress, end_of_log, follow, read_times, write_times  # noqa: E402
 
 # The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
@@ -35,7 +36,7 @@ def check(profile: str) -> int:
     if passed.exists():
         return 0
     command = [sys.executable, "-m", "workflow.preflight", "--profile", profile, "--quiet"]
-    code = subprocess.run(command, cwd=ROOT).returncode
+    code = subprocess.run(command).returncode
     if code == 0:
         passed.touch()
     else:
@@ -55,6 +56,9 @@ def main() -> int:
     arguments, others = parser.parse_known_args()
     if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
         parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")
+    if Path(arguments.profile).is_file():
+        arguments.profile = os.path.relpath(arguments.profile, ROOT)
+    os.chdir(ROOT)
     # On a cluster, --cores would be an upper limit for all nodes together.
     where = ["--workflow-profile", arguments.cluster] if arguments.cluster else ["--cores", arguments.cores]
 
@@ -73,15 +77,13 @@ def main() -> int:
         # The weights as well are compared by content, not by time.
         snakemake += ["--max-checksum-file-size", "1GB"]
         unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
-        subprocess.run(unlock, cwd=ROOT, capture_output=True)
+        subprocess.run(unlock, capture_output=True)
         options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason", *where, *others]
         html = f"book/_build/_page/{arguments.page}/html/{arguments.page}.html"
         targets = (html,) if arguments.page else STEPS[arguments.until]
         commands = [[*snakemake, target, *options] for target in targets]
         if nothing_runs:
-            return next(
-                filter(None, (subprocess.run(command, cwd=ROOT).returncode for command in commands)), 0
-            )
+            return next(filter(None, (subprocess.run(command).returncode for command in commands)), 0)
         code = run(commands, Path(arguments.profile).stem)
         if arguments.page and not code:
             print(f"The page is at {html}")
@@ -103,16 +105,18 @@ def page_of(name: str) -> str:
 
 def run(commands: Sequence[Sequence[str]], name: str) -> int:
     """Runs these in turn until one fails, and shows their progress; the exit code."""
-    log, times = ROOT / "logs" / f"{name}.log", ROOT / ".snakemake" / f"seconds-{name}.json"
+    log, times = Path("logs", f"{name}.log"), Path(".snakemake") / f"seconds-{name}.json"
     log.parent.mkdir(exist_ok=True)
     log.write_text("", encoding="utf-8")
     progress, code = Progress(read_times(times)), 0
     for command in commands:
-        code = code or follow(command, ROOT, log, progress)
+        code = code or follow(command, log, progress)
     write_times(times, progress)
     if code:
+        if not progress.failed:
+            print(end_of_log(log))
         print(
-            f"The run failed; {log.relative_to(ROOT)} has all that Snakemake said. A notebook that failed "
+            f"The run failed; {log} has all that Snakemake said. A notebook that failed "
             "lies in the results folder under unfinished/, with the error in its last cell. The same command "
             "goes on from what is finished.",
             file=sys.stderr,

@@ -208,18 +208,6 @@ def test_results_never_overwrite_anything_else(tmp_path, score):
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_nothing_to_score_is_an_error_that_names_the_files(tmp_path, score):
-    folder = fill(tmp_path / "empty", ["a.txt.png"]) and tmp_path / "empty"
-    (folder / "a.txt.png").unlink()
-    with pytest.raises(ValueError, match="there is no file in it"):
-        score(folder)
-    (folder / "a.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"a.txt \(no image in a format"):
-        score(folder)
-    with pytest.raises(ValueError, match="expected one of clip, rwda"):
-        score(fill(tmp_path / "photos", 1), "patchcore")
-
-
 def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     names = [f"{i:02d}.png" for i in range(39)] + ["<script>alert(1)<&>.png"]
     folder = fill(tmp_path / "photos", names, size=(12, 12))

@@ -7,12 +7,16 @@
 # make golden    renew tests/golden/smallest: the tables of the smallest run, when a change moves them on purpose
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv     (TORCH=cpu: torch without CUDA, a tenth of the download)
+# make verify    does the finished run agree with reference/mini?
+# make reference renews it from the finished run, when a change moves numbers on purpose
+# make bundle    a finished run as one archive, results/mini.zip
+# make pages     FROM=archive.zip: the book of such an archive, in pages/; needs no data and no torch
 # make clean     everything that was made, except the environment and the datasets
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: env book notebook check test test-all golden lab clean lock
+.PHONY: env book notebook check test test-all golden lab reference verify bundle pages clean lock
 
 PYTHON ?= python3
 PROFILE ?= mini
@@ -63,8 +67,30 @@ golden: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=.
 
+bundle: $(STAMP)
+	@$(BIN)/python -m workflow.bundle pack --profile "$(PROFILE)"
+
+reference: $(STAMP)
+	@$(BIN)/python -m workflow.bundle reference --profile "$(PROFILE)" $(if $(CHANGES),--changes)
+
+verify: $(STAMP)
+	@$(BIN)/zsad verify "results/$(PROFILE)" "reference/$(PROFILE)"
+
+# Where the whole environment is not there, what the book alone needs will do.
+PAGES := $(if $(wildcard $(STAMP)),.venv,.venv-pages)
+
+.venv-pages/.installed: requirements.lock
+	$(PYTHON) -m venv .venv-pages
+	.venv-pages/bin/python -m pip install --quiet --log .venv-pages/pip.log --constraint requirements.lock \
+	    jupyter-book sphinx-exercise sphinx-mathjax-offline click filelock numpy pandas pillow pydantic pyyaml safetensors tqdm
+	touch $@
+
+pages: $(PAGES)/.installed
+	@test -n "$(FROM)" || { echo "make pages needs an archive: make pages FROM=mini.zip" >&2; exit 2; }
+	@$(PAGES)/bin/python -m workflow.bundle pages "$(FROM)"
+
 clean:
-	rm -rf book/_build book/notebooks executed logs results cache .snakemake .pytest_cache .ruff_cache
+	rm -rf book/_build book/notebooks pages executed logs results cache .snakemake .pytest_cache .ruff_cache
 
 # Record the versions of this environment: no local build labels, nothing that only a GPU build of torch brings.
 lock: $(STAMP)

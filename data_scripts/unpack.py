@@ -121,7 +121,7 @@ class _Budget:
         if self.files < 0 or self.bytes < 0:
             what = "files" if self.files < 0 else "bytes"
             raise ValueError(
-                f"{self.path} holds more {what} than any dataset here: it may be made to fill the disk. "
+                f"{self.path} holds more {what} than anything here needs: it may be made to fill the disk. "
                 "Nothing was kept; fetch it again from its owners"
             )
 
@@ -224,7 +224,7 @@ def _write(path: Path, source: IO[bytes], target: Path, name: str, budget: _Budg
 def _refused(path: Path, name: str, fault: str) -> ValueError:
     return ValueError(
         f"{path}: the entry {name!r} {fault}, so that the archive is not unpacked. "
-        "Fetch it again from its owners, or extract it yourself and give the folder"
+        "Fetch it again from its owners; where a folder will do, extract it yourself"
     )
 
 

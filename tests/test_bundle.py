@@ -1,0 +1,128 @@
+"""A bundle carries a whole run, and nothing that is not a run gets out of one."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from workflow import bundle
+from zsad_papers.common.settings import read_profile
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A checkout with a finished run of the profile `own`, whose book has two pages."""
+    files = {
+        "book/_toc.yml": "- file: intro\n- file: notebooks/a\n- file: notebooks/rwda/b\n",
+        "profiles/own.yaml": yaml.safe_dump(
+            read_profile("mini") | {"results_dir": f"{tmp_path}/results/own"}
+        ),
+        "results/own/notebooks/a.ipynb": "{}",
+        "results/own/notebooks/rwda/b.ipynb": "{}",
+        "results/own/rwda_43.csv": "paper\n",
+        "results/own/rwda_43.json": json.dumps({"commit": "0123abc"}),
+        "results/own/times/rwda_43.json": "{}",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
+    monkeypatch.setattr(bundle, "LARGEST", 10_000)
+    return tmp_path
+
+
+def call(checkout: Path, *arguments: str) -> None:
+    profile = [] if arguments[0] == "pages" else ["--profile", str(checkout / "profiles" / "own.yaml")]
+    CliRunner().invoke(bundle.main, [*arguments, *profile], catch_exceptions=False)
+
+
+def test_a_run_comes_out_of_its_bundle_as_it_went_in(checkout):
+    archive, run = checkout / "results" / "own.zip", checkout / "results" / "own"
+    call(checkout, "pack")
+    packed = archive.read_bytes()
+    manifest = bundle.unpack_run(archive, checkout / "out")
+    assert (manifest.profile, manifest.commits) == ("own", ["0123abc"])
+    for path in run.rglob("*.*"):
+        assert (checkout / "out" / path.relative_to(run)).read_bytes() == path.read_bytes()
+    call(checkout, "pack")
+    assert archive.read_bytes() == packed and len(list(archive.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("fault", ["notebooks/a.ipynb", "rwda_43.json", "unfinished/rwda/b.ipynb"])
+def test_an_unfinished_run_is_refused(checkout, fault):
+    path = checkout / "results" / "own" / fault
+    path.unlink() if path.exists() else (path.parent.mkdir(parents=True), path.touch())
+    for command in ("pack", "reference"):
+        with pytest.raises(ValueError, match=f"not finished .{fault}.: `make book` goes on"):
+            call(checkout, command)
+    assert not (checkout / "reference").exists() and not (checkout / "results" / "own.zip").exists()
+
+
+def test_the_reference_holds_tables_of_a_commit(checkout):
+    call(checkout, "reference")
+    call(checkout, "reference")
+    names = {path.name for path in (checkout / "reference").rglob("*.*")}
+    assert names == {"rwda_43.csv", "rwda_43.json"}
+    (checkout / "results" / "own" / "rwda_43.json").write_text('{"commit": "4567+changes"}')
+    with pytest.raises(ValueError, match="of commit 4567.changes, which nobody else has"):
+        call(checkout, "reference")
+    call(checkout, "reference", "--changes")
+    assert "4567" in (checkout / "reference" / "own" / "rwda_43.json").read_text()
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files.update({"rwda_43.csv": b"other"}), "rwda_43.csv is not as its manifest says"),
+        (lambda files: files.update({"more.csv": b""}), "more.csv is not as its manifest says"),
+        (lambda files: files.pop("rwda_43.json"), "rwda_43.json is not as its manifest says"),
+        (lambda files: files.update({"../x": b""}), "leads out of the archive"),
+        (lambda files: files.update({"/x": b""}), "leads out of the archive"),
+        (lambda files: files.update({"C:x": b""}), "is no plain relative path"),
+        (lambda files: files.update({link("x"): b"/etc"}), "is a link"),
+        (lambda files: files.update({"x": bytes(20_000)}), "made to fill the disk"),
+        (
+            lambda files: files.update({bundle.MANIFEST: b'{"format": 2}'}),
+            "has format 2, this checkout reads 1",
+        ),
+        (lambda files: files.update({bundle.MANIFEST: b"[]"}), "its manifest is damaged: fetch it again"),
+        (lambda files: files.pop(bundle.MANIFEST), "is no bundle of a run"),
+    ],
+)
+def test_a_bundle_that_was_tampered_with_is_refused(checkout, change, message):
+    call(checkout, "pack")
+    archive = checkout / "results" / "own.zip"
+    with zipfile.ZipFile(archive) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    change(files)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in files.items():
+            new.writestr(name, content)
+    with pytest.raises(ValueError, match=message):
+        call(checkout, "pages", str(archive))
+    assert {path.name for path in checkout.iterdir()} == {"book", "profiles", "results"}
+
+
+def test_half_a_bundle_and_one_without_a_page_are_refused(checkout):
+    call(checkout, "pack")
+    archive = checkout / "results" / "own.zip"
+    half = checkout / "half.zip"
+    half.write_bytes(archive.read_bytes()[:400])
+    with pytest.raises(ValueError, match="is cut off or damaged"):
+        bundle.unpack_run(half, checkout / "out")
+    with (checkout / "book" / "_toc.yml").open("a") as contents:
+        contents.write("- file: notebooks/new\n")
+    with pytest.raises(ValueError, match="lacks notebooks/new.ipynb.*check out commit 0123abc"):
+        bundle.unpack_run(archive, checkout / "other")

@@ -66,8 +66,7 @@ def test_result_tables_are_the_golden_ones_and_name_their_origin(executed, small
             (golden.FOLDER / name).write_bytes(written[name])
     kept = {path.name: read_results(path) for path in golden.FOLDER.glob("*.csv")}
     assert kept.keys() == tables.keys()
-    limits = {"points": verify.POINTS, "relative": verify.RELATIVE, "spread": verify.SPREAD}
-    rows = {name: verify.compare_rows(kept[name], table, **limits) for name, table in tables.items()}
+    rows = {name: verify.compare_rows(kept[name], table) for name, table in tables.items()}
     wrong = {name: table.query("problem != ''") for name, table in rows.items()}
     assert not [f"{name}\n{table.head(9)}" for name, table in wrong.items() if len(table)]
 

@@ -51,41 +51,55 @@ def run(tmp_path):
     return make
 
 
+def test_the_same_run_agrees_exactly(run, capsys):
+    a, b = run("a", some_rows()), run("b", some_rows())
+    assert call(a, b, "--exact") == 0
+    assert capsys.readouterr().out == "AGREE: 4 of 4 numbers agree exactly, 0 settings differ\n"
+    other = run("other", some_rows((0.9, 0.8 + 1e-9)))
+    assert call(a, other) == 0 and call(a, other, "--exact") == 1
+
+
 @pytest.mark.parametrize(
-    ("first", "spearman", "std", "options", "code"),
-    [  # 0.1 points, 1 % of other numbers, or half of the standard deviation
-        (0.9, 0.5, None, ["--exact"], 0),
-        (0.90001, 0.5, None, ["--exact"], 1),
-        (0.9009, 0.504, None, [], 0),
-        (0.9011, 0.5, None, [], 1),
-        (0.9, 0.506, None, [], 1),
-        (0.909, 0.5, 2, [], 0),
-        (0.911, 0.5, 2, [], 1),
-        (0.9005, 0.5, None, ["--points", "0.04"], 1),
-        (0.9, 0.505, None, ["--relative", "0.009"], 1),
-        (0.909, 0.5, 2, ["--spread", "0.4"], 1),
+    ("method", "first", "spearman", "std", "code"),
+    [
+        ("winclip", 0.9004, 0.504, None, 0),  # 0.05 points, 1 % of other numbers
+        ("winclip", 0.9006, 0.5, None, 1),
+        ("winclip", 0.9, 0.506, None, 1),
+        ("winclip_plus", 0.9006, 0.5, 2, 1),  # seeds that only draw references
+        ("rwda", 0.919, 0.5, 2, 0),  # one standard deviation over seeds that learn
+        ("rwda", 0.921, 0.5, 2, 1),
+        ("coop", 0.929, 0.5, None, 0),  # a single training
+        ("coop", 0.931, 0.5, None, 1),
     ],
 )
-def test_tolerances(run, first, spearman, std, options, code):
-    pair = (frame.assign(std=std) for frame in (some_rows(), some_rows((first, 0.8), spearman)))
-    assert call(*map(run, "ab", pair), *options) == code
+def test_how_far_numbers_may_be_apart(run, capsys, method, first, spearman, std, code):
+    frames = some_rows(), some_rows((first, 0.8), spearman)
+    assert call(*(run(n, frame.assign(method=method, std=std)) for n, frame in zip("ab", frames))) == code
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("DIFFER" if code else "AGREE") and len(said) == (3 if code else 1)
 
 
-def test_a_tiny_spread_may_double_and_only_what_spreads_may_move():
+def test_a_single_training_may_differ_as_similar_ones_with_seeds_do():
+    a = some_rows().query("metric == 'auroc'").assign(method="coop", variant="seeds", std=[0.1, 3.0, 0.2])
+    single = a.assign(variant="single", std=np.nan)
+    table = verify.compare_rows(
+        pd.concat([a, single]), pd.concat([a, single.assign(mean=single["mean"] + 1)])
+    )
+    allowed = table.set_index(["category", "variant"])["allowed"]
+    assert allowed["a", "single"] == pytest.approx(0.2) and allowed["b", "single"] == pytest.approx(6.0)
+    assert table["problem"].tolist().count("differs") == 2
+
+
+def test_a_tiny_spread_may_double():
     pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
-    assert verify.compare_rows(*pair, 0.1, 0.01, 0.5)["problem"].tolist() == [""]
-    pair = [some_rows((first, 0.8)).assign(std=[4.0, 0, 0, 0])[COLUMNS] for first in (0.9, 0.91)]
-    table = verify.compare_rows(*pair, 0.1, 0.01, 0.5).set_index(["metric", "category"])
-    assert table["problem"]["auroc", "a"] == "" and table["by_spread"]["auroc", "a"]
-    assert table["problem"]["auroc", "mean"] == "differs"  # it moves by half a point and has no spread
-    np.testing.assert_allclose(table["difference"]["auroc", "a"], 1, atol=1e-9)
+    assert verify.compare_rows(*pair)["problem"].tolist() == [""]
 
 
 def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
     whole = some_rows()  # categories a and b, their mean, and another metric
     undefined = whole.assign(mean=whole["mean"].where(whole["category"] != "b"))
     parts = whole.iloc[:-1], undefined.iloc[1:]  # without the last one, without category a
-    found = verify.compare_rows(*parts, 0.1, 0.01, 0.5).set_index(["metric", "category"])["problem"].to_dict()
+    found = verify.compare_rows(*parts).set_index(["metric", "category"])["problem"].to_dict()
     assert found == {
         ("auroc", "a"): "only in A",
         ("auroc", "b"): "undefined in one",
@@ -114,7 +128,11 @@ def test_another_experiment_is_no_agreement_and_another_machine_no_fault(run, ca
     assert call(run("a", some_rows()), run("b", some_rows(), **other)) == code
     fact = next(iter(other))
     said = capsys.readouterr().out
-    assert f"one.csv: {fact}" in said if code else fact == "parameters" or f"fault: {fact}" in said
+    assert said.startswith(
+        f"{'DIFFER' if code else 'AGREE'}: 4 of 4 numbers agree within tolerances, {code} "
+    )
+    line = f"{'not the same experiment' if code else 'differs without fault'}: {fact}"
+    assert line in said or (fact, code) == ("parameters", 0)
 
 
 def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):

@@ -132,3 +132,19 @@ def test_no_file_is_too_large_or_names_a_folder_of_a_machine():
         if (found := [text for text in MACHINE_PATHS if text.encode() in path.read_bytes()])
     }
     assert not naming
+
+
+def test_stage_times_add_up_the_jobs_of_a_run(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    from book_tables import stage_times
+
+    own = {"dataset-mini_visa": 30, "texts": 60, "views-textile": 5, "winclip-shop-nut": 7}
+    own |= {"winclip-mvtec": 90, "claims": 4, "rwda/31_prompt_guided": 6}
+    for name, seconds in own.items():
+        path = tmp_path / f"{name}.tsv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"s\tmax_rss\tcpu_time\n1.0\tNA\tNA\n{seconds}.0\t{seconds}\t2.0\n")
+    (tmp_path / "texts.tsv.cpu").write_text("0m0.500s 0m0.000s\n1m10.250s 0m0.250s\n")
+    found = stage_times(tmp_path)
+    assert found["features and sentences"] == (71 + 2 + 2, 60 + 5 + 7, 60)
+    assert (found["experiments of winclip"], found["pages"]) == ((2, 90, 90), (4, 10, 6))

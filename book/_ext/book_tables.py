@@ -1,9 +1,9 @@
 """Tables that are made when the book is built, so that none can go stale.
 
-`{parameters-table}` shows every notebook parameter with its value in each profile, `{run-times}` what
-papermill stamped on the executed notebooks, `{published-datasets}` how large the papers' datasets are,
-`{sources-table}` what the dataset scripts say of their sources, `{jobs-table}` what the workflow's jobs ask
-for.
+`{parameters-table}` shows every notebook parameter with its value in each profile, `{stage-times}` what the
+workflow has measured of its jobs, `{run-times}` what papermill stamped on the executed notebooks,
+`{published-datasets}` how large the papers' datasets are, `{sources-table}` what the dataset scripts say of
+their sources, `{jobs-table}` what the workflow's jobs ask for.
 """
 
 from __future__ import annotations
@@ -45,6 +45,50 @@ class ParametersTable(SphinxDirective):
             for name, (kind, meaning) in parameters().items()
         ]
         return _table(self, ("parameter", "type", "meaning", *profiles), rows)
+
+
+class StageTimes(SphinxDirective):
+    """The argument: CPU minutes of an earlier run, as `datasets=1, pages=8`."""
+
+    final_argument_whitespace = True
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        before = dict(pair.strip().split("=") for pair in " ".join(self.arguments).split(",") if pair)
+        stages = stage_times(Path(self.env.srcdir) / "notebooks" / "times" / "jobs")
+        rows = []
+        for stage in dict.fromkeys([*before, *stages]):
+            cpu, wall, memory = stages.get(stage, (0, 0, 0))
+            measured = (f"{cpu / 60:.1f}", f"{wall / 60:.1f}", f"{memory:.0f}")
+            rows.append((stage, before.get(stage, ""), *(measured if stage in stages else ("", "", ""))))
+        header = ("stage", "CPU minutes before", "CPU minutes", "minutes of its jobs", "largest job, MB")
+        return _table(self, header, rows)
+
+
+def stage_times(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Of each stage: CPU seconds and seconds of its jobs, and the memory of the largest in MB."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            *_, job = csv.DictReader(file, delimiter="\t")  # the last try
+        own = path.with_name(f"{path.name}.cpu")
+        times = re.findall(r"(\d+)m([\d.]+)s", own.read_text(encoding="utf-8")) if own.is_file() else []
+        cpu = sum(60 * int(minutes) + float(seconds) for minutes, seconds in times)
+        known = {name: 0.0 if job[name] == "NA" else float(job[name]) for name in ("cpu_time", "max_rss")}
+        stage = _stage(path.relative_to(folder).as_posix()[: -len(".tsv")])
+        found.setdefault(stage, []).append((cpu or known["cpu_time"], float(job["s"]), known["max_rss"]))
+    columns = {stage: list(zip(*jobs, strict=True)) for stage, jobs in found.items()}
+    return {stage: (sum(cpu), sum(wall), max(memory)) for stage, (cpu, wall, memory) in columns.items()}
+
+
+def _stage(job: str) -> str:
+    """A job's: `kind-dataset-category` and `views-dataset` are features, `paper-dataset` an experiment."""
+    first, *others = job.split("-")
+    if first == "dataset":
+        return "datasets"
+    if job == "texts" or first == "views" or len(others) > 1:
+        return "features and sentences"
+    return f"experiments of {first}" if others else "pages"
 
 
 class RunTimes(SphinxDirective):
@@ -146,6 +190,7 @@ def _value(value: Any) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("parameters-table", ParametersTable)
+    app.add_directive("stage-times", StageTimes)
     app.add_directive("run-times", RunTimes)
     app.add_directive("published-datasets", PublishedDatasets)
     app.add_directive("sources-table", SourcesTable)

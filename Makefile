@@ -8,7 +8,7 @@
 # make lab       JupyterLab in this folder
 # make env       only the environment, in .venv     (TORCH=cpu: torch without CUDA, a tenth of the download)
 # make verify    does the finished run agree with reference/mini?
-# make reference renews it from the finished run, when a change moves numbers on purpose
+# make reference renews it from the finished run, when a change moves numbers on purpose (CHANGES=1: not committed yet)
 # make bundle    a finished run as one archive, results/mini.zip
 # make pages     FROM=archive.zip: the book of such an archive, in pages/; needs no data and no torch
 # make clean     everything that was made, except the environment and the datasets

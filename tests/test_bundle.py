@@ -46,8 +46,7 @@ def test_a_run_comes_out_of_its_bundle_as_it_went_in(checkout):
     archive, run = checkout / "results" / "own.zip", checkout / "results" / "own"
     call(checkout, "pack")
     packed = archive.read_bytes()
-    manifest = bundle.unpack_run(archive, checkout / "out")
-    assert (manifest.profile, manifest.commits) == ("own", ["0123abc"])
+    assert bundle.unpack_run(archive, checkout / "out") == "profile own, commit 0123abc"
     for path in run.rglob("*.*"):
         assert (checkout / "out" / path.relative_to(run)).read_bytes() == path.read_bytes()
     call(checkout, "pack")
@@ -124,5 +123,5 @@ def test_half_a_bundle_and_one_without_a_page_are_refused(checkout):
         bundle.unpack_run(half, checkout / "out")
     with (checkout / "book" / "_toc.yml").open("a") as contents:
         contents.write("- file: notebooks/new\n")
-    with pytest.raises(ValueError, match="lacks notebooks/new.ipynb.*check out commit 0123abc"):
+    with pytest.raises(ValueError, match="lacks notebooks/new.ipynb.*commit 0123abc"):
         bundle.unpack_run(archive, checkout / "other")

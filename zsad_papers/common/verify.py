@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ UNSEEDED = 1.5
 """The standard deviation, in points, where no similar row has seeds."""
 
 SAME = ("model", "weights", "weights_sha256", "datasets", "parameters", "precision", "seed")
-MAY_DIFFER = ("profile", "commit", "versions", "device")
 SHOWN = 5  # rows of a file that are listed
 
 
@@ -83,21 +82,20 @@ def _by_seeds(table: pd.DataFrame) -> pd.Series:
     return (np.fmax(own, similar) * np.where(own.isna(), SINGLE, SPREAD)).where(trained)
 
 
-def compare_facts(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """A sentence for each of these facts in which two provenances differ; the device and the profile's name
-    are not compared."""
-    a, b = ({key: value for name in names for key, value in _flat(name, side.get(name))} for side in (a, b))
-    keys = {**a, **b}.keys() - {"parameters: device", "parameters: profile"}
-    return [f"{k} is {a.get(k)!r} in A and {b.get(k)!r} in B" for k in sorted(keys) if a.get(k) != b.get(k)]
-
-
-def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
-    parts = value.items() if isinstance(value, Mapping) else ()
-    return [(f"{name}: {key}", part) for key, part in parts] or [(name, value)]
+def compare_facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:
+    """{a sentence for a fact in which two runs differ: the files where it does}. a, b: by file, then by fact.
+    The device and the profile's name may always differ."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(a.keys() & b.keys()):
+        for key in sorted({**a[name], **b[name]}.keys() - {"parameters: device", "parameters: profile"}):
+            ours, theirs = a[name].get(key), b[name].get(key)
+            if ours != theirs:
+                found.setdefault(f"{key} is {ours!r} in A and {theirs!r} in B", []).append(name)
+    return found
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """The rows of a results folder or file, with a column `file`, and the provenance of each file."""
+    """The rows of a results folder or file, with a column `file`, and for each file {fact: value}."""
     files = [path] if path.is_file() else sorted(path.glob("*.csv"))
     if not files:
         raise FileNotFoundError(
@@ -113,19 +111,9 @@ def _read_facts(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a result file without its provenance cannot be compared")
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return pd.json_normalize(json.loads(file.read_text(encoding="utf-8")), sep=": ").iloc[0].to_dict()
+    except (ValueError, IndexError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"{file} is cut off or damaged ({error}): run its notebook again") from error
-
-
-def differing_facts(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The sentences of `compare_facts`, each once, with the files that it is about."""
-    found: dict[str, list[str]] = {}
-    for name in a.keys() & b.keys():
-        for fact in compare_facts(a[name], b[name], names):
-            found.setdefault(fact, []).append(name)
-    more = {fact: f" and {len(own) - 1} more" if own[1:] else "" for fact, own in found.items()}
-    return [f"{fact} ({min(own)}{more[fact]})" for fact, own in sorted(found.items())]
 
 
 def print_rows(table: pd.DataFrame) -> None:
@@ -151,15 +139,15 @@ def main(a: Path, b: Path, exact: bool) -> None:
         rows_b, facts_b = rows_b.assign(file=a.name), {a.name: facts_b[b.name]}
     table = compare_rows(rows_a, rows_b, exact)
     table["file"] = table["file_a"].fillna(table["file_b"])
-    faults = differing_facts(facts_a, facts_b, SAME)
+    facts = compare_facts(facts_a, facts_b)
+    faults = [fact for fact in facts if fact.startswith(SAME)]
     wrong = (table["problem"] != "").sum()
     agree = not wrong and not faults
     how = "exactly" if exact else "within tolerances"
     print(f"{'AGREE' if agree else 'DIFFER'}: {len(table) - wrong:,} of {len(table):,} numbers agree {how}, "
           f"{len(faults)} settings differ")  # fmt: skip
     print_rows(table)
-    for fact in faults:
-        print(f"not the same experiment: {fact}")
-    for fact in differing_facts(facts_a, facts_b, MAY_DIFFER):
-        print(f"differs without fault: {fact}")
+    for fact, files in facts.items():
+        told = "not the same experiment" if fact in faults else "differs without fault"
+        print(f"{told}: {fact} ({files[0]}{f' and {len(files) - 1} more' if files[1:] else ''})")
     sys.exit(0 if agree else 1)

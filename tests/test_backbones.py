@@ -17,15 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from zsad_core import checkpoints
 from zsad_core.cache import sha256_of
 from zsad_papers.baselines import backbones
-from zsad_papers.baselines.backbones import layer_names, load_backbone
-from zsad_papers.baselines.few_shot import (
-    locally_aware,
-    padim,
-    padim_memory,
-    patchcore,
-    patchcore_memory,
-    spade,
-)
+from zsad_papers.baselines.backbones import load_backbone
 from zsad_papers.common.settings import read_settings
 
 LAYERS = ("layer1", "layer2", "layer3")
@@ -63,41 +55,41 @@ def test_wide_resnet_is_torchvisions() -> None:
     """The backbone of SPADE, PaDiM and PatchCore: names, shapes and values at the layers that they read."""
     backbone = load_backbone(weights="random", layers=(*LAYERS, "layer4"))
     found = backbone.feature_maps(PIXELS)
-    assert [tuple(x.shape[1:]) for x in found.values()] == [
-        (16, 24, 256),
-        (8, 12, 512),
-        (4, 6, 1024),
-        (2, 3, 2048),
-    ]
+    shapes = [tuple(x.shape[1:]) for x in found.values()]
+    assert shapes == [(16, 24, 256), (8, 12, 512), (4, 6, 1024), (2, 3, 2048)]
     with torch.device("meta"):
         other = torchvision.models.wide_resnet50_2(weights=None)
     other.load_state_dict(backbone.model.state_dict(), assign=True)
     assert_close(found, torchvision_maps(other, backbone.layers), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_a_file(resnet: torch.nn.Module, weights_file: Path) -> None:
+def test_weights_of_a_file_and_of_a_tag(
+    resnet: torch.nn.Module, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub gives a tag's file; timm's own loader, which may read pickles, is not called."""
     backbone = load_backbone("resnet18", weights_file)
     assert (backbone.backbone_id, backbone.layers) == ("resnet18", LAYERS)
     assert backbone.weights_id.startswith("file@") and len(backbone.weights_id) == 17
     found = backbone.feature_maps(PIXELS.double())
     assert_close(found, torchvision_maps(resnet), rtol=1e-4, atol=1e-4)
-    assert all(
-        x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in found.values()
-    )
+    own = load_backbone("resnet18", weights_file, layers=("layer4", "act1", "layer2"))
+    assert own.layers == ("act1", "layer2", "layer4") == tuple(own.feature_maps(PIXELS))  # shallow first
+    monkeypatch.setattr(backbones, "_PIXELS_PER_BATCH", {"cpu": 2 * 64 * 96, "gpu": 1})
+    assert_close(backbone.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
+    assert backbone.feature_maps(PIXELS[:0])["layer2"].shape == (0, 8, 12, 128)
+    for pixels in (PIXELS[0], PIXELS[:, :1], PIXELS.byte()):
+        with pytest.raises(ValueError, match=r"float tensor \(n, 3, H, W\), got"):
+            backbone.feature_maps(pixels)
 
-
-def test_weights_of_a_tag(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub gives the file; timm's own loader, which may read pickles, is not called."""
     requested = []
     monkeypatch.setattr(
         backbones, "hf_hub_download", lambda *names: requested.append(names) or str(weights_file)
     )
-    with pytest.warns(UserWarning, match="no checksum is pinned for weights 'tv_in1k' of resnet18"):
-        backbone = load_backbone("resnet18", "tv_in1k")
+    with pytest.warns(UserWarning, match="no checksum is pinned"):
+        tagged = load_backbone("resnet18", "tv_in1k")
     assert requested == [("timm/resnet18.tv_in1k", "model.safetensors")]
-    from_file = load_backbone("resnet18", weights_file)
-    assert backbone.weights_id == from_file.weights_id.replace("file", "tv_in1k")
-    assert_close(backbone.feature_maps(PIXELS), from_file.feature_maps(PIXELS))
+    assert tagged.weights_id == backbone.weights_id.replace("file", "tv_in1k")
+    assert_close(tagged.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
 
 
 def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,29 +106,13 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     )
     with pytest.raises(ValueError, match=f"expected {digits}"):
         load_backbone(profile.backbone, profile.backbone_weights)
-    content = load_backbone(profile.backbone, "random").model.state_dict()
+    assert requested == [url]
+    content = load_backbone("resnet18", "random").model.state_dict()
     torch.save(content, other)  # as torchvision ships it
-    key = (profile.backbone, profile.backbone_weights)
-    monkeypatch.setitem(checkpoints.PINNED, key, (url, sha256_of(other)[:8]))
-    found = load_backbone(profile.backbone, profile.backbone_weights)
-    assert found.weights_id == f"{profile.backbone_weights}@{sha256_of(other)[:12]}" and requested == [
-        url,
-        url,
-    ]
+    monkeypatch.setitem(checkpoints.PINNED, ("resnet18", "tv_in1k"), (url, sha256_of(other)[:8]))
+    found = load_backbone("resnet18", "tv_in1k")
+    assert found.weights_id == f"tv_in1k@{sha256_of(other)[:12]}" and requested == [url, url]
     assert_close(found.model.state_dict(), content)
-
-
-def test_a_tag_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: str) -> None:
-        raise OSError("no connection")
-
-    monkeypatch.setattr(backbones, "hf_hub_download", offline)
-    with pytest.raises(
-        OSError, match=r"'tv_in1k' of resnet18 .*no connection.* fetch https://huggingface\.co/timm/"
-    ):
-        load_backbone("resnet18", "tv_in1k")
-    with pytest.raises(ValueError, match="layers="):  # before anything is fetched
-        load_backbone("resnet18", "tv_in1k", layers=("layer9",))
 
 
 def test_random_weights_are_seeded_and_every_branch_counts() -> None:
@@ -151,35 +127,6 @@ def test_random_weights_are_seeded_and_every_branch_counts() -> None:
     assert not first.model.training and not any(p.requires_grad for p in first.model.parameters())
 
 
-def test_batches_do_not_matter(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = load_backbone("resnet18", weights_file, layers=("layer2",))
-    together = backbone.feature_maps(PIXELS)
-    monkeypatch.setattr(backbones, "_PIXELS_PER_BATCH", {"cpu": 2 * 64 * 96, "gpu": 1})
-    assert_close(backbone.feature_maps(PIXELS), together, rtol=1e-5, atol=1e-5)
-    none = backbone.feature_maps(PIXELS[:0])
-    assert none["layer2"].shape == (0, 8, 12, 128)
-
-
-def test_layers_come_shallow_first(weights_file: Path) -> None:
-    backbone = load_backbone("resnet18", weights_file, layers=("layer4", "act1", "layer2"))
-    assert backbone.layers == ("act1", "layer2", "layer4") == tuple(backbone.feature_maps(PIXELS))
-    assert layer_names(backbone.model) == ["act1", "layer1", "layer2", "layer3", "layer4"]
-    assert layer_names(torch.nn.Linear(1, 1)) == []
-
-
-def test_the_baselines_read_what_it_gives(weights_file: Path) -> None:
-    backbone = load_backbone("resnet18", weights_file, layers=(*LAYERS, "layer4"))
-    reference, query = (backbone.feature_maps(pixels) for pixels in (PIXELS[:1], PIXELS))
-    local = [locally_aware({k: x[k] for k in LAYERS[1:]}) for x in (reference, query)]
-    for found in (
-        spade(query, reference, LAYERS, "layer4", (64, 96)),
-        padim(query, padim_memory(reference, LAYERS), (64, 96)),
-        patchcore(local[1], patchcore_memory(local[0]), (64, 96)),
-    ):
-        assert found.maps.shape == (3, 64, 96)
-        assert int(found.scores.argmin()) == 0  # the reference
-
-
 def test_preprocessing_by_hand() -> None:
     backbone = load_backbone("resnet18", "random", image_size=48)
     assert backbone.image_size == (48, 48)
@@ -188,31 +135,32 @@ def test_preprocessing_by_hand() -> None:
     expected = (np.asarray(resized) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     found = backbone.preprocess(Image.fromarray(noise))
     assert_close(found, torch.tensor(expected.transpose(2, 0, 1), dtype=torch.float32))
-    grey = backbone.preprocess(Image.new("L", (200, 100), 128))
-    assert grey.shape == (3, 48, 48)
-    assert load_backbone("resnet18", "random").preprocess(Image.new("RGB", (7, 9))).shape == (3, 240, 240)
+    assert backbone.preprocess(Image.new("L", (200, 100), 128)).shape == (3, 48, 48)
 
 
-def test_bad_names_layers_and_weights(weights_file: Path, tmp_path: Path) -> None:
-    for name in ("wideresnet50", "resnet18.tv_in1k", "hf-hub:somebody/resnet18"):
-        with pytest.raises(ValueError, match=r"is no architecture of timm.*Tags go to `weights`"):
-            load_backbone(name, "random")
-    for layers in (("layer5",), ()):
-        with pytest.raises(ValueError, match="resnet18 has act1, layer1, layer2, layer3, layer4"):
-            load_backbone("resnet18", "random", layers)
-    with pytest.raises(
-        ValueError, match=r"neither a \.safetensors file nor a pretrained tag of resnet18; .*tv_in1k"
-    ):
-        load_backbone("resnet18", "imagenet")
-    with pytest.raises(FileNotFoundError, match="none.safetensors does not exist"):
-        load_backbone("resnet18", tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="is a pickle, which is not read"):
-        load_backbone("resnet18", tmp_path / "resnet18.pth")
-    with pytest.raises(ValueError, match=r"does not fit resnet34; .*Missing key"):
-        load_backbone("resnet34", weights_file)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("wideresnet50", "random"), ValueError, "no architecture of timm"),
+        (("resnet18.tv_in1k", "random"), ValueError, "Tags go to `weights`"),
+        (("hf-hub:somebody/resnet18", "random"), ValueError, "no architecture of timm"),
+        (("resnet18", "random", ("layer5",)), ValueError, "act1, layer1, layer2, layer3, layer4"),
+        (("resnet18", "tv_in1k", ()), ValueError, "layers="),  # before anything is fetched
+        (("resnet18", "imagenet"), ValueError, "pretrained tag of resnet18; .*tv_in1k"),
+        (("resnet18", Path("gone.safetensors")), FileNotFoundError, "gone.safetensors"),
+        (("resnet18", Path("resnet18.pth")), ValueError, "a pickle"),
+        (("resnet34", "a file of resnet18"), ValueError, "does not fit resnet34; .*Missing key"),
+        (("resnet18", "tv_in1k"), OSError, "no connection.* fetch https://huggingface"),
+    ],
+)
+def test_bad_names_layers_and_weights(
+    weights_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple, error: type, message: str
+) -> None:
+    def offline(*_: str) -> None:
+        raise OSError("no connection")
 
-
-@pytest.mark.parametrize("pixels", [PIXELS[0], PIXELS[:, :1], PIXELS.byte()])
-def test_bad_pixels(weights_file: Path, pixels: object) -> None:
-    with pytest.raises(ValueError, match=r"expected images as a float tensor \(n, 3, H, W\), got"):
-        load_backbone("resnet18", weights_file).feature_maps(pixels)
+    monkeypatch.setattr(backbones, "hf_hub_download", offline)
+    name, weights, *layers = arguments
+    weights = weights_file if weights == "a file of resnet18" else weights
+    with pytest.raises(error, match=message):
+        load_backbone(name, weights, *layers)

@@ -76,21 +76,22 @@ def test_spade_against_loops(neighbours: int, monkeypatch: pytest.MonkeyPatch) -
     assert not torch.equal(alone.maps, found.maps)
 
 
-def test_spade_concatenates_on_the_largest_grid() -> None:
-    """A layer with a grid of 1 x 1 is the same vector everywhere."""
-    shapes = {"wide": (2, 3, 4), "single": (1, 1, 2)}
-    query, references = feature_maps(2, 3, shapes), feature_maps(3, 4, shapes)
-    spread = [{"wide": x["wide"], "single": x["single"].expand(-1, 2, 3, -1)} for x in (query, references)]
-    expected = spade(*spread, list(shapes), "single", (2, 3))
-    assert_close(spade(query, references, list(shapes), "single", (2, 3)), expected)
+def test_coarse_layers_are_repeated_on_the_largest_grid() -> None:
+    shapes = {"shallow": (4, 6, 2), "deep": (2, 3, 3)}
+    coarse = feature_maps(3, 6, shapes)
+    fine = coarse | {"deep": coarse["deep"].repeat_interleave(2, 1).repeat_interleave(2, 2)}
+    assert_close(padim_memory(coarse, LAYERS).mean, padim_memory(fine, LAYERS).mean)
+    shapes = {"shallow": (2, 3, 4), "deep": (1, 1, 2)}
+    few, query = feature_maps(3, 4, shapes), feature_maps(2, 3, shapes)
+    spread = [x | {"deep": x["deep"].expand(-1, 2, 3, -1)} for x in (query, few)]
+    assert_close(METHODS["SPADE"](query, few, (2, 3)), METHODS["SPADE"](*spread, (2, 3)))
 
 
-@pytest.mark.parametrize("m", [1, 2, 5, 40])
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_padim_against_an_explicit_inverse(m: int, offset: float) -> None:
+@pytest.mark.parametrize("m", [1, 2, 40])
+def test_padim_against_an_explicit_inverse(m: int) -> None:
     """Many references, few and one; with an offset that would cancel in a careless formula."""
-    references = {name: x + offset for name, x in feature_maps(m, 5).items()}
-    query = {name: x + offset for name, x in QUERY.items()}
+    references = {name: x + 100 for name, x in feature_maps(m, 5).items()}
+    query = {name: x + 100 for name, x in QUERY.items()}
     expected = np.empty((4, 9))
     for p, i in itertools.product(range(9), range(4)):
         at = joined(references)[:, p]
@@ -112,13 +113,6 @@ def test_padim_draws_channels_of_all_layers(monkeypatch: pytest.MonkeyPatch) -> 
     expected = padim(reduced[0], padim_memory(reduced[1], ["all"]), (6, 6))
     assert_close(padim(QUERY, memory, (6, 6)), expected)
     assert len({tuple(padim_memory(REFERENCES, LAYERS, s).channels.tolist()) for s in range(9)}) > 1
-
-
-def test_padim_repeats_coarse_layers() -> None:
-    coarse = feature_maps(3, 6, {"fine": (4, 6, 2), "coarse": (2, 3, 3)})
-    whole = coarse["coarse"].repeat_interleave(2, 1).repeat_interleave(2, 2)
-    repeated = {"fine": coarse["fine"], "coarse": whole}
-    assert_close(padim_memory(coarse, list(coarse)).mean, padim_memory(repeated, list(coarse)).mean)
 
 
 def patch_features(maps: Maps, channels: int) -> np.ndarray:
@@ -148,14 +142,6 @@ def test_patch_features_of_the_official_code(channels: int, monkeypatch: pytest.
     assert_close(locally_aware(maps), tensor(patch_features(maps, channels)))
 
 
-def test_512_channels_become_windows_that_count_the_centre_twice() -> None:
-    maps = feature_maps(1, 8, {"first": (3, 3, 512), "second": (3, 3, 1024)})
-    centre = locally_aware(maps)[0, 1, 1]  # (1024,)
-    window = maps["first"][0]
-    assert_close(centre[:512], (window.sum((0, 1)) + window[1, 1]) / 10)
-    assert_close(centre[512:], maps["second"][0].mean((0, 1)).unflatten(0, (512, 2)).mean(1))
-
-
 def test_patchcore_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(patchcore_memory(REFERENCES["deep"])) == 4  # a tenth of 45, rounded down
     assert (few_shot.NEIGHBOURS, few_shot.DIMENSIONS, few_shot.PROJECTION) == (50, 550, 128)
@@ -169,7 +155,7 @@ def test_patchcore_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(patchcore(QUERY["deep"], entries, (300, 300)).scores, found.scores)  # before smoothing
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_coreset_against_an_exhaustive_search(seed: int) -> None:
     points = np.random.default_rng(seed).normal(size=(12, 3))
     chosen = k_center_greedy(points, 7, seed).tolist()
@@ -193,65 +179,6 @@ def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch: 
     assert found[1].equal(everything[k_center_greedy(everything.numpy(), 45)])
 
 
-# All three
-
-
-def planted(place: tuple[int, int]) -> tuple[Maps, Maps]:
-    """References and three similar queries; the second is odd at one place of a grid of 5 x 8."""
-    shapes = {"shallow": (5, 8, 16), "deep": (5, 8, 24)}
-    background = feature_maps(1, 10, shapes)
-    references, query = (
-        {name: background[name] + 0.1 * noise for name, noise in feature_maps(n, seed, shapes).items()}
-        for n, seed in ((6, 11), (3, 12))
-    )
-    for x in query.values():
-        x[1, place[0], place[1]] += 6
-    return references, query
-
-
-@methods
-@pytest.mark.parametrize("place", [(0, 7), (4, 1), (2, 5)])
-def test_an_odd_patch_is_found_where_it_is(
-    score: Callable, place: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(few_shot, "CORESET", 1)  # of so few patches
-    references, query = planted(place)
-    for shots in (1, 6):
-        few = {name: x[:shots] for name, x in references.items()}
-        grid, large = score(query, few, (5, 8)), score(query, few, (50, 80))
-        assert divmod(int(grid.maps[1].argmax()), 8) == place
-        found = divmod(int(large.maps[1].argmax()), 80)
-        assert max(abs(found[0] - 10 * place[0] - 4.5), abs(found[1] - 10 * place[1] - 4.5)) < 5
-        assert int(grid.scores.argmax()) == int(large.scores.argmax()) == 1
-
-
-@methods
-def test_a_query_does_not_depend_on_its_batch(score: Callable) -> None:
-    references, query = planted((1, 2))
-    together = score(query, references, (20, 32))
-    for i in range(3):
-        alone = score({name: x[i : i + 1] for name, x in query.items()}, references, (20, 32))
-        assert alone.scores.equal(together.scores[i : i + 1]) and alone.maps.equal(together.maps[i : i + 1])
-
-
-@methods
-def test_a_reference_is_normal(score: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_shot, "CORESET", 1)
-    one = {name: x[:1].double().requires_grad_() for name, x in REFERENCES.items()}
-    found = score(one, one, (12, 12))
-    assert_close(found, Output(torch.zeros(1), torch.zeros(1, 12, 12)), rtol=0, atol=1e-5)
-
-
-@methods
-def test_seeded_without_touching_the_global_state(score: Callable) -> None:
-    torch.manual_seed(5)
-    np.random.seed(5)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    runs = [score(QUERY, REFERENCES, (9, 9)) for _ in range(2)]
-    assert torch.get_rng_state().equal(before[0]) and np.array_equal(np.random.get_state()[1], before[1])
-    assert runs[0].maps.equal(runs[1].maps) and runs[0].scores.equal(runs[1].scores)
-
-
 @methods
 def test_maps_are_upsampled_then_smoothed(score: Callable) -> None:
     """By 4 pixels at a height of 224, in proportion at others: at 3 pixels the filter has no width."""
@@ -261,30 +188,28 @@ def test_maps_are_upsampled_then_smoothed(score: Callable) -> None:
 
 
 @methods
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: {"deep": m["deep"][:0], "shallow": m["shallow"][:0]}, "the same n >= 1"),
-        (lambda m: m | {"deep": m["deep"][..., 0]}, r"deep|patches is \(5, 3, 3\); expected \(n, rows"),
-        (lambda m: m | {"deep": m["deep"] * torch.nan}, "(deep|patches) holds NaN or infinite"),
-    ],
-)
-def test_bad_references(score: Callable, change: Callable, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^references: .*{message}"):
-        score(QUERY, change(REFERENCES), (6, 6))
+def test_seeded_and_batch_by_batch(score: Callable) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    together = score(QUERY, REFERENCES, (9, 9))
+    assert torch.get_rng_state().equal(before)
+    for i in range(4):
+        alone = score({name: x[i : i + 1] for name, x in QUERY.items()}, REFERENCES, (9, 9))
+        assert alone.scores.equal(together.scores[i : i + 1]) and alone.maps.equal(together.maps[i : i + 1])
 
 
 @methods
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda x: x[..., :5], r"\(3, 3, 5\), in the references \(3, 3, 6\); take both"),
-        (lambda x: x / 0, "(deep|patches) holds NaN or infinite"),
-    ],
-)
-def test_bad_queries(score: Callable, change: Callable, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^queries: .*{message}"):
-        score(QUERY | {"deep": change(QUERY["deep"])}, REFERENCES, (6, 6))
+def test_bad_features(score: Callable) -> None:
+    few, deep = QUERY["deep"], REFERENCES["deep"]
+    for query, references, message in (
+        (few, deep[:0], "references: .*(the same n >= 1|expected)"),
+        (few, deep[..., 0], r"references: .*\(5, 3, 3\); expected \(n, rows"),
+        (few, deep * torch.nan, "references: .*holds NaN or infinite"),
+        (few / 0, deep, "queries: .*holds NaN or infinite"),
+        (few[..., :5], deep, r"queries: .*\(3, 3, 5\), in the references \(3, 3, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(QUERY | {"deep": query}, REFERENCES | {"deep": references}, (6, 6))
 
 
 def test_layers_that_are_missing_or_of_another_number() -> None:
@@ -292,5 +217,5 @@ def test_layers_that_are_missing_or_of_another_number() -> None:
         spade(QUERY, REFERENCES, LAYERS, "layer4", (6, 6))
     with pytest.raises(ValueError, match="queries: layers shallow; expected deep"):
         padim({"shallow": QUERY["shallow"]}, padim_memory(REFERENCES, LAYERS), (6, 6))
-    with pytest.raises(ValueError, match="references: deep is .* the same n >= 1 for all layers"):
+    with pytest.raises(ValueError, match="the same n >= 1 for all layers"):
         padim_memory(REFERENCES | {"deep": REFERENCES["deep"][:2]}, LAYERS)

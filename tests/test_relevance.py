@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -13,7 +13,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from zsad_papers.baselines import relevance
-from zsad_papers.baselines.relevance import _class_row, encode_with_attention, maskclip_tokens, trans_mm
+from zsad_papers.baselines.relevance import encode_with_attention, maskclip_tokens, trans_mm
 
 VISION = {"image_size": [24, 32], "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50}
@@ -98,9 +98,6 @@ TARGETS = {
 }
 
 
-# MaskCLIP
-
-
 def patch_by_hand(model: nn.Module, image: Tensor, patch: int, residual_and_mlp: bool) -> Tensor:
     """(d,) of one patch in float64."""
     visual = copy.deepcopy(model.visual).double()
@@ -132,31 +129,6 @@ def test_maskclip_by_hand(changes: dict, residual_and_mlp: bool, monkeypatch: py
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_maskclip_is_the_tower_whose_last_attention_looks_at_itself() -> None:
-    model = tiny()
-    pixels = pixels_of(model, 2)
-    last = model.visual.transformer.resblocks[-1]
-    x = model.visual._embeds(pixels)
-    x = model.visual.transformer.resblocks[0](x)
-    itself = torch.full((13, 13), -torch.inf).fill_diagonal_(0)
-    expected = model.visual.ln_post(last(x, attn_mask=itself))[:, 1:] @ model.visual.proj
-    actual = maskclip_tokens(model.visual, pixels, residual_and_mlp=True)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-
-
-def test_a_tower_of_one_block_keeps_patches_apart() -> None:
-    model = tiny(vision_cfg={"layers": 1})
-    one = pixels_of(model, 1)
-    other = one.clone()
-    other[..., 16:24, 8:16] += 1  # row 2, column 1 of 3 x 4 patches
-    first, second = (maskclip_tokens(model.visual, x).reshape(3, 4, -1) for x in (one, other))
-    changed = (first != second).any(-1)
-    assert changed.nonzero().tolist() == [[2, 1]]
-
-
-# Trans-MM
-
-
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_the_explicit_forward_is_open_clips(changes: dict) -> None:
     model = tiny(**changes)
@@ -167,30 +139,6 @@ def test_the_explicit_forward_is_open_clips(changes: dict) -> None:
     assert [a.shape for a in attentions] == [(3, 2, 13, 13)] * 2
     for attention in attentions:
         torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2, 13))
-
-
-def test_gradients_are_finite_differences() -> None:
-    model = tiny().double()
-    pixels, texts = pixels_of(model, 1).double(), texts_of(model).double()
-    embeddings, attentions = encode_with_attention(model.visual, pixels)
-    logit = F.cosine_similarity(embeddings, texts[1:])
-    gradients = torch.autograd.grad(logit.sum(), attentions)
-    step, draw = 1e-5, np.random.default_rng(0)
-    for block, gradient in enumerate(gradients):
-        for _ in range(12):
-            place = (0, draw.integers(2), draw.integers(13) if block == 0 else 0, draw.integers(13))
-            values = []
-            for sign in (1, -1):
-
-                def nudge(number: int, attention: Tensor, sign: int = sign, place: tuple = place) -> Tensor:
-                    attention = attention.clone()
-                    attention[place] += sign * step * (number == block)  # noqa: B023
-                    return attention
-
-                values.append(logits_with(model.visual, pixels, texts, 1, nudge)[0, 1])
-            slope = (values[0] - values[1]) / (2 * step)
-            torch.testing.assert_close(gradient[place], slope, rtol=1e-6, atol=1e-9)
-    assert (gradients[-1][:, :, 1:] == 0).all()  # after the last block only the class token is read
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -209,121 +157,43 @@ def test_relevance_by_hand(target: Any, monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_one_block_gives_identity_plus_weighted_attention() -> None:
-    model = tiny(vision_cfg={"layers": 1})
-    pixels, texts = pixels_of(model, 1), texts_of(model)
-    embeddings, (attention,) = encode_with_attention(model.visual, pixels)
-    logit = model.logit_scale.exp() * F.cosine_similarity(embeddings, texts[1:])
-    (gradient,) = torch.autograd.grad(logit.sum(), attention)
-    expected = torch.eye(13)
-    for row in range(13):
-        for column in range(13):
-            products = [(gradient * attention)[0, head, row, column].item() for head in range(2)]
-            expected[row, column] += sum(max(product, 0) for product in products) / 2
-    actual = trans_mm(model, pixels, texts)
-    torch.testing.assert_close(actual, expected[:1, 1:].reshape(1, 3, 4))
-
-
-def test_the_row_is_that_of_the_whole_matrix() -> None:
-    draw = torch.Generator().manual_seed(0)
-    attentions = [torch.rand(2, 3, 5, 5, generator=draw).requires_grad_() for _ in range(4)]
-    weights = [torch.randn(2, 3, 5, 5, generator=draw) for _ in range(4)]
-    y = sum((a * w).sum((1, 2, 3)) for a, w in zip(attentions, weights))
-    relevance = torch.eye(5).expand(2, 5, 5)
-    for a, w in zip(attentions, weights):
-        relevance = relevance + (w * a.detach()).clamp(min=0).mean(1) @ relevance
-    torch.testing.assert_close(_class_row(attentions, y), relevance[:, 0, 1:])
-
-
-@pytest.mark.parametrize("row", range(3))
-@pytest.mark.parametrize("column", range(4))
-def test_the_patch_that_matters_is_where_it_is(row: int, column: int) -> None:
-    """A bright patch has its own channel; the class token attends to it, the anomalous text points to it."""
-    model = tiny(vision_cfg={"layers": 1, "width": 16})
-    visual, block = model.visual, model.visual.transformer.resblocks[0]
-    with torch.no_grad():
-        for parameter in visual.parameters():
-            parameter.zero_()
-        for norm in (visual.ln_pre, visual.ln_post, block.ln_1, block.ln_2):
-            norm.weight.fill_(1)
-        visual.class_embedding[0] = 1
-        visual.conv1.weight[1] = 1  # a bright patch has channel 1
-        block.attn.in_proj_weight[:16] = 2 * torch.eye(16).roll(1, 0)  # the class token attends to channel 1
-        block.attn.in_proj_weight[16:32] = torch.eye(16)
-        block.attn.in_proj_weight[32:] = torch.eye(16)
-        block.attn.out_proj.weight.copy_(torch.eye(16))
-        visual.proj.copy_(torch.eye(16))
-    pixels = torch.zeros(1, 3, 24, 32)
-    pixels[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
-    texts = torch.eye(16)[:2]  # normal: channel 0; anomalous: channel 1
-    found = trans_mm(model, pixels, texts)[0]
-    assert divmod(found.argmax().item(), 4) == (row, column)
-    assert found[row, column] > 2 * found.flatten().sort().values[-2]
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_model_is_left_as_it_was(frozen: bool) -> None:
     model = tiny(frozen)
     before = copy.deepcopy(model.state_dict())
     pixels, texts = pixels_of(model, 2), texts_of(model).requires_grad_()
-    expected = trans_mm(model, pixels, texts)
+    expected = trans_mm(model, pixels, 5 * texts)  # only their directions count
     maskclip_tokens(model.visual, pixels)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert not model.training and not any(module.training for module in model.modules())
     assert all(p.grad is None and p.requires_grad is not frozen for p in model.parameters())
-    assert pixels.grad is None and texts.grad is None and not pixels.requires_grad
-    for module in model.modules():
-        assert not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    assert pixels.grad is None and texts.grad is None
     for context in (torch.no_grad, torch.inference_mode):
         with context():
-            mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
             actual = trans_mm(model, pixels + 0, texts + 0)
-            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == mode
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-def test_only_directions_of_texts_count() -> None:
-    model = tiny()
-    pixels, texts = pixels_of(model, 2), texts_of(model)
-    torch.testing.assert_close(
-        trans_mm(model, pixels, 5 * texts), trans_mm(model, pixels, texts), rtol=1e-4, atol=1e-7
-    )
-
-
-# what does not fit
+            assert not torch.is_grad_enabled()
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "loss"}, "target='loss'; expected 'logit' or 'difference'"),
-        ({"texts": torch.ones(16)}, r"texts are \(16,\); expected \(2, 16\)"),
-        ({"texts": torch.ones(2, 8)}, r"texts are \(2, 8\); expected \(2, 16\)"),
-        ({"pixels": torch.ones(1, 3, 32, 24)}, r"\(n, 3, 24, 32\), got torch.float32 \(1, 3, 32, 24\)"),
-        ({"pixels": torch.ones(1, 3, 24, 32, dtype=torch.uint8)}, "got torch.uint8"),
+        ({"target": "loss"}, "target='loss'"),
+        ({"texts": torch.ones(16)}, r"texts are \(16,\)"),
+        ({"texts": torch.ones(2, 8)}, r"texts are \(2, 8\)"),
+        ({"pixels": torch.ones(1, 3, 32, 24)}, r"\(n, 3, 24, 32\), got torch.float32"),
+        ({"pixels": torch.ones(1, 3, 24, 32).byte()}, "got torch.uint8"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict, message: str) -> None:
     model = tiny()
-    arguments = {"pixels": pixels_of(model, 1), "texts": texts_of(model)} | options
     with pytest.raises(ValueError, match=message):
-        trans_mm(model, **arguments)
+        trans_mm(model, **{"pixels": pixels_of(model, 1), "texts": texts_of(model)} | options)
 
 
-@pytest.mark.parametrize(
-    ("visual", "name"),
-    [
-        (ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8), "ModifiedResNet"),
-        (tiny(vision_cfg={"pool_type": "avg"}).visual, "VisionTransformer"),
-        (tiny(vision_cfg={"attentional_pool": True, "attn_pooler_heads": 2}).visual, "VisionTransformer"),
-        (tiny(vision_cfg={"scale_fc": True}).visual, "VisionTransformer"),
-    ],
-)
-def test_towers_that_do_not_fit(visual: nn.Module, name: str) -> None:
-    model = nn.Module()
-    model.visual = visual
-    message = f"with a class token and plain blocks, not this {name}; choose an architecture"
-    with pytest.raises(ValueError, match=message):
-        maskclip_tokens(visual, torch.zeros(1, 3, 24, 32))
-    with pytest.raises(ValueError, match=message):
-        trans_mm(model, torch.zeros(1, 3, 24, 32), torch.zeros(2, 16))
+@pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"scale_fc": True}, None])
+def test_towers_that_do_not_fit(vision: dict | None) -> None:
+    model = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
+    model = model if vision is None else tiny(vision_cfg=vision)
+    for method in (maskclip_tokens, lambda visual, pixels: trans_mm(model, pixels, torch.zeros(2, 16))):
+        with pytest.raises(ValueError, match=f"plain blocks, not this {type(model.visual).__name__}"):
+            method(model.visual, torch.zeros(1, 3, 24, 32))

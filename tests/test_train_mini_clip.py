@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-import data_scripts.render as render
 from data_scripts.mini_clip.batches import (
     LEAST_DEFECT_PIXELS,
     augment,
@@ -30,7 +29,7 @@ from data_scripts.mini_clip.losses import info_nce, state_margin
 from data_scripts.mini_clip.optim import Schedule
 from data_scripts.mini_clip.pairs import Pairs, open_pairs, render_pairs
 from data_scripts.mini_clip.towers import build_model, encode_patches, encode_tokens
-from data_scripts.mini_clip.validate import render_validation, validate, window_maps
+from data_scripts.mini_clip.validate import render_validation, validate
 from data_scripts.train_mini_clip import Recipe, export, train
 
 TINY = {
@@ -85,12 +84,6 @@ def test_info_nce_shares_the_target_among_equal_captions() -> None:
     torch.testing.assert_close(info_nce(images, texts, caption, scale), expected)
 
 
-def test_info_nce_of_distinct_captions_is_clip_loss() -> None:
-    images, texts, scale = unit_rows(5, 8, 2), unit_rows(5, 8, 3), torch.tensor(14.3)
-    expected = open_clip.ClipLoss()(images, texts, scale)
-    torch.testing.assert_close(info_nce(images, texts, torch.arange(5), scale), expected)
-
-
 def test_state_margin_is_two_way_softmax() -> None:
     images, normal, damaged = unit_rows(4, 8, 4), unit_rows(2, 8, 5), unit_rows(2, 8, 6)
     state, scale = torch.tensor([True, False, False, True]), torch.tensor(5.0)
@@ -117,35 +110,20 @@ def test_training_forward_equals_open_clip() -> None:
 
 
 def test_schedule() -> None:
-    long, short = Schedule(1000, 100), Schedule(500, 100)
-    assert [long.rate(s) for s in range(400)] == [
-        short.rate(s) for s in range(400)
-    ]  # constant phase: steps unknown
+    long = Schedule(1000, 100)
     assert (long.rate(0), long.rate(79), long.rate(899), long.rate(950)) == (1 / 80, 1, 1, 0.5)
-    assert long.rate(999) == pytest.approx(0.01)
     assert (long.margin_weight(600), long.margin_weight(1000), long.mask_weight(0)) == (0.3, 0, 1)
-    assert long.margin_weight(900) == pytest.approx(0.09) and long.mask_weight(1000) == pytest.approx(0.2)
     assert long.drops_patches(499) and not long.drops_patches(500)
     with pytest.raises(ValueError, match="decay_steps is 11"):
         Schedule(10, 11)
 
 
-def test_kept_patches_hold_the_defect() -> None:
-    rng = np.random.default_rng(0)
-    pixels = np.zeros(64, dtype=int)
-    pixels[[3, 40, 63]] = 5
-    kept = [keep_patches(pixels, 36, rng) for _ in range(20)]
-    assert all(len(set(k)) == 36 and {3, 40, 63} <= set(k) for k in kept)
-    assert set(np.concatenate(kept)) == set(range(64))
-    assert set(keep_patches(np.ones(64), 36, rng)) <= set(range(64))
-
-
-@pytest.mark.parametrize("size", [2, 3, 5])
-def test_windows_are_damaged_and_clean(size: int) -> None:
-    rng = np.random.default_rng(1)
-    pixels = np.zeros((8, 8), dtype=int)
+def test_patches_and_windows_hold_the_defect() -> None:
+    rng, pixels = np.random.default_rng(0), np.zeros((8, 8), dtype=int)
     pixels[2, 5], pixels[2, 6] = 30, 7
-    for _ in range(50):
+    for size in (2, 3, 5):
+        kept = keep_patches(pixels.ravel(), 36, rng)
+        assert len(set(kept)) == 36 and {21, 22} <= set(kept)
         damaged, clean, elsewhere = choose_windows(pixels, size, 0.5, rng)
         assert pixels.ravel()[damaged].sum() >= LEAST_DEFECT_PIXELS
         assert pixels.ravel()[clean].sum() == 0 if elsewhere else (clean == damaged).all()
@@ -173,23 +151,6 @@ def test_batch_captions_tell_the_state_of_what_is_seen(pairs: Pairs) -> None:
     torch.testing.assert_close(batch.full.index[0::2], batch.full.index[1::2], rtol=0, atol=0)
     again = make_batch(pairs, caption, seed=0, step=4, patch=6, full_pairs=3, window_pairs=5, kept=36)
     torch.testing.assert_close(batch.full.patches, again.full.patches, rtol=0, atol=0)
-
-
-def test_rendering_resumes_with_missing_chunks(tmp_path: Path, pairs: Pairs) -> None:
-    render_pairs(tmp_path, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
-    (tmp_path / "facts-00001.jsonl").unlink()
-    kept = (tmp_path / "images-00000.npy").stat().st_mtime_ns
-    render_pairs(tmp_path, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
-    assert (tmp_path / "images-00000.npy").stat().st_mtime_ns == kept
-    again = open_pairs(tmp_path)
-    assert len(again) == 10 and not list(tmp_path.glob(".*"))
-    for i in range(10):
-        np.testing.assert_array_equal(again[i][0], pairs[i][0])
-        expected = fake_pair(pairs[i][2]["category"], i)
-        np.testing.assert_array_equal(again[i][1], expected.mask)
-        np.testing.assert_array_equal(again[i][0], np.stack([expected.normal, expected.anomalous]))
-    with pytest.raises(FileNotFoundError, match="render"):
-        open_pairs(tmp_path / "nothing")
 
 
 def test_resumed_training_equals_unbroken_training(tmp_path: Path, pairs: Pairs) -> None:
@@ -239,22 +200,17 @@ def test_validation_and_export(tmp_path: Path, pairs: Pairs) -> None:
     assert (tmp_path / "model.sha256").read_text().endswith("  model.safetensors\n")
 
 
-def test_window_maps_are_means_over_covering_windows() -> None:
-    places = np.array([[0, 1], [1, 2], [2, 3]])  # on a 2x2 grid
-    maps = window_maps(np.array([[1.0, 3.0, 5.0]]), places, 2)
-    np.testing.assert_allclose(maps, [[[1.0, 2.0], [4.0, 5.0]]])
-
-
-def test_categories_of_training_and_validation_are_disjoint() -> None:
-    assert set(render.TRAIN_CATEGORIES).isdisjoint(render.VALIDATION_CATEGORIES)
-    assert len(render.TRAIN_CATEGORIES) >= 40 and len(render.VALIDATION_CATEGORIES) >= 4
-
-
-def test_bad_input_is_told(tmp_path: Path, pairs: Pairs) -> None:
-    with pytest.raises(ValueError, match="a batch needs 84 pairs, there are 10"):
-        train(pairs, tmp_path, Recipe(), Schedule(2, 1), fake_caption, config=TINY)
+def test_pairs_resume_and_bad_input_is_told(tmp_path: Path, pairs: Pairs) -> None:
+    for _ in range(2):
+        render_pairs(tmp_path, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
+        again = open_pairs(tmp_path)
+        for i in range(10):
+            expected = fake_pair(again[i][2]["category"], i)
+            np.testing.assert_array_equal(again[i][1], expected.mask)
+            np.testing.assert_array_equal(again[i][0], np.stack([expected.normal, expected.anomalous]))
+        (tmp_path / "facts-00001.jsonl").unlink()
     small = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 24}}
-    with pytest.raises(ValueError, match="48 pixels wide, the model takes 24"):
-        train(
-            pairs, tmp_path, Recipe(full_pairs=2, window_pairs=2), Schedule(2, 1), fake_caption, config=small
-        )
+    few = Recipe(full_pairs=2, window_pairs=2)
+    for recipe, config, message in ((Recipe(), TINY, "84 pairs"), (few, small, "48 pixels wide")):
+        with pytest.raises(ValueError, match=message):
+            train(pairs, tmp_path, recipe, Schedule(2, 1), fake_caption, config=config)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch.testing import assert_close
 from data_scripts.prepare import prepared_folder
 from zsad_core.auxiliary import Auxiliary
 from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import TileFeatures, compute_features
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import compositional_ensemble
@@ -23,7 +22,6 @@ from zsad_papers.baselines.vand import (
     STATES,
     TEMPLATES,
     Adapters,
-    initial_adapters,
     patch_logits,
     train_adapters,
     vand_detector,
@@ -37,13 +35,8 @@ LAYERS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """A CLIP of 3 x 3 patches and 4 blocks with random weights."""
-    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
-    path = tmp_path_factory.mktemp("configs") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return load_encoder(path, "random", device="cpu")
+def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+    return small_clip(text={"layers": 1})
 
 
 def make(root: Path, *, masks: bool = True, first: int = 0) -> AnomalyDataset:
@@ -53,14 +46,10 @@ def make(root: Path, *, masks: bool = True, first: int = 0) -> AnomalyDataset:
         for category, number in (("metal_nut", 3), ("carpet", 2)):
             for i in range(2 * number):
                 pixels, mask = generator.integers(0, 99, (24, 24, 3), np.uint8), np.zeros((24, 24), bool)
-                place = {"category": category, "split": "test", "name": f"{i}.png"}
-                if i % 2:
-                    mask[8 : 16 + i, 4:16] = True
-                    pixels[mask] = 250
-                    mask = mask if masks else None
-                    out.add(Image.fromarray(pixels), defect="square", mask=mask, **place)
-                else:
-                    out.add(Image.fromarray(pixels), defect="good", **place)
+                mask[8 : 16 + i, 4:16] = i % 2
+                pixels[mask] = 250
+                own = {"defect": "square", "mask": mask if masks else None} if i % 2 else {"defect": "good"}
+                out.add(Image.fromarray(pixels), category=category, split="test", name=f"{i}.png", **own)
     return load_dataset(root)
 
 
@@ -110,34 +99,14 @@ def linears(parameters: dict[str, Tensor]) -> dict[int, torch.nn.Linear]:
     return found
 
 
-def test_sentences_of_the_ensemble() -> None:
-    normal, anomalous = compositional_ensemble("metal nut", STATES, TEMPLATES)
-    assert (len(set(normal)), len(set(anomalous))) == (245, 175)
-    for sentence in (
-        "a bad photo of a metal nut.",
-        "a jpeg corrupted photo of the flawless metal nut.",
-        "a photo of my metal nut without damage.",
-        "a photo of the large unblemished metal nut.",
-        "there is the perfect metal nut in the scene.",
-    ):
-        assert sentence in normal
-    for sentence in (
-        "a close-up photo of the broken metal nut.",
-        "a photo of a small metal nut with flaw.",
-        "this is one damaged metal nut in the scene.",
-    ):
-        assert sentence in anomalous
-    for_imagenet = {template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES}
-    assert len(for_imagenet & set(TEMPLATES)) == 30
-
-
-def test_texts_are_means_of_unit_embeddings(encoder: ClipEncoder, tmp_path: Path) -> None:
-    found = vand_texts(encoder, "metal_nut", tmp_path)
-    for side, sentences in zip(found, compositional_ensemble("metal nut", STATES, TEMPLATES), strict=True):
-        raw = encoder.embed_text(sentences, normalize=False)  # (k, d)
-        mean = (raw / raw.norm(dim=1, keepdim=True)).mean(0)
+def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder: ClipEncoder, tmp_path: Path) -> None:
+    sides = compositional_ensemble("metal nut", STATES, TEMPLATES)
+    assert [len(set(side)) for side in sides] == [245, 175]
+    assert "a jpeg corrupted photo of the flawless metal nut." in sides[0]
+    assert "this is one damaged metal nut in the scene." in sides[1]
+    for side, sentences in zip(vand_texts(encoder, "metal_nut", tmp_path), sides, strict=True):
+        mean = F.normalize(encoder.embed_text(sentences, normalize=False), dim=1).mean(0)
         assert_close(side, mean / mean.norm())
-    assert_close(vand_texts(encoder, "metal_nut", tmp_path), found)  # read
 
 
 def test_features_are_blocks_of_the_ordinary_path(
@@ -146,35 +115,14 @@ def test_features_are_blocks_of_the_ordinary_path(
     part = dataset.select(category="metal_nut")
     (found,) = features(encoder, part, tmp_path)
     pixels = torch.stack([encoder.preprocess(part.image(i)) for i in range(len(part))])
-    tokens: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda module, inputs, output: tokens.append(output[:, 1:]))
-        for block in encoder.model.visual.transformer.resblocks
-    ]
-    heads = encoder.embed_images(pixels)
-    for hook in hooks:
-        hook.remove()
-    assert_close(found.tensor("image"), heads, rtol=1e-3, atol=1e-3)  # stored in float16
+    expected = encoder.embed_scales(pixels, (), layers=LAYERS)
+    assert_close(found.tensor("image"), expected.image, rtol=1e-3, atol=1e-3)  # stored in float16
     for layer in LAYERS:
-        assert_close(found.tensor(f"layer/{layer}"), tokens[layer - 1], rtol=1e-3, atol=1e-3)
+        assert_close(found.tensor(f"layer/{layer}"), expected.layers[layer], rtol=1e-3, atol=1e-3)
 
 
-def test_new_layers_are_those_of_a_new_linear() -> None:
-    new = initial_adapters(1024, 768, (6, 12, 18, 24), torch.Generator().manual_seed(0))
-    assert sum(values.numel() for values in new.values()) == 4 * 787_200 == 3_148_800
-    with torch.random.fork_rng():
-        expected = torch.nn.Linear(1024, 768)
-    for name, values in expected.named_parameters():
-        for layer in (6, 24):
-            own = new[f"{name}/{layer}"]
-            assert own.shape == values.shape
-            assert_close(own.abs().max(), values.detach().abs().max(), rtol=0.02, atol=0)
-            assert_close(own.std(), values.detach().std(), rtol=0.05, atol=0)
-    assert not torch.equal(new["weight/6"], new["weight/12"])
-
-
-@pytest.mark.parametrize("size", [(24, 24), (11, 17)])
-def test_maps_are_softmaxes_of_upsampled_logits(learned: Adapters, size: tuple[int, int]) -> None:
+def test_maps_are_softmaxes_of_upsampled_logits(learned: Adapters) -> None:
+    size = (11, 17)
     generator = torch.Generator().manual_seed(1)
     tokens = {layer: torch.randn(2, 9, 32, generator=generator) for layer in LAYERS}
     texts = F.normalize(torch.randn(2, 16, generator=generator), dim=-1)
@@ -218,35 +166,6 @@ def test_one_step_is_that_of_the_written_out_loss(
             assert_close(stepped.parameters[f"{name}/{layer}"], value.detach(), rtol=0, atol=2e-5)
 
 
-def test_equal_seeds_give_equal_layers(
-    encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters
-) -> None:
-    state = torch.random.get_rng_state()
-    again = train_adapters(encoder, dataset, epochs=3, batch_size=4, progress=False)
-    other = train_adapters(encoder, dataset, epochs=3, batch_size=4, seed=1, progress=False)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert again.losses == learned.losses and again.losses[-1] < again.losses[0]
-    for name, values in learned.parameters.items():
-        assert torch.equal(again.parameters[name], values)
-        assert not torch.equal(other.parameters[name], values)
-
-
-def test_mosaics_take_the_place_of_some_images(
-    encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
-) -> None:
-    rows: list[np.ndarray] = []
-    batch = Auxiliary.batch
-    monkeypatch.setattr(Auxiliary, "batch", lambda self, r, *a: (rows.append(r), batch(self, r, *a))[1])
-    options = {"epochs": 40, "batch_size": 10, "cache_dir": tmp_path, "progress": False}
-    found = train_adapters(encoder, dataset, mosaic=0.2, **options)
-    seen = np.stack(rows)  # (epochs, 10): image i or its mosaic 10 + i, each once an epoch
-    np.testing.assert_array_equal(np.sort(seen % 10), np.tile(np.arange(10), (40, 1)))
-    assert 0.1 < (seen >= 10).mean() < 0.3
-    assert len(found.trained_on) == 10  # mosaics are made of these
-    with pytest.raises(ValueError, match="mosaic=1.5.*a probability"):
-        train_adapters(encoder, dataset, mosaic=1.5, **options)
-
-
 def test_detector_on_a_category(
     encoder: ClipEncoder, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
 ) -> None:
@@ -268,31 +187,47 @@ def test_detector_on_a_category(
     assert after["/scores"].shape == (6,) and after["/pixel"][0] > max(0.75, before["/pixel"][0])
 
 
-def test_saved_layers_come_back(learned: Adapters, tmp_path: Path) -> None:
+def test_mosaics_seeds_and_the_disk(
+    encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
+) -> None:
+    options = {"batch_size": 4, "cache_dir": tmp_path, "progress": False}
+    again, other = (train_adapters(encoder, dataset, epochs=3, **own, **options) for own in ({}, {"seed": 1}))
+    assert again.losses == learned.losses and again.losses[-1] < again.losses[0]
+    assert_close(again.parameters, learned.parameters, rtol=0, atol=0)
+    assert not torch.equal(other.parameters["weight/1"], again.parameters["weight/1"])
+    rows, batch = [], Auxiliary.batch
+    monkeypatch.setattr(Auxiliary, "batch", lambda self, r, *a: (rows.append(r), batch(self, r, *a))[1])
+    found = train_adapters(encoder, dataset, epochs=40, mosaic=0.2, **options | {"batch_size": 10})
+    seen = np.stack(rows)  # (epochs, 10): image i or its mosaic 10 + i, each once an epoch
+    np.testing.assert_array_equal(np.sort(seen % 10), np.tile(np.arange(10), (40, 1)))
+    assert 0.1 < (seen >= 10).mean() < 0.3 and len(found.trained_on) == 10
+
     learned.save(tmp_path / "adapters.safetensors")
     found = Adapters.load(tmp_path / "adapters.safetensors")
     assert_close(found.parameters, learned.parameters, rtol=0, atol=0)
-    assert torch.equal(found.trained_on, learned.trained_on)
+    assert torch.equal(found.trained_on, learned.trained_on) and found.layers == LAYERS
     for name in ("recipe", "model_id", "weights_id", "losses"):
         assert getattr(found, name) == getattr(learned, name)
-    assert found.layers == LAYERS
-    with pytest.raises(ValueError, match="holds no learned prompts"):
+    with pytest.raises(ValueError, match="no learned prompts"):
         LearnedPrompts.load(tmp_path / "adapters.safetensors")
 
 
 def test_what_is_refused(
-    encoder: ClipEncoder, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
+    encoder: ClipEncoder, small_clip: Callable, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
 ) -> None:
-    other = load_encoder("zsad-mini", "random", device="cpu")
-    with pytest.raises(ValueError, match="these adapters were learned with tiny.*zsad-mini"):
-        vand_detector(other, learned, "carpet", tmp_path)
+    with pytest.raises(ValueError, match="these adapters were learned with small"):
+        vand_detector(small_clip(seed=1), learned, "carpet", tmp_path)
     with pytest.raises(ValueError, match="6 of 6 images of aux trained these adapters"):
         learned.refuse_training_images(dataset.select(category="metal_nut"))
     learned.refuse_training_images(make(tmp_path / "fresh", first=1))
-    with pytest.raises(ValueError, match="no anomalous image with a mask"):
-        train_adapters(encoder, make(tmp_path / "unmasked", masks=False), progress=False)
-    for option in ({"lr": 0}, {"epochs": -1}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="expected numbers above 0"):
-            train_adapters(encoder, dataset, **option)
-    with pytest.raises(FloatingPointError, match="lower lr"):
-        train_adapters(encoder, dataset, epochs=3, lr=1e38, progress=False)
+    unmasked = make(tmp_path / "unmasked", masks=False)
+    for own, options, error, message in (
+        (unmasked, {}, ValueError, "no anomalous image with a mask"),
+        (dataset, {"lr": 0}, ValueError, "above 0"),
+        (dataset, {"epochs": -1}, ValueError, "above 0"),
+        (dataset, {"batch_size": 0}, ValueError, "above 0"),
+        (dataset, {"mosaic": 1.5}, ValueError, "mosaic=1.5.*a probability"),
+        (dataset, {"epochs": 3, "lr": 1e38}, FloatingPointError, "lower lr"),
+    ):
+        with pytest.raises(error, match=message):
+            train_adapters(encoder, own, progress=False, **options)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from PIL import Image
 from zsad_core import image_features
 from zsad_core.auxiliary import auxiliary_of, image_hashes
 from zsad_core.cache import sha256_of
-from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
+from zsad_core.datasets import AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor
 
@@ -22,12 +20,12 @@ LAYERS = (2, 4)
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(small_clip) -> ClipEncoder:
     return small_clip()
 
 
 @pytest.fixture
-def extractor(encoder: ClipEncoder) -> Extractor:
+def extractor(encoder) -> Extractor:
     return glocal_extractor(encoder, LAYERS, "vv", 2)
 
 
@@ -39,14 +37,7 @@ def pixels_of(encoder: ClipEncoder, dataset: AnomalyDataset) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_batches_hold_what_belongs_together(
-    encoder: ClipEncoder,
-    extractor: Extractor,
-    toy_set: Callable[..., AnomalyDataset],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-) -> None:
+def test_batches_hold_what_belongs_together(encoder, extractor, toy_set, tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(image_features, "PART", 3)  # 5 images of a category, so parts of 3 and 2
     dataset = toy_set(normal=2, anomalous=3)
     chosen = dataset.select(split="test")
@@ -68,47 +59,22 @@ def test_batches_hold_what_belongs_together(
     assert alone.patches == {} and alone.masks.shape == (1, 24, 24)
 
 
-def test_features_are_computed_once(
-    extractor: Extractor, toy_set: Callable[..., AnomalyDataset], tmp_path: Path
-) -> None:
-    calls, dataset = [], toy_set()
-    counting = replace(extractor, features=lambda x: [calls.append(len(x)), extractor.features(x)][1])
-    first = auxiliary_of(dataset, counting, tmp_path)
-    again = auxiliary_of(load_dataset(dataset.root), counting, tmp_path)
-    assert calls == [5, 5] and len(first) == 10
-    for one, other in zip(first.parts, again.parts, strict=True):
-        np.testing.assert_equal(one, other)
-    auxiliary_of(dataset, replace(counting, dtype=torch.float32), tmp_path)
-    assert calls == [5, 5, 5, 5]  # kept in another type: other files
-
-
-def test_small_defects_can_vanish_with_a_warning(
-    extractor: Extractor, toy_set: Callable[..., AnomalyDataset], tmp_path: Path
-) -> None:
-    wood, tiny = toy_set().select("wood", "test"), replace(extractor, image_size=(1, 1))
-    tiny = replace(tiny, features=lambda x: {"global": x.flatten(1)})
-    with pytest.warns(UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels; their pixels count as"):
-        material = auxiliary_of(wood, replace(tiny, transform=pixel), tmp_path)
-    assert not material.batch(np.arange(4), ()).masks.any()
-
-
-def pixel(image: Image.Image) -> torch.Tensor:
-    return torch.zeros(3, 1, 1)
-
-
-def test_sets_that_are_refused_or_have_no_masks(
-    extractor: Extractor, toy_set: Callable[..., AnomalyDataset], tmp_path: Path
-) -> None:
+def test_sets_that_are_refused_or_have_no_masks(extractor, toy_set, tmp_path):
     message = r"2 of 4 anomalous images have no mask, the first is metal_nut/test/hole"
     with pytest.raises(ValueError, match=message):
         auxiliary_of(toy_set(masks=1), extractor, tmp_path / "cache")
     bare = auxiliary_of(toy_set(masks=0), extractor, tmp_path / "cache")
     assert not bare.has_masks and not bare.batch(np.arange(8), LAYERS).masks.any()
+    blind = replace(extractor, image_size=(1, 1), transform=lambda _: torch.zeros(3, 1, 1))
+    blind = replace(blind, features=lambda pixels: {"global": pixels.flatten(1)})
+    with pytest.warns(UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels"):
+        material = auxiliary_of(toy_set().select("wood", "test"), blind, tmp_path)
+    assert not material.batch(np.arange(4), ()).masks.any()
     with pytest.raises(ValueError, match="toys has no images"):
         auxiliary_of(toy_set().where(np.zeros(10, bool)), extractor, tmp_path)
 
 
-def test_hashes_of_images_are_those_of_their_files(toy_set: Callable[..., AnomalyDataset]) -> None:
+def test_hashes_of_images_are_those_of_their_files(toy_set):
     dataset, other = toy_set(), toy_set(seed=1, name="others")
     hashes = image_hashes(dataset)
     assert hashes.dtype == np.int64 and len(set(hashes.tolist())) == 10

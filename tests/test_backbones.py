@@ -45,13 +45,13 @@ def resnet() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def weights_file(resnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights_file(resnet, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     save_file(resnet.state_dict(), path)
     return path
 
 
-def test_wide_resnet_is_torchvisions() -> None:
+def test_wide_resnet_is_torchvisions():
     """The backbone of SPADE, PaDiM and PatchCore: names, shapes and values at the layers that they read."""
     backbone = load_backbone(weights="random", layers=(*LAYERS, "layer4"))
     found = backbone.feature_maps(PIXELS)
@@ -63,9 +63,7 @@ def test_wide_resnet_is_torchvisions() -> None:
     assert_close(found, torchvision_maps(other, backbone.layers), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_a_file_and_of_a_tag(
-    resnet: torch.nn.Module, weights_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
     """The hub gives a tag's file; timm's own loader, which may read pickles, is not called."""
     backbone = load_backbone("resnet18", weights_file)
     assert (backbone.backbone_id, backbone.layers) == ("resnet18", LAYERS)
@@ -92,7 +90,7 @@ def test_weights_of_a_file_and_of_a_tag(
     assert_close(tagged.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
 
 
-def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
     """timm's own record names the same file; another file under its name is refused."""
     profile = read_settings({"profile": "paper"})
     name = f"{profile.backbone}.{profile.backbone_weights}"
@@ -115,7 +113,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path: Path, monkeypatch: pyte
     assert_close(found.model.state_dict(), content)
 
 
-def test_random_weights_are_seeded_and_every_branch_counts() -> None:
+def test_random_weights_are_seeded_and_every_branch_counts():
     before = torch.get_rng_state()
     first, same, other = (load_backbone("resnet18", "random", seed=seed) for seed in (0, 0, 1))
     assert torch.get_rng_state().equal(before)
@@ -127,7 +125,7 @@ def test_random_weights_are_seeded_and_every_branch_counts() -> None:
     assert not first.model.training and not any(p.requires_grad for p in first.model.parameters())
 
 
-def test_preprocessing_by_hand() -> None:
+def test_preprocessing_by_hand():
     backbone = load_backbone("resnet18", "random", image_size=48)
     assert backbone.image_size == (48, 48)
     noise = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
@@ -153,9 +151,7 @@ def test_preprocessing_by_hand() -> None:
         (("resnet18", "tv_in1k"), OSError, "no connection.* fetch https://huggingface"),
     ],
 )
-def test_bad_names_layers_and_weights(
-    weights_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple, error: type, message: str
-) -> None:
+def test_bad_names_layers_and_weights(weights_file, monkeypatch, arguments, error, message):
     def offline(*_: str) -> None:
         raise OSError("no connection")
 

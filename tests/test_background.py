@@ -20,7 +20,7 @@ def plate(hole: int = 200) -> np.ndarray:
     return image
 
 
-def test_the_background_is_what_is_joined_to_the_border() -> None:
+def test_the_background_is_what_is_joined_to_the_border():
     found, uniform = anomalyclip_analysis.background(plate())
     expected = np.ones((50, 60), bool)
     expected[10:40, 15:45] = False
@@ -28,7 +28,7 @@ def test_the_background_is_what_is_joined_to_the_border() -> None:
     assert uniform == 1.0
 
 
-def test_a_cluttered_border_is_not_uniform() -> None:
+def test_a_cluttered_border_is_not_uniform():
     image = plate()
     image[:, :20] = 0
     _, uniform = anomalyclip_analysis.background(image)
@@ -40,13 +40,13 @@ def test_a_cluttered_border_is_not_uniform() -> None:
     assert not anomalyclip_analysis.background(near)[0][:5].any()
 
 
-def test_what_counts() -> None:
+def test_what_counts():
     assert counts(0.95, 0.5, 0.1)
     for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
         assert not counts(uniform, share, piece)
 
 
-def test_shares_at_the_best_threshold() -> None:
+def test_shares_at_the_best_threshold():
     # ascending; at the two highest bins F1 is 2 * 8 / (8 + 2 + 10), and less at any other threshold
     anomalous, behind, other = [2, 0, 4, 4], [50, 3, 1, 0], [30, 20, 0, 1]
     assert shares_above(np.array([anomalous, behind, other])) == pytest.approx((0.5, 54 / 105))
@@ -54,7 +54,7 @@ def test_shares_at_the_best_threshold() -> None:
     assert np.isnan(clean[0]) and clean[1] == 0.4
 
 
-def test_rows_of_the_categories_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_categories_that_count(monkeypatch):
     found = {"nut": (0.7, 0.5), "tile": None, "bolt": (0.1, 0.3), "bare": (float("nan"), 0.2)}
     monkeypatch.setattr(
         anomalyclip_analysis, "background_shares", lambda category, prompts: found[category.name]

@@ -58,7 +58,7 @@ QUERY, REFERENCES = feature_maps(4, seed=1), feature_maps(5, seed=2)
 
 
 @pytest.mark.parametrize("neighbours", [2, 3, 50])
-def test_spade_against_loops(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spade_against_loops(neighbours, monkeypatch):
     scores, maps = [], []
     pooled, memory = (x["deep"].double().mean((1, 2)).numpy() for x in (QUERY, REFERENCES))
     query, references = joined(QUERY), joined(REFERENCES)
@@ -76,7 +76,7 @@ def test_spade_against_loops(neighbours: int, monkeypatch: pytest.MonkeyPatch) -
     assert not torch.equal(alone.maps, found.maps)
 
 
-def test_coarse_layers_are_repeated_on_the_largest_grid() -> None:
+def test_coarse_layers_are_repeated_on_the_largest_grid():
     shapes = {"shallow": (4, 6, 2), "deep": (2, 3, 3)}
     coarse = feature_maps(3, 6, shapes)
     fine = coarse | {"deep": coarse["deep"].repeat_interleave(2, 1).repeat_interleave(2, 2)}
@@ -88,7 +88,7 @@ def test_coarse_layers_are_repeated_on_the_largest_grid() -> None:
 
 
 @pytest.mark.parametrize("m", [1, 2, 40])
-def test_padim_against_an_explicit_inverse(m: int) -> None:
+def test_padim_against_an_explicit_inverse(m):
     """Many references, few and one; with an offset that would cancel in a careless formula."""
     references = {name: x + 100 for name, x in feature_maps(m, 5).items()}
     query = {name: x + 100 for name, x in QUERY.items()}
@@ -103,7 +103,7 @@ def test_padim_against_an_explicit_inverse(m: int) -> None:
     assert_close(found, Output(maps.amax((1, 2)), maps), rtol=1e-4, atol=1e-4)
 
 
-def test_padim_draws_channels_of_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padim_draws_channels_of_all_layers(monkeypatch):
     monkeypatch.setattr(few_shot, "DIMENSIONS", 6)
     memory = padim_memory(REFERENCES, LAYERS, seed=3)
     assert memory.channels.shape == (10,) and int(memory.channels.sum()) == 6
@@ -136,13 +136,13 @@ def patch_features(maps: Maps, channels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 5, 8, 1024])
-def test_patch_features_of_the_official_code(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patch_features_of_the_official_code(channels, monkeypatch):
     monkeypatch.setattr(few_shot, "CHANNELS", channels)
     maps = feature_maps(2, 7, {"first": (4, 6, 5), "second": (2, 3, 7)})
     assert_close(locally_aware(maps), tensor(patch_features(maps, channels)))
 
 
-def test_patchcore_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patchcore_against_loops(monkeypatch):
     assert len(patchcore_memory(REFERENCES["deep"])) == 4  # a tenth of 45, rounded down
     assert (few_shot.NEIGHBOURS, few_shot.DIMENSIONS, few_shot.PROJECTION) == (50, 550, 128)
     monkeypatch.setattr(few_shot, "CORESET", 0.5)
@@ -156,7 +156,7 @@ def test_patchcore_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_coreset_against_an_exhaustive_search(seed: int) -> None:
+def test_coreset_against_an_exhaustive_search(seed):
     points = np.random.default_rng(seed).normal(size=(12, 3))
     chosen = k_center_greedy(points, 7, seed).tolist()
     expected = chosen[:1]
@@ -167,7 +167,7 @@ def test_coreset_against_an_exhaustive_search(seed: int) -> None:
     assert sorted(k_center_greedy(np.ones((6, 2)), 6).tolist()) == list(range(6))  # copies stay distinct
 
 
-def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch):
     monkeypatch.setattr(few_shot, "CORESET", 0.3)
     features = feature_maps(6, 9, {"layer": (5, 5, 200)})["layer"]
     everything, found = features.flatten(0, 2), []
@@ -180,7 +180,7 @@ def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch: 
 
 
 @methods
-def test_maps_are_upsampled_then_smoothed(score: Callable) -> None:
+def test_maps_are_upsampled_then_smoothed(score):
     """By 4 pixels at a height of 224, in proportion at others: at 3 pixels the filter has no width."""
     grid, found = (score(QUERY, REFERENCES, size).maps for size in ((3, 3), (56, 40)))
     large = F.interpolate(grid[:, None], (56, 40), mode="bilinear", align_corners=False)[:, 0]
@@ -188,7 +188,7 @@ def test_maps_are_upsampled_then_smoothed(score: Callable) -> None:
 
 
 @methods
-def test_seeded_and_batch_by_batch(score: Callable) -> None:
+def test_seeded_and_batch_by_batch(score):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     together = score(QUERY, REFERENCES, (9, 9))
@@ -199,7 +199,7 @@ def test_seeded_and_batch_by_batch(score: Callable) -> None:
 
 
 @methods
-def test_bad_features(score: Callable) -> None:
+def test_bad_features(score):
     few, deep = QUERY["deep"], REFERENCES["deep"]
     for query, references, message in (
         (few, deep[:0], "references: .*(the same n >= 1|expected)"),
@@ -212,7 +212,7 @@ def test_bad_features(score: Callable) -> None:
             score(QUERY | {"deep": query}, REFERENCES | {"deep": references}, (6, 6))
 
 
-def test_layers_that_are_missing_or_of_another_number() -> None:
+def test_layers_that_are_missing_or_of_another_number():
     with pytest.raises(ValueError, match="references: layers shallow, deep; expected layer4"):
         spade(QUERY, REFERENCES, LAYERS, "layer4", (6, 6))
     with pytest.raises(ValueError, match="queries: layers shallow; expected deep"):

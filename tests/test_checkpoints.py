@@ -35,7 +35,7 @@ FORMS = ["safetensors", "torch", "checkpoint", "several GPUs", "half precision",
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_file_gives_the_same_weights(tmp_path: Path, clip: nn.Module, form: str) -> None:
+def test_every_form_of_file_gives_the_same_weights(tmp_path, clip, form):
     clip.load_state_dict({key: tensor.half().float() for key, tensor in clip.state_dict().items()})
     path, state = tmp_path / "weights", clip.state_dict()
     if form == "safetensors":
@@ -64,7 +64,7 @@ def save_torchscript(clip: nn.Module, path: Path) -> None:
         torch.jit.save(torch.jit.trace_module(clip.eval(), inputs, check_trace=False), path)
 
 
-def test_weights_that_do_not_fit_name_the_first_keys(tmp_path: Path, clip: nn.Module) -> None:
+def test_weights_that_do_not_fit_name_the_first_keys(tmp_path, clip):
     state = clip.state_dict()
     del state["visual.proj"]
     state["visual.head"] = torch.zeros(1)
@@ -95,7 +95,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("torchscript", [False, True])
-def test_pickled_code_is_never_run(tmp_path: Path, torchscript: bool) -> None:
+def test_pickled_code_is_never_run(tmp_path, torchscript):
     path, marker = tmp_path / "evil.pt", tmp_path / "exploded"
     torch.save({"state_dict": Bomb(marker)}, path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -109,9 +109,7 @@ def test_pickled_code_is_never_run(tmp_path: Path, torchscript: bool) -> None:
     assert marker.exists()
 
 
-def test_shipped_weights_are_those_that_the_checksum_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_weights_are_those_that_the_checksum_names(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path)
     weights, checksum = tmp_path / "zsad-mini.safetensors", tmp_path / "zsad-mini.sha256"
     with pytest.raises(FileNotFoundError, match="missing"):
@@ -125,9 +123,7 @@ def test_shipped_weights_are_those_that_the_checksum_names(
         locate_weights("zsad-mini", None, False, 0)
 
 
-def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(
-    tmp_path: Path, clip: nn.Module
-) -> None:
+def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(tmp_path, clip):
     with pytest.raises(ValueError, match="use model='ViT-L-14-336-quickgelu'"):
         locate_weights("ViT-L-14-336", "openai", False, 0)
     save_torchscript(clip, tmp_path / "openai.pt")
@@ -136,9 +132,7 @@ def test_weights_trained_with_quickgelu_are_refused_by_a_plain_architecture(
     assert locate_weights("ViT-L-14-336-quickgelu", tmp_path / "openai.pt", True, 0).path
 
 
-def test_weights_that_are_not_the_pinned_or_the_known_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_not_the_pinned_or_the_known_ones(tmp_path, monkeypatch):
     """Each tag has its own file and checksum, whatever open_clip's table of hub entries says."""
     (tmp_path / "file.pt").write_bytes(b"another epoch")
     download = Mock(return_value=str(tmp_path / "file.pt"))
@@ -158,14 +152,14 @@ def test_weights_that_are_not_the_pinned_or_the_known_ones(
     assert locate_weights(STRANGER, tmp_path / "mine.pt", False, 0).weights_id == "file@ba7816bf8f01"
 
 
-def test_pinned_addresses_are_open_clips_own() -> None:
+def test_pinned_addresses_are_open_clips_own():
     for (model, tag), (url, sha256) in PINNED.items():
         if model in open_clip.list_models():
             assert url == open_clip.get_pretrained_url(model, tag)
         assert sha256 in url and len(sha256) in (8, 64)
 
 
-def test_a_tag_without_a_pinned_checksum_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_without_a_pinned_checksum_says_so(tmp_path, monkeypatch):
     (tmp_path / "file.bin").write_bytes(b"abc")
     monkeypatch.setattr(checkpoints, "download_pretrained", lambda config: str(tmp_path / "file.bin"))
     with pytest.warns(UserWarning, match="no checksum is pinned"):
@@ -173,7 +167,7 @@ def test_a_tag_without_a_pinned_checksum_says_so(tmp_path: Path, monkeypatch: py
     assert source.weights_id == "laion2b_s34b_b88k@ba7816bf8f01"
 
 
-def test_a_config_file_is_named_by_its_content(tmp_path: Path) -> None:
+def test_a_config_file_is_named_by_its_content(tmp_path):
     path, config = tmp_path / "tiny.json", {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
     dark = {"model_cfg": config, "preprocess_cfg": {"mean": [0, 0, 0]}}
     ids = set()
@@ -185,7 +179,7 @@ def test_a_config_file_is_named_by_its_content(tmp_path: Path) -> None:
     assert len(ids) == 3  # other pixels, other names: caches are keyed with them
 
 
-def test_what_is_no_architecture(tmp_path: Path) -> None:
+def test_what_is_no_architecture(tmp_path):
     for content in ("not json", "[]", '{"embed_dim": 16}'):
         (tmp_path / "wrong.json").write_text(content)
         with pytest.raises(ValueError, match="no open_clip model config"):

@@ -25,7 +25,7 @@ TRAIN = {"mvtec": 3629, "visa": 8659, "mpdd": 888, "btad": 1799, "dagm": 16_100 
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+def prepare(tmp_path) -> Callable[..., AnomalyDataset]:
     """prepare(script, *options): what the script makes of tmp_path/raw."""
 
     def call(script: ModuleType, *options: str, counts: str = "warn") -> AnomalyDataset:
@@ -39,7 +39,7 @@ def prepare(tmp_path: Path) -> Callable[..., AnomalyDataset]:
 
 
 @pytest.fixture
-def refused(prepare: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., None]:
+def refused(prepare, tmp_path, capsys) -> Callable[..., None]:
     """refused(script, message, *options): it ends with this error, and nothing is there afterwards."""
 
     def call(script: ModuleType, message: str, *options: str, counts: str = "warn") -> None:
@@ -74,9 +74,7 @@ def masks(dataset: AnomalyDataset) -> dict[str, np.ndarray]:
         (dtd_synthetic, trees.dtd, "DTD-Synthetic.zip"),
     ],
 )  # fmt: skip
-def test_folder_and_archive_give_the_same(
-    tmp_path: Path, prepare: Callable, script: ModuleType, make: Callable, archive: str
-) -> None:
+def test_folder_and_archive_give_the_same(tmp_path, prepare, script, make, archive):
     make(tmp_path / "raw")
     from_folder = prepare(script)
     fingerprint, columns = from_folder.fingerprint, from_folder.meta
@@ -92,9 +90,7 @@ def test_folder_and_archive_give_the_same(
 
 
 @pytest.mark.parametrize("script", MODULES)
-def test_sources_agree_with_the_published_counts_and_name_a_wrong_download(
-    tmp_path: Path, refused: Callable, script: ModuleType
-) -> None:
+def test_sources_agree_with_the_published_counts_and_name_a_wrong_download(tmp_path, refused, script):
     """The sums over the categories, typed from lists of files, are the totals that the paper prints."""
     source = script.SOURCE
     assert source.has_masks and source.name == script.__name__.rsplit(".", 1)[1]
@@ -108,7 +104,7 @@ def test_sources_agree_with_the_published_counts_and_name_a_wrong_download(
     refused(script, source.title)
 
 
-def test_all_sources() -> None:
+def test_all_sources():
     """The nineteen of the book's table, each with a command and the answers that a reader needs."""
     sources = {source.name: source for source in all_sources()}
     paper = yaml.safe_load((Path(__file__).parents[1] / "profiles/paper.yaml").read_text())["datasets"]
@@ -118,7 +114,7 @@ def test_all_sources() -> None:
 
 
 @pytest.mark.parametrize("outer", ["", "mvtec_anomaly_detection", "a/MVTecAD"])
-def test_mvtec(tmp_path: Path, prepare: Callable, outer: str) -> None:
+def test_mvtec(tmp_path, prepare, outer):
     trees.mvtec(tmp_path / "raw" / outer)
     dataset = prepare(mvtec)
     assert dataset.categories == ["bottle", "metal_nut"]
@@ -130,14 +126,14 @@ def test_mvtec(tmp_path: Path, prepare: Callable, outer: str) -> None:
     assert Image.open(grey).mode == "L" and dataset.image(5).mode == "RGB"
 
 
-def test_mvtec_half_extracted(tmp_path: Path, refused: Callable) -> None:
+def test_mvtec_half_extracted(tmp_path, refused):
     trees.mvtec(tmp_path / "raw")
     refused(mvtec, "found 2 and 4, published 467 and 1258", counts="stop")
     (tmp_path / "raw/bottle/ground_truth/contamination/000_mask.png").unlink()
     refused(mvtec, "1 without mask in")
 
 
-def test_visa(tmp_path: Path, prepare: Callable) -> None:
+def test_visa(tmp_path, prepare):
     trees.visa(tmp_path / "raw/VisA")
     dataset = prepare(visa)
     assert names(dataset) == [
@@ -170,15 +166,7 @@ def test_visa(tmp_path: Path, prepare: Callable) -> None:
         ),
     ],
 )
-def test_other_layouts(
-    tmp_path: Path,
-    prepare: Callable,
-    script: ModuleType,
-    make: Callable,
-    n: int,
-    category: str,
-    anomalous: str,
-) -> None:
+def test_other_layouts(tmp_path, prepare, script, make, n, category, anomalous):
     """Prompts use the categories' names of the papers."""
     make(tmp_path / "raw")
     dataset = prepare(script, *(["--mask-above", "127"] if script is visa else []))
@@ -186,7 +174,7 @@ def test_other_layouts(
     np.testing.assert_array_equal(masks(dataset)[f"{category}/{anomalous}"], trees.mask_of() > 0)
 
 
-def test_visa_bad_input(tmp_path: Path, refused: Callable) -> None:
+def test_visa_bad_input(tmp_path, refused):
     raw = trees.visa(tmp_path / "raw")
     refused(visa, "from 1 to 9, not greys", "--mask-above", "127")
     split = raw / "split_csv/1cls.csv"
@@ -211,7 +199,7 @@ def test_visa_bad_input(tmp_path: Path, refused: Callable) -> None:
     refused(visa, "split_csv/1cls.csv, which says what is for the test, has to lie beside")
 
 
-def test_btad(tmp_path: Path, prepare: Callable, refused: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_btad(tmp_path, prepare, refused, capsys):
     raw = trees.btad(tmp_path / "raw")
     for path in list(raw.rglob("*.bmp")):
         Image.open(path).save(path.with_suffix(".png"))
@@ -231,7 +219,7 @@ def test_btad(tmp_path: Path, prepare: Callable, refused: Callable, capsys: pyte
     )
 
 
-def test_sdd(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_sdd(tmp_path, prepare, capsys):
     raw = trees.sdd(tmp_path / "raw")
     trees.image(raw / "kos21/Part7.jpg", "L", (10, 25))  # its authors skip it
     trees.mask(raw / "kos21/Part7_label.bmp", trees.mask_of((10, 25)))
@@ -259,9 +247,7 @@ def test_sdd(tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture) -
     assert names(prepare(sdd, "--seed", "1").select(split="test")) != tested
 
 
-def test_sdd_that_is_whole_may_have_other_halves(
-    tmp_path: Path, prepare: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sdd_that_is_whole_may_have_other_halves(tmp_path, prepare, capsys, monkeypatch):
     """Where the papers cut is not known, so other counts stop the script only when images are missing."""
     raw = trees.sdd(tmp_path / "raw")
     monkeypatch.setattr(sdd, "HALVES", 30)
@@ -274,7 +260,7 @@ def test_sdd_that_is_whole_may_have_other_halves(
     assert "found 6 and 3, published 181 and 74" in capsys.readouterr().err
 
 
-def test_sdd_bad_input(tmp_path: Path, refused: Callable) -> None:
+def test_sdd_bad_input(tmp_path, refused):
     raw = trees.sdd(tmp_path / "raw")
     label = raw / "kos01/Part3_label.bmp"
     trees.mask(label, trees.mask_of((10, 24)))
@@ -287,7 +273,7 @@ def test_sdd_bad_input(tmp_path: Path, refused: Callable) -> None:
 
 
 @pytest.mark.parametrize("outer", ["DAGM_KaggleUpload/{0}", "{0}", "{0}/{0}"])
-def test_dagm(tmp_path: Path, prepare: Callable, outer: str, capsys: pytest.CaptureFixture) -> None:
+def test_dagm(tmp_path, prepare, outer, capsys):
     trees.dagm(tmp_path / "raw", outer)
     dataset = prepare(dagm)
     assert dataset.categories == ["Class1", "Class9", "Class10"]
@@ -303,7 +289,7 @@ def test_dagm(tmp_path: Path, prepare: Callable, outer: str, capsys: pytest.Capt
         assert prepare(dagm).fingerprint == dataset.fingerprint
 
 
-def test_dagm_bad_input(tmp_path: Path, refused: Callable) -> None:
+def test_dagm_bad_input(tmp_path, refused):
     raw = trees.dagm(tmp_path / "raw")
     label = raw / "DAGM_KaggleUpload/Class1/Test/Label"
     mask = label / "0003_label.PNG"

@@ -68,7 +68,7 @@ def prepared(script: ModuleType, raw: Path, out: Path, *options: str) -> Anomaly
 
 
 @pytest.fixture
-def error_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def error_of(tmp_path, capsys) -> Callable[..., str]:
     """error_of(script, *options): what is said on stderr; nothing may have been written."""
 
     def call(script: ModuleType, *options: str) -> str:
@@ -100,7 +100,7 @@ def check(dataset: AnomalyDataset, category: str | None, expected: trees.Expecte
 @pytest.mark.parametrize(
     "script, category, build", LAYOUTS, ids=[f"{s.SOURCE.name}{i}" for i, (s, *_) in enumerate(LAYOUTS)]
 )
-def test_layouts(script: ModuleType, category: str, build: Build, packed: bool, tmp_path: Path) -> None:
+def test_layouts(script, category, build, packed, tmp_path):
     raw = tmp_path / "raw"
     expected = build(tmp_path / "tree" if packed else raw)
     if packed:
@@ -123,7 +123,7 @@ def pack(tree: Path, raw: Path) -> None:
         shutil.make_archive(str(raw / "download"), "zip", tree)
 
 
-def test_images_keep_their_bytes_and_masks_their_orientation(tmp_path: Path) -> None:
+def test_images_keep_their_bytes_and_masks_their_orientation(tmp_path):
     trees.isic(tmp_path / "raw")
     dataset = prepared(isic, tmp_path / "raw", tmp_path / "out")
     i = dataset.meta["image"].tolist().index("skin/test/lesion/ISIC_0000012.jpg")
@@ -135,7 +135,7 @@ def test_images_keep_their_bytes_and_masks_their_orientation(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("above", [0, 127, 254])
 @pytest.mark.parametrize("script, build", [(tn3k, trees.tn3k), (kvasir, trees.kvasir)])
-def test_threshold_of_masks_in_jpeg(script: ModuleType, build: Callable, above: int, tmp_path: Path) -> None:
+def test_threshold_of_masks_in_jpeg(script, build, above, tmp_path):
     expected = build(tmp_path / "raw", above=above)
     dataset = prepared(script, tmp_path / "raw", tmp_path / "out", "--mask-above", str(above))
     check(dataset, dataset.categories[0], expected)
@@ -144,15 +144,13 @@ def test_threshold_of_masks_in_jpeg(script: ModuleType, build: Callable, above: 
 
 
 @pytest.mark.parametrize("script, name, n", [(cvc_clinicdb, "CVC-ClinicDB", 62), (kvasir, "Kvasir", 100)])
-def test_the_reduced_sets_of_the_pranet_bundle_are_refused(
-    script: ModuleType, name: str, n: int, tmp_path: Path, error_of: Callable
-) -> None:
+def test_the_reduced_sets_of_the_pranet_bundle_are_refused(script, name, n, tmp_path, error_of):
     trees.pranet(tmp_path / "raw", name, n)
     error = error_of(script)
     assert f"only {n} of" in error and "PraNet" in error
 
 
-def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_said(tmp_path, capsys):
     """Repeats with other masks, folders that are left out, rows and images without partner."""
     for script, build, said in (
         (
@@ -182,9 +180,7 @@ def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "with OTHER file names" in capsys.readouterr().out
 
 
-def test_colondb_takes_normal_images_for_training(
-    tmp_path: Path, error_of: Callable, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_colondb_takes_normal_images_for_training(tmp_path, error_of, capsys):
     expected = trees.colondb(tmp_path / "raw")
     for i in range(3):
         trees.picture(tmp_path / f"normal/frame {i}.jpg", 50 + i)
@@ -226,15 +222,13 @@ def test_colondb_takes_normal_images_for_training(
         (sewerml, trees.sewerml, lambda raw: (raw / VALID).unlink(), VALID),
     ],
 )
-def test_bad_downloads(
-    script: ModuleType, build: Build, spoil: Callable, message: str, tmp_path: Path, error_of: Callable
-) -> None:
+def test_bad_downloads(script, build, spoil, message, tmp_path, error_of):
     build(tmp_path / "raw")
     spoil(tmp_path / "raw")
     assert message in error_of(script)
 
 
-def test_covid19_as_re_packed(tmp_path: Path) -> None:
+def test_covid19_as_re_packed(tmp_path):
     """As AnomalyCLIP's script wants it: the present root's name, NORMAL in capitals, one other folder."""
     expected = trees.covid_first(tmp_path / "tree")
     (tmp_path / "raw").mkdir()
@@ -245,7 +239,7 @@ def test_covid19_as_re_packed(tmp_path: Path) -> None:
     check(prepared(covid19, tmp_path / "raw", tmp_path / "out"), "chest", expected)
 
 
-def test_covid19_names_the_release() -> None:
+def test_covid19_names_the_release():
     for covid, normal, n_covid, flat, said in (
         ("COVID-19", 1341, 219, True, "the first, as in the paper"),
         ("covid", 1341, 219, True, "the first, as in the paper"),  # re-packed, under another name
@@ -256,9 +250,7 @@ def test_covid19_names_the_release() -> None:
         assert covid19.release(covid, normal, n_covid, flat=flat).startswith(said)
 
 
-def test_counts_of_another_release_stop_unless_their_reason_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_of_another_release_stop_unless_their_reason_is_known(tmp_path, capsys, monkeypatch):
     options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
     trees.covid_present(tmp_path / "raw")
     with pytest.raises(SystemExit) as stopped:
@@ -274,7 +266,7 @@ def test_counts_of_another_release_stop_unless_their_reason_is_known(
     assert len(load_dataset(tmp_path / "out")) == 4
 
 
-def test_coco_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_captions(tmp_path, capsys):
     trees.coco(tmp_path / "raw")
     found = tmp_path / "captions.json"
     options = ["--raw", str(tmp_path / "raw"), "--out", str(found)]
@@ -305,7 +297,7 @@ def test_coco_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert message in capsys.readouterr().err and not found.exists()
 
 
-def test_coco_captions_from_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_captions_from_the_archive(tmp_path, capsys):
     trees.coco(tmp_path / "tree")
     (tmp_path / "raw").mkdir()
     shutil.make_archive(str(tmp_path / "raw/annotations_trainval2017"), "zip", tmp_path / "tree")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from data_scripts.prepare import prepared_folder
-from zsad_core.datasets import COLUMNS, AnomalyDataset, fingerprints, load_dataset
+from zsad_core import datasets
+from zsad_core.datasets import COLUMNS, Digests, fingerprints, load_dataset, stretched_mask
 
 SIZE = (9, 7)  # (W, H)
 
@@ -20,7 +21,7 @@ def picture(value: int, mode: str = "RGB") -> Image.Image:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path) -> Path:
     """Two categories; "01" must not become a number, and "nan" must not become a gap."""
     mask = np.zeros(SIZE[::-1], bool)
     mask[2:4, 5] = True
@@ -44,7 +45,7 @@ def rewrite(root: Path, **cells: object) -> None:
     meta.to_csv(root / "meta.csv", index=False)
 
 
-def test_reads_what_was_written(root: Path) -> None:
+def test_reads_what_was_written(root):
     dataset = load_dataset(root)
     assert (len(dataset), dataset.name, dataset.categories) == (22, "parts", ["01", "metal_nut1"])
     assert tuple(dataset.meta.columns) == COLUMNS
@@ -57,7 +58,7 @@ def test_reads_what_was_written(root: Path) -> None:
     assert dataset.has_masks and not dataset.select(split="train").has_masks
 
 
-def test_limit_keeps_training_images_and_spreads(root: Path) -> None:
+def test_limit_keeps_training_images_and_spreads(root):
     limited = load_dataset(root).limit(2)
     assert len(limited.select(split="train")) == 6
     part = limited.select("01", "test")
@@ -66,7 +67,7 @@ def test_limit_keeps_training_images_and_spreads(root: Path) -> None:
     assert len(load_dataset(root).limit(100)) == 22
 
 
-def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
+def test_fingerprint_follows_content_only(root, tmp_path):
     first = load_dataset(root).fingerprint
     moved = root.rename(tmp_path / "elsewhere")
     dataset = load_dataset(moved)
@@ -94,86 +95,83 @@ def test_fingerprint_follows_content_only(root: Path, tmp_path: Path) -> None:
         ({"image": "C:/0.png"}, "a path that is not relative"),
     ],
 )
-def test_wrong_rows_are_named(root: Path, cells: dict[str, str], message: str) -> None:
+def test_wrong_rows_are_named(root, cells, message):
     rewrite(root, **cells)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_dataset(root)
 
 
-def test_missing_files_are_listed(root: Path) -> None:
-    for path in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*01/test/good/0.png.*; …") as error:
+def test_wrong_tables(tmp_path):
+    for name, advice in (("textile", "zsad prepare textile --help"), ("mini_visa", "zsad prepare mini_")):
+        with pytest.raises(FileNotFoundError, match=advice):
+            load_dataset(tmp_path / name)
+    for text, message in (
+        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'mask'"),
+        (",".join(COLUMNS) + "\n", "lists no images"),
+        ("", "no CSV file"),
+    ):
+        (tmp_path / "meta.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_dataset(tmp_path)
+
+
+def test_what_cannot_be_read_or_chosen(root):
+    dataset = load_dataset(root)
+    path = root / dataset.meta["image"].iloc[0]
+    path.write_bytes(path.read_bytes()[:-40])
+    test = dataset.select("01", "test")
+    Image.new("L", (7, 9)).save(root / test.meta["mask"].iloc[-1])
+    for call, message in (
+        (lambda: dataset.image(0), f"image {path} cannot be read: .*cut off or damaged"),
+        (lambda: test.mask(len(test) - 1), r"3_mask.png cannot be read: it is 7 x 9 \(W x H\).* 9 x 7"),
+        (lambda: dataset.select("bolt"), "category='bolt' .*01, metal_nut1"),
+        (lambda: dataset.select(split="val"), "split='val'"),
+        (lambda: dataset.select(split="train").select(split="test"), "no images with"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    for gone in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
+        gone.unlink()
+    with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
+        test.image(0)
+    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*; …") as error:
         load_dataset(root)
     assert str(error.value).count(".png") == 5
 
 
-def test_missing_folder_or_table_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="zsad prepare textile --help"):
-        load_dataset(tmp_path / "textile")
-    (tmp_path / "mini_visa").mkdir()
-    with pytest.raises(FileNotFoundError, match="meta.csv does not exist.*zsad prepare mini_"):
-        load_dataset(tmp_path / "mini_visa")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'mask'"),
-        (",".join(COLUMNS) + "\n", "lists no images"),
-        ("", "is no CSV file with the columns category, "),
-    ],
-)
-def test_wrong_table(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "meta.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        load_dataset(tmp_path)
-
-
-def first_image(dataset: AnomalyDataset) -> Path:
-    return dataset.root / dataset.meta["image"].iloc[0]
-
-
-def test_a_damaged_or_missing_image_is_named(root: Path) -> None:
-    dataset = load_dataset(root)
-    path = first_image(dataset)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=f"image {path} cannot be read: .*cut off or damaged"):
-        dataset.image(0)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
-        dataset.image(0)
-
-
-def test_mask_of_another_size(root: Path) -> None:
-    dataset = load_dataset(root).select("01", "test")
-    Image.new("L", (7, 9)).save(root / dataset.meta["mask"].iloc[-1])
-    with pytest.raises(ValueError, match=r"3_mask.png cannot be read: it is 7 x 9 \(W x H\).* 9 x 7"):
-        dataset.mask(len(dataset) - 1)
-
-
-def test_unknown_category_and_split(root: Path) -> None:
-    dataset = load_dataset(root)
-    with pytest.raises(ValueError, match="category='bolt' and split=None: expected one of 01, metal_nut1"):
-        dataset.select("bolt")
-    with pytest.raises(ValueError, match="split='val'"):
-        dataset.select(split="val")
-    with pytest.raises(ValueError, match="no images with"):
-        dataset.select(split="train").select(split="test")
-
-
-def test_digests_of_all_parts_are_kept_in_one_go(root: Path, tmp_path: Path) -> None:
-    for path in root.rglob("*.png"):
-        os.utime(path, ns=(0, 10**9))
-    dataset = load_dataset(root, tmp_path / "digests")
-    found = fingerprints(dataset.cut(1))
-    assert found == [part.fingerprint for part in load_dataset(root).cut(1)] and len(found) == len(dataset)
-    assert len(list((tmp_path / "digests").iterdir())) == 1
-
-
 def test_a_stretched_mask_keeps_what_is_more_than_half():
-    from zsad_core.datasets import stretched_mask
-
     pixels = np.array([[0, 0, 1, 0, 1]], bool)  # 42 % of the pixel that is left, by a triangle
     assert not stretched_mask(pixels, (1, 1)).any()
     assert stretched_mask(~pixels, (1, 1)).all()
+
+
+def test_files_are_read_once_for_their_digests_unless_they_changed(root, tmp_path, monkeypatch):
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    for path in paths:
+        os.utime(root / path, ns=(0, 10**9))  # long ago
+    dataset = load_dataset(root, tmp_path / "kept")
+    assert fingerprints(dataset.cut(1)) == [part.fingerprint for part in load_dataset(root).cut(1)]
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    reads, real = [], datasets.sha256_of
+    monkeypatch.setattr(datasets, "sha256_of", lambda path: reads.append(path) or real(path))
+    whole = Digests(root, tmp_path / "kept").of(paths)
+    assert whole == [real(root / path) for path in paths] and not reads
+    picture(77).save(root / paths[3])
+    os.utime(root / paths[3], ns=(0, 10**9 + 1))
+    changed = Digests(root, tmp_path / "kept").of(paths)
+    assert reads == [root / paths[3]] and [a != b for a, b in zip(whole, changed)].index(True) == 3
+    Digests(root).of(paths[:1])  # kept nowhere
+    moved = root.rename(tmp_path / "elsewhere")
+    Digests(moved, tmp_path / "kept").of(paths[:1])  # another dataset, whatever it holds
+    assert len(reads) == 3
+
+
+def test_a_file_that_changed_just_now_is_not_trusted(tmp_path):
+    """It could change once more within one tick of the clock, with the same size."""
+    found, path, moment = [], tmp_path / "a", 0
+    for content in "xy":
+        path.write_text(content)
+        moment = moment or path.stat().st_mtime_ns
+        os.utime(path, ns=(moment, moment))
+        found.append(Digests(tmp_path, tmp_path / "kept").of(["a"]))
+    assert found[0] != found[1]

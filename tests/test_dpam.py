@@ -20,7 +20,7 @@ LAYERS = (6, 12, 18, 24)
 
 
 @pytest.fixture(scope="module")
-def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+def load(small_clip) -> Callable[..., ClipEncoder]:
     """load(image_size, ...): a CLIP with 24 blocks and 2 x 2 patches."""
     own = {"lively": True, "pixels": 28, "patch_size": 14, "width": 64, "layers": 24, "mlp_ratio": 2.0}
     config = {"embed_dim": 32}
@@ -28,7 +28,7 @@ def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
 
 
 @pytest.fixture(scope="module")
-def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(load) -> ClipEncoder:
     return load()
 
 
@@ -66,7 +66,7 @@ def plain(
 
 
 @pytest.mark.parametrize("kind", ["vv", "qq", "kk"])
-def test_local_path_is_the_residual_sum_of_the_formulas(encoder: ClipEncoder, kind: str) -> None:
+def test_local_path_is_the_residual_sum_of_the_formulas(encoder, kind):
     pixels = pixels_of(encoder)
     h, u, _ = plain(encoder, pixels, kind)
     class_token, tokens = dual_path(encoder.model.visual, pixels, (3, *LAYERS), (kind,))
@@ -82,9 +82,7 @@ def test_local_path_is_the_residual_sum_of_the_formulas(encoder: ClipEncoder, ki
         assert (one - other).abs().max() > 0.01  # the code before April 2025 had four times the same
 
 
-def test_features_are_projected_and_only_local_ones_see_the_last_norm(
-    load: Callable[..., ClipEncoder],
-) -> None:
+def test_features_are_projected_and_only_local_ones_see_the_last_norm(load):
     encoder = load()
     visual, pixels = encoder.model.visual, pixels_of(encoder)
     h, u, _ = plain(encoder, pixels)
@@ -107,7 +105,7 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(
     assert (encoder.embed_glocal(pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
 
 
-def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder: ClipEncoder) -> None:
+def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder):
     pixels, text = pixels_of(encoder), F.normalize(torch.randn(32, 2), dim=0)
     cosines = {kind: encoder.embed_patches(pixels, (12, 24), kind) for kind in ("qq", "kk", "vv", "qq+kk+vv")}
     for layer in (12, 24):
@@ -119,7 +117,7 @@ def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder: ClipEncoder) 
         torch.testing.assert_close(kinds[0].norm(dim=-1), torch.ones(3, 4))
 
 
-def test_batches_and_types_do_not_matter(encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_types_do_not_matter(encoder, monkeypatch):
     pixels = pixels_of(encoder, 5)
     whole = encoder.embed_glocal(pixels, (24,), "qq+kk+vv")
     monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 4 * encoder.width)  # two images a batch
@@ -127,7 +125,7 @@ def test_batches_and_types_do_not_matter(encoder: ClipEncoder, monkeypatch: pyte
     assert encoder.embed_glocal(pixels[:0], (24,))[1][24].shape == (0, 4, 32)
 
 
-def test_attention_weights_are_those_of_each_block(encoder: ClipEncoder) -> None:
+def test_attention_weights_are_those_of_each_block(encoder):
     pixels = pixels_of(encoder)
     blocks = list(attention_weights(encoder.model.visual, pixels, ("qk", "vv", "qq")))
     for kind in ("qk", "vv"):
@@ -140,9 +138,7 @@ def test_attention_weights_are_those_of_each_block(encoder: ClipEncoder) -> None
         torch.testing.assert_close(block["qq"].sum(-1), torch.ones(3, 4, 5))
 
 
-def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
-    load: Callable[..., ClipEncoder],
-) -> None:
+def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
     small, large = load(), load(image_size=70)
     assert (large.image_size, large.grid) == ((70, 70), (5, 5))
     assert large.model_id == f"{small.model_id}-70px" and load(image_size=28).model_id == small.model_id
@@ -158,9 +154,7 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(
     torch.testing.assert_close(global_feature, large.embed_images(pixels_of(large), final_norm=False))
 
 
-def test_what_is_refused(
-    load: Callable[..., ClipEncoder], encoder: ClipEncoder, small_resnet: ClipEncoder
-) -> None:
+def test_what_is_refused(load, encoder, small_resnet):
     def refused(message: str, call: Callable, *arguments: object, **options: object) -> None:
         with pytest.raises(ValueError, match=message):
             call(*arguments, **options)

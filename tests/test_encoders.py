@@ -4,8 +4,6 @@ import copy
 import json
 import string
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -37,7 +35,7 @@ sentences = st.lists(
 
 
 @pytest.fixture(scope="module")
-def tiny(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+def tiny(small_clip) -> Callable[..., ClipEncoder]:
     """tiny(...): a CLIP of a 3 x 3 grid and 2 blocks."""
     return lambda text=None, **changes: small_clip(text={"layers": 2} | (text or {}), layers=2, **changes)
 
@@ -47,7 +45,7 @@ def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize("changes", CAUSAL.values(), ids=CAUSAL)
-def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
+def test_text_embeddings_are_open_clips(tiny, changes):
     encoder = tiny(**changes)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
 
@@ -72,14 +70,12 @@ def test_text_embeddings_are_open_clips(tiny: Callable, changes: dict) -> None:
 @pytest.mark.parametrize(
     "changes", [{"no_causal_mask": True}, {"pool_type": "last", "eos_id": 49407}, {"embed_cls": True}]
 )
-def test_other_text_towers_are_refused(tiny: Callable, changes: dict) -> None:
+def test_other_text_towers_are_refused(tiny, changes):
     with pytest.raises(ValueError, match="expected a causal text tower"):
         tiny(text=changes, config={"custom_text": True})
 
 
-def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(
-    tiny: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(tiny, monkeypatch):
     encoder, prompts = tiny(), [f"{i} " + "scratch " * (i % 7) for i in range(30)] * 2
     expected = encoder.embed_text(prompts)
     batches = []
@@ -94,9 +90,7 @@ def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(
 
 
 @pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}])
-def test_image_embeddings_are_open_clips(
-    tiny: Callable, monkeypatch: pytest.MonkeyPatch, changes: dict
-) -> None:
+def test_image_embeddings_are_open_clips(tiny, monkeypatch, changes):
     encoder = tiny(**changes)
     pixels = pixels_of(encoder, 5)
     expected = encoder.model.encode_image(pixels, normalize=False)
@@ -113,7 +107,7 @@ def test_image_embeddings_are_open_clips(
 
 
 @pytest.mark.parametrize("prompts", ["a photo", ["a photo", 3]])
-def test_prompts_that_are_no_list_of_sentences(tiny: Callable, prompts: Any) -> None:
+def test_prompts_that_are_no_list_of_sentences(tiny, prompts):
     with pytest.raises(TypeError, match="list of sentences"):
         tiny().embed_text(prompts)
 
@@ -122,13 +116,13 @@ WRONG = [torch.zeros(1, 3, 32, 24), torch.zeros(3, 24, 24), torch.zeros(1, 3, 24
 
 
 @pytest.mark.parametrize("pixels", WRONG)
-def test_wrong_pixels_are_told_apart(tiny: Callable, pixels: Any) -> None:
+def test_wrong_pixels_are_told_apart(tiny, pixels):
     for embed in (tiny().embed_images, lambda pixels: tiny().embed_windows(pixels, 2)):
         with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got"):
             embed(pixels)
 
 
-def test_preprocessing_is_open_clips(tiny: Callable, tmp_path: Path) -> None:
+def test_preprocessing_is_open_clips(tiny, tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(values)
     expected = open_clip.image_transform(24, is_train=False)(picture)
@@ -141,7 +135,7 @@ def test_preprocessing_is_open_clips(tiny: Callable, tmp_path: Path) -> None:
     torch.testing.assert_close(dark.preprocess(picture), light.preprocess(picture) + shift[:, None, None])
 
 
-def test_random_weights_are_seeded_and_leave_the_global_state_alone() -> None:
+def test_random_weights_are_seeded_and_leave_the_global_state_alone():
     before = torch.random.get_rng_state()
     first, again, other = (load_encoder("zsad-mini", "random", seed=seed) for seed in (1, 1, 2))
     torch.testing.assert_close(torch.random.get_rng_state(), before)
@@ -151,7 +145,7 @@ def test_random_weights_are_seeded_and_leave_the_global_state_alone() -> None:
     assert first.temperature == pytest.approx(0.07)  # CLIP's initial value
 
 
-def test_the_shipped_model() -> None:
+def test_the_shipped_model():
     encoder = zsad_core.load_encoder()
     checksum = (SHIPPED / "zsad-mini.sha256").read_text()
     assert (encoder.model_id, encoder.weights_id) == ("zsad-mini", f"zsad-mini@{checksum[:12]}")
@@ -168,7 +162,7 @@ def test_the_shipped_model() -> None:
         ({"device": "cuda"}, "torch sees no CUDA GPU"),
     ],
 )
-def test_what_the_machine_cannot_do(monkeypatch: pytest.MonkeyPatch, options: dict, message: str) -> None:
+def test_what_the_machine_cannot_do(monkeypatch, options, message):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -61,7 +60,7 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_fetches_once(server: Server, tmp_path: Path) -> None:
+def test_fetches_once(server, tmp_path):
     assert fetch(server.archive, tmp_path / "raw") == tmp_path / "raw/set.zip"
     assert (tmp_path / "raw/set.zip").read_bytes() == CONTENT
     fetch(server.archive, tmp_path / "raw")
@@ -79,7 +78,7 @@ def test_fetches_once(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_goes_on_after_an_interruption(server: Server, tmp_path: Path, ranges: bool) -> None:
+def test_goes_on_after_an_interruption(server, tmp_path, ranges):
     server.ranges, server.stop = ranges, 1000
     with pytest.raises(ConnectionError, match=r"ended after 1,000 of 102,400 bytes: run this again"):
         fetch(server.archive, tmp_path)
@@ -91,7 +90,7 @@ def test_goes_on_after_an_interruption(server: Server, tmp_path: Path, ranges: b
 
 
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_wrong_checksum(server: Server, tmp_path: Path, kind: str) -> None:
+def test_wrong_checksum(server, tmp_path, kind):
     archive = replace(server.archive, **({"sha256": None} | {kind: "0" * 64}))
     found = hashlib.new(kind, CONTENT).hexdigest()
     with pytest.raises(ValueError, match=f"{found}: expected {'0' * 64}.*Nothing was deleted"):
@@ -100,9 +99,7 @@ def test_wrong_checksum(server: Server, tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "set.zip.part").read_bytes() == CONTENT
 
 
-def test_without_checksum_any_archive_is_taken(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_checksum_any_archive_is_taken(server, tmp_path, monkeypatch):
     archive = Archive("set.zip", server.archive.url)
     with pytest.raises(ValueError, match="set.zip.part is no archive, it may be a page that asks"):
         fetch(archive, tmp_path)
@@ -111,7 +108,7 @@ def test_without_checksum_any_archive_is_taken(
     assert fetch(archive, tmp_path).read_bytes() == CONTENT
 
 
-def test_server_cannot_be_reached(server: Server, tmp_path: Path) -> None:
+def test_server_cannot_be_reached(server, tmp_path):
     for url in ("http://127.0.0.1:9/set.zip", f"{server.archive.url}.missing"):
         with pytest.raises(ConnectionError, match=f"cannot fetch {url}.*another machine.*{tmp_path}/set.zip"):
             fetch(replace(server.archive, url=url), tmp_path)

@@ -16,7 +16,7 @@ def gaussians(n: int = 200, d: int = 12, shift: float = 1.0) -> tuple[torch.Tens
 
 
 @given(n_pairs=st.integers(1, 60), half=st.integers(1, 20), seed=st.integers(0, 99))
-def test_batches_cover_everything_and_hold_both_of_each_pair(n_pairs: int, half: int, seed: int) -> None:
+def test_batches_cover_everything_and_hold_both_of_each_pair(n_pairs, half, seed):
     generator = torch.Generator().manual_seed(seed)
     free = paired_batches(n_pairs, generator, batch_size=2 * half + 1, same_pair=False)
     assert min(len(batch) for batch in free) >= 2  # a single one has no batch norm
@@ -29,14 +29,14 @@ def test_batches_cover_everything_and_hold_both_of_each_pair(n_pairs: int, half:
     assert sorted(torch.cat(batches).tolist()) == list(range(2 * n_pairs))
 
 
-def test_free_batches_do_split_pairs_and_pairs_are_64_a_batch() -> None:
+def test_free_batches_do_split_pairs_and_pairs_are_64_a_batch():
     batches = paired_batches(1000, torch.Generator().manual_seed(0), same_pair=False)
     split = sum(len(set((batch % 1000).tolist())) for batch in batches)
     assert split > 1500  # 1000 if every pair stayed together
     assert len(paired_batches(10_000, torch.Generator())) == 157
 
 
-def test_separates_gaussians_and_scores_held_out_ones() -> None:
+def test_separates_gaussians_and_scores_held_out_ones():
     normal, anomalous = gaussians(2000)
     network = train_fnn(normal[:1000], anomalous[:1000])
     held_out = torch.cat([normal[1000:], anomalous[1000:]])
@@ -45,7 +45,7 @@ def test_separates_gaussians_and_scores_held_out_ones() -> None:
     assert roc_auc_score([0] * 1000 + [1] * 1000, scores) > 0.97
 
 
-def test_same_seed_same_bits_and_global_state_untouched() -> None:
+def test_same_seed_same_bits_and_global_state_untouched():
     normal, anomalous = gaussians()
     torch.manual_seed(7)
     before, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -58,7 +58,7 @@ def test_same_seed_same_bits_and_global_state_untouched() -> None:
     assert not torch.equal(first.last.weight, train_fnn(normal, anomalous, seed=6).last.weight)
 
 
-def test_networks_side_by_side_are_those_trained_alone() -> None:
+def test_networks_side_by_side_are_those_trained_alone():
     normal, anomalous = gaussians()
     draws = {3: [5, 9, 2, 7, 100, 11], 4: list(range(194, 200))}
     together = train_fnns(normal, anomalous, draws, batch_size=4, hidden=(9, 8))
@@ -70,13 +70,13 @@ def test_networks_side_by_side_are_those_trained_alone() -> None:
     assert (together[3].score(normal) - together[4].score(normal)).abs().max() > 0.01
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_share_and_keeps_the_mean():
     kept = _kept([torch.Generator().manual_seed(s) for s in (0, 1)], (400, 50), 0.2)
     assert set(kept.unique().tolist()) == {0.0, 1.25} and (kept[0] != kept[1]).any()
     assert kept.mean((1, 2)).tolist() == pytest.approx([1, 1], abs=0.02)
 
 
-def test_two_steps_are_adamw_on_binary_cross_entropy() -> None:
+def test_two_steps_are_adamw_on_binary_cross_entropy():
     """Without dropout, one batch an epoch; after the first epoch the learning rate is a tenth."""
     normal, anomalous = gaussians(8, 4)
     options = {"hidden": (5,), "dropout": 0.0, "lr": 0.01, "weight_decay": 0.1, "seed": 1}
@@ -103,7 +103,7 @@ def test_two_steps_are_adamw_on_binary_cross_entropy() -> None:
         torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_views_and_features() -> None:
+def test_views_and_features():
     normal, anomalous = gaussians(60)
     network = train_fnn(normal, anomalous, hidden=(7, 6, 5))
     views = normal.reshape(10, 6, 12)
@@ -129,13 +129,13 @@ def test_views_and_features() -> None:
         ({"dropout": 1.0}, "dropout=1"),
     ],
 )
-def test_bad_arguments(options: dict, message: str) -> None:
+def test_bad_arguments(options, message):
     normal, anomalous = gaussians(10)
     with pytest.raises(ValueError, match=message):
         train_fnn(**{"normal": normal, "anomalous": anomalous} | options)
 
 
-def test_the_papers_network_and_features_of_another_width() -> None:
+def test_the_papers_network_and_features_of_another_width():
     network = FNN(640)  # Table 3: 77.81M -> 78.11M parameters
     assert sum(p.numel() for p in network.parameters()) == 297_473
     with pytest.raises(ValueError, match=r"expected \(n, 640\)"):

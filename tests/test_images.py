@@ -28,14 +28,6 @@ class Photo:
         self.image, self.notes = read_photo(path, **options)
 
 
-def refused(path: Path, **options) -> BadImage:
-    with pytest.raises(BadImage) as caught:
-        read_photo(path, **options)
-    assert path.name in str(caught.value)
-    assert path.name not in caught.value.reason, "kept by content: another file may be equal"
-    return caught.value
-
-
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "a.ppm", "a.jp2"])
 def test_formats_without_loss_give_the_pixels(tmp_path, name):
     path = saved(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
@@ -77,11 +69,8 @@ def test_photographs_are_turned_and_images_of_datasets_are_not(tmp_path):
         assert read_image(path).size == read_mask(path).shape[::-1] == image_size(path)
         assert image_size(path) == ((20, 30) if name == "a.tiff" else (30, 20))  # Pillow turns a TIFF anyhow
     np.testing.assert_array_equal(np.asarray(Photo(path).image), np.rot90(PIXELS, -1))
-
-
-def test_damaged_exif_data_do_not_lose_the_picture(tmp_path):
-    path = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08\xff\xff")
-    assert Photo(path).image.size == image_size(path) == (30, 20)
+    broken = saved(tmp_path / "a.jpg", exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08\xff\xff")
+    assert Photo(broken).image.size == image_size(broken) == (30, 20)
 
 
 def test_sixteen_bits_are_scaled_and_a_dark_range_is_noted(tmp_path):
@@ -99,13 +88,9 @@ def test_sixteen_bits_are_scaled_and_a_dark_range_is_noted(tmp_path):
     assert "above 1023 are cut off" in Photo(twelve, bits=10).notes[1]
     with pytest.raises(ValueError, match="expected 9 to 16"):
         Photo(twelve, bits=8)
-
-
-def test_sixteen_bits_after_an_operation_of_pil_are_scaled_too():
-    gray = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    for image in (Image.fromarray(gray * 257), Image.fromarray((gray * 257).astype(np.int32))):
-        assert image.mode in ("I;16", "I")
-        np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.stack([gray] * 3, axis=-1))
+    gray = np.arange(256).reshape(16, 16)
+    wide = Image.fromarray((gray * 257).astype(np.int32))  # as after an operation of PIL
+    np.testing.assert_array_equal(to_rgb(wide), np.stack([gray] * 3, axis=-1))
 
 
 def test_first_page_of_many_is_taken_and_said(tmp_path):
@@ -114,10 +99,17 @@ def test_first_page_of_many_is_taken_and_said(tmp_path):
     np.testing.assert_array_equal(np.asarray(Photo(path).image), PIXELS)
 
 
-def as_bytes(kind: str) -> bytes:
+def as_bytes(kind: str, pixels: np.ndarray = PIXELS) -> bytes:
     file = io.BytesIO()
-    PICTURE.save(file, kind)
+    Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def huge(side: int) -> bytes:
+    content = bytearray(as_bytes("PNG"))
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -130,46 +122,38 @@ def as_bytes(kind: str) -> bytes:
         ("notes.txt", b"no image at all", "no image", "no image in a format"),
         ("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "no image", "HEIC"),
         ("page.png", as_bytes("EPS"), "no image", "no image in a format"),  # PIL would start Ghostscript
+        ("float.tiff", as_bytes("TIFF", np.ones((4, 4), np.float32)), "unreadable", "no fixed range"),
+        ("wide.tiff", as_bytes("TIFF", np.full((4, 4), 70_000, np.int32)), "unreadable", "0…65535"),
+        ("huge.png", huge(60_000), "unreadable", "60000 x 60000 pixels, more than 100,000,000"),
+        ("thread.png", as_bytes("PNG", np.zeros((10, 410), np.uint8)), "unreadable", "cut it up"),
     ],
 )
 def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, status, reason):
     path = tmp_path / name
     path.write_bytes(content)
-    error = refused(path)
-    assert error.status == status and reason in str(error)
-    for kind, read in (("image", read_image), ("mask", read_mask)):
+    with pytest.raises(BadImage) as caught:
+        read_photo(path)
+    error = caught.value
+    assert error.status == status and reason in str(error) and path.name in str(error)
+    assert path.name not in error.reason, "kept by content: another file may be equal"
+    readers = [("image", read_image), ("mask", read_mask)]
+    for kind, read in readers[: 1 if name.endswith("tiff") else 2]:  # masks may hold any numbers
         with pytest.raises(BadImage) as caught:
             read(path)
         assert str(caught.value) == f"{kind} {path} cannot be read: {error.reason}"
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "workers send it"
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_limit_of_pixels_and_missing_files(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 600)
+    assert read_image(path).size == (30, 20)
+    monkeypatch.setattr(images, "MAX_PIXELS", 599)
+    with pytest.raises(BadImage, match="more than 599"):
+        read_photo(path)
     for read in (read_image, read_mask, image_size):
         with pytest.raises(FileNotFoundError, match="nowhere.png does not exist; prepare the dataset again"):
             read(tmp_path / "nowhere.png")
-
-
-def test_floating_point_and_32_bit_integers_are_refused(tmp_path):
-    path = saved(tmp_path / "float.tiff", Image.fromarray(np.ones((4, 4), np.float32)))
-    assert "no fixed range" in str(refused(path))
-    path = saved(tmp_path / "wide.tiff", Image.fromarray(np.full((4, 4), 70_000, np.int32)))
-    assert "scale them to 0…65535" in str(refused(path))
-
-
-def test_huge_images_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    path = saved(tmp_path / "huge.png", Image.new("1", (1, 1)))
-    content = bytearray(path.read_bytes())
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    path.write_bytes(content)
-    assert "60000 x 60000 pixels, more than 100,000,000" in str(refused(path))
-    assert Image.MAX_IMAGE_PIXELS, "Pillow's own limit is as it was"
-    assert "cut it up" in str(refused(saved(tmp_path / "thread.png", Image.new("L", (410, 10)))))
-    monkeypatch.setattr(images, "MAX_PIXELS", 600)
-    assert read_image(saved(tmp_path / "a.png")).size == (30, 20)
-    monkeypatch.setattr(images, "MAX_PIXELS", 599)
-    assert "more than 599" in str(refused(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize(
@@ -186,10 +170,7 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_masks_of_every_mode(tmp_path, image, above, expected):
     assert read_mask(saved(tmp_path / "mask.png", image), above).tolist() == [list(map(bool, expected))]
-
-
-def test_a_palette_of_a_mask_is_not_expanded(tmp_path):
-    """Index 0 is the background, whatever its colour, and a black index is a defect."""
-    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
-    mask.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
-    assert read_mask(saved(tmp_path / "mask.png", mask)).tolist() == [[False, True, True]]
+    if above == 0 and image.mode == "L":  # index 0 of a palette is the background, and a black one a defect
+        image = image.convert("P")
+        image.putpalette([255, 255, 255, 0, 0, 0, 0, 0, 0, 9, 9, 9])
+        assert read_mask(saved(tmp_path / "mask.png", image)).tolist() == [[False, True, True]]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_scripts.layouts import add_mvtec_layout, add_pairs, by_stem
+from data_scripts.layouts import add_mvtec_layout, by_stem
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import load_dataset
 
 
-def test_by_stem() -> None:
+def test_by_stem():
     paths = [Path("a/0020.bmp"), Path("a/Kos_Label.BMP")]
     assert by_stem(paths, "_label") == {"0020": paths[0], "kos": paths[1]}
     assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
@@ -26,7 +26,7 @@ def picture(path: Path) -> None:
     Image.new("L", (2, 2), 1).save(path)
 
 
-def test_mvtec_layout_of_one_category_without_masks(tmp_path: Path) -> None:
+def test_mvtec_layout_of_one_category_without_masks(tmp_path):
     for name in ("Train/ok/1.png", "Test/OK/1.png", "Test/Bad/1.png", "Test/readme/x.png"):
         picture(tmp_path / "raw" / name)
     (tmp_path / "raw/licence.txt").touch()
@@ -40,7 +40,7 @@ def test_mvtec_layout_of_one_category_without_masks(tmp_path: Path) -> None:
     assert dataset.labels.tolist() == [0, 1, 1, 0] and not dataset.has_masks
 
 
-def test_images_and_masks_without_partner(tmp_path: Path) -> None:
+def test_images_and_masks_without_partner(tmp_path):
     for name in ("test/good/1.png", "test/bad/1.png", "test/bad/2.png", "ground_truth/bad/1_mask.png"):
         picture(tmp_path / "c" / name)
 
@@ -59,7 +59,7 @@ def test_images_and_masks_without_partner(tmp_path: Path) -> None:
     refused("test/bad does not exist, but .*ground_truth/bad does")
 
 
-def test_folders_that_differ_in_case_only(tmp_path: Path) -> None:
+def test_folders_that_differ_in_case_only(tmp_path):
     """None is left out silently."""
     for names in (("a/test/bad", "a/test/Bad"), ("b/test/bad", "b/Test/good")):
         for name in ("a/train/good", "a/test/good", *names):
@@ -67,13 +67,3 @@ def test_folders_that_differ_in_case_only(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="differ only in case"), prepared_folder(tmp_path / "o") as out:
             add_mvtec_layout(tmp_path, out)
         shutil.rmtree(tmp_path / "a")
-
-
-def test_pairs_in_two_folders(tmp_path: Path) -> None:
-    for name in ("images/10.jpg", "images/9.JPG", "masks/9_Segmentation.png", "masks/10_Segmentation.png"):
-        picture(tmp_path / name)
-    with prepared_folder(tmp_path / "out") as out:
-        names = {"category": "skin", "defect": "lesion", "mask_suffix": "_segmentation"}
-        add_pairs(tmp_path / "images", tmp_path / "masks", out, **names)
-    dataset = load_dataset(tmp_path / "out")
-    assert dataset.has_masks and dataset.mask(1).all() and len(dataset) == 2

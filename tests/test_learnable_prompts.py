@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import open_clip
@@ -21,7 +20,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(small_clip) -> ClipEncoder:
     """A CLIP whose text tower has 12 narrow blocks, like ViT-L/14's."""
     return small_clip(lively=True, layers=2, text={"layers": 12}, config={"embed_dim": 24})
 
@@ -61,7 +60,7 @@ def over_77(encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Te
     return F.normalize(torch.stack(rows), dim=-1)
 
 
-def test_tokens_of_the_released_templates(encoder: ClipEncoder) -> None:
+def test_tokens_of_the_released_templates(encoder):
     assert RELEASED.sentences() == ("x " * 12 + "object.", "x " * 12 + "damaged object.")
     frozen = freeze(encoder, RELEASED)
     assert frozen.ends.tolist() == [15, 16]
@@ -82,9 +81,7 @@ def test_tokens_of_the_released_templates(encoder: ClipEncoder) -> None:
     ],
     ids=["released", "paper", "small", "CoOp", "all blocks"],
 )
-def test_running_the_prompt_alone_equals_running_the_whole_context(
-    encoder: ClipEncoder, design: PromptDesign
-) -> None:
+def test_running_the_prompt_alone_equals_running_the_whole_context(encoder, design):
     parameters = drawn(encoder, design)
     names = ("metal nut", "wood")
     texts = texts_of(encoder, design, parameters, names)
@@ -95,7 +92,7 @@ def test_running_the_prompt_alone_equals_running_the_whole_context(
     assert torch.equal(texts[0], texts[1]) == (design.object_word is not None)
 
 
-def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
+def test_numbers_learned_at_the_width_of_vit_l_14(encoder):
     def numbers(design: PromptDesign) -> int:
         rows = sum(len(value) for value in initial_parameters(encoder, design, torch.Generator()).values())
         return 768 * rows
@@ -106,7 +103,7 @@ def test_numbers_learned_at_the_width_of_vit_l_14(encoder: ClipEncoder) -> None:
     assert numbers(replace(RELEASED, depth=1)) == numbers(replace(RELEASED, length=0)) == 2 * 12 * 768
 
 
-def test_initial_values(encoder: ClipEncoder) -> None:
+def test_initial_values(encoder):
     one, again, other = (
         initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
@@ -116,7 +113,7 @@ def test_initial_values(encoder: ClipEncoder) -> None:
     assert abs(values.mean()) < 2e-3 and 0.019 < values.std() < 0.021
 
 
-def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:
+def test_learned_tokens_in_half_precision(encoder):
     parameters = drawn(encoder, RELEASED, 1.0)
     rounded = {k: v.half().float() if "deep" in k else v for k, v in parameters.items()}
     half = replace(RELEASED, half=True)
@@ -133,7 +130,7 @@ def test_learned_tokens_in_half_precision(encoder: ClipEncoder) -> None:
     assert slopes(half, 1e-9).abs().max() == 0 and slopes(RELEASED, 1e-9).abs().max() > 0  # as in the code
 
 
-def test_designs_that_are_refused(encoder: ClipEncoder) -> None:
+def test_designs_that_are_refused(encoder):
     for options, message in (
         ({"length": 13}, "length=13"),
         ({"context_length": 0}, "one learned word"),

@@ -42,13 +42,13 @@ def slope_of(loss, probabilities: Tensor, *arguments) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("parts", [PARTS, *((part,) for part in PARTS)], ids="+".join)
-def test_value_and_gradient(parts: tuple[str, ...]) -> None:
+def test_value_and_gradient(parts):
     probabilities, masks = example()
     found = slope_of(local_loss, probabilities, masks, parts)
     torch.testing.assert_close(found, slope_of(plain, probabilities, masks, parts))
 
 
-def test_float32_and_certain_maps() -> None:
+def test_float32_and_certain_maps():
     probabilities, masks = example(3, (8, 8), (96, 96))
     probabilities[:, ::2] = probabilities[:, ::2].round()  # many 0 and 1
     value, slope = slope_of(local_loss, probabilities.float(), masks)
@@ -59,7 +59,7 @@ def test_float32_and_certain_maps() -> None:
     torch.testing.assert_close(slope.double(), expected[1], rtol=5e-3, atol=1e-6)
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused():
     probabilities, masks = example()
     with pytest.raises(ValueError, match="focal, dice_anomalous, dice_normal"):
         local_loss(probabilities, masks, ("dice",))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from PIL import Image
 
@@ -9,7 +7,7 @@ from zsad_core.datasets import AnomalyDataset
 from zsad_papers.baselines.vand import mosaics_of
 
 
-def test_a_mosaic_has_four_images_of_its_category(dataset_with: Callable, tmp_path) -> None:
+def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
     """Plain grey images; every anomalous one is anomalous in its upper half."""
     upper = np.zeros((8, 6), np.uint8)
     upper[:4] = 1
@@ -34,7 +32,7 @@ def test_a_mosaic_has_four_images_of_its_category(dataset_with: Callable, tmp_pa
         assert mosaics.labels[i] == mask.any()
 
 
-def test_mosaics_are_drawn_once(dataset_with: Callable, tmp_path) -> None:
+def test_mosaics_are_drawn_once(dataset_with, tmp_path):
     dataset = dataset_with([Image.new("RGB", (4, 4), (grey, 0, 0)) for grey in range(0, 250, 10)])
     first = mosaics_of(dataset, (4, 4), tmp_path)
     content = {path: path.read_bytes() for path in first.root.rglob("*.png")}

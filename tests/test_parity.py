@@ -27,7 +27,7 @@ TIGHT = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}  # what rounding in f
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+def encoder(tmp_path_factory) -> ClipEncoder:
     return tiny_encoder(tmp_path_factory.mktemp("config"))
 
 
@@ -37,7 +37,7 @@ def theirs() -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def test_winclip_and_winclip_plus(encoder: ClipEncoder, theirs: dict[str, torch.Tensor]) -> None:
+def test_winclip_and_winclip_plus(encoder, theirs):
     def embed(pixels: torch.Tensor) -> tuple:
         scales = encoder.embed_scales(pixels, SIZES, layers=(encoder.depth,))
         return scales.image, scales.windows, encoder.model.visual.ln_post(scales.layers[encoder.depth])
@@ -69,7 +69,7 @@ def test_winclip_and_winclip_plus(encoder: ClipEncoder, theirs: dict[str, torch.
     assert_close(upsample(plus_maps, size), theirs["plus_maps"], **TIGHT)
 
 
-def test_the_numbers_say_something(theirs: dict[str, torch.Tensor]) -> None:
+def test_the_numbers_say_something(theirs):
     """Images, windows and scores differ by much more than the tolerance, and the file is small."""
     for name in ("scores", "maps", "plus_scores", "plus_maps", "P", "W2", "W3", "windows/2", "windows/3"):
         assert theirs[name].std(0).mean() > 1e-3, name

@@ -25,7 +25,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+def test_same_bytes_whatever_the_order(tmp_path):
     write(tmp_path / "a", (0, 1, 2))
     write(tmp_path / "b", (2, 0, 1))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
@@ -39,7 +39,7 @@ def test_same_bytes_whatever_the_order(tmp_path: Path) -> None:
         assert np.array_equal(mask, np.eye(3, 4) * 255)
 
 
-def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path: Path) -> None:
+def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path):
     write(tmp_path / "d", (0, 2))
     (tmp_path / "d/meta.csv").unlink()  # Snakemake deletes an output before it makes it again
     write(tmp_path / "d", (1,))
@@ -51,28 +51,12 @@ def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path: Pat
     assert tree(tmp_path / "mine") == {"thesis.txt": b"x"}
 
 
-def test_killed_between_the_two_renames(tmp_path: Path) -> None:
+def test_killed_between_the_two_renames(tmp_path):
     """The older folder has given up its name and the new one has none yet: nothing may be lost."""
     write(tmp_path / "d", (0, 1))
     (tmp_path / "d").rename(tmp_path / "d.old")
     with pytest.raises(ValueError, match="no image was added"), prepared_folder(tmp_path / "d"):
         assert len(load_dataset(tmp_path / "d")) == 2
-    assert len(load_dataset(tmp_path / "d")) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
-
-
-def test_interruption_leaves_the_old_folder_and_a_rerun_finishes(tmp_path: Path) -> None:
-    write(tmp_path / "d", (0,))
-    before = tree(tmp_path / "d")
-    with pytest.raises(KeyboardInterrupt), prepared_folder(tmp_path / "d") as folder:
-        folder.add(Image.new("RGB", (4, 3)), category="c", split="test", defect="good", name="9.png")
-        with pytest.raises(BlockingIOError, match="another preparation of .*d is running"):
-            write(tmp_path / "d", (1,))
-        raise KeyboardInterrupt
-    assert tree(tmp_path) == {f"d/{name}": content for name, content in before.items()}
-    (tmp_path / "d.partial/c/test/good").mkdir(parents=True)  # as a kill leaves it
-    (tmp_path / "d.partial/c/test/good/1.png").write_bytes(b"half")
-    write(tmp_path / "d", (0, 1))
     assert len(load_dataset(tmp_path / "d")) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
@@ -85,22 +69,8 @@ def files(folder: Path, n: int = 2) -> list[Path]:
     return paths
 
 
-def test_links_and_repeats(tmp_path: Path) -> None:
-    paths = files(tmp_path / "raw", 3)
-    Image.new("L", (9, 9)).save(paths[0])
-    with prepared_folder(tmp_path / "d", link=True) as folder:
-        for path in paths:
-            folder.add(path, category="c", split="test", defect="good", name=path.name)
-        assert folder.repeats == [("c/test/good/2.png", "c/test/good/1.png")]
-        folder.record = {"why": "é"}
-    assert (tmp_path / "d/c/test/good/0.png").samefile(paths[0])
-    assert (tmp_path / "d/prepared.json").read_text(encoding="utf-8") == '{\n "why": "é"\n}\n'
-    write(tmp_path / "d", (1,))  # a folder with the record may be replaced, and the source stays
-    assert all(path.is_file() for path in paths)
-
-
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.ENOSPC])
-def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_copies_where_links_are_refused(tmp_path, monkeypatch, code):
     def refuse(*_: object) -> None:
         raise OSError(code, "no link")
 
@@ -112,7 +82,7 @@ def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "d").exists() == (code != errno.ENOSPC)
 
 
-def test_bad_images_are_refused(tmp_path: Path) -> None:
+def test_bad_images_are_refused(tmp_path):
     image = Image.new("RGB", (4, 3))
     broken = files(tmp_path / "raw", 1)[0]
     broken.write_bytes(broken.read_bytes()[:45])

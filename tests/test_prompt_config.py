@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import load_encoder
 from zsad_core.learnable_prompts import PromptDesign
 from zsad_core.prompt_config import PRESETS, PromptConfig, prompt_config_of
 
 
-def test_the_released_preset_is_the_published_recipe() -> None:
+def test_the_released_preset_is_the_published_recipe():
     key = PromptConfig().key()
     design = key.pop("design")
     assert design == {
@@ -26,12 +25,12 @@ def test_the_released_preset_is_the_published_recipe() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_recipe_survives_json(preset: str, small_clip: Callable[..., ClipEncoder]) -> None:
+def test_a_recipe_survives_json(preset, small_clip):
     config = prompt_config_of(small_clip(), preset)
     assert PromptConfig.from_key(json.loads(json.dumps(config.key()))) == config
 
 
-def test_a_recipe_fits_the_depth_of_the_encoder(small_clip: Callable[..., ClipEncoder]) -> None:
+def test_a_recipe_fits_the_depth_of_the_encoder(small_clip):
     small, deep = small_clip(), small_clip(layers=24)
     own = prompt_config_of(small)
     assert (own.first, own.layers, own.design.depth) == (1, (4,), 3)
@@ -68,11 +67,11 @@ def test_a_recipe_fits_the_depth_of_the_encoder(small_clip: Callable[..., ClipEn
         ({"length": 13}, "length=13"),
     ],
 )
-def test_what_is_refused(small_clip: Callable[..., ClipEncoder], options: dict, message: str) -> None:
+def test_what_is_refused(small_clip, options, message):
     with pytest.raises(ValueError, match=message):
         prompt_config_of(small_clip(), **options)
 
 
-def test_a_resnet_is_refused(small_resnet: ClipEncoder) -> None:
+def test_a_resnet_is_refused(small_resnet):
     with pytest.raises(ValueError, match="class token"):
         prompt_config_of(small_resnet)

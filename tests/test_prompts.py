@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -35,7 +34,7 @@ def words_of(normal: str, anomalous: str) -> list[str]:
     seed=st.integers(0, 2**31),
     alphabet=st.sampled_from([*ALPHABETS.values(), "z"]),
 )
-def test_random_words_keep_to_lengths_and_alphabet(n_pairs: int, seed: int, alphabet: str) -> None:
+def test_random_words_keep_to_lengths_and_alphabet(n_pairs, seed, alphabet):
     normal, anomalous = random_word_prompts(n_pairs, seed=seed, alphabet=alphabet)
     assert len(normal) == len(anomalous) == n_pairs
     for pair in zip(normal, anomalous, strict=True):
@@ -44,7 +43,7 @@ def test_random_words_keep_to_lengths_and_alphabet(n_pairs: int, seed: int, alph
             assert set(word) <= set(alphabet)
 
 
-def test_random_words_use_every_length_and_symbol_evenly() -> None:
+def test_random_words_use_every_length_and_symbol_evenly():
     words = [word for pair in zip(*random_word_prompts(2000), strict=True) for word in words_of(*pair)]
     lengths = np.bincount([len(word) for word in words])
     np.testing.assert_allclose(lengths[5:] / len(words), 6 * [1 / 6], atol=0.02)
@@ -54,7 +53,7 @@ def test_random_words_use_every_length_and_symbol_evenly() -> None:
     assert len(set(words)) > 0.999 * len(words)  # drawn anew: sharing within a pair would halve this
 
 
-def test_same_seed_same_words_for_every_word_pair_and_nested_sets() -> None:
+def test_same_seed_same_words_for_every_word_pair_and_nested_sets():
     normal, anomalous = random_word_prompts(50, seed=3)
     swapped_normal, swapped_anomalous = random_word_prompts(
         50, normal="a good", anomaly="an anomalous", seed=3
@@ -68,7 +67,7 @@ def test_same_seed_same_words_for_every_word_pair_and_nested_sets() -> None:
     assert random_word_prompts(3, anomaly="a broken", words=False) == plain
 
 
-def test_article_rule_of_table_4() -> None:
+def test_article_rule_of_table_4():
     usual = ("a photo of an object", "a photo of a damaged object")
     assert prompt_pair(normal="an") == prompt_pair(normal="a") == usual
     assert prompt_pair("Oil filter")[0] == "a photo of an Oil filter"
@@ -79,7 +78,7 @@ def test_article_rule_of_table_4() -> None:
     assert random_word_prompts(1, normal="an") == random_word_prompts(1, normal="a")
 
 
-def test_compositional_ensemble_counts_and_wording() -> None:
+def test_compositional_ensemble_counts_and_wording():
     normal, anomalous = compositional_ensemble("cable")
     assert (len(set(normal)), len(set(anomalous))) == (154, 88)
     assert all(s.endswith(".") and "cable" in s for s in normal + anomalous)
@@ -89,7 +88,7 @@ def test_compositional_ensemble_counts_and_wording() -> None:
     assert own == (["a pcb1"], ["a burnt pcb1"])
 
 
-def test_winclips_states_and_templates_are_all_of_the_papers() -> None:
+def test_winclips_states_and_templates_are_all_of_the_papers():
     """Public code lacks two of the 22 templates, or the full stops; "broken" came with a later method."""
     lacks = [f"{{}} without {word}" for word in ("flaw", "defect", "damage")]
     assert WINCLIP_STATES[0] == ["{}", "flawless {}", "perfect {}", "unblemished {}", *lacks]
@@ -105,7 +104,7 @@ def test_winclips_states_and_templates_are_all_of_the_papers() -> None:
     assert expected == {sentence for sentence in sentences if "damaged" in sentence} and len(expected) == 22
 
 
-def test_prompt_sets_that_winclip_compares() -> None:
+def test_prompt_sets_that_winclip_compares():
     assert zero_shot_prompts("metal nut", "two_class") == (["normal metal nut"], ["anomalous metal nut"])
     normal, anomalous = zero_shot_prompts("metal nut", "imagenet")
     assert (len(set(normal)), len(set(anomalous))) == (80, 80)
@@ -134,6 +133,6 @@ def test_prompt_sets_that_winclip_compares() -> None:
         (zero_shot_prompts, {"object_name": " x"}, "object_name=' x'"),
     ],
 )
-def test_bad_arguments_say_what_was_expected(function: Callable, arguments: dict, message: str) -> None:
+def test_bad_arguments_say_what_was_expected(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(**arguments)

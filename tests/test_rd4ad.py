@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -41,20 +40,18 @@ class Network(nn.Module):
 
 
 @pytest.fixture
-def backbone(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+def backbone(monkeypatch) -> Backbone:
     monkeypatch.setattr(rd4ad, "BATCH_SIZE", 3)
     monkeypatch.setattr(rd4ad, "_network", lambda backbone: (Network(), nn.MSELoss()))
     return load_backbone("resnet18", "random", LAYERS, device="cpu", image_size=SIZE[0])
 
 
 @pytest.fixture
-def wood(toy_set: Callable[..., AnomalyDataset]) -> AnomalyDataset:
+def wood(toy_set) -> AnomalyDataset:
     return toy_set(normal=5, anomalous=2).select("wood", "test")
 
 
-def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(
-    wood: AnomalyDataset, backbone: Backbone
-) -> None:
+def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(wood, backbone):
     normal = wood.where(wood.labels == 0)
     found = train_rd4ad(normal, backbone, epochs=2)
     images = [normal.image(i).resize(SIZE, 3) for i in range(5)]
@@ -79,7 +76,7 @@ def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(
         found.predict(pixels[..., :16])
 
 
-def test_measured_like_any_detector(wood: AnomalyDataset, backbone: Backbone, tmp_path, monkeypatch) -> None:
+def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
     """One training for all parts, and none when all is on the disk."""
     normal, trainings, train = wood.where(wood.labels == 0), [], train_rd4ad
     monkeypatch.setattr(rd4ad, "train_rd4ad", lambda *own: [trainings.append(1), train(*own)][1])
@@ -94,7 +91,7 @@ def test_measured_like_any_detector(wood: AnomalyDataset, backbone: Backbone, tm
     assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
 
 
-def test_what_is_refused(wood: AnomalyDataset, backbone: Backbone, monkeypatch) -> None:
+def test_what_is_refused(wood, backbone, monkeypatch):
     normal = wood.where(wood.labels == 0)
     with pytest.raises(ValueError, match="expected normal images"):
         train_rd4ad(wood, backbone)

@@ -22,7 +22,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return (1 - a @ b / np.sqrt((a @ a) * (b @ b))) / 2
 
 
-def test_association_is_the_nearest_of_all() -> None:
+def test_association_is_the_nearest_of_all():
     query, memory = RNG.normal(size=(3, 5, 8)), RNG.normal(size=(11, 8))
     expected = [[min(distance(q, m) for m in memory) for q in image] for image in query]
     for chunk in (8192, 4, 1):
@@ -42,7 +42,7 @@ def memory_of(patches: torch.Tensor, windows: dict[int, torch.Tensor]) -> Memory
 
 
 @pytest.mark.parametrize("aggregate", ["harmonic", "arithmetic"])
-def test_reference_maps_against_loops(aggregate: str) -> None:
+def test_reference_maps_against_loops(aggregate):
     """Every patch and window is compared with all those of all references, at any position."""
     patches, windows = features(2, seed=0)
     kept_patches, kept_windows = features(3, seed=1)
@@ -66,7 +66,7 @@ def test_reference_maps_against_loops(aggregate: str) -> None:
             np.testing.assert_allclose(maps[f"W{size}"][i], expected, rtol=1e-4)
 
 
-def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score() -> None:
+def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score():
     patches, windows = features(3, seed=0)
     memory = memory_of(patches[1:], {k: v[1:] for k, v in windows.items()})
     maps = [*reference_maps(patches, windows, memory, GRID).values()]
@@ -79,7 +79,7 @@ def test_a_reference_among_the_queries_has_maps_of_0_and_half_the_language_score
     assert (fused == 0).all()  # neither NaN nor infinite
 
 
-def test_parts_of_winclip_plus() -> None:
+def test_parts_of_winclip_plus():
     language = torch.tensor([0.6, 0.1])
     zero_shot = torch.tensor([[[0.5, 0.25]], [[1.0, 0.0]]])
     maps = [torch.tensor([[[0.1, 0.3]], [[0.2, 0.0]]]), torch.tensor([[[0.3, 0.1]], [[0.4, 0.2]]])]
@@ -95,21 +95,21 @@ def test_parts_of_winclip_plus() -> None:
         np.testing.assert_allclose(scores, [0.4, 0.2], rtol=1e-6)  # of M^W alone, whatever the map
 
 
-def test_image_similarity_against_loops() -> None:
+def test_image_similarity_against_loops():
     query, references = RNG.normal(size=(4, 6, 8)), RNG.normal(size=(3, 6, 8))
     entries = references.reshape(-1, 8)
     expected = [np.mean([min(distance(v, r) for r in entries) for v in image]) for image in query]
     np.testing.assert_allclose(image_similarity_score(query, references), expected)
 
 
-def test_sampling_without_replacement_nested_and_seeded() -> None:
+def test_sampling_without_replacement_nested_and_seeded():
     drawn = sample_references(50, 50, seed=2)
     assert sorted(drawn.tolist()) == list(range(50))
     assert sample_references(50, 4, seed=2).tolist() == drawn[:4].tolist()
     assert len({tuple(sample_references(50, 4, seed=seed)) for seed in range(10)}) == 10
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments():
     score, maps = torch.zeros(1), torch.zeros(1, *GRID)
     with pytest.raises(ValueError, match="fuse='sum'"):
         winclip_plus(score, maps, [maps], fuse="sum")

@@ -22,7 +22,7 @@ WIDTH = 64
 
 
 @pytest.fixture(scope="module")
-def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+def load(small_clip) -> Callable[..., ClipEncoder]:
     config = {"embed_dim": 32}
     return lambda seed=0, **text: small_clip(
         seed, text={"width": WIDTH, "layers": 12} | text, config=config, width=16, layers=24
@@ -30,7 +30,7 @@ def load(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
 
 
 @pytest.fixture(scope="module")
-def encoder(load: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(load) -> ClipEncoder:
     return load()
 
 
@@ -56,7 +56,7 @@ def write(path: Path, state: dict[str, Tensor]) -> Path:
     return path
 
 
-def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path: Path) -> None:
+def test_a_released_file_becomes_learned_prompts(encoder, tmp_path):
     state = released(encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -80,9 +80,7 @@ def test_a_released_file_becomes_learned_prompts(encoder: ClipEncoder, tmp_path:
 
 
 @pytest.mark.parametrize(("words", "sets", "length"), [(4, 3, 2), (16, 11, 16), (12, 0, 0)])
-def test_sizes_are_read_off_the_shapes(
-    encoder: ClipEncoder, tmp_path: Path, words: int, sets: int, length: int
-) -> None:
+def test_sizes_are_read_off_the_shapes(encoder, tmp_path, words, sets, length):
     state = released(encoder, words, sets, length)
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     prompts = read_released(write(tmp_path / "file.pth", state), encoder)
@@ -114,16 +112,14 @@ def changed(name: str, change: Callable) -> Callable:
         (changed("tokenized_prompts_neg", lambda x: x[..., :40]), r"shape \(1, 1, 40\)"),
     ],
 )
-def test_files_of_another_form(encoder: ClipEncoder, tmp_path: Path, change: Callable, message: str) -> None:
+def test_files_of_another_form(encoder, tmp_path, change, message):
     state = released(encoder)
     change(state)
     with pytest.raises(ValueError, match=message):
         read_released(write(tmp_path / "file.pth", state), encoder)
 
 
-def test_files_that_are_no_prompts_or_for_another_encoder(
-    encoder: ClipEncoder, load: Callable[..., ClipEncoder], tmp_path: Path
-) -> None:
+def test_files_that_are_no_prompts_or_for_another_encoder(encoder, load, tmp_path):
     path = write(tmp_path / "file.pth", released(encoder))
     for other, message in ((load(width=32), r"expected \(1, 1, 12, 32\)"), (load(layers=8), "at most 8")):
         with pytest.raises(ValueError, match=message):

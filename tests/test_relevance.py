@@ -92,10 +92,7 @@ def relevance_by_hand(
     return torch.stack(result)
 
 
-TARGETS = {
-    "logit": lambda logits: logits[:, 1],
-    "difference": lambda logits: logits[:, 1] - logits[:, 0],
-}
+TARGETS = {"logit": lambda logits: logits[:, 1], "difference": lambda logits: logits[:, 1] - logits[:, 0]}
 
 
 def patch_by_hand(model: nn.Module, image: Tensor, patch: int, residual_and_mlp: bool) -> Tensor:
@@ -116,7 +113,7 @@ def patch_by_hand(model: nn.Module, image: Tensor, patch: int, residual_and_mlp:
 
 @pytest.mark.parametrize("residual_and_mlp", [False, True])
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_maskclip_by_hand(changes: dict, residual_and_mlp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maskclip_by_hand(changes, residual_and_mlp, monkeypatch):
     model = tiny(**changes)
     pixels = pixels_of(model, 3)
     expected = torch.stack(
@@ -130,7 +127,7 @@ def test_maskclip_by_hand(changes: dict, residual_and_mlp: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_the_explicit_forward_is_open_clips(changes: dict) -> None:
+def test_the_explicit_forward_is_open_clips(changes):
     model = tiny(**changes)
     pixels = pixels_of(model, 3)
     expected = model.encode_image(pixels)
@@ -142,7 +139,7 @@ def test_the_explicit_forward_is_open_clips(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_relevance_by_hand(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relevance_by_hand(target, monkeypatch):
     model = tiny(vision_cfg={"layers": 3})
     pixels, texts = pixels_of(model, 3), texts_of(model)
     scale, precise = model.logit_scale.exp().item(), [x.double() for x in (pixels, texts)]
@@ -158,7 +155,7 @@ def test_relevance_by_hand(target: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_the_model_is_left_as_it_was(frozen: bool) -> None:
+def test_the_model_is_left_as_it_was(frozen):
     model = tiny(frozen)
     before = copy.deepcopy(model.state_dict())
     pixels, texts = pixels_of(model, 2), texts_of(model).requires_grad_()
@@ -184,14 +181,14 @@ def test_the_model_is_left_as_it_was(frozen: bool) -> None:
         ({"pixels": torch.ones(1, 3, 24, 32).byte()}, "got torch.uint8"),
     ],
 )
-def test_wrong_arguments_are_named(options: dict, message: str) -> None:
+def test_wrong_arguments_are_named(options, message):
     model = tiny()
     with pytest.raises(ValueError, match=message):
         trans_mm(model, **{"pixels": pixels_of(model, 1), "texts": texts_of(model)} | options)
 
 
 @pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"scale_fc": True}, None])
-def test_towers_that_do_not_fit(vision: dict | None) -> None:
+def test_towers_that_do_not_fit(vision):
     model = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
     model = model if vision is None else tiny(vision_cfg=vision)
     for method in (maskclip_tokens, lambda visual, pixels: trans_mm(model, pixels, torch.zeros(2, 16))):

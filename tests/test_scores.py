@@ -12,7 +12,7 @@ from zsad_core.scores import average_views, prompt_score
 RNG = np.random.default_rng(0)
 
 
-def test_prompt_score_is_the_softmax_of_section_3_1() -> None:
+def test_prompt_score_is_the_softmax_of_section_3_1():
     """A side is one embedding, or several sentences whose unit vectors are averaged; lengths do not count."""
     images, normal, anomalous = RNG.normal(size=(20, 16)), RNG.normal(size=(5, 16)), RNG.normal(size=16)
     mean = np.mean([sentence / math.sqrt(sentence @ sentence) for sentence in normal], axis=0)
@@ -27,7 +27,7 @@ def test_prompt_score_is_the_softmax_of_section_3_1() -> None:
     np.testing.assert_allclose(clip(images[:, None], (normal, anomalous)).scores, expected)
 
 
-def test_prompt_score_is_stable_and_keeps_close_images_apart() -> None:
+def test_prompt_score_is_stable_and_keeps_close_images_apart():
     normal, anomalous = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     angles = np.linspace(np.pi / 4, np.pi / 4 + 0.2, 50)  # in float32 the last ones would all be 1.0
     scores = prompt_score(np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32), normal, anomalous)
@@ -36,7 +36,7 @@ def test_prompt_score_is_stable_and_keeps_close_images_apart() -> None:
     np.testing.assert_array_equal(extremes, [0.0, 1.0])
 
 
-def test_views_kinds_and_agreement() -> None:
+def test_views_kinds_and_agreement():
     views, normal, anomalous = (torch.randn(*shape) for shape in ((4, 6, 8), (8,), (8,)))
     scores = prompt_score(views, normal, anomalous)
     assert isinstance(scores, torch.Tensor) and scores.shape == (4, 6)
@@ -45,7 +45,7 @@ def test_views_kinds_and_agreement() -> None:
     torch.testing.assert_close(average_views(scores), scores.sum(1) / 6)
 
 
-def test_wrong_shapes() -> None:
+def test_wrong_shapes():
     with pytest.raises(ValueError, match=r"\(3, 8\), normal \(9,\)"):
         prompt_score(np.ones((3, 8)), np.ones(9), np.ones(9))
     with pytest.raises(ValueError, match="temperature=0"):

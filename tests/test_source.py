@@ -41,14 +41,14 @@ def write(root: Path, out: PreparedFolder, arguments: argparse.Namespace) -> Non
 
 
 @pytest.fixture(autouse=True)
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
+def published(monkeypatch) -> None:
     table = "dataset,n_normal,n_anomalous,has_pixel_masks\ntoy,2,1,1\n"
     file = SimpleNamespace(open=lambda **_: io.StringIO(table))
     monkeypatch.setattr("data_scripts.source.PUBLISHED", file)
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Path:
+def raw(tmp_path) -> Path:
     """An extracted download: one training image, two normal and one anomalous test image."""
     for i, name in enumerate(("train/good/0", "test/good/0", "test/good/1", "test/dent/0")):
         path = tmp_path / f"raw/screw/{name}.png"
@@ -61,7 +61,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def archive(raw: Path) -> Path:
+def archive(raw) -> Path:
     """The same as a zip file."""
     packed = shutil.make_archive(str(raw.parent / "packed"), "zip", raw)
     shutil.rmtree(raw)
@@ -74,7 +74,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+def prepare(tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
     """prepare(*options): exit code, stdout, stderr. The download never changes, and nothing lies about."""
 
     def call(*options: str, source: Source = TOY, write: Callable = write) -> tuple[int, str, str]:
@@ -96,7 +96,7 @@ def record(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "toy/prepared.json").read_text())
 
 
-def test_from_a_folder(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_from_a_folder(raw, prepare, tmp_path):
     code, printed, errors = prepare()
     assert (code, errors) == (0, "")
     dataset = load_dataset(tmp_path / "toy")
@@ -114,7 +114,7 @@ def test_from_a_folder(raw: Path, prepare: Callable, tmp_path: Path) -> None:
     assert not linked.samefile(raw / "screw/test/good/0.png")
 
 
-def test_from_an_archive(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_from_an_archive(archive, prepare, tmp_path):
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     code, printed, errors = prepare(source=replace(TOY, archives=(Archive("toys.zip", sha256=digest),)))
     assert (code, errors) == (0, "")
@@ -126,7 +126,7 @@ def test_from_an_archive(archive: Path, prepare: Callable, tmp_path: Path) -> No
     run(TOY, write, ["--raw", str(archive), "--out", str(tmp_path / "toy")], doc="")  # the file itself
 
 
-def test_from_both(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_from_both(archive, prepare, tmp_path):
     """One of two archives extracted by hand, a list beside them, and an archive that is none of it."""
     raw = archive.parent
     shutil.unpack_archive(archive, tmp_path / "whole")
@@ -148,7 +148,7 @@ def test_from_both(archive: Path, prepare: Callable, tmp_path: Path) -> None:
     assert "list.csv is a link to" in prepare()[2]
 
 
-def test_without_download_it_says_how_to_get_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_download_it_says_how_to_get_one(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for raw in ([], ["--raw", f"{tmp_path}/none"], ["--raw", f"{tmp_path}/empty"]):
         with pytest.raises(SystemExit) as exit:
@@ -159,7 +159,7 @@ def test_without_download_it_says_how_to_get_one(tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_counts_that_differ(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_counts_that_differ(raw, prepare, tmp_path):
     assert prepare()[0] == 0
     whole = tree(tmp_path / "toy")
     kept = (raw / "screw/test/good/1.png").read_bytes()
@@ -189,7 +189,7 @@ def test_counts_that_differ(raw: Path, prepare: Callable, tmp_path: Path) -> Non
     assert "1 anomalous test images have no mask" in prepare()[2]
 
 
-def test_the_masks_threshold(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_the_masks_threshold(raw, prepare, tmp_path):
     code, printed, _ = prepare("--mask-above", "100")
     dataset = load_dataset(tmp_path / "toy")
     assert code == 0 and "above 100" in printed and not dataset.mask(int(dataset.labels.argmax())).any()
@@ -198,7 +198,7 @@ def test_the_masks_threshold(raw: Path, prepare: Callable, tmp_path: Path) -> No
         assert code == 2 and f"{wrong}: expected a grey value from 0 to 254" in errors
 
 
-def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_wrong_checksum(archive, prepare, tmp_path):
     for known in (Archive("toys.zip", sha256="0" * 64), Archive("TOYS.zip", md5="0" * 32)):
         source = replace(TOY, archives=(known,))
         code, _, errors = prepare(source=source)
@@ -211,7 +211,7 @@ def test_wrong_checksum(archive: Path, prepare: Callable, tmp_path: Path) -> Non
     assert record(tmp_path)["archives"][0]["as published"] is None
 
 
-def test_archives_that_are_none_or_others(archive: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_archives_that_are_none_or_others(archive, prepare, tmp_path):
     whole = archive.read_bytes()
     shutil.make_archive(str(archive.with_suffix("")), "zip", Path(__file__).parent, "conftest.py")
     code, _, errors = prepare()
@@ -245,16 +245,14 @@ def test_archives_that_are_none_or_others(archive: Path, prepare: Callable, tmp_
         ("test/good/1.png", lambda path: (path.unlink(), path.symlink_to(__file__)), "is a link to"),
     ],
 )
-def test_files_that_cannot_be_used(
-    raw: Path, prepare: Callable, tmp_path: Path, place: str, spoil: Callable, message: str
-) -> None:
+def test_files_that_cannot_be_used(raw, prepare, tmp_path, place, spoil, message):
     spoil(raw / "screw" / place)
     code, _, errors = prepare()
     assert code == 1 and message in errors and f"{raw / 'screw'}" in errors
     assert not (tmp_path / "toy").exists()
 
 
-def test_links_inside_the_download(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_links_inside_the_download(raw, prepare, tmp_path):
     image = raw / "screw/test/good/1.png"
     image.unlink()
     image.symlink_to("0.png")  # as some tools store files
@@ -265,7 +263,7 @@ def test_links_inside_the_download(raw: Path, prepare: Callable, tmp_path: Path)
     assert made.read_bytes() == image.read_bytes() and not made.is_symlink()
 
 
-def test_full_disk(archive: Path, prepare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(archive, prepare, tmp_path, monkeypatch):
     """Wherever it happens, the older folder stays, and a rerun finishes."""
     assert prepare()[0] == 0
     before, places = tree(tmp_path / "toy"), ("os.link", "PreparedFolder._write_mask", "json.dumps")
@@ -292,9 +290,7 @@ def test_full_disk(archive: Path, prepare: Callable, tmp_path: Path, monkeypatch
         (PermissionError(13, "Permission denied", "raw/x"), 1, "Permission denied: 'raw/x': let this user"),
     ],
 )
-def test_stopped_in_the_middle(
-    raw: Path, prepare: Callable, tmp_path: Path, error: BaseException, code: int, message: str
-) -> None:
+def test_stopped_in_the_middle(raw, prepare, tmp_path, error, code, message):
     """Also by a kill, which leaves half of what it made."""
     for leftover in ("toy.partial/screw/test/good/9.png", "toy.unpacked/toys/9.png", "toy.lock"):
         path = tmp_path / leftover
@@ -313,7 +309,7 @@ def test_stopped_in_the_middle(
     assert tree(tmp_path / "toy") == before
 
 
-def test_two_at_once(raw: Path, prepare: Callable, tmp_path: Path) -> None:
+def test_two_at_once(raw, prepare, tmp_path):
     """The second is refused while the first works, and takes nothing from it."""
     seen = []
 
@@ -328,9 +324,7 @@ def test_two_at_once(raw: Path, prepare: Callable, tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path / "toy")) == 4
 
 
-def test_download_and_prepared_folder_lie_apart(
-    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_download_and_prepared_folder_lie_apart(raw, tmp_path, capsys):
     """An extracted download looks much like a prepared folder, and that would be replaced."""
     shutil.copytree(raw, tmp_path / "other")
     for out, message in (

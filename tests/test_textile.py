@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from data_scripts.textile import package_folder, write_textile
 from zsad_core.datasets import load_dataset
 
 
-def test_the_whole_dataset(tmp_path: Path) -> None:
+def test_the_whole_dataset(tmp_path):
     source = package_folder()
     write_textile(source, tmp_path / "textile")
     dataset = load_dataset(tmp_path / "textile")
@@ -26,7 +24,7 @@ def test_the_whole_dataset(tmp_path: Path) -> None:
     ).read_bytes()
 
 
-def test_seed_chooses_the_references(tmp_path: Path) -> None:
+def test_seed_chooses_the_references(tmp_path):
     def references(seed: int) -> list[str]:
         write_textile(package_folder(), tmp_path / "t", n_train=3, seed=seed)
         return load_dataset(tmp_path / "t").select(split="train").meta["image"].tolist()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from zsad_core.encoders import ClipEncoder
 from zsad_core.windows import window_indices
 from zsad_papers.baselines.tiling import tile_embeddings, tile_numbers, tiling_extractor, tiling_map
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.data())
-def test_tiles_cover_the_grid_with_as_few_as_possible(rows: int, columns: int, data: st.DataObject) -> None:
+def test_tiles_cover_the_grid_with_as_few_as_possible(rows, columns, data):
     size = data.draw(st.integers(1, min(rows, columns)))
     numbers = tile_numbers((rows, columns), size)
     members = window_indices((rows, columns), size)[numbers]  # (n_tiles, size²)
@@ -28,7 +25,7 @@ def test_tiles_cover_the_grid_with_as_few_as_possible(rows: int, columns: int, d
     assert all(b - a == size for a, b in zip(tops[:-1], tops[1:-1]))  # only the last one is moved back
 
 
-def test_a_tile_is_cut_out_enlarged_and_encoded(small_clip: Callable[..., ClipEncoder]) -> None:
+def test_a_tile_is_cut_out_enlarged_and_encoded(small_clip):
     """By hand for 2 x 2 of 4 x 5 patches: rows start at patch 0 and 2, columns at 0, 2 and 3."""
     encoder = small_clip(pixels=[32, 20], patch_size=[8, 4], layers=2)
     pixels = torch.randn(2, 3, 32, 20, generator=torch.Generator().manual_seed(0))
@@ -49,7 +46,7 @@ def test_a_tile_is_cut_out_enlarged_and_encoded(small_clip: Callable[..., ClipEn
 
 
 @pytest.mark.parametrize("grid", [(3, 3), (4, 4), (3, 5)])
-def test_map_by_brute_force(grid: tuple[int, int]) -> None:
+def test_map_by_brute_force(grid):
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape):

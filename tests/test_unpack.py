@@ -9,7 +9,6 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
-def test_archives_whatever_their_name(tmp_path: Path, mode: str) -> None:
+def test_archives_whatever_their_name(tmp_path, mode):
     path, files = tmp_path / "photo.png", FILES | {"./c/3": b"3"}
     if mode == "zip":
         make_zip(path, files | {"empty/": b""})
@@ -59,7 +58,7 @@ def test_archives_whatever_their_name(tmp_path: Path, mode: str) -> None:
         unpack(path, tmp_path / "out")
 
 
-def test_kinds_by_content(tmp_path: Path) -> None:
+def test_kinds_by_content(tmp_path):
     file = tmp_path / "x.zip"
     for content, kind in (
         (b"", None),
@@ -96,7 +95,7 @@ TWICE = [["a/1", second] for second in ("a//1", "./a/1", "a", "a/1/x")]
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_names_and_sizes_that_are_refused(tmp_path: Path, make: Callable) -> None:
+def test_names_and_sizes_that_are_refused(tmp_path, make):
     path, out = tmp_path / "evil", tmp_path / "out"
     for name in OUT:
         make(path, files={"fine": b"1", name: b"2"})
@@ -116,13 +115,13 @@ def test_names_and_sizes_that_are_refused(tmp_path: Path, make: Callable) -> Non
     ("kind", "target"),
     [(tarfile.SYMTYPE, "/etc"), (tarfile.SYMTYPE, "a"), (tarfile.LNKTYPE, "fine"), (tarfile.FIFOTYPE, "")],
 )
-def test_tar_links_and_devices(tmp_path: Path, kind: bytes, target: str) -> None:
+def test_tar_links_and_devices(tmp_path, kind, target):
     path = make_tar(tmp_path / "evil", files={"a": b""}, type=kind, linkname=target)
     fault = "is neither a file nor a folder" if kind == tarfile.FIFOTYPE else "is a link"
     refused(path, tmp_path / "out", f"'a' {fault}")
 
 
-def test_zip_links_and_encryption(tmp_path: Path) -> None:
+def test_zip_links_and_encryption(tmp_path):
     path = tmp_path / "evil"
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -136,7 +135,7 @@ def test_zip_links_and_encryption(tmp_path: Path) -> None:
     refused(path, tmp_path / "out", "'secret' is encrypted")
 
 
-def test_header_that_fills_the_memory(tmp_path: Path) -> None:
+def test_header_that_fills_the_memory(tmp_path):
     with lzma.open(tmp_path / "bomb", "wb") as file:
         header = tarfile.TarInfo("x")
         header.type, header.size = tarfile.XHDTYPE, 17 << 20
@@ -144,7 +143,7 @@ def test_header_that_fills_the_memory(tmp_path: Path) -> None:
     refused(tmp_path / "bomb", tmp_path / "out", r"a header of 17,825,792 bytes")
 
 
-def test_unpacks_into_an_empty_folder_only(tmp_path: Path) -> None:
+def test_unpacks_into_an_empty_folder_only(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="out is not empty"):
@@ -154,7 +153,7 @@ def test_unpacks_into_an_empty_folder_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:xz", "w:bz2"])
-def test_cut_off(tmp_path: Path, keep: float, mode: str) -> None:
+def test_cut_off(tmp_path, keep, mode):
     noise = random.Random(0).randbytes(40_000)
     path, files = tmp_path / "short", {"1": noise, "2": noise}
     whole = (make_zip(path, files) if mode == "zip" else make_tar(path, mode, files)).read_bytes()
@@ -162,7 +161,7 @@ def test_cut_off(tmp_path: Path, keep: float, mode: str) -> None:
     refused(path, tmp_path / "out", "short is cut off or damaged")
 
 
-def test_damaged(tmp_path: Path) -> None:
+def test_damaged(tmp_path):
     """In a tar tarfile itself sees nothing wrong; for a zip's directory zipfile names no file."""
     path, out = tmp_path / "bad", tmp_path / "out"
     whole = make_tar(path, files={"1": bytes(512), "2": bytes(512)}).read_bytes()
@@ -185,7 +184,7 @@ def test_damaged(tmp_path: Path) -> None:
         refused(path, out, "bad is cut off or damaged|more bytes than", max_bytes=2e6)
 
 
-def test_too_little_space_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_and_a_full_disk(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

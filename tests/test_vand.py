@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ LAYERS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(small_clip) -> ClipEncoder:
     return small_clip(text={"layers": 1})
 
 
@@ -54,12 +53,12 @@ def make(root: Path, *, masks: bool = True, first: int = 0) -> AnomalyDataset:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> AnomalyDataset:
+def dataset(tmp_path_factory) -> AnomalyDataset:
     return make(tmp_path_factory.mktemp("data") / "aux")
 
 
 @pytest.fixture(scope="module")
-def learned(encoder: ClipEncoder, dataset: AnomalyDataset) -> Adapters:
+def learned(encoder, dataset) -> Adapters:
     return train_adapters(encoder, dataset, epochs=3, batch_size=4, progress=False)
 
 
@@ -99,7 +98,7 @@ def linears(parameters: dict[str, Tensor]) -> dict[int, torch.nn.Linear]:
     return found
 
 
-def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder: ClipEncoder, tmp_path: Path) -> None:
+def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder, tmp_path):
     sides = compositional_ensemble("metal nut", STATES, TEMPLATES)
     assert [len(set(side)) for side in sides] == [245, 175]
     assert "a jpeg corrupted photo of the flawless metal nut." in sides[0]
@@ -109,9 +108,7 @@ def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder: ClipEncoder
         assert_close(side, mean / mean.norm())
 
 
-def test_features_are_blocks_of_the_ordinary_path(
-    encoder: ClipEncoder, dataset: AnomalyDataset, tmp_path: Path
-) -> None:
+def test_features_are_blocks_of_the_ordinary_path(encoder, dataset, tmp_path):
     part = dataset.select(category="metal_nut")
     (found,) = features(encoder, part, tmp_path)
     pixels = torch.stack([encoder.preprocess(part.image(i)) for i in range(len(part))])
@@ -121,7 +118,7 @@ def test_features_are_blocks_of_the_ordinary_path(
         assert_close(found.tensor(f"layer/{layer}"), expected.layers[layer], rtol=1e-3, atol=1e-3)
 
 
-def test_maps_are_softmaxes_of_upsampled_logits(learned: Adapters) -> None:
+def test_maps_are_softmaxes_of_upsampled_logits(learned):
     size = (11, 17)
     generator = torch.Generator().manual_seed(1)
     tokens = {layer: torch.randn(2, 9, 32, generator=generator) for layer in LAYERS}
@@ -134,9 +131,7 @@ def test_maps_are_softmaxes_of_upsampled_logits(learned: Adapters) -> None:
     assert_close(vand_maps(patch_logits(learned.parameters, tokens, texts, 30.0, (3, 3)), size), expected)
 
 
-def test_one_step_is_that_of_the_written_out_loss(
-    encoder: ClipEncoder, dataset: AnomalyDataset, tmp_path: Path
-) -> None:
+def test_one_step_is_that_of_the_written_out_loss(encoder, dataset, tmp_path):
     """Loss, gradients by autograd and Adam, for a batch of two categories, each with its own texts."""
     drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path, progress=False)
     assert drawn.losses == () and drawn.recipe["scale"] == pytest.approx(1 / 0.07)
@@ -166,9 +161,7 @@ def test_one_step_is_that_of_the_written_out_loss(
             assert_close(stepped.parameters[f"{name}/{layer}"], value.detach(), rtol=0, atol=2e-5)
 
 
-def test_detector_on_a_category(
-    encoder: ClipEncoder, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
-) -> None:
+def test_detector_on_a_category(encoder, learned, dataset, tmp_path):
     category = dataset.select(category="metal_nut")
     parts = compute_features(vand_extractor(encoder), category, tmp_path, whole="squash")
     detect = vand_detector(encoder, learned, "metal_nut", tmp_path)
@@ -187,9 +180,7 @@ def test_detector_on_a_category(
     assert after["/scores"].shape == (6,) and after["/pixel"][0] > max(0.75, before["/pixel"][0])
 
 
-def test_mosaics_seeds_and_the_disk(
-    encoder: ClipEncoder, dataset: AnomalyDataset, learned: Adapters, tmp_path: Path, monkeypatch
-) -> None:
+def test_mosaics_seeds_and_the_disk(encoder, dataset, learned, tmp_path, monkeypatch):
     options = {"batch_size": 4, "cache_dir": tmp_path, "progress": False}
     again, other = (train_adapters(encoder, dataset, epochs=3, **own, **options) for own in ({}, {"seed": 1}))
     assert again.losses == learned.losses and again.losses[-1] < again.losses[0]
@@ -212,9 +203,7 @@ def test_mosaics_seeds_and_the_disk(
         LearnedPrompts.load(tmp_path / "adapters.safetensors")
 
 
-def test_what_is_refused(
-    encoder: ClipEncoder, small_clip: Callable, learned: Adapters, dataset: AnomalyDataset, tmp_path: Path
-) -> None:
+def test_what_is_refused(encoder, small_clip, learned, dataset, tmp_path):
     with pytest.raises(ValueError, match="these adapters were learned with small"):
         vand_detector(small_clip(seed=1), learned, "carpet", tmp_path)
     with pytest.raises(ValueError, match="6 of 6 images of aux trained these adapters"):

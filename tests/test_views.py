@@ -40,7 +40,7 @@ def extent(view: torch.Tensor, channel: int) -> float:
     return (line[-1] - line[0]).item() / (len(line) - 1) * (len(line) + 4)
 
 
-def test_six_views_whole_corners_centre() -> None:
+def test_six_views_whole_corners_centre():
     six = views_of(ramp(300, 300), 120)
     assert six.shape == (6, 3, 120, 120)
     near, far = 120 / 137 / 2, 1 - 120 / 137 / 2  # 137 = round(120 * 274 / 240)
@@ -53,7 +53,7 @@ def test_six_views_whole_corners_centre() -> None:
     torch.testing.assert_close(single, six[0], rtol=0, atol=0)
 
 
-def test_images_that_are_not_square() -> None:
+def test_images_that_are_not_square():
     wide = ramp(300, 150)
     squashed = views_of(wide, 60)
     assert extent(squashed[0], 0) == pytest.approx(1, abs=0.02)
@@ -71,7 +71,7 @@ def test_images_that_are_not_square() -> None:
 
 
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000))
-def test_tiles_cover_the_image(width: int, height: int) -> None:
+def test_tiles_cover_the_image(width, height):
     width, height = max(width, height // 50 + 1), max(height, width // 50 + 1)
     side, longer = min(width, height), max(width, height)
     boxes = views.boxes_of(width, height, "tiles")
@@ -83,14 +83,14 @@ def test_tiles_cover_the_image(width: int, height: int) -> None:
     assert len(boxes) == math.ceil((longer - side) * 5 / (4 * side)) + 1  # and no more than needed
 
 
-def test_tiles_of_visa() -> None:
+def test_tiles_of_visa():
     assert [box[0] for box in views.boxes_of(1562, 960, "tiles")] == [0, 602]
     assert [box[0] for box in views.boxes_of(1500, 1000, "tiles")] == [0, 500]
     clear = views_of(Image.new("RGBA", (30, 30), (0, 0, 0, 0)))  # PIL alone gives black
     torch.testing.assert_close(clear, torch.ones(6, 3, 24, 24))
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments():
     with pytest.raises(ValueError, match="whole='pad'"):
         views_of(ramp(30, 30), whole="pad")
     with pytest.raises(ValueError, match="expected a square"):

@@ -29,7 +29,7 @@ BUILDS = {
 
 
 @pytest.fixture(scope="module")
-def tiny(small_clip: Callable[..., ClipEncoder]) -> Callable[..., ClipEncoder]:
+def tiny(small_clip) -> Callable[..., ClipEncoder]:
     """tiny(...): a CLIP of a 3 x 3 grid and 3 blocks."""
     return lambda **changes: small_clip(lively=True, **{"layers": 3} | changes)
 
@@ -70,7 +70,7 @@ def window_by_hand(encoder: ClipEncoder, pixels: Tensor, window: list[int]) -> T
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_windows_by_hand(tiny: Callable, size: int) -> None:
+def test_windows_by_hand(tiny, size):
     encoder = tiny(pixels=[24, 32])
     pixels = pixels_of(encoder, 2)
     windows = window_indices(encoder.grid, size).tolist()
@@ -82,7 +82,7 @@ def test_windows_by_hand(tiny: Callable, size: int) -> None:
 
 
 @pytest.mark.parametrize("changes", BUILDS.values(), ids=BUILDS)
-def test_one_pass_gives_what_open_clip_gives_one_by_one(tiny: Callable, changes: dict) -> None:
+def test_one_pass_gives_what_open_clip_gives_one_by_one(tiny, changes):
     encoder = tiny(**changes)
     visual, pixels = encoder.model.visual, pixels_of(encoder, 3)
     layers = range(1, encoder.depth + 1)
@@ -90,9 +90,7 @@ def test_one_pass_gives_what_open_clip_gives_one_by_one(tiny: Callable, changes:
     assert_same(actual, one_by_one(visual, pixels, (1, 2, 3)))
 
 
-def test_neither_batches_nor_chunks_nor_other_scales_matter(
-    tiny: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_batches_nor_chunks_nor_other_scales_matter(tiny, monkeypatch):
     """The encoder's embeddings have length 1, its tokens are raw."""
     encoder = tiny()
     pixels = pixels_of(encoder, 5)
@@ -112,7 +110,7 @@ def test_neither_batches_nor_chunks_nor_other_scales_matter(
     assert shapes == ((0, 16), (0, 4, 16), (0, 9, 32))
 
 
-def test_bfloat16_is_close_to_float32(tiny: Callable) -> None:
+def test_bfloat16_is_close_to_float32(tiny):
     exact, fast = tiny(ls_init_value=0.1), tiny(ls_init_value=0.1)
     fast.precision = "bf16"  # load_encoder refuses it where it is slow
     exact, fast = (e.embed_scales(pixels_of(e, 3), (2,), layers=(3,)) for e in (exact, fast))
@@ -123,14 +121,14 @@ def test_bfloat16_is_close_to_float32(tiny: Callable) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"block_type": "custom"}, {"qk_norm": True}, {"scale_fc": True}])
-def test_other_blocks_are_refused(tiny: Callable, changes: dict) -> None:
+def test_other_blocks_are_refused(tiny, changes):
     encoder = tiny(**changes)
     with pytest.raises(ValueError, match="CustomResidualAttentionBlock"):
         encoder.embed_scales(pixels_of(encoder, 1))
     assert encoder.embed_images(pixels_of(encoder, 1)).shape == (1, 16)  # whole images need no windows
 
 
-def test_projected_tokens_are_open_clips(tiny: Callable) -> None:
+def test_projected_tokens_are_open_clips(tiny):
     """Last norm, then projection: where the class token goes too."""
     encoder = tiny(output_tokens=True)
     visual, pixels = encoder.model.visual, pixels_of(encoder, 2)
@@ -149,7 +147,7 @@ def test_projected_tokens_are_open_clips(tiny: Callable) -> None:
         ({"patch_size": None, "layers": [1, 1, 1, 1]}, {"layers": (1,)}, "ResNet"),
     ],
 )
-def test_what_cannot_be_embedded(tiny: Callable, vision: dict, options: dict, message: str) -> None:
+def test_what_cannot_be_embedded(tiny, vision, options, message):
     encoder = tiny(**vision)
     with pytest.raises(ValueError, match=message):
         encoder.embed_scales(pixels_of(encoder, 1), **options)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsad_core.encoders import ClipEncoder
 from zsad_core.scores import prompt_score
 from zsad_core.windows import (
     aggregate_windows,
@@ -23,7 +20,7 @@ from zsad_core.windows import (
 
 
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), data=st.data())
-def test_windows_are_all_valid_blocks_in_row_major_order(rows: int, columns: int, data: Any) -> None:
+def test_windows_are_all_valid_blocks_in_row_major_order(rows, columns, data):
     size = data.draw(st.integers(1, min(rows, columns)))
     expected = [
         [(top + i) * columns + left + j for i in range(size) for j in range(size)]
@@ -33,7 +30,7 @@ def test_windows_are_all_valid_blocks_in_row_major_order(rows: int, columns: int
     np.testing.assert_array_equal(window_indices((rows, columns), size), expected)
 
 
-def test_windows_of_winclips_grid_and_those_that_do_not_fit() -> None:
+def test_windows_of_winclips_grid_and_those_that_do_not_fit():
     assert [window_indices(15, size).shape for size in (2, 3)] == [(196, 4), (169, 9)]  # ViT-B/16+
     for size in (0, 4):
         with pytest.raises(ValueError, match=f"{size} x {size} patches does not fit a grid of 3 x 4"):
@@ -55,7 +52,7 @@ def by_patch(scores: list[float], grid: tuple[int, int], size: int, average: str
 
 
 @given(grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), data=st.data())
-def test_patches_get_the_mean_of_the_windows_that_cover_them(grid: tuple[int, int], data: Any) -> None:
+def test_patches_get_the_mean_of_the_windows_that_cover_them(grid, data):
     size = data.draw(st.integers(1, min(grid)))
     shape = 2, (grid[0] - size + 1) * (grid[1] - size + 1)  # two images
     probabilities = st.floats(1e-12, 1) | st.sampled_from([0.0, 1e-300, 1e-40])
@@ -67,7 +64,7 @@ def test_patches_get_the_mean_of_the_windows_that_cover_them(grid: tuple[int, in
 
 
 @pytest.mark.parametrize("average", ["harmonic", "arithmetic"])
-def test_mean_over_scales_patch_by_patch(average: str) -> None:
+def test_mean_over_scales_patch_by_patch(average):
     maps = [torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     maps[1][0] = maps[2][0] = 0
     expected = np.apply_along_axis(lambda x: mean(x.tolist(), average), 0, np.stack(maps))
@@ -83,7 +80,7 @@ def test_mean_over_scales_patch_by_patch(average: str) -> None:
         (lambda: zero_shot_map(None, {}, GRID, **TEXTS), "image_scale=True or a window size in scales"),
     ],
 )
-def test_means_of_something_else(call, message: str) -> None:
+def test_means_of_something_else(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -102,9 +99,7 @@ TEXTS = {"normal": vectors(4, 8, seed=3), "anomalous": vectors(8, seed=4)}  # an
 @pytest.mark.parametrize(
     ("within", "across"), [("harmonic", None), ("arithmetic", "harmonic"), ("harmonic", "arithmetic")]
 )
-def test_zero_shot_map_against_loops(
-    temperature: float, image_scale: bool, within: str, across: str | None
-) -> None:
+def test_zero_shot_map_against_loops(temperature, image_scale, within, across):
     whole = prompt_score(IMAGE, **TEXTS, temperature=temperature)
     scores = {size: prompt_score(x, **TEXTS, temperature=temperature) for size, x in WINDOWS.items()}
     expected = np.empty((5, *GRID))
@@ -117,7 +112,7 @@ def test_zero_shot_map_against_loops(
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_upsampling_is_bilinear_between_centres() -> None:
+def test_upsampling_is_bilinear_between_centres():
     """A step between two patches is a ramp between their centres, constant beyond; no smoothing."""
     step = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])  # (1, rows, columns)
     ramp = torch.tensor([0, 0.25, 0.75, 1])
@@ -125,7 +120,7 @@ def test_upsampling_is_bilinear_between_centres() -> None:
     torch.testing.assert_close(upsample(step.mT.double(), (4, 2)), ramp[:, None].expand(1, 4, 2))
 
 
-def test_winclip_map_from_pixels(small_clip: Callable[..., ClipEncoder]) -> None:
+def test_winclip_map_from_pixels(small_clip):
     encoder = small_clip(pixels=[32, 24], layers=2, config={"embed_dim": 8})
     pixels = torch.randn(5, 3, 32, 24, generator=torch.Generator().manual_seed(0))
     image = encoder.embed_images(pixels)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,26 @@ def test_half_a_bundle_and_one_without_a_page_are_refused(checkout):
         contents.write("- file: notebooks/new\n")
     with pytest.raises(ValueError, match="lacks notebooks/new.ipynb.*commit 0123abc"):
         bundle.unpack_run(archive, checkout / "other")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_pages_name_their_run_and_replace_older_ones_only_when_whole(checkout, monkeypatch, code):
+    def jupyter_book(command, cwd, **_):
+        shown = (cwd / "_config.yml").read_text() + ",".join(
+            p.name for p in (cwd / "book" / "notebooks").iterdir()
+        )
+        (cwd / "book" / "_build" / "html").mkdir(parents=True)
+        (cwd / "book" / "_build" / "html" / "index.html").write_text(shown)
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(bundle.subprocess, "run", jupyter_book)
+    (checkout / "_config.yml").write_text("html: {}\n")
+    (checkout / "pages").mkdir()
+    (checkout / "pages" / "index.html").write_text("old")
+    call(checkout, "pack")
+    with pytest.raises(ValueError, match="nothing was replaced") if code else nullcontext():
+        call(checkout, "pages", str(checkout / "results" / "own.zip"))
+    text = (checkout / "pages" / "index.html").read_text()
+    wanted = ("profile own, commit 0123abc, from own.zip", "a.ipynb", "times")
+    assert text == "old" if code else all(part in text.replace("\n   ", "") for part in wanted)
+    assert {p.name for p in checkout.iterdir()} == {"_config.yml", "book", "pages", "profiles", "results"}

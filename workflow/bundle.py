@@ -74,7 +74,7 @@ def finished(results: Path) -> dict[str, bytes]:
     A notebook in `unfinished/` was stopped, or ended with an error, after an earlier run had made its page.
     """
     tables = sorted(results.glob("*.csv")) or [results / "*.csv"]
-    times = [path for path in results.glob("times/**/*") if path.suffix in (".csv", ".json", ".tsv")]
+    times = [path for path in results.glob("times/**/*") if path.is_file()]
     facts = [path.with_suffix(".json") for path in tables]
     paths = [*map(results.joinpath, pages_of_book()), *tables, *facts, *times]
     lacking = [path for path in paths if not path.is_file()] + [*results.glob("unfinished/**/*.ipynb")]
@@ -108,6 +108,8 @@ def pages(archive: Path) -> None:
                 (site / path.name).symlink_to(path)
         shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("_build", "notebooks"))
         (site / "run" / "notebooks").rename(site / "book" / "notebooks")
+        if (site / "run" / "times").is_dir():
+            (site / "run" / "times").rename(site / "book" / "notebooks" / "times")
         config = yaml.safe_load((ROOT / "_config.yml").read_bytes())
         says = f"These pages show a run made elsewhere: {run}, from {archive.name}."
         config["html"]["announcement"] = escape(says)

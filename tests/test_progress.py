@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.progress import Progress, read_times, write_times
+from workflow.progress import Progress
 from workflow.run import page_of
 
 START = "dataset 1\nsection 3\nsections 1\ntotal 5\n".splitlines()
@@ -18,7 +18,7 @@ def told(progress: Progress, lines: list[str], now: float) -> list[str]:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(tmp_path: Path, known: bool) -> None:
+def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known: bool) -> None:
     before = {"section": {"Notebook a": 60.0, "Notebook b": 100.0, "Notebook c": 20.0}} if known else {}
     progress = Progress(before)
     assert told(progress, [*START, "Job 3: Dataset textile"], 0) == []
@@ -29,10 +29,8 @@ def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(tmp_path: Path
     assert progress.seconds_left(40) == pytest.approx((180 - 20) / 2 if known else (90 - 20) / 2)
     (line,) = told(progress, ["Finished jobid: 1 (Rule: section)"], 80)
     assert line.startswith("[2 of 4] 50 s, about ") and line.endswith(": Notebook a")
-    write_times(tmp_path / "seconds.json", progress)
     own = {"dataset": {"Dataset textile": 30}, "section": {"Notebook a": 50}}
-    assert read_times(tmp_path / "seconds.json")["section"]["Notebook a"] == 50
-    assert known or read_times(tmp_path / "seconds.json") == own
+    assert progress.times() == {**own, "section": before.get("section", {}) | own["section"]}
 
 
 def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:

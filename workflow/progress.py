@@ -5,7 +5,6 @@ All that Snakemake writes goes into a log file, where it is read from.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from tqdm import tqdm
 
@@ -74,9 +74,14 @@ class Progress:
             ahead = {name: s for name, s in self.before.get(rule, {}).items() if name not in ended}
             times[rule] = number, list((ahead or ended).values())
         known = [s for _, seconds in times.values() for s in seconds] or [0.0]
-        work = sum(number * _mean(seconds or known) for number, seconds in times.values())
+        work = sum(number * fmean(seconds or known) for number, seconds in times.values())
         work -= sum(now - start for _, start in self.running.values())
         return max(work, 0.0) / self.at_once
+
+    def times(self) -> dict[str, dict[str, float]]:
+        """`before`, brought up to date."""
+        rules = self.before | self.ended
+        return {rule: self.before.get(rule, {}) | self.ended.get(rule, {}) for rule in rules}
 
     def bar(self, now: float) -> str:
         return "; ".join(f"{name}, {duration(now - start)}" for name, start in self.running.values())
@@ -88,9 +93,10 @@ def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
     with (
         log.open("a", encoding="utf-8") as output,
         log.open(encoding="utf-8", errors="replace") as lines,
-        tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), leave=False) as bar,
+        tqdm(total=1, bar_format="{bar:20} {desc}", disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
         lines.seek(0, 2)
+        start = time.time()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         code, rest = None, ""
         while code is None:
@@ -105,19 +111,10 @@ def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
                 if (said := progress.read(line, time.time())) is not None:
                     tqdm.write(said)
                     sys.stdout.flush()
-            bar.set_description_str(progress.bar(time.time()))
+            now = time.time()
+            bar.n = (now - start) / max(now - start + progress.seconds_left(now), 1.0)
+            bar.set_description_str(progress.bar(now))
     return code
-
-
-def read_times(path: Path) -> dict[str, dict[str, float]]:
-    """What `write_times` has written; nothing where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def write_times(path: Path, progress: Progress) -> None:
-    rules = {**progress.before, **progress.ended}
-    times = {rule: progress.before.get(rule, {}) | progress.ended.get(rule, {}) for rule in rules}
-    path.write_text(json.dumps(times, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def duration(seconds: float) -> str:
@@ -129,10 +126,6 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def end_of_log(path: Path) -> str:

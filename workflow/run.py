@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this checkout
 
-from workflow.progress import Progress, end_of_log, follow, read_times, write_times  # noqa: E402
+from workflow.progress import Progress, end_of_log, follow  # noqa: E402
 
 # The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
@@ -108,10 +109,10 @@ def run(commands: Sequence[Sequence[str]], name: str) -> int:
     log, times = Path("logs", f"{name}.log"), Path(".snakemake") / f"seconds-{name}.json"
     log.parent.mkdir(exist_ok=True)
     log.write_text("", encoding="utf-8")
-    progress, code = Progress(read_times(times)), 0
+    progress, code = Progress(json.loads(times.read_text()) if times.is_file() else {}), 0
     for command in commands:
         code = code or follow(command, log, progress)
-    write_times(times, progress)
+    times.write_text(json.dumps(progress.times(), indent=1))
     if code:
         if not progress.failed:
             print(end_of_log(log))

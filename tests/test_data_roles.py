@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from data_scripts.mini import write_dataset
@@ -49,21 +47,3 @@ def test_a_dataset_that_is_not_prepared_is_left_out_and_named(dataset, encoder, 
         assert [*data.embedded_datasets(settings, encoder, roles)] == ["visa"]
     with pytest.warns(UserWarning, match=re.escape(line)):
         assert data.embedded_datasets(settings, encoder, ["mvtec"]) == {}
-
-
-def test_one_category_may_stand_in_a_role(encoder, dataset, tmp_path):
-    """It is named as the profile names it, and what is kept of the whole dataset serves it as well."""
-    category = dataset.categories[1]
-    value = f"{dataset.root.name}/{category}"
-    places = {"isic": value, "tn3k": value, "visa": dataset.root.name}
-    settings = read_settings({"data_dir": str(dataset.root.parent), "datasets": places})
-    settings = replace(settings, cache_dir=str(tmp_path))
-    part = data.dataset_of(settings, "isic")
-    assert (part.name, part.categories) == (value, [category])
-
-    found = data.embedded_datasets(settings, encoder, ["visa", "isic", "tn3k", "headct"])
-    assert [images.name for images in found.values()] == [dataset.root.name, value, value]
-    np.testing.assert_array_equal(found["isic"].views, found["visa"].select(category).views)
-    unknown = replace(settings, datasets=places | {"isic": f"{dataset.root.name}/rake"})
-    with pytest.raises(ValueError, match=f"{dataset.root.name} has no images with category='rake'"):
-        data.dataset_of(unknown, "isic")

@@ -71,27 +71,3 @@ def test_links_out_of_the_folder_are_left_out(tmp_path):
         "a.png": None, "inside.png": None, "lost.png": "unreadable",
         "more": "left out", "outside.png": "left out", "round": "left out",
     }  # fmt: skip
-
-
-def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypatch):
-    saved(tmp_path / "a.png")
-    saved(tmp_path / "locked" / "b.png")
-    iterdir = Path.iterdir
-
-    def guarded(path):
-        if path.name == locked:
-            raise PermissionError(13, "Permission denied")
-        return iterdir(path)
-
-    monkeypatch.setattr(Path, "iterdir", guarded)
-    locked = "locked"
-    (entry,) = [entry for entry in find_files(tmp_path)[0] if entry.problem]
-    assert (entry.name, entry.problem.status) == ("locked/", "unreadable")
-    assert "Permission denied" in str(entry.problem)
-    locked = tmp_path.name
-    with pytest.raises(PermissionError, match="cannot list the folder"):
-        find_files(tmp_path)
-    with pytest.raises(FileNotFoundError, match="correct the path"):
-        find_files(tmp_path / "nowhere")
-    with pytest.raises(NotADirectoryError, match="expected a folder"):
-        find_files(tmp_path / "a.png")

@@ -61,8 +61,3 @@ def test_a_page_without_data_stops_and_never_replaces_results_on_data_that_are_g
     with pytest.raises(FileNotFoundError, match="has results on mini_mvtec, which this run would lose"):
         page.write("one", joined([]))
     assert (tmp_path / "one.csv").read_bytes() == written
-
-
-def test_a_misspelt_parameter_stops_the_page():
-    with pytest.raises(ValueError, match="did you mean 'n_pairs'"):
-        rwda.start({"n_pair": 4})

@@ -22,14 +22,6 @@ def test_scatter_tells_groups_by_marker_and_names_them():
     np.testing.assert_allclose(groups[1].get_offsets(), [[2, 0], [3, 1]])
 
 
-def test_tsne_is_a_function_of_its_seed():
-    rng = np.random.default_rng(0)
-    groups = {"a": rng.normal(size=(20, 5)), "b": rng.normal(size=(15, 5)) + 9}
-    one, same = plots.tsne(groups, 1), plots.tsne(groups, 1)
-    pd.testing.assert_frame_equal(one, same)
-    assert one["group"].value_counts().to_dict() == {"a": 20, "b": 15}
-
-
 def test_lines_bars_and_dots_draw_what_there_is():
     frame = pd.DataFrame({"n": [10, 100, 1000], "mean": [1.0, 3.0, 2.0], "std": [0.1, 0.2, 0.3]})
     (axis,) = plots.lines(frame, "n", log_x=True, labels=("pairs", "AUROC (%)"), mark=100).axes
@@ -51,13 +43,6 @@ def test_lines_bars_and_dots_draw_what_there_is():
     assert (p.get_ydata() < q.get_ydata()).all() and p.get_marker() != q.get_marker()
     np.testing.assert_allclose(right.lines[0].get_xdata(), [5, np.nan])
     assert left.lines[2].get_xdata() == [0, 0] and texts(figure.legends[0].get_texts()) == ["p", "q"]
-
-
-def test_grid_writes_every_value_and_labels_its_colours():
-    table = pd.DataFrame([[1.0, 2.0], [3.0, 4.5]], index=["r", "s"], columns=["c", "d"])
-    figure = plots.grid_of_values(table, colour_label="AUROC (%)")
-    assert texts(figure.axes[0].texts) == ["1.0", "2.0", "3.0", "4.5"]
-    assert figure.axes[1].get_ylabel() == "AUROC (%)"
 
 
 def test_without_anything_to_draw_a_sentence_says_so():

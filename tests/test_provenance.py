@@ -53,12 +53,6 @@ def test_run_line_of_the_paper_s_own_data_and_weights():
     assert NO_REPRODUCTION in provenance.run_line(other, ENCODER)
 
 
-@pytest.mark.parametrize("paper", all_papers())
-def test_weights_alone_make_a_difference(paper):
-    settings = read_settings({"profile": "paper", "weights": "random", "prompt_weights": "random"})
-    assert "the weights" in provenance.run_line(settings, ENCODER, paper=all_papers()[paper])
-
-
 def test_record_is_plain_json_without_paths_of_this_machine(tmp_path):
     settings = read_settings({"captions_file": str(tmp_path / "coco.json"), "data_dir": str(tmp_path)})
     text = json.dumps(provenance.provenance(settings, ENCODER, {"mini_mvtec": "ab"}))

@@ -61,16 +61,3 @@ def test_links_are_put_on_whole_cells_only():
     table = as_table(frame, "Places", links={"4.3 <a>": "rwda/43.html"})
     assert table.html.count("<a href=") == 1
     assert '<a href="rwda/43.html">4.3 &lt;a&gt;</a></td>' in table.html
-
-
-def test_a_place_without_a_dataset_is_told_from_what_was_not_run():
-    published = load_published("rwda").query("artifact == 'T1' and shots == 0 and metric == 'auroc'")
-    measured = published[published["method"] == "clip"].query("dataset == 'mvtec'")
-    beside = compare(published, measured.assign(dataset="mini_mvtec"), roles={"mvtec": "mini_mvtec"})
-    text = comparison_table(beside[beside["method"] != "winclip"], caption="T", columns=("dataset",)).text
-    assert text.count("not yet run") == 3  # of 5 lines CLIP has 2
-    assert text.count("dataset missing") == 5
-
-
-def test_a_table_without_cells_says_so():
-    assert "nothing measured" in as_table(pd.DataFrame(columns=["a"]), "T").html

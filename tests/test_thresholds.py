@@ -39,12 +39,6 @@ def test_a_number_decides_alone():
     assert choose_threshold(FOLDER, REFERENCES, threshold=0.25).map_value == 0.9
 
 
-def test_an_only_reference_that_cannot_be_compared():
-    for options in ({}, {"threshold_from": "references", "threshold_quantile": 0.5}):
-        found = choose_threshold(FOLDER, REFERENCES[:0], **options)
-        assert found.value == pytest.approx(0.9) and "one reference only" in found.warnings[0]
-
-
 @pytest.mark.parametrize(
     ("source", "quantile", "number", "message"),
     [

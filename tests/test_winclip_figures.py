@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.contour import QuadContourSet
 
-from zsad_papers.common.galleries import Example, map_gallery
 from zsad_papers.winclip import figures as winclip_figures
 from zsad_papers.winclip.figures import (
     failures,
@@ -80,33 +76,3 @@ def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # drawings
-
-
-def made_example(seed: int, masked: bool = True) -> Example:
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((12, 16), bool)
-    mask[3:6, 4:9] = masked
-    image, normal = rng.integers(0, 255, (2, 12, 16, 3), dtype=np.uint8)
-    maps = {"WinCLIP": rng.random((12, 16)), "SPADE (1)": 1e4 * (seed + 1) * rng.random((12, 16))}
-    return Example(f"nut\nbent {seed}", image, mask, normal, maps)
-
-
-def test_a_gallery_of_maps() -> None:
-    examples = [made_example(0), made_example(1), made_example(2, masked=False)]
-    figure = map_gallery(examples, normal=True)
-    FigureCanvasAgg(figure).draw()
-    axes = np.array(figure.axes).reshape(4, 4)  # one row below for the colour bars
-    assert [axis.get_title() for axis in axes[0]] == ["normal", "image, mask", "WinCLIP", "SPADE (1)"]
-    assert [row[0].get_ylabel() for row in axes[:-1]] == [found.label for found in examples]
-    outlined = [[any(isinstance(a, QuadContourSet) for a in x.collections) for x in row] for row in axes]
-    own = [False, True, True, True]
-    assert outlined == [own, own, [False] * 4, [False] * 4]
-    for j, method in enumerate(("WinCLIP", "SPADE (1)"), start=2):
-        values = np.stack([found.maps[method] for found in examples])
-        for axis, expected in zip(axes[:3, j], values, strict=True):
-            assert axis.images[0].get_clim() == pytest.approx((values.min(), values.max()))
-            np.testing.assert_allclose(axis.images[0].get_array(), expected)
-    for axis, expected in zip(axes[1, :2], (examples[1].normal, examples[1].image), strict=True):
-        np.testing.assert_array_equal(axis.images[0].get_array(), expected)
-    plain = map_gallery(examples, normal=False).axes
-    assert [axis.get_title() for axis in plain[:3]] == ["image, mask", "WinCLIP", "SPADE (1)"]

@@ -16,7 +16,7 @@ TIMED = re.compile(r"\b(?:ms|fps|FPS|GiB|MiB|minutes|seconds|latency)\b")
 POINTS, SHARE = 0.11, 0.01  # as `zsad verify`, and the last digit that is shown
 
 
-def shown(path: Path) -> pd.DataFrame:
+def shown(path):
     """The tables and glued words of an executed notebook, a line each, spaces squeezed."""
     lines = []
     for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
@@ -32,7 +32,7 @@ def shown(path: Path) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["cell", "line"])
 
 
-def differences(golden: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+def differences(golden, found):
     """The lines that differ in a word, or in a number by more than the tolerance."""
     counts = [frame.groupby("cell").size().to_dict() for frame in (golden, found)]
     if counts[0] != counts[1]:
@@ -41,11 +41,11 @@ def differences(golden: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     return [f"{old}\n    became {new}" for old, new in pairs if not same(old, new)]
 
 
-def same(old: str, new: str) -> bool:
+def same(old, new):
     if NUMBER.sub("#", old) != NUMBER.sub("#", new):
         return False
     return np.allclose(numbers(old), numbers(new), rtol=SHARE, atol=POINTS)
 
 
-def numbers(line: str) -> list[float]:
+def numbers(line):
     return [float(found.replace(",", "").replace("−", "-")) for found in NUMBER.findall(line)]

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from getpass import getuser
 from pathlib import Path
@@ -47,13 +46,13 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 STOP_WITHIN = 20  # seconds
 
 
-def missing_programs() -> list[str]:
+def missing_programs():
     """What is needed of Slurm and munge, and not installed."""
     return [name for name in PROGRAMS if _program(name) is None]
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 4, memory: int = 64_000) -> Iterator[dict[str, str]]:
+def cluster(folder, cpus=4, memory=64_000):
     """A running Slurm with an idle node of so many CPUs and MB; the environment for sbatch and its like.
 
     folder: empty, with a short path (a socket's has 107 bytes at most), not writable for other users.
@@ -84,13 +83,13 @@ def cluster(folder: Path, cpus: int = 4, memory: int = 64_000) -> Iterator[dict[
         yield environment
 
 
-def ask(environment: dict[str, str], *command: str) -> str:
+def ask(environment, *command):
     """What a client command prints, without the spaces around; empty as long as the controller is silent."""
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     return done.stdout.strip()
 
 
-def _own_srun(folder: Path) -> Path:
+def _own_srun(folder):
     """A folder with an srun that knows the configuration: in a job, the plugin takes SLURM_CONF away."""
     program = folder / "bin" / "srun"
     program.parent.mkdir()
@@ -100,7 +99,7 @@ def _own_srun(folder: Path) -> Path:
 
 
 @contextmanager
-def _running(name: str, options: list[str], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def _running(name, options, folder, environment):
     """A daemon in the foreground, as a child that ends with the block, however the block ends."""
     with (folder / f"{name}.out").open("w") as out:
         process = subprocess.Popen(
@@ -117,7 +116,7 @@ def _running(name: str, options: list[str], folder: Path, environment: dict[str,
             process.wait()
 
 
-def _cancel_jobs(environment: dict[str, str]) -> None:
+def _cancel_jobs(environment):
     """A job's processes are no children of slurmd: they would outlive it."""
     ask(environment, "scancel", "--full", f"--user={getuser()}")
     deadline = time.monotonic() + STOP_WITHIN
@@ -125,7 +124,7 @@ def _cancel_jobs(environment: dict[str, str]) -> None:
         time.sleep(0.2)
 
 
-def _kill_what_is_left(environment: dict[str, str]) -> None:
+def _kill_what_is_left(environment):
     """Ends processes with this cluster's configuration in their environment that did not stop."""
     mark = f"SLURM_CONF={environment['SLURM_CONF']}".encode()
     for process in Path("/proc").glob("[0-9]*"):
@@ -134,7 +133,7 @@ def _kill_what_is_left(environment: dict[str, str]) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def _wait_until(ready: Callable[[], object], folder: Path, seconds: float = 60) -> None:
+def _wait_until(ready, folder, seconds=60):
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
@@ -144,7 +143,7 @@ def _wait_until(ready: Callable[[], object], folder: Path, seconds: float = 60) 
         time.sleep(0.1)
 
 
-def _free_ports(number: int) -> list[int]:
+def _free_ports(number):
     """Free ports; they are held together, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
@@ -153,6 +152,6 @@ def _free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _program(name: str) -> str | None:
+def _program(name):
     """An ordinary user's PATH may lack the folders of the daemons."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from scipy.ndimage import gaussian_filter
 
 from zsad_core import methods, prompt_learning
 from zsad_core.datasets import stretched_mask
-from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
@@ -32,27 +30,26 @@ from zsad_papers.anomalyclip.experiments import (
     run_experiment,
     training_options,
 )
-from zsad_papers.common.experiment import Category, categories
+from zsad_papers.common.experiment import categories
 from zsad_papers.common.results import load_published
-from zsad_papers.common.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def settings(settings_of: Callable[..., Settings]) -> Settings:
+def settings(settings_of):
     return settings_of(prompt_epochs=1, limit_images=2, prompt_image_size=120)
 
 
-def squashed_category(settings: Settings, encoder: ClipEncoder, role: str, number: int = 0) -> Category:
+def squashed_category(settings, encoder, role, number=0):
     return replace(categories(settings, encoder, role)[number], whole="squash")
 
 
-def test_auxiliary_sets_and_smoothing_are_the_papers() -> None:
+def test_auxiliary_sets_and_smoothing_are_the_papers():
     found = [anomalyclip_experiments.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")]
     assert found == ["visa", "mvtec", "mvtec", "mvtec"]
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
 
-def test_a_map_is_the_mean_over_layers() -> None:
+def test_a_map_is_the_mean_over_layers():
     rng, grid = np.random.default_rng(0), (2, 3)
     unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
     texts, head, *layers = unit.split([2, 1, 6, 6])
@@ -63,7 +60,7 @@ def test_a_map_is_the_mean_over_layers() -> None:
     torch.testing.assert_close(maps, sum(each).view(grid) / 2)
 
 
-def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None:
+def test_scores_and_maps_by_hand(settings, large):
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
     category = squashed_category(settings, large, "mvtec")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
@@ -84,7 +81,7 @@ def test_scores_and_maps_by_hand(settings: Settings, large: ClipEncoder) -> None
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
 
 
-def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: ClipEncoder) -> None:
+def test_images_that_trained_the_prompts_are_refused(settings, large):
     category = squashed_category(settings, large, "visa")
     prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
@@ -92,9 +89,7 @@ def test_images_that_trained_the_prompts_are_refused(settings: Settings, large: 
     assert len(measured(category, method_of(category, prompts, allow_training_images=True))["/scores"]) == 4
 
 
-def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
-    settings: Settings, large: ClipEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, large, monkeypatch):
     first = anomalyclip_experiments.learned_prompts(settings, large, "visa")
     with monkeypatch.context() as patch:
         patch.setattr(prompt_learning, "train_prompts", lambda *_, **__: pytest.fail("learned again"))
@@ -107,7 +102,7 @@ def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(
     assert anomalyclip_experiments.learned_prompts(nothing, large, "visa") is None
 
 
-def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
+def test_clip_baselines_by_hand(settings, large):
     category = squashed_category(settings, large, "mvtec")
     name = object_name(category.name)
     pair = large.embed_text([f"A photo of a normal {name}", f"A photo of an anomalous {name}"])
@@ -121,7 +116,7 @@ def test_clip_baselines_by_hand(settings: Settings, large: ClipEncoder) -> None:
     assert (ensemble - pair).abs().max() > 0.01
 
 
-def test_every_variant_of_the_published_tables_has_its_options(large: ClipEncoder) -> None:
+def test_every_variant_of_the_published_tables_has_its_options(large):
     published = load_published("anomalyclip").query("method == 'anomalyclip'")
     wanted = set(published["variant"]) - {"base", "+T1", "tuned=medical"}
     assert wanted <= set(VARIANTS)
@@ -131,7 +126,7 @@ def test_every_variant_of_the_published_tables_has_its_options(large: ClipEncode
         training_options("E=x")
 
 
-def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder) -> None:
+def test_records_hold_what_the_data_allow(settings, large):
     """Image metrics need both classes, pixel metrics need masks."""
     kinds = {}
     for role in ("mvtec", "headct", "isic"):
@@ -152,7 +147,7 @@ def test_records_hold_what_the_data_allow(settings: Settings, large: ClipEncoder
     )
 
 
-def test_rows_are_made_of_the_records_that_they_are_named_for() -> None:
+def test_rows_are_made_of_the_records_that_they_are_named_for():
     kinds = [("anomalyclip", variant) for variant in ("", "+T2", "+T3", "+T4")]
     kinds += [("clip", ""), ("vand", ""), ("rd4ad", "")]
     frame = pd.DataFrame(kinds, columns=["method", "variant"]).assign(task="image", shots=0, seed=0)
@@ -167,7 +162,7 @@ def test_rows_are_made_of_the_records_that_they_are_named_for() -> None:
     assert set(by_class["category"]) == {"a", "b", "mean"} and set(by_class["variant"]) == {""}
 
 
-def test_gain_is_better_minus_worse_and_ap_is_the_aupr() -> None:
+def test_gain_is_better_minus_worse_and_ap_is_the_aupr():
     names = {"method": "anomalyclip", "category": "mean", "dataset": "d", "task": "image", "metric": "auroc"}
     beside = pd.DataFrame([{**names, "variant": v, "mean": mean} for v, mean in (("", 90.0), ("-T1", 87.0))])
     assert anomalyclip_tables.gain(beside, "", "-T1", [("image", "auroc")])["gain"].tolist() == [3.0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,33 +15,32 @@ from zsad_core.auxiliary import auxiliary_of
 from zsad_core.dpam import KINDS, attention_weights, quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze
-from zsad_core.prompt_learning import LearnedPrompts, glocal_loss
+from zsad_core.prompt_learning import glocal_loss
 from zsad_core.windows import upsample
 from zsad_papers.anomalyclip import analysis, costs, experiments, figures
-from zsad_papers.common.experiment import Category
 from zsad_papers.common.results import load_published
-from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.common.settings import read_settings
 
 NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def settings(settings_of: Callable[..., Settings]) -> Settings:
+def settings(settings_of):
     return settings_of(limit_images=2, prompt_epochs=1)
 
 
 @pytest.fixture(scope="module")
-def prompts(settings: Settings, large: ClipEncoder) -> LearnedPrompts:
+def prompts(settings, large):
     return figures.prompt_sources(settings, large, "mvtec")["AnomalyCLIP"]
 
 
 @pytest.fixture(scope="module")
-def nut(settings: Settings, large: ClipEncoder) -> Category:
+def nut(settings, large):
     squashed = experiments.squashed(settings, large, "mvtec")
     return next(category for category in squashed if category.name == "hex_nut")
 
 
-def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: LearnedPrompts) -> None:
+def test_a_map_is_the_measured_one_at_the_images_size(nut, prompts):
     (found,) = figures.map_examples(nut, {"AnomalyCLIP": prompts}, [3])
     image, config, encoder = nut.test.image(3), prompts.config, nut.encoder
     _, local = methods.extractor_of(encoder, config).features(encoder.preprocess(image)[None]).values()
@@ -55,14 +53,14 @@ def test_a_map_is_the_measured_one_at_the_images_size(nut: Category, prompts: Le
     np.testing.assert_array_equal(found.mask, nut.test.mask(3))
 
 
-def test_training_images_are_refused(settings: Settings, large: ClipEncoder, prompts: LearnedPrompts) -> None:
+def test_training_images_are_refused(settings, large, prompts):
     trained = experiments.squashed(settings, large, "visa")[0]
     with pytest.raises(ValueError, match="not zero-shot"):
         figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
     assert len(figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
 
 
-def test_images_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_by_rule(monkeypatch):
     category = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
     assert figures.spread_out(category, 3) == [1, 3, 6] and figures.spread_out(category, 9) == [1, 2, 3, 5, 6]
     frames = {
@@ -70,7 +68,7 @@ def test_images_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
         "b": [(0, NAN, 0.9), (1, 0.95, 0.5), (1, 0.3, 1.0)],
     }
 
-    def described(category: SimpleNamespace, _: object) -> pd.DataFrame:
+    def described(category, _):
         return pd.DataFrame(frames[category.name], columns=["label", "auroc", "maximum"])
 
     monkeypatch.setattr(figures, "within_images", described)
@@ -84,7 +82,7 @@ def test_images_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_self_attention_is_the_mean_of_the_diagonal(large: ClipEncoder, nut: Category) -> None:
+def test_self_attention_is_the_mean_of_the_diagonal(large, nut):
     first = quarter_blocks(6)[0]
     records = analysis.self_attention_records(large, [nut], 2)
     found = analysis.self_attention_rows(records, "toys", first)
@@ -102,9 +100,7 @@ def test_self_attention_is_the_mean_of_the_diagonal(large: ClipEncoder, nut: Cat
         analysis.attention_matrices(large, pixels, 7)
 
 
-def test_the_loss_of_one_image_is_that_of_training(
-    settings: Settings, large: ClipEncoder, nut: Category, prompts: LearnedPrompts
-) -> None:
+def test_the_loss_of_one_image_is_that_of_training(settings, large, nut, prompts):
     parts, config = analysis.loss_parts(nut, prompts, 3), prompts.config
     material = auxiliary_of(nut.test, methods.extractor_of(large, config), settings.cache_dir)
     batch, frozen = material.batch(np.array([3]), config.layers), freeze(large, config.design)
@@ -113,7 +109,7 @@ def test_the_loss_of_one_image_is_that_of_training(
     assert total == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_sweeps_sort_by_number_and_mark_the_default() -> None:
+def test_sweeps_sort_by_number_and_mark_the_default():
     variants = ["E=12", "E=4", "E=8", "full", "N=1", "N=2"]
     frames = [
         pd.DataFrame({"variant": variants, "task": task, "metric": metric, "mean": [first, 50, 60, 0, 1, 2]})
@@ -126,7 +122,7 @@ def test_sweeps_sort_by_number_and_mark_the_default() -> None:
     assert not layers.texts and layers.get_xlabel() == "image layers N"
 
 
-def test_times_stand_beside_published_ones(tiny_clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_stand_beside_published_ones(tiny_clip, monkeypatch):
     settings, keys = read_settings({"profile": "mini"}), ["dataset", "method", "variant", "metric"]
     measured = costs.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 20, repeats=1)
     published = load_published("anomalyclip").query("artifact == 'T8' and task == ''")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -29,22 +27,22 @@ PROFILES = ("mini", "paper")
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name
 
 
-def trees(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
+def trees(*packages):
     for package in packages:
         for path in modules_of(package):
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def name_of(node: ast.AST) -> str | None:
+def name_of(node):
     """`name` of the expressions `name` and `something.name`."""
     return getattr(node, "id", None) or getattr(node, "attr", None)
 
 
-def literals(node: ast.AST) -> set[object]:
+def literals(node):
     return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
 
 
-def branches_on_a_name(tree: ast.AST) -> list[int]:
+def branches_on_a_name(tree):
     """The lines that compare a paper's or profile's name with one that is written out."""
     found = []
     for node in ast.walk(tree):
@@ -60,7 +58,7 @@ def branches_on_a_name(tree: ast.AST) -> list[int]:
     return found
 
 
-def private_to_the_encoder(tree: ast.AST) -> list[str]:
+def private_to_the_encoder(tree):
     """Each `encoder._name` and `something.encoder._name`."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return [n.attr for n in nodes if re.match(r"_[a-z]", n.attr) and name_of(n.value) == "encoder"]

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import nbformat
 import pytest
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from conftest import LEDGERS, NOTEBOOKS, ROOT
 
 FORK = "https://github.com/someone/fork"  # the buttons must follow BOOK_REPOSITORY
@@ -27,10 +27,10 @@ SOURCES |= {path.with_suffix("").as_posix(): f"book/{path}" for path in TEXTS if
 
 
 @pytest.fixture(scope="session")
-def book(once, executed, root) -> Path:
+def book(once, executed, root):
     """A folder with the built book in it; whether it was built well is for the first test to say."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         shutil.copytree(root / "book", folder / "book", ignore=shutil.ignore_patterns(*MADE))
         shutil.copy(root / "_config.yml", folder)
         for name in (
@@ -62,7 +62,7 @@ def book(once, executed, root) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pages(book) -> dict[str, BeautifulSoup]:
+def pages(book):
     """Every page that was built, by its path without .html."""
     names = [path.relative_to(book / HTML) for path in sorted((book / HTML).rglob("*.html"))]
     texts = {name: (book / HTML / name).read_text() for name in names if name.parts[0] != "_static"}
@@ -72,7 +72,7 @@ def pages(book) -> dict[str, BeautifulSoup]:
 
 
 @pytest.fixture(scope="session")
-def articles(pages) -> dict[str, Tag]:
+def articles(pages):
     """The body of each page that somebody wrote: not of the index and the search."""
     return {page: pages[page].select_one("article.bd-article") for page in SOURCES}
 

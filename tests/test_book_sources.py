@@ -6,7 +6,6 @@ import re
 import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pandas as pd
@@ -28,16 +27,16 @@ PRESENTATION = {"hide-input", "hide-output", "hide-cell", "remove-input", "remov
 MACHINE_PATHS = ["/" + "work/", "/" + "root/", "/" + "tmp/w"]
 
 
-def cells_of(name: str, kind: str = "code") -> list[Any]:
+def cells_of(name, kind="code"):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
-def tags_of(cell: Any) -> list[str]:
+def tags_of(cell):
     return cell.metadata.get("tags", [])
 
 
-def artifacts() -> pd.DataFrame:
+def artifacts():
     return pd.read_csv(ROOT / "book" / "artifacts.csv", keep_default_na=False)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -19,14 +18,14 @@ CAPTIONS = [
 
 
 @pytest.fixture
-def coco(tmp_path: Path) -> Path:
+def coco(tmp_path):
     path = tmp_path / "captions_val2017.json"
     annotations = [{"image_id": 1, "id": i, "caption": caption} for i, caption in enumerate(CAPTIONS)]
     path.write_text(json.dumps({"info": {}, "licenses": [], "images": [], "annotations": annotations}))
     return path
 
 
-def test_matching_rules(coco: Path) -> None:
+def test_matching_rules(coco):
     assert load_captions(coco, "normal") == ["A normal street.", "Normal, quiet beach"]
     assert load_captions(coco, "damage") == ["Storm DAMAGE on a roof"]
     assert load_captions(coco, "damage", "prefix") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
@@ -38,7 +37,7 @@ def test_matching_rules(coco: Path) -> None:
     assert "An abnormal clock on a wall" in load_captions(coco, "normal", "substring")
 
 
-def test_errors(coco: Path, tmp_path: Path) -> None:
+def test_errors(coco, tmp_path):
     with pytest.raises(FileNotFoundError, match="annotations_trainval2017.zip"):
         load_captions(tmp_path / "none.json", "normal")
     with pytest.raises(ValueError, match="none of the 6 captions in .* has 'zebra'"):
@@ -54,7 +53,7 @@ def test_errors(coco: Path, tmp_path: Path) -> None:
             load_captions(instances, "normal")
 
 
-def test_a_captions_file_that_is_not_there_is_told(coco: Path) -> None:
+def test_a_captions_file_that_is_not_there_is_told(coco):
     assert missing_captions(None) == missing_captions(coco) == []
     (line,) = missing_captions(coco.with_name("gone.json"))
     assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line

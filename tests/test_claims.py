@@ -23,7 +23,6 @@ from zsad_papers.common.claims import (
     UNDECIDED,
     Comparison,
     Numbers,
-    Verdict,
     evaluate,
     judge,
     load_claims,
@@ -37,7 +36,7 @@ HERE = Path(__file__).parent
 CELL = [key for key in KEYS if key not in ("paper", "artifact")]
 
 
-def read(name: str) -> pd.DataFrame:
+def read(name):
     return pd.read_csv(HERE / name, keep_default_na=False, na_values={"mean": "", "std": ""})
 
 
@@ -47,7 +46,7 @@ CLAIMS = list(EXPECTED.index)
 PAPERS = list(dict.fromkeys(claim.split("-")[0] for claim in CLAIMS))
 
 
-def changed(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+def changed(frame, changes):
     """The frame with other means in all tables that print them, and with the rows that it lacks."""
     keys = ["paper", *CELL]
     means = changes.set_index(keys)["mean"]
@@ -58,14 +57,14 @@ def changed(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, new.reindex(columns=COLUMNS)], ignore_index=True) if len(new) else frame
 
 
-def measured(paper: str, *rows: dict) -> pd.DataFrame:
+def measured(paper, *rows):
     """A run's frame; what a row leaves out is a zero-shot image AUROC of the paper's method on mvtec."""
     default = {"paper": paper, "artifact": "run", "dataset": "mvtec", "category": "mean", "task": "image"}
     default |= {"shots": 0, "method": paper, "variant": "", "metric": "auroc", "std": math.nan}
     return validate(pd.DataFrame([default | row for row in rows], columns=COLUMNS))
 
 
-def verdict(claim: str, frame: pd.DataFrame, **options) -> Verdict:
+def verdict(claim, frame, **options):
     """One claim's verdict, `rwda-c01`."""
     paper = claim.split("-")[0]
     tests, usual = load_tests(paper)
@@ -74,12 +73,12 @@ def verdict(claim: str, frame: pd.DataFrame, **options) -> Verdict:
 
 
 @pytest.fixture(scope="module")
-def published() -> pd.DataFrame:
+def published():
     return pd.concat([load_published(paper) for paper in all_papers()], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
-def evidence(published) -> pd.DataFrame:
+def evidence(published):
     return validate(changed(published, read("claims_evidence.csv")))
 
 
@@ -119,7 +118,7 @@ def test_every_claim_holds_on_the_evidence_and_needs_all_rows_that_it_names(evid
 
 
 @pytest.fixture(scope="module")
-def cells(evidence) -> dict[str, tuple[pd.DataFrame, claims.Cells]]:
+def cells(evidence):
     return {paper: (rows, claims.cells_of(rows)) for paper, rows in evidence.groupby("paper")}
 
 
@@ -140,7 +139,7 @@ def test_changed_numbers_turn_a_verdict_and_limits_are_allowed(cells, case):
 VALUES = {"a": 6.0, "b": 4.0, "c": 5.0}  # by method on mvtec; on visa 1 less, in aupr a half
 
 
-def synthetic(**changes: float) -> Numbers:
+def synthetic(**changes):
     frame = measured("x", *(
         {"dataset": d, "method": name, "metric": metric, "mean": max(value - (d == "visa"), 0) * share}
         for name, value in (VALUES | changes).items()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +14,7 @@ from zsad_predict import __main__
 
 
 @pytest.fixture
-def installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+def installed(root, monkeypatch):
     """The entry points of pyproject.toml, whatever is installed."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     group = "zsad.commands"
@@ -26,7 +25,7 @@ def installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     return points
 
 
-def zsad(*arguments: str) -> tuple[int, str]:
+def zsad(*arguments):
     found = CliRunner().invoke(__main__.main, arguments)
     return found.exit_code, found.output
 

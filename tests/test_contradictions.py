@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
@@ -13,11 +12,11 @@ from zsad_papers.rwda.contradictions import statements
 
 
 @pytest.fixture(scope="module")
-def published() -> pd.DataFrame:
+def published():
     return load_published("rwda")
 
 
-def planted(frame: pd.DataFrame, mean: float, **keys: str | int) -> pd.DataFrame:
+def planted(frame, mean, **keys):
     rows = (frame[list(keys)] == list(keys.values())).all(axis=1)
     assert rows.sum() == 1, keys
     return frame.assign(mean=frame["mean"].mask(rows, mean))
@@ -50,7 +49,7 @@ def test_a_changed_word_pair_contradicts_the_text(published):
 
 
 @pytest.fixture(scope="module")
-def anomalyclip() -> pd.DataFrame:
+def anomalyclip():
     return load_published("anomalyclip")
 
 

@@ -14,7 +14,7 @@ from zsad_predict import files
 from zsad_predict.files import FileChanged, Reader, find_files
 
 
-def saved(path: Path, value: int = 0) -> Path:
+def saved(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (30, 20), value).save(path)
     return path

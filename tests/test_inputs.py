@@ -15,11 +15,11 @@ EMBEDDINGS = ("zsad_papers/precompute.py",)
 
 
 @pytest.fixture(autouse=True)
-def in_checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_checkout(root, monkeypatch):
     monkeypatch.chdir(root)
 
 
-def jobs(path: str) -> set[str]:
+def jobs(path):
     """Of all programs of the workflow, those that use a file."""
     notebooks = map(str, Path("notebooks").rglob("*.ipynb"))
     programs = {name: (name,) for name in notebooks}

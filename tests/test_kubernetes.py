@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,7 +56,7 @@ else:
 
 
 @pytest.fixture
-def standin(tmp_path: Path) -> Iterator[dict[str, str]]:
+def standin(tmp_path):
     """The environment in which kubectl is the stand-in; what it knows lies in tmp_path/jobs."""
     for name in ("bin", "jobs"):
         (tmp_path / name).mkdir()
@@ -71,21 +70,19 @@ def standin(tmp_path: Path) -> Iterator[dict[str, str]]:
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
-def ask(root: Path, environment: dict[str, str], name: str, *arguments: object) -> str:
+def ask(root, environment, name, *arguments):
     command = [root / PROFILE / name, *map(str, arguments)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_a_job_is_submitted_watched_and_cancelled(
-    root: Path, tmp_path: Path, standin: dict[str, str]
-) -> None:
-    def submit(script: str) -> str:
+def test_a_job_is_submitted_watched_and_cancelled(root, tmp_path, standin):
+    def submit(script):
         (tmp_path / "job.sh").write_text(script)
         return ask(root, standin, "submit", 2, 8000, 90, 1, tmp_path / "job.sh")
 
-    def end_of(job: str) -> str:
+    def end_of(job):
         deadline = time.monotonic() + 60
         while (state := ask(root, standin, "status", job)) == "running":
             assert time.monotonic() < deadline

@@ -20,7 +20,7 @@ from zsad_papers.common import verify
 from zsad_papers.common.results import read_results
 
 
-def results(folder: str | Path) -> dict[str, bytes]:
+def results(folder):
     """The result files of a run, without measured times."""
     paths = (path for path in Path(folder).glob("*.*") if path.suffix in (".csv", ".json"))
     return {path.name: path.read_bytes() for path in paths}
@@ -78,7 +78,7 @@ def test_a_bad_parameter_stops_before_anything_is_computed(run_page, tmp_path):
     assert sum(cell.get("execution_count") is not None for cell in cells) <= 3  # the parameters and the check
 
 
-def shown(path: Path) -> str:
+def shown(path):
     """The Markdown that an executed notebook shows; it must be whole, and its glued texts must be words."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells if cell.source.strip())

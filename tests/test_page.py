@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +12,7 @@ from zsad_papers.common.results import joined, rows
 
 
 @pytest.fixture
-def parameters(small_data: Path, tmp_path: Path) -> dict:
+def parameters(small_data, tmp_path):
     places = {"mvtec": "mini_mvtec", "visa": "nowhere", "isic": "mini_medical_pixel/skin"}
     folders = {"data_dir": str(small_data), "results_dir": str(tmp_path), "cache_dir": str(tmp_path / "c")}
     return {"datasets": places, "weights": "random", "prompt_weights": "random", "device": "cpu"} | folders

@@ -8,7 +8,7 @@ import pandas as pd
 from zsad_papers.common import plots
 
 
-def texts(found) -> list[str]:
+def texts(found):
     return [text.get_text() for text in found]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -17,7 +16,7 @@ from workflow import preflight
 from workflow.preflight import check_all, check_datasets, check_weights
 from zsad_core import checkpoints
 from zsad_core.datasets import load_dataset
-from zsad_papers.common.settings import Settings, read_settings
+from zsad_papers.common.settings import read_settings
 
 FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
 PINNED = {"model": "ViT-B-16-plus-240", "weights": "laion400m_e32"}
@@ -25,13 +24,13 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def settings(small_data: Path, tmp_path: Path) -> Settings:
+def settings(small_data, tmp_path):
     folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path / "cache")}
     return read_settings({**folders, **FEW, "results_dir": str(tmp_path / "results"), "device": "cpu"})
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+def offline(monkeypatch, tmp_path):
     """The requested addresses; none answers. No weights are kept."""
     requested = []
 
@@ -45,7 +44,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return requested
 
 
-def states(checks) -> set[tuple[str, str]]:
+def states(checks):
     return {(check.what, check.state) for check in checks}
 
 
@@ -91,27 +90,27 @@ def test_a_missing_dataset_is_a_warning_and_says_how_to_get_it(settings):
     assert "zsad prepare visa" in next(c.note for c in checks if c.state == "warning")
 
 
-def cut_table(root: Path) -> None:
+def cut_table(root):
     (root / "meta.csv").write_text("image,label\nx.png,0\n")
 
 
-def lose_image(root: Path) -> None:
+def lose_image(root):
     (root / load_dataset(root).select(split="test").meta["image"].iloc[0]).unlink()
 
 
-def cut_image(root: Path) -> None:
+def cut_image(root):
     path = root / load_dataset(root).select(split="test").meta["image"].iloc[-1]
     path.write_bytes(path.read_bytes()[:200])
 
 
-def lose_mask(root: Path) -> None:
+def lose_mask(root):
     masks = load_dataset(root).meta["mask"]
     meta = (root / "meta.csv").read_text()
     (root / "meta.csv").write_text(meta.replace(masks[masks != ""].iloc[0], ""))
 
 
 @pytest.mark.parametrize("damage", [cut_table, lose_image, cut_image, lose_mask])
-def test_a_broken_dataset_is_an_error(settings, small_data: Path, tmp_path: Path, damage: Callable):
+def test_a_broken_dataset_is_an_error(settings, small_data, tmp_path, damage):
     shutil.copytree(small_data / "mini_visa", tmp_path / "data" / "mine")
     damage(tmp_path / "data" / "mine")
     mine = replace(settings, data_dir=str(tmp_path / "data"), datasets={"visa": "mine"})
@@ -126,7 +125,7 @@ def test_command(settings, tmp_path, monkeypatch, offline):
     folders = {name: getattr(settings, name) for name in ("data_dir", "cache_dir", "results_dir")}
     profile.write_text(yaml.safe_dump({**values, **folders, **FEW}))
 
-    def call(*more: str) -> tuple[int, str]:
+    def call(*more):
         found = CliRunner().invoke(preflight.main, ["--profile", str(profile), *more])
         return found.exit_code, found.output
 

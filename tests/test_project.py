@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
@@ -13,18 +12,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 
-def pinned(lines: list[str]) -> dict[str, Version]:
+def pinned(lines):
     found = [re.fullmatch(r"([\w.-]+)==([\w.!+]+)", line.strip()) for line in lines]
     return {canonicalize_name(m[1]): Version(m[2]) for m in found if m}
 
 
-def environment_pins(root: Path) -> dict[str, Version]:
+def environment_pins(root):
     environment = yaml.safe_load((root / "environment.yml").read_text())
     lists = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     return pinned(lists[0])
 
 
-def requirements(root: Path) -> list[Requirement]:
+def requirements(root):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
 

@@ -22,7 +22,7 @@ from zsad_papers.common.settings import read_settings
 from zsad_papers.rwda.costs import cost_rows
 
 
-def encoder_called(model_id: str, weights_id: str = "x") -> SimpleNamespace:
+def encoder_called(model_id, weights_id="x"):
     own = {"weights_sha256": "0123" * 16, "device": "cpu", "precision": "fp32"}
     return SimpleNamespace(model_id=model_id, weights_id=weights_id, **own)
 
@@ -61,7 +61,7 @@ def test_record_is_plain_json_without_paths_of_this_machine(tmp_path):
 
 
 def test_commit_tells_of_changes(tmp_path, monkeypatch):
-    def git(*arguments: str) -> None:
+    def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
@@ -80,7 +80,7 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
     assert provenance.commit() == "unknown"  # another project's repository around this copy
 
 
-def some_rows(artifact: str = "T1") -> pd.DataFrame:
+def some_rows(artifact="T1"):
     frame = pd.DataFrame({"category": ["a"], "auroc": [0.9]})
     return rows(frame, paper="rwda", artifact=artifact, dataset="toys", method="rwda")
 

@@ -38,7 +38,7 @@ ROW = {
 }
 
 
-def frame_of(*changes: dict) -> pd.DataFrame:
+def frame_of(*changes):
     return pd.DataFrame([ROW | change for change in changes])
 
 
@@ -105,7 +105,7 @@ def test_a_file_cut_off_is_named(tmp_path):
             read_results(path)
 
 
-def seeds_table() -> pd.DataFrame:
+def seeds_table():
     """Two categories whose ups and downs cancel: each varies over seeds, their mean does not."""
     return pd.DataFrame(
         {"category": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "auroc": [0.8, 0.9, 0.9, 0.8, 0.85, 0.85]}

@@ -17,7 +17,7 @@ def test_prompt_score_is_the_softmax_of_section_3_1():
     images, normal, anomalous = RNG.normal(size=(20, 16)), RNG.normal(size=(5, 16)), RNG.normal(size=16)
     mean = np.mean([sentence / math.sqrt(sentence @ sentence) for sentence in normal], axis=0)
 
-    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    def cosine(a, b):
         return a @ b / math.sqrt((a @ a) * (b @ b))
 
     for temperature, options in ((0.2, {"temperature": 0.2}), (0.01, {})):

@@ -12,23 +12,17 @@ from papermill.inspection import inspect_notebook
 
 from profiles import profile_path
 from zsad_papers import all_papers
-from zsad_papers.common.settings import (
-    Settings,
-    parameters,
-    parameters_cell,
-    read_settings,
-    repository_root,
-)
+from zsad_papers.common.settings import Settings, parameters, parameters_cell, read_settings, repository_root
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def mini() -> dict:
+def mini():
     return yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
 
 
-def write_profile(folder: Path, values: dict | str) -> str:
+def write_profile(folder, values):
     path = folder / "own.yaml"
     path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
     return str(path)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +25,7 @@ SECONDS = 900  # for one run, on a machine with other work
 
 
 @pytest.fixture
-def slurm() -> Iterator[dict[str, str]]:
+def slurm():
     """The environment of a running Slurm."""
     if missing := missing_programs():
         pytest.skip(f"no Slurm here, missing: {', '.join(missing)}; apt-get install slurm-wlm munge")
@@ -38,11 +37,11 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen]]:
+def start():
     """start(checkout, *options): the workflow up to the notebooks, in a process group of its own."""
     processes = []
 
-    def run(checkout: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen:
+    def run(checkout, *options, environment=None):
         output = (checkout / f"run-{len(processes)}.txt").open("w")
         process = subprocess.Popen(
             [sys.executable, "workflow/run.py", "--profile", "tiny", "--until", "sections", *options],
@@ -66,8 +65,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_local_run(
-    root: Path, tmp_path: Path, slurm: dict[str, str], start: Callable
-) -> None:
+    root, tmp_path, slurm, start
+):
     local, remote = (copy_checkout(root, tmp_path / name) for name in ("local", "remote"))
     for checkout in (local, remote):
         for path in (checkout / "notebooks").rglob("*.ipynb"):
@@ -105,17 +104,17 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     assert again.wait(SECONDS) == 0 and "Nothing to be done" in (remote / "run-3.txt").read_text()
 
 
-def results(checkout: Path) -> dict[Path, bytes]:
+def results(checkout):
     folder = checkout / "results" / "mini"
     files = sorted(path for path in folder.glob("*.*") if path.suffix in (".csv", ".json"))
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def job_that_runs(module: str, slurm: dict[str, str], run: subprocess.Popen) -> str:
+def job_that_runs(module, slurm, run):
     """The number of the Slurm job in which this Python module is running, as soon as there is one."""
     found: list[str] = []
 
-    def look() -> bool:
+    def look():
         assert run.poll() is None, f"the run has ended before a job has run {module}"
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -129,7 +128,7 @@ def job_that_runs(module: str, slurm: dict[str, str], run: subprocess.Popen) -> 
     return found[0]
 
 
-def wait_until(ready: Callable[[], object], otherwise: str) -> None:
+def wait_until(ready, otherwise):
     deadline = time.monotonic() + SECONDS
     while not ready():
         assert time.monotonic() < deadline, otherwise

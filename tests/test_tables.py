@@ -15,7 +15,7 @@ ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 
 
 @pytest.fixture
-def comparison() -> pd.DataFrame:
+def comparison():
     """Table 1, zero-shot; CLIP measured on stand-ins, undefined on one."""
     published = load_published("rwda").query("artifact == 'T1' and shots == 0 and metric != 'aupr'")
     measured = published[published["method"] == "clip"].assign(mean=90.25, std=0.5)

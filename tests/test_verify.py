@@ -24,14 +24,14 @@ FACTS = {
 }
 
 
-def call(*arguments) -> int:
+def call(*arguments):
     """The command's exit code; what it prints is seen as of any program."""
     with pytest.raises(SystemExit) as exit:
         verify.main([str(argument) for argument in arguments], prog_name="zsad verify")
     return exit.value.code
 
 
-def some_rows(aurocs=(0.9, 0.8), spearman=0.5) -> pd.DataFrame:
+def some_rows(aurocs=(0.9, 0.8), spearman=0.5):
     names = {"paper": "rwda", "artifact": "T1", "dataset": "toys", "method": "rwda"}
     table = pd.DataFrame({"category": ["a", "b"], "auroc": aurocs})
     rank = rows(pd.DataFrame([{"spearman": spearman}]), **names)
@@ -42,7 +42,7 @@ def some_rows(aurocs=(0.9, 0.8), spearman=0.5) -> pd.DataFrame:
 def run(tmp_path):
     """run(name, frame, **facts): a results folder with one result file."""
 
-    def make(name: str, frame: pd.DataFrame, file: str = "one", **facts):
+    def make(name, frame, file="one", **facts):
         folder = tmp_path / name
         write_results(frame, folder / f"{file}.csv")
         (folder / f"{file}.json").write_text(json.dumps(FACTS | facts))

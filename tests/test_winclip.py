@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from exact import pixel_auroc
 from PIL import Image
-from torch import Tensor
 
 from zsad_core import image_features
-from zsad_core.image_features import Extractor, FeaturePart, TileFeatures, compute_features
+from zsad_core.image_features import Extractor, TileFeatures, compute_features
 from zsad_core.maps import image_maps, scaled_size
-from zsad_core.methods import (
-    Output,
-)
+from zsad_core.methods import Output
 from zsad_core.metrics import aupro, f1_max
 from zsad_core.views import boxes_of
 from zsad_core.windows import zero_shot_map
@@ -26,7 +20,7 @@ from zsad_papers.winclip.experiments import zero_shot_variants
 GRID = (3, 3)
 
 
-def spot(width: int, height: int, x: int, y: int) -> tuple[Image.Image, np.ndarray]:
+def spot(width, height, x, y):
     """Noise with a bright square of 4 x 4 pixels around (x, y), and its mask."""
     pixels = np.random.default_rng(width * x + y).integers(0, 100, (height, width), dtype=np.uint8)
     mask = np.zeros((height, width), bool)
@@ -39,19 +33,19 @@ SPOTS = [(24, 24, 5, 18), (48, 24, 40, 6), (24, 48, 6, 40), (30, 24, 25, 12)]  #
 
 
 @pytest.fixture
-def parts_of(dataset_with: Callable, tmp_path: Path) -> Callable[..., list[FeaturePart]]:
+def parts_of(dataset_with, tmp_path):
     """parts_of(images, extractor): features of a dataset of these images."""
 
-    def make(images: Sequence, extractor: Extractor, **options: str) -> list[FeaturePart]:
+    def make(images, extractor, **options):
         return compute_features(extractor, dataset_with(images), tmp_path / "cache", **options)
 
     return make
 
 
-def brightness(size: int = 24) -> Extractor:
+def brightness(size=24):
     """Features `grey`: tiles shrunk to size x size pixels."""
 
-    def preprocess(image: Image.Image) -> Tensor:
+    def preprocess(image):
         return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BOX)))
 
     return Extractor(
@@ -62,7 +56,7 @@ def brightness(size: int = 24) -> Extractor:
     )
 
 
-def detect_light(found: TileFeatures) -> dict[str, Output]:
+def detect_light(found):
     grey = found.tensor("grey")
     return {
         "light": Output(grey.amax((1, 2)), grey),
@@ -75,7 +69,7 @@ def detect_light(found: TileFeatures) -> dict[str, Output]:
 
 
 @pytest.mark.parametrize("whole", ["tiles", "squash"])
-def test_a_spot_lands_where_it_is(parts_of: Callable, whole: str) -> None:
+def test_a_spot_lands_where_it_is(parts_of, whole):
     pairs = [spot(*where) for where in SPOTS]
     (part,) = parts_of(pairs, brightness(), whole=whole)
     found = part.load()
@@ -89,12 +83,12 @@ def test_a_spot_lands_where_it_is(parts_of: Callable, whole: str) -> None:
             assert centre == pytest.approx((x, y), abs=1)
 
 
-def tiled(width: int, height: int, boxes: Sequence[tuple[int, int, int, int]]) -> TileFeatures:
+def tiled(width, height, boxes):
     owner = np.zeros(len(boxes), int)
     return TileFeatures(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
 
 
-def test_overlapping_tiles_are_averaged() -> None:
+def test_overlapping_tiles_are_averaged():
     maps = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 5, 5)
     row = [1, 1, 2, 2, 3, 3]
     (wide,) = image_maps(tiled(6, 4, boxes_of(6, 4, "tiles")), maps)
@@ -110,9 +104,7 @@ def test_overlapping_tiles_are_averaged() -> None:
 
 @pytest.mark.filterwarnings("error")  # none about the empty masks of normal images
 @pytest.mark.parametrize("map_size", [None, 12])
-def test_metrics_are_those_of_all_maps_at_once(
-    parts_of: Callable, monkeypatch: pytest.MonkeyPatch, map_size: int | None
-) -> None:
+def test_metrics_are_those_of_all_maps_at_once(parts_of, monkeypatch, map_size):
     monkeypatch.setattr(image_features, "PART", 3)  # two parts
     normal = [spot(30, 24, 4, 4)[0], spot(24, 24, 9, 9)[0]]
     parts = parts_of([*normal, *(spot(*where) for where in SPOTS)], brightness())
@@ -143,7 +135,7 @@ def test_metrics_are_those_of_all_maps_at_once(
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
+def test_an_empty_mask_counts_as_normal_pixels(parts_of):
     pairs = [spot(*where) for where in SPOTS[:2]]
     empty = spot(24, 24, 12, 12)[0], np.zeros((24, 24), bool)
     parts = parts_of([*pairs, empty], brightness())
@@ -162,14 +154,14 @@ def test_an_empty_mask_counts_as_normal_pixels(parts_of: Callable) -> None:
 # detectors
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
+def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
 
 
-def features(n: int, seed: int = 0) -> TileFeatures:
+def features(n, seed=0):
     """n square images of 3 x 3 patches."""
     arrays = {"image": draw(n, 16, seed=seed), "layer/2": draw(n, 9, 32, seed=seed + 1)}
     arrays |= {"windows/2": draw(n, 4, 16, seed=seed + 2), "windows/3": draw(n, 1, 16, seed=seed + 3)}
@@ -180,12 +172,12 @@ def features(n: int, seed: int = 0) -> TileFeatures:
     )
 
 
-def test_ablations_of_table_8() -> None:
+def test_ablations_of_table_8():
     found = features(2)
     image, windows = found.tensor("image"), found.windows()
     two, three = ({size: windows[size]} for size in (2, 3))
 
-    def expected(image: Tensor | None, windows: dict[int, Tensor], *averages: str) -> Tensor:
+    def expected(image, windows, *averages):
         options = dict(zip(("aggregate", "across"), averages))
         return zero_shot_map(image, windows, GRID, *TEXTS, temperature=0.2, **options)
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 from torch.testing import assert_close
 
 from zsad_core import methods, prompts
-from zsad_core.datasets import AnomalyDataset
-from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
 from zsad_core.methods import Output
@@ -28,7 +22,6 @@ from zsad_core.windows import aggregate_windows, winclip_map, zero_shot_map
 from zsad_papers.baselines import few_shot as few_shot_module
 from zsad_papers.baselines.detectors import baseline_detector
 from zsad_papers.common.experiment import Category
-from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.experiments import (
     few_shot,
     few_shot_arrays,
@@ -47,37 +40,37 @@ ALL = ("P", "P+Wm", "P+Wm+Ws")
 
 
 @pytest.fixture(scope="module")
-def settings(settings_of: Callable[..., Settings]) -> Settings:
+def settings(settings_of):
     return settings_of(reference_seeds=2, map_size=48)
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def kept(monkeypatch):
     """Records hold the values that they would summarise."""
 
-    def record(self: Category, values: np.ndarray, task: str, method: str, variant: str = "", **where: int):
+    def record(self, values, task, method, variant="", **where):
         return {"task": task, "method": method, "variant": variant, **where, "values": values}
 
     monkeypatch.setattr(Category, "record", record)
 
 
-def values_of(records: list[dict]) -> dict[tuple[str, str], np.ndarray]:
+def values_of(records):
     return {(record["method"], record["variant"]): record["values"] for record in records}
 
 
-def images_of(category: Category) -> list[Image.Image]:
+def images_of(category):
     return [category.test.image(i) for i in range(len(category.test))]
 
 
-def pixels_of(category: Category) -> Tensor:
+def pixels_of(category):
     return torch.stack([category.encoder.preprocess(image) for image in images_of(category)])
 
 
-def side(encoder: ClipEncoder, sentences: list[str]) -> Tensor:
+def side(encoder, sentences):
     return F.normalize(encoder.embed_text(sentences).mean(0), dim=0)
 
 
-def probability(views: Tensor, sides: tuple[Tensor, Tensor], temperature: float) -> np.ndarray:
+def probability(views, sides, temperature):
     """(n,) from normalised views (n, v, d)."""
     cosines = torch.stack([views.double() @ text.double() for text in sides], -1)
     return (cosines / temperature).softmax(-1)[..., 1].mean(1).numpy()
@@ -86,7 +79,7 @@ def probability(views: Tensor, sides: tuple[Tensor, Tensor], temperature: float)
 # language
 
 
-def test_language_of_squares_is_the_direct_computation(square: Category, kept: None) -> None:
+def test_language_of_squares_is_the_direct_computation(square, kept):
     encoder, t = square.encoder, square.temperature
     model = encoder.image_size, encoder.transform
     assert t == encoder.temperature != 0.01
@@ -138,7 +131,7 @@ def test_language_of_squares_is_the_direct_computation(square: Category, kept: N
 # maps
 
 
-def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) -> None:
+def test_winclip_map_is_the_map_of_the_tables(square, tmp_path):
     """From pixels, and by way of kept features, at the size of the encoder's input."""
     extractor = replace(square.clip, dtype=torch.float32)
     (part,) = compute_features(extractor, square.test, tmp_path)
@@ -149,9 +142,7 @@ def test_winclip_map_is_the_map_of_the_tables(square: Category, tmp_path: Path) 
     torch.testing.assert_close(found, torch.from_numpy(np.stack(tables)))
 
 
-def test_edited_prompts_are_not_read_from_an_old_cache(
-    square: Category, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edited_prompts_are_not_read_from_an_old_cache(square, monkeypatch):
     experiments = (zero_shot, other_localization, tiling, lambda category: few_shot(category, [1]))
     before = [{names(r): r["auroc"] for r in run(square) if r["task"] == "pixel"} for run in experiments]
     first = pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"]))
@@ -163,7 +154,7 @@ def test_edited_prompts_are_not_read_from_an_old_cache(
     pd.testing.assert_frame_equal(pd.DataFrame(few_shot_baselines(square, [1], None, ["padim"])), first)
 
 
-def names(record: dict) -> tuple:
+def names(record):
     return tuple(record[column] for column in ("method", "variant", "shots", "seed"))
 
 
@@ -171,7 +162,7 @@ def names(record: dict) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def many(square: Category) -> Category:
+def many(square):
     """A category that is said to have 50 training images."""
     train = square.train.meta.iloc[[0] * 50].assign(image=[f"{i}.png" for i in range(50)])
     others = train.assign(category="another", image=[f"another/{i}.png" for i in range(50)])
@@ -180,7 +171,7 @@ def many(square: Category) -> Category:
     return replace(square, dataset=dataset, settings=replace(square.settings, reference_seeds=5, seed=3))
 
 
-def test_draws_are_nested_distinct_and_differ(many: Category) -> None:
+def test_draws_are_nested_distinct_and_differ(many):
     draws = many.draws([1, 2, 4, 8])
     assert {*draws} == {(k, seed) for k in (1, 2, 4, 8) for seed in range(3, 8)}
     for (k, seed), images in draws.items():
@@ -196,7 +187,7 @@ def test_draws_are_nested_distinct_and_differ(many: Category) -> None:
 
 
 @pytest.mark.parametrize("name", ["square", "oblong"])
-def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureRequest, kept: None) -> None:
+def test_scores_are_those_of_equation_6(name, request, kept):
     category = request.getfixturevalue(name)
     frame = pd.DataFrame(few_shot(category, [1, 2], ALL)).query("task == 'image'")
     ascore0 = values_of(zero_shot_classification(category))["winclip", ""]
@@ -213,10 +204,10 @@ def test_scores_are_those_of_equation_6(name: str, request: pytest.FixtureReques
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_distances_to_references_by_hand(square: Category, layer_norm: bool) -> None:
+def test_distances_to_references_by_hand(square, layer_norm):
     encoder, draws = square.encoder, square.draws([1, 2])
 
-    def parts(images: list) -> tuple[Tensor, dict[int, Tensor]]:
+    def parts(images):
         pixels = torch.stack([encoder.preprocess(image) for image in images])
         embedded = encoder.embed_scales(pixels, (2, 3), layers=(6,))
         tokens, norm = embedded.layers[6], encoder.model.visual.ln_post
@@ -224,7 +215,7 @@ def test_distances_to_references_by_hand(square: Category, layer_norm: bool) -> 
             tokens = F.layer_norm(tokens, tokens.shape[-1:], norm.weight, norm.bias)
         return F.normalize(tokens, dim=-1), embedded.windows
 
-    def distance(query: Tensor, memory: Tensor) -> Tensor:
+    def distance(query, memory):
         return (1 - torch.einsum("npd,md->npm", query, memory).amax(-1)) / 2
 
     found = few_shot_arrays(square, [1, 2], ALL, layer_norm=layer_norm)
@@ -244,24 +235,22 @@ def test_distances_to_references_by_hand(square: Category, layer_norm: bool) -> 
 # baselines
 
 
-def maps_of(category: Category, dataset: AnomalyDataset) -> dict[str, Tensor]:
+def maps_of(category, dataset):
     """Feature maps of a part of the dataset, as they are stored."""
     (part,) = compute_features(category.clip, dataset, category.settings.cache_dir)
     return {k: v.unflatten(1, category.encoder.grid) for k, v in part.load().starting("layer").items()}
 
 
-def only(maps: dict[str, Tensor], images: np.ndarray) -> dict[str, Tensor]:
+def only(maps, images):
     return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
 
 
-def patchcore(query: dict, references: dict, layers: list[str], seed: int, size: tuple[int, int]) -> Output:
+def patchcore(query, references, layers, seed, size):
     own, kept = (few_shot_module.locally_aware({k: x[k] for k in layers}) for x in (query, references))
     return few_shot_module.patchcore(own, few_shot_module.patchcore_memory(kept, seed), size)
 
 
-def test_baselines_are_those_of_the_library_on_the_clips_tokens(
-    square: Category, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_baselines_are_those_of_the_library_on_the_clips_tokens(square, monkeypatch):
     # fewer channels than there are, so that PaDiM's draw matters
     monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
     methods = ("spade", "padim", "patchcore", "patchcore_last")
@@ -287,7 +276,7 @@ def test_baselines_are_those_of_the_library_on_the_clips_tokens(
     assert len({output.scores.sum().item() for output in found.values()}) > len(methods)
 
 
-def test_open_options_are_those_they_are_called(oblong: Category) -> None:
+def test_open_options_are_those_they_are_called(oblong):
     pixel = pd.DataFrame(open_choices(oblong)).query("task == 'pixel' and seed == 0")
     found = pixel.set_index(["method", "variant"])["auroc"]
 
@@ -312,7 +301,7 @@ def test_open_options_are_those_they_are_called(oblong: Category) -> None:
         assert found["winclip_plus", variant] == records[0]["auroc"] != found["winclip_plus", ""]
 
 
-def test_fusion_changes_the_maps_and_not_the_scores(square: Category) -> None:
+def test_fusion_changes_the_maps_and_not_the_scores(square):
     (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
     features, texts = part.load(), square.texts()
     default, *others = (

@@ -5,13 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pandas as pd
-import pytest
 
 from zsad_papers.winclip import figures as winclip_figures
-from zsad_papers.winclip.figures import (
-    failures,
-    typical,
-)
+from zsad_papers.winclip.figures import failures, typical
 
 NAN = float("nan")
 
@@ -19,18 +15,18 @@ NAN = float("nan")
 # images by rule
 
 
-def made_up(monkeypatch: pytest.MonkeyPatch, **frames: pd.DataFrame) -> list:
+def made_up(monkeypatch, **frames):
     """Categories by name, whose images are described by frames with kind, area, auroc, f1max, maximum."""
     own = {n: frame.assign(label=(frame["kind"] != "good").astype(int)) for n, frame in frames.items()}
     monkeypatch.setattr(winclip_figures, "within_images", lambda category: own[category.name])
     return [SimpleNamespace(name=name) for name in frames]
 
 
-def described(*lines: tuple) -> pd.DataFrame:
+def described(*lines):
     return pd.DataFrame(lines, columns=["kind", "area", "auroc", "f1max", "maximum"])
 
 
-def test_the_typical_image_is_the_one_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_typical_image_is_the_one_in_the_middle(monkeypatch):
     normal = ("good", 0.0, NAN, NAN, 0.9)
 
     def scratch(auroc):
@@ -42,7 +38,7 @@ def test_the_typical_image_is_the_one_in_the_middle(monkeypatch: pytest.MonkeyPa
     assert [typical(category) for category in made_up(monkeypatch, **frames)] == [3, 3, 1]
 
 
-def test_failures_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_by_rule(monkeypatch):
     first = described(
         ("good", 0.0, NAN, NAN, 0.2),
         ("good", 0.0, NAN, NAN, 0.8),

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-from zsad_core.encoders import ClipEncoder
 from zsad_core.windows import winclip_map
 from zsad_papers.common import results
 from zsad_papers.common.results import COLUMNS, FULL_SHOT, load_published
@@ -23,7 +22,7 @@ from zsad_papers.winclip import tables as winclip_tables
 
 
 @pytest.fixture
-def made() -> pd.DataFrame:
+def made():
     """Records of two categories, two seeds and two shots with known numbers."""
     lines = [
         {"category": category, "method": m, "variant": v, "shots": k, "seed": s, "task": "image"}
@@ -37,7 +36,7 @@ def made() -> pd.DataFrame:
     return pd.concat([frame, pixel], ignore_index=True)
 
 
-def test_tidy_selects_names_and_takes_percentages(made: pd.DataFrame) -> None:
+def test_tidy_selects_names_and_takes_percentages(made):
     found = results.tidy(made, "toys", "T5", method="winclip_plus", shots=[2], task="image")
     assert list(found.columns) == COLUMNS and set(found["metric"]) == {"auroc", "aupr"}
     row = found[found["metric"] == "auroc"].iloc[0]
@@ -95,7 +94,7 @@ RWDA_ROWS = {
 
 
 @pytest.fixture(scope="module")
-def records() -> pd.DataFrame:
+def records():
     """A record of each kind in the categories a and b, each with an AUROC of its own."""
     columns = ["task", "method", "variant", "shots"]
     frame = pd.DataFrame(MADE, columns=columns).assign(seed=0, auroc=np.arange(len(MADE)) / 1000)
@@ -104,7 +103,7 @@ def records() -> pd.DataFrame:
     )
 
 
-def check_rows(found: pd.DataFrame, expected: dict) -> None:
+def check_rows(found, expected):
     own = found[(found["category"] == "mean") & (found["metric"] == "auroc")]
     means = own.set_index(["artifact", "task", "method", "variant", "shots"])["mean"]
     assert means.index.is_unique
@@ -112,7 +111,7 @@ def check_rows(found: pd.DataFrame, expected: dict) -> None:
         assert means[row] == pytest.approx(MADE.index(record) / 10 + 10), row
 
 
-def test_rows_are_made_of_the_records_that_they_are_named_for(records: pd.DataFrame) -> None:
+def test_rows_are_made_of_the_records_that_they_are_named_for(records):
     tiny = SimpleNamespace(model_id="tiny@0123")
     none = SimpleNamespace(clip_backbones={})
     frames = [
@@ -134,7 +133,7 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records: pd.DataFr
     check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), RWDA_ROWS)
 
 
-def test_published_name() -> None:
+def test_published_name():
     def name(model):
         return winclip_tables.published_name(SimpleNamespace(model_id=model))
 
@@ -147,10 +146,10 @@ def test_published_name() -> None:
 # what the paper leaves open, small defects, times
 
 
-def test_what_is_timed_are_the_ablations(tiny_clip: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
     encoder, settings, maps = tiny_clip, read_settings({"device": "cpu"}), {}
 
-    def run_once(steps: dict, repeats: int) -> dict[str, float]:
+    def run_once(steps, repeats):
         maps.update({name: step() for name, step in steps.items()})
         return dict.fromkeys(steps, float(repeats))
 

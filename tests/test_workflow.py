@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,7 +36,7 @@ STAMP = Path("cache/embedded/tiny/textile.txt")
 TABLE = Path("data/textile/meta.csv")
 
 
-def copy_checkout(root: Path, folder: Path) -> Path:
+def copy_checkout(root, folder):
     """What the workflow needs of the checkout, with the profile `tiny`."""
     skip = shutil.ignore_patterns("__pycache__", "_build", ".ipynb_checkpoints")
     for part in PARTS:
@@ -53,16 +52,16 @@ def copy_checkout(root: Path, folder: Path) -> Path:
 
 
 @pytest.fixture
-def checkout(root: Path, tmp_path: Path) -> Path:
+def checkout(root, tmp_path):
     return copy_checkout(root, tmp_path)
 
 
 @pytest.fixture
-def start(checkout: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+def start(checkout):
     """start(*options): the workflow, in a process group of its own that ends with the test."""
     processes = []
 
-    def run(*options: str) -> subprocess.Popen:
+    def run(*options):
         process = subprocess.Popen(
             [sys.executable, "workflow/run.py", "--profile", "tiny", "--cores", "1", *options],
             cwd=checkout,
@@ -84,13 +83,13 @@ def start(checkout: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         process.wait()
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process):
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path, process):
     deadline = time.monotonic() + 240
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
@@ -98,7 +97,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout: Path, start: Callable) -> None:
+def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout, start):
     table = checkout / TABLE
     process = start("--until", "embeddings")
     wait_for(checkout / STAMP, process)  # made when its job starts: the dataset is whole by then
@@ -115,7 +114,7 @@ def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout: Path, start: Ca
     assert "Nothing to be done" in finish(start("--until", "embeddings"))
 
 
-def test_a_second_run_beside_the_first_is_refused(checkout: Path, start: Callable) -> None:
+def test_a_second_run_beside_the_first_is_refused(checkout, start):
     first = start("--until", "embeddings")
     wait_for(checkout / ".snakemake" / "run.lock", first)
     time.sleep(0.5)  # the file is made just before it is locked
@@ -124,7 +123,7 @@ def test_a_second_run_beside_the_first_is_refused(checkout: Path, start: Callabl
     assert second.returncode == 1 and "Another `make book` is running" in output
 
 
-def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout: Path, start: Callable) -> None:
+def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout, start):
     """All outputs are put there by hand and declared up to date; then one source changes."""
     names = [path.relative_to(checkout / "notebooks") for path in (checkout / "notebooks").rglob("*.ipynb")]
     results = yaml.safe_load((checkout / "profiles" / "tiny.yaml").read_text())["results_dir"]
@@ -146,9 +145,7 @@ def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout: Path, star
     assert re.findall(r"^Job \d+: (.*)", plan, re.M) == ["Notebook rwda/31_prompt_guided"], plan
 
 
-def test_a_dataset_prepared_by_hand_is_cut_and_a_lost_category_alone_is_computed_again(
-    checkout: Path, start: Callable
-) -> None:
+def test_a_dataset_prepared_by_hand_is_cut_and_a_lost_category_alone_is_computed_again(checkout, start):
     """A category's name holds a space, as one of SDD's does."""
     with prepared_folder(checkout / "data" / "shop") as out:
         for category, n in (("electrical commutators", 3), ("nut", 2)):
@@ -160,7 +157,7 @@ def test_a_dataset_prepared_by_hand_is_cut_and_a_lost_category_alone_is_computed
     places = {**dict.fromkeys(values["datasets"]), "sewerml": "shop"}
     profile.write_text(yaml.safe_dump({**values, "datasets": places, "limit_images": None}))
 
-    def jobs(plan: str) -> list[str]:
+    def jobs(plan):
         return sorted(re.findall(r": (Features.*)", plan))
 
     plan = finish(start("--until", "embeddings"))

@@ -10,9 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,7 +32,7 @@ from zsad_predict.scorers import load_scorer, read_prompts
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Options:
+def settings(tmp_path_factory):
     """A CLIP of 3 x 3 patches with random weights."""
     folder = tmp_path_factory.mktemp("settings")
     vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16}
@@ -46,16 +44,16 @@ def settings(tmp_path_factory) -> Options:
 
 
 @pytest.fixture
-def score(settings) -> Callable[..., result_module.Result]:
+def score(settings):
     return partial(score_folder, options=settings, progress=False)
 
 
-def noise(seed: int, size: tuple[int, int] = (30, 30)) -> Image.Image:
+def noise(seed, size=(30, 30)):
     """Random pixels; (width, height)."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
 
 
-def fill(folder: Path, names: list[str] | int, first: int = 0, size: tuple[int, int] = (30, 30)) -> Path:
+def fill(folder, names, first=0, size=(30, 30)):
     names = [f"{i:02d}.png" for i in range(names)] if isinstance(names, int) else names
     for i, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -223,11 +221,11 @@ def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     assert len(list((tmp_path / "out" / "maps").iterdir())) == 2
 
 
-def labelled(folder: Path) -> Path:
+def labelled(folder):
     return fill(folder, ["good/0.png", "good/1.png", "good/2.png", "hole/0.png", "hole/1.png"])
 
 
-def values(result: result_module.Result, task: str) -> dict[str, float]:
+def values(result, task):
     own = result.metrics[result.metrics["task"] == task]
     return dict(zip(own["metric"], own["value"]))
 
@@ -316,7 +314,7 @@ def test_options_say_what_is_wrong(tmp_path):
 # the command
 
 
-def tiny(settings: Options) -> list[str]:
+def tiny(settings):
     model = ["--model", settings.model, "--weights", "random", "--device", "cpu"]
     return [*model, "--cache", settings.cache_dir]
 
@@ -326,7 +324,7 @@ def run(settings, tmp_path, monkeypatch, capsys):
     """run(arguments): exit code, standard output, standard error; in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
+    def call(*arguments):
         try:
             __main__.main(["predict", *tiny(settings), *map(str, arguments)])
         except SystemExit as exited:

@@ -71,7 +71,8 @@ class Progress:
         times = {}
         for rule, number in self.left.items():
             ended = self.ended.get(rule, {})
-            ahead = {name: s for name, s in self.before.get(rule, {}).items() if name not in ended}
+            seen = {"", *ended} if ended else ()  # "": a guess for all jobs of a rule
+            ahead = {name: s for name, s in self.before.get(rule, {}).items() if name not in seen}
             times[rule] = number, list((ahead or ended).values())
         known = [s for _, seconds in times.values() for s in seconds] or [0.0]
         work = sum(number * fmean(seconds or known) for number, seconds in times.values())
@@ -79,9 +80,9 @@ class Progress:
         return max(work, 0.0) / self.at_once
 
     def times(self) -> dict[str, dict[str, float]]:
-        """`before`, brought up to date."""
-        rules = self.before | self.ended
-        return {rule: self.before.get(rule, {}) | self.ended.get(rule, {}) for rule in rules}
+        """`before`, brought up to date, without guesses."""
+        both = {rule: self.before.get(rule, {}) | own for rule, own in (self.before | self.ended).items()}
+        return {rule: {name: s for name, s in own.items() if name} for rule, own in both.items()}
 
     def bar(self, now: float) -> str:
         return "; ".join(f"{name}, {duration(now - start)}" for name, start in self.running.values())

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this ch
 from workflow.progress import Progress, end_of_log, follow  # noqa: E402
 
 # The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
+FIRST_RUN = ROOT / "workflow" / "seconds.json"  # of a job of each rule, on two quiet cores
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
 
 
@@ -109,7 +110,8 @@ def run(commands: Sequence[Sequence[str]], name: str) -> int:
     log, times = Path("logs", f"{name}.log"), Path(".snakemake") / f"seconds-{name}.json"
     log.parent.mkdir(exist_ok=True)
     log.write_text("", encoding="utf-8")
-    progress, code = Progress(json.loads(times.read_text()) if times.is_file() else {}), 0
+    known = [json.loads(path.read_text()) for path in (FIRST_RUN, times) if path.is_file()]
+    progress, code = Progress({rule: own for run in known for rule, own in run.items() if own}), 0
     for command in commands:
         code = code or follow(command, log, progress)
     times.write_text(json.dumps(progress.times(), indent=1))

@@ -74,9 +74,17 @@ def test_the_same_run_agrees_exactly(run, capsys):
 )
 def test_how_far_numbers_may_be_apart(run, capsys, method, first, spearman, std, code):
     frames = some_rows(), some_rows((first, 0.8), spearman)
-    assert call(*(run(n, frame.assign(method=method, std=std)) for n, frame in zip("ab", frames))) == code
+    frames = (frame.assign(method=method, task="pixel", std=std) for frame in frames)
+    assert call(*map(run, "ab", frames)) == code
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("DIFFER" if code else "AGREE") and len(said) == (3 if code else 1)
+
+
+@pytest.mark.parametrize(("task", "problems"), [("image", ["differs", "", ""]), ("pixel", ["differs"] * 3)])
+def test_two_images_may_change_places(task, problems):
+    a = some_rows().query("metric == 'auroc'").assign(method="clip", task=task)
+    table = verify.compare_rows(a, a.assign(mean=a["mean"] + [0.16, 0.14, 0.14]))
+    assert table["problem"].tolist() == problems
 
 
 def test_a_single_training_may_differ_as_similar_ones_with_seeds_do():

@@ -27,6 +27,8 @@ from zsad_papers.common.results import KEYS, PERCENT, read_results
 
 POINTS = 0.05
 """Percentages may differ by so many points."""
+ONE_RANK = {"auroc": 0.15, "ap": 0.5, "aupr": 0.5, "f1max": 2.0}
+"""Or, of image scores, by what it makes if two images of some thirty change places."""
 RELATIVE = 0.01
 """All other numbers may differ by this share of the larger one."""
 TRAINED = (
@@ -55,7 +57,8 @@ def compare_rows(a: pd.DataFrame, b: pd.DataFrame, exact: bool = False) -> pd.Da
     # a spread of almost nothing may double: it is compared with the size of its mean
     size = np.fmax.reduce(np.abs(np.hstack([left, right])), axis=1)
     allowed = np.where(table["metric"].isin(PERCENT), POINTS, RELATIVE * size)
-    table["allowed"] = 0.0 if exact else np.fmax(allowed, _by_seeds(table))
+    by_rank = table["metric"].map(ONE_RANK).where(table["task"] == "image")
+    table["allowed"] = 0.0 if exact else np.fmax(allowed, np.fmax(by_rank, _by_seeds(table)))
     near = np.isclose(left, right, rtol=0, atol=table[["allowed"]] + 1e-9 * (not exact), equal_nan=True)
     problems = {
         "only in A": table["side"] == "left_only",

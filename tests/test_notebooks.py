@@ -60,6 +60,7 @@ def test_result_tables_are_the_golden_ones_and_name_their_origin(executed, small
         assert len(table) and origin["parameters"]["limit_images"] == small_run["limit_images"]
         assert origin["commit"] and origin["versions"]["torch"]
     if request.config.getoption("--renew"):
+        golden.FOLDER.mkdir(parents=True, exist_ok=True)
         for path in golden.FOLDER.glob("*.csv"):
             path.unlink()
         for name in tables:

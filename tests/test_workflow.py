@@ -53,7 +53,8 @@ def copy_checkout(root, folder):
 
 @pytest.fixture
 def checkout(root, tmp_path):
-    return copy_checkout(root, tmp_path)
+    """In a place whose name a shell would cut."""
+    return copy_checkout(root, tmp_path / "My Docs (ä)")
 
 
 @pytest.fixture

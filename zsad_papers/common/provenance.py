@@ -30,6 +30,8 @@ from zsad_papers.common.settings import Settings, read_settings, repository_root
 from zsad_papers.common.tables import as_table
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
+OF_ENCODER = {"model": "model_id", "weights": "weights_id"}
+OF_ENCODER |= {"weights_sha256": "weights_sha256", "precision": "precision"}
 
 
 def run_line(
@@ -48,9 +50,10 @@ def run_line(
     roles = roles_of(settings)
     names = list(dict.fromkeys(roles if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
-    changed = changed_parameters(settings)
-    if changed:
-        parts[0] += " with " + ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+    usual = _recorded(read_settings({"profile": settings.profile}, type(settings)))
+    recorded = _recorded(settings)
+    changed = [f"{name} = {value!r}" for name, value in recorded.items() if value != usual[name]]
+    parts[0] += f" with {', '.join(changed)}" if changed else ""
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
@@ -81,11 +84,8 @@ def provenance(
     return {
         "profile": profile_name(settings),
         "parameters": _recorded(settings),
-        "model": encoder.model_id if encoder else None,
-        "weights": encoder.weights_id if encoder else None,
-        "weights_sha256": encoder.weights_sha256 if encoder else None,
+        **{name: getattr(encoder, own, None) for name, own in OF_ENCODER.items()},
         "device": str(encoder.device) if encoder else None,
-        "precision": encoder.precision if encoder else None,
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         "commit": commit(),
@@ -150,12 +150,6 @@ def _recorded(settings: Settings) -> dict[str, Any]:
             values[name] = Path(value).name
     values["datasets"] = {place: dataset for place, dataset in settings.datasets.items() if dataset}
     return values | {"profile": profile_name(settings)}
-
-
-def changed_parameters(settings: Settings) -> dict[str, Any]:
-    """Parameters whose value is not the profile's; folders do not count."""
-    usual = _recorded(read_settings({"profile": settings.profile}, type(settings)))
-    return {name: value for name, value in _recorded(settings).items() if value != usual[name]}
 
 
 def write_record(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -248,22 +247,6 @@ def test_covid19_names_the_release():
         ("COVID", 1341, 219, False, "none that is known"),  # chosen by hand: which ones is not marked
     ):
         assert covid19.release(covid, normal, n_covid, flat=flat).startswith(said)
-
-
-def test_counts_of_another_release_stop_unless_their_reason_is_known(tmp_path, capsys, monkeypatch):
-    options = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
-    trees.covid_present(tmp_path / "raw")
-    with pytest.raises(SystemExit) as stopped:
-        covid19.main(options)
-    assert stopped.value.code == 1 and not (tmp_path / "out").exists()
-    assert "found 2 and 2, published 1341 and 219" in capsys.readouterr().err
-    present, *_ = covid19.SOURCE.known
-    assert (present.normal, present.anomalous) == (10192, 3616)
-    small = replace(present, normal=2, anomalous=2)
-    monkeypatch.setattr(covid19, "SOURCE", replace(covid19.SOURCE, known=(small,)))
-    covid19.main(options)
-    assert f"The difference is known: {present.reason}" in capsys.readouterr().out
-    assert len(load_dataset(tmp_path / "out")) == 4
 
 
 def test_coco_captions(tmp_path, capsys):

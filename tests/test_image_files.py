@@ -50,24 +50,42 @@ def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):
         (folder / name).write_text('{"made_by": "zsad_predict"}')
     (folder / "older/run.json").write_text('{"made_by": "zsad_core.score"}')
     os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    saved(tmp_path / "elsewhere" / "secret.png")
+    links = {"inside.png": folder / "b.png", "outside.png": tmp_path / "elsewhere" / "secret.png"}
+    links |= {"lost.png": tmp_path / "nowhere.png", "more": tmp_path / "elsewhere", "round": folder}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
     found, passed_over = find_files(folder, other=[folder / "good"])
-    assert [entry.name for entry in found] == sorted([*names[:-1], "pipe.png"])
+    readable = [entry.name for entry in found if not entry.problem]
+    assert sorted(readable) == sorted([*names[:-1], "caf\\xe9.png", "inside.png"])
     others = ("the results of an earlier run", "the references, masks or labels of this run")
     assert passed_over == {"hidden": 2, others[0]: 2, others[1]: 1}
-    assert {entry.name: entry.problem.status for entry in found if entry.problem} == {"pipe.png": "left out"}
+    left = {entry.name: entry.problem.status for entry in found if entry.problem}
+    assert left == {"lost.png": "unreadable"} | dict.fromkeys(
+        ["more", "outside.png", "pipe.png", "round"], "left out"
+    )
 
 
-def test_links_out_of_the_folder_are_left_out(tmp_path):
-    folder = tmp_path / "photos"
-    saved(folder / "a.png")
-    saved(tmp_path / "elsewhere" / "secret.png")
-    (folder / "inside.png").symlink_to(folder / "a.png")
-    (folder / "outside.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
-    (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
-    (folder / "more").symlink_to(tmp_path / "elsewhere")
-    (folder / "round").symlink_to(folder)
-    found = {file.name: file.problem and file.problem.status for file in find_files(folder)[0]}
-    assert found == {
-        "a.png": None, "inside.png": None, "lost.png": "unreadable",
-        "more": "left out", "outside.png": "left out", "round": "left out",
-    }  # fmt: skip
+def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypatch):
+    saved(tmp_path / "a.png")
+    saved(tmp_path / "locked" / "b.png")
+    iterdir = Path.iterdir
+
+    def guarded(path):
+        if path.name == locked:
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    locked = "locked"
+    (entry,) = [entry for entry in find_files(tmp_path)[0] if entry.problem]
+    assert (entry.name, entry.problem.status) == ("locked/", "unreadable")
+    assert "Permission denied" in str(entry.problem)
+    locked = tmp_path.name
+    with pytest.raises(PermissionError, match="cannot list the folder"):
+        find_files(tmp_path)
+    with pytest.raises(FileNotFoundError, match="correct the path"):
+        find_files(tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="expected a folder"):
+        find_files(tmp_path / "a.png")

@@ -33,17 +33,17 @@ SHORT = {"epochs": 3, "batch_size": 3, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def encoder(small_clip) -> ClipEncoder:
     return small_clip()
 
 
 @pytest.fixture
-def toys(toy_set: Callable[..., AnomalyDataset]) -> AnomalyDataset:
+def toys(toy_set) -> AnomalyDataset:
     return toy_set()
 
 
 @pytest.fixture
-def train(encoder: ClipEncoder, tmp_path: Path) -> Callable[..., LearnedPrompts]:
+def train(encoder, tmp_path) -> Callable[..., LearnedPrompts]:
     def train(dataset: AnomalyDataset, **options) -> LearnedPrompts:
         return train_prompts(encoder, dataset, **{"cache_dir": tmp_path / "cache", **SHORT, **options})
 
@@ -55,9 +55,6 @@ def same(one: LearnedPrompts, other: LearnedPrompts) -> bool:
         return False
     equal = [torch.equal(value, other.parameters[name]) for name, value in one.parameters.items()]
     return all(equal) and one.losses == other.losses and one.config == other.config
-
-
-# the step
 
 
 def from_images(
@@ -130,9 +127,7 @@ def mini() -> ClipEncoder:
 
 @pytest.mark.parametrize("rows", [[5, 0, 2, 7, 3], [6]], ids=["five", "one"])
 @pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
-def test_a_step_on_cached_features_is_a_step_from_the_images_on(
-    mini: ClipEncoder, toys: AnomalyDataset, tmp_path: Path, options: dict, rows: list[int]
-) -> None:
+def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_path, options, rows):
     config, chosen = prompt_config_of(mini, **options), toys.select(split="test")
     start = initial_parameters(mini, config.design, torch.Generator().manual_seed(0))
     loss, slope = slopes(lambda values: from_images(mini, config, values, chosen, rows), start)
@@ -147,29 +142,7 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(
         torch.testing.assert_close(found[1] / scale, slope / scale, rtol=0, atol=close)
 
 
-def test_mean_loss_of_an_epoch_counts_each_image_once(
-    encoder: ClipEncoder, toys: AnomalyDataset, train: Callable, tmp_path: Path
-) -> None:
-    prompts = train(toys, batch_size=7, epochs=1, lr=1e-30)  # seven, then one alone; nothing moves
-    chosen = toys.select(split="test")
-    with torch.no_grad():
-        alone = [
-            from_images(encoder, prompts.config, prompts.parameters, chosen, [i]).item() for i in range(8)
-        ]
-    assert prompts.losses == pytest.approx([sum(alone) / 8], rel=1e-3)
-
-
-def test_training_lowers_the_loss_and_moves_everything(toys: AnomalyDataset, train: Callable) -> None:
-    prompts, start = train(toys, epochs=8, lr=0.01), train(toys, epochs=0)
-    assert len(prompts.losses) == 8 and prompts.losses[-1] < 0.9 * prompts.losses[0]
-    for name, value in prompts.parameters.items():
-        assert not torch.equal(value, start.parameters[name]) and not value.requires_grad, name
-
-
-# determinism and checkpoints
-
-
-def test_seeds(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> None:
+def test_seeds(encoder, toys, train):
     states = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
     threads = torch.get_num_threads()
     one, again, other = train(toys), train(toys), train(toys, seed=5)
@@ -183,9 +156,7 @@ def test_seeds(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> N
     assert all(torch.equal(value, drawn[name]) for name, value in start.parameters.items())
 
 
-def test_each_epoch_has_an_order_of_its_own(
-    toys: AnomalyDataset, train: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_epoch_has_an_order_of_its_own(toys, train, monkeypatch):
     rows, batch = [], Auxiliary.batch
     monkeypatch.setattr(
         Auxiliary, "batch", lambda self, own, layers: [rows.append(own), batch(self, own, layers)][1]
@@ -199,9 +170,7 @@ def test_each_epoch_has_an_order_of_its_own(
 
 
 @pytest.mark.parametrize("preset", ["released", "coop"])
-def test_a_killed_training_goes_on_from_the_last_epoch(
-    toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
-) -> None:
+def test_a_killed_training_goes_on_from_the_last_epoch(toys, train, tmp_path, monkeypatch, preset):
     whole = train(toys, preset=preset, epochs=4)
     steps = []
 
@@ -222,13 +191,7 @@ def test_a_killed_training_goes_on_from_the_last_epoch(
     assert same(LearnedPrompts.load(checkpoint), whole)
 
 
-def test_a_checkpoint_of_another_training_is_refused(
-    toys: AnomalyDataset,
-    toy_set: Callable,
-    train: Callable,
-    small_clip: Callable[..., ClipEncoder],
-    tmp_path: Path,
-) -> None:
+def test_a_checkpoint_of_another_training_is_refused(toys, toy_set, train, small_clip, tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     train(toys, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
@@ -250,9 +213,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         train(toys, checkpoint=checkpoint)
 
 
-def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
-    toys: AnomalyDataset, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(toys, train, tmp_path, monkeypatch):
     good, checkpoint = train(toys, epochs=1), tmp_path / "checkpoint.safetensors"
     message = r"the loss \(\d.* or the prompts .* epoch 1, step 1: lower lr=1e\+38, or check .* masks$"
     with pytest.raises(FloatingPointError, match=message):
@@ -275,9 +236,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(
     assert same(replace(kept, recipe=good.recipe), good)
 
 
-def test_rates_of_sgd_are_coops(
-    toys: AnomalyDataset, train: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rates_of_sgd_are_coops(toys, train, monkeypatch):
     met, step = [], torch.optim.SGD.step
     monkeypatch.setattr(
         torch.optim.SGD, "step", lambda self: [met.append(dict(self.param_groups[0])), step(self)][1]
@@ -290,12 +249,7 @@ def test_rates_of_sgd_are_coops(
     assert set(prompts.parameters) == {"context/shared"}
 
 
-# what is learned from
-
-
-def test_without_masks_the_image_loss_is_left(
-    toy_set: Callable[..., AnomalyDataset], train: Callable
-) -> None:
+def test_without_masks_the_image_loss_is_left(toy_set, train):
     bare = toy_set(masks=0, name="bare")
     with pytest.warns(
         UserWarning, match="bare has no masks: prompts are learned with the image loss alone"
@@ -313,7 +267,7 @@ def test_without_masks_the_image_loss_is_left(
         train(bare, global_loss=False)
 
 
-def test_sets_that_are_refused(toy_set: Callable[..., AnomalyDataset], train: Callable) -> None:
+def test_sets_that_are_refused(toy_set, train):
     with pytest.raises(ValueError, match="good has no anomalous images; .* from both; add some$"):
         train(toy_set(anomalous=0, name="good"))
     bad = toy_set(normal=0, name="bad")
@@ -326,33 +280,7 @@ def test_sets_that_are_refused(toy_set: Callable[..., AnomalyDataset], train: Ca
         train(toy_set(), epoch=3)
 
 
-def test_images_that_trained_the_prompts_are_refused(
-    toys: AnomalyDataset, toy_set: Callable[..., AnomalyDataset], train: Callable, tmp_path: Path
-) -> None:
-    prompts = train(toys, epochs=0)
-    tested = toys.select(split="test")
-    shutil.copytree(toys.root, tmp_path / "copy")
-    copy = load_dataset(tmp_path / "copy")
-    for dataset, seen in (
-        (toys, "8 of 10"),
-        (tested.select("wood"), "4 of 4"),
-        (tested.where(np.arange(8) == 3), "1 of 1"),
-        (copy, "8 of 10"),  # by content, whatever the folder
-    ):
-        with pytest.raises(
-            ValueError, match=f"{seen} images of {dataset.name} trained these prompts.*not zero-shot"
-        ):
-            prompts.refuse_training_images(dataset)
-    prompts.refuse_training_images(toys.select(split="train"))
-    prompts.refuse_training_images(toy_set(seed=1, name="others"))
-    with pytest.raises(ValueError, match="2 of 2 images"):
-        train(toys, epochs=0, split=None).refuse_training_images(toys.select(split="train"))
-
-
-# the prompts
-
-
-def test_texts_of_names(encoder: ClipEncoder, toys: AnomalyDataset, train: Callable) -> None:
+def test_texts_of_names(encoder, toys, train):
     agnostic, aware = train(toys, epochs=1), train(toys, epochs=1, object_word=None)
     names = ["metal nut", "wood", "object"]
     one = agnostic.texts(encoder)
@@ -367,64 +295,53 @@ def test_texts_of_names(encoder: ClipEncoder, toys: AnomalyDataset, train: Calla
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
-def test_prompts_of_another_encoder_are_refused(
-    toys: AnomalyDataset, train: Callable, small_clip: Callable[..., ClipEncoder]
-) -> None:
-    prompts = train(toys, epochs=0)
+def test_prompts_survive_the_disk_and_only_whole_ones_are_read(encoder, small_clip, toys, train, tmp_path):
+    path = tmp_path / "new" / "prompts.safetensors"
+    for preset in ("released", "paper", "coop"):
+        prompts = train(toys, preset=preset, epochs=2)
+        prompts.save(path)
+        loaded = LearnedPrompts.load(path)
+        assert same(loaded, prompts) and torch.equal(loaded.trained_on, prompts.trained_on)
+        assert (loaded.model_id, loaded.weights_id) == (encoder.model_id, encoder.weights_id)
+        assert torch.equal(loaded.texts(encoder, ["wood"]), prompts.texts(encoder, ["wood"]))
     for other in (small_clip(seed=1), small_clip(image_size=32), small_clip(layers=5)):
-        with pytest.raises(
-            ValueError, match=r"learned with small@\w+, weights random-seed0, and mean nothing to small@"
-        ):
+        with pytest.raises(ValueError, match=r"learned with small@\w+, weights random-seed0"):
             prompts.texts(other)
-
-
-@pytest.mark.parametrize("preset", ["released", "paper", "coop"])
-def test_prompts_survive_the_disk(
-    encoder: ClipEncoder, toys: AnomalyDataset, train: Callable, tmp_path: Path, preset: str
-) -> None:
-    prompts, path = train(toys, preset=preset, epochs=2), tmp_path / "new" / "prompts.safetensors"
-    prompts.save(path)
-    loaded = LearnedPrompts.load(path)
-    assert same(loaded, prompts) and loaded.parameters.keys() == prompts.parameters.keys()
-    assert torch.equal(loaded.trained_on, prompts.trained_on) and len(loaded.trained_on) == 8
-    assert (loaded.model_id, loaded.weights_id) == (encoder.model_id, encoder.weights_id)
-    assert torch.equal(loaded.texts(encoder, ["wood"]), prompts.texts(encoder, ["wood"]))
-
-
-def test_files_that_are_no_prompts(toys: AnomalyDataset, train: Callable, tmp_path: Path) -> None:
-    path = tmp_path / "prompts.safetensors"
-    train(toys, epochs=0).save(path)
     content = path.read_bytes()
     for keep in (0, 5, 60, -1):
         path.write_bytes(content[:keep])
-        with pytest.raises(
-            ValueError, match=r"prompts\.safetensors is no whole safetensors file .*; learn again"
-        ):
+        with pytest.raises(ValueError, match=r"prompts\.safetensors is no whole .*; learn again"):
             LearnedPrompts.load(path)
     features = next((tmp_path / "cache").rglob("*.safetensors"))
     with pytest.raises(ValueError, match="holds no learned prompts of this book"):
         LearnedPrompts.load(features)
-    with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors with learned prompts"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors with learned prompts"):
         LearnedPrompts.load(tmp_path / "none.safetensors")
+    own = prompts.parameters["context/shared"]
+    for recipe, parameters, message in (
+        ({"later": 1}, {}, "does not know the recipe"),
+        ({"design": None}, {}, "does not know the recipe"),
+        ({}, {"context/normal": own + 0}, "have the shapes"),
+        ({}, {"context/shared": own[:1]}, "have the shapes"),
+        ({}, {"context/shared": own + torch.nan}, "not finite"),
+    ):
+        changed = prompts.parameters | parameters
+        replace(prompts, parameters=changed, recipe=prompts.recipe | recipe).save(path)
+        with pytest.raises(ValueError, match=message):
+            LearnedPrompts.load(path).texts(encoder)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "word", "message"),
-    [
-        ({"later": 1}, 0, "does not know the recipe"),
-        ({"design": None}, 0, "does not know the recipe"),
-        ({}, None, "have the shapes"),
-        ({}, torch.zeros(1, 2), "have the shapes"),
-        ({}, torch.nan, "not finite"),
-    ],
-)
-def test_prompts_that_are_not_what_their_recipe_says(
-    toys: AnomalyDataset, train: Callable, encoder: ClipEncoder, tmp_path: Path, recipe, word, message
-) -> None:
+def test_images_that_trained_the_prompts_are_refused(toys, toy_set, train, tmp_path):
     prompts = train(toys, epochs=0)
-    changed = dict(prompts.parameters)
-    own = changed.pop("context/normal")
-    changed |= {} if word is None else {"context/normal": word if torch.is_tensor(word) else own + word}
-    replace(prompts, parameters=changed, recipe=prompts.recipe | recipe).save(tmp_path / "p.safetensors")
-    with pytest.raises(ValueError, match=message):
-        LearnedPrompts.load(tmp_path / "p.safetensors").texts(encoder)
+    shutil.copytree(toys.root, tmp_path / "copy")
+    for dataset, seen in (
+        (toys, "8 of 10"),
+        (toys.select("wood", "test"), "4 of 4"),
+        (load_dataset(tmp_path / "copy"), "8 of 10"),  # by content, whatever the folder
+    ):
+        with pytest.raises(ValueError, match=f"{seen} images of {dataset.name} trained these prompts"):
+            prompts.refuse_training_images(dataset)
+    prompts.refuse_training_images(toys.select(split="train"))
+    prompts.refuse_training_images(toy_set(seed=1, name="others"))
+    with pytest.raises(ValueError, match="2 of 2 images"):
+        train(toys, epochs=0, split=None).refuse_training_images(toys.select(split="train"))

@@ -125,9 +125,6 @@ def test_language_of_squares_is_the_direct_computation(square, kept):
     assert same == {("winclip", v) for v in ("", "multi_crop", "whole=center_crop", "whole=squash")}
 
 
-# records
-
-
 # maps
 
 

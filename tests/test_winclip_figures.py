@@ -12,9 +12,6 @@ from zsad_papers.winclip.figures import failures, typical
 NAN = float("nan")
 
 
-# images by rule
-
-
 def made_up(monkeypatch, **frames):
     """Categories by name, whose images are described by frames with kind, area, auroc, f1max, maximum."""
     own = {n: frame.assign(label=(frame["kind"] != "good").astype(int)) for n, frame in frames.items()}
@@ -66,9 +63,3 @@ def test_failures_by_rule(monkeypatch):
         "(d) around the defect": [("first", 7), ("second", 3)],
     }
     assert all(len(chosen) == 1 for chosen in failures(named, 1).values())
-
-
-# maps of an image
-
-
-# drawings

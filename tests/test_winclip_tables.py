@@ -143,7 +143,7 @@ def test_published_name():
     assert name("tiny@0123456789ab") == "tiny" and name("zsad-mini") == "zsad_mini"
 
 
-# what the paper leaves open, small defects, times
+# times
 
 
 def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):

@@ -81,7 +81,7 @@ PAGES := $(if $(wildcard $(STAMP)),.venv,.venv-pages)
 
 .venv-pages/.installed: requirements.lock
 	$(PYTHON) -m venv .venv-pages
-	.venv-pages/bin/python -m pip install --quiet --log .venv-pages/pip.log --constraint requirements.lock \
+	.venv-pages/bin/python -m pip install --quiet --constraint requirements.lock \
 	    jupyter-book sphinx-exercise sphinx-mathjax-offline click filelock numpy pandas pillow pydantic pyyaml safetensors tqdm
 	touch $@
 

@@ -37,7 +37,8 @@ CATEGORIES = {  # of the datasets that tests render
     "mini_visa": ("candles", "fuse", "gear"),
 }
 LEDGERS = ("claims",)  # they read what the other notebooks have written
-hypothesis.settings.register_profile("few", max_examples=25, deadline=None)
+SLOW = hypothesis.HealthCheck.too_slow  # on a busy machine everything is
+hypothesis.settings.register_profile("few", max_examples=25, deadline=None, suppress_health_check=[SLOW])
 hypothesis.settings.load_profile("few")
 KERNEL = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
 KERNEL |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}  # a bar on stderr would hide a warning

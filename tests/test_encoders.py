@@ -154,6 +154,18 @@ def test_the_shipped_model():
     assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
 
 
+def test_bf16_is_close_to_fp32(tiny):
+    exact, fast = tiny(), tiny()
+    fast.precision = "bf16"  # load_encoder refuses it where it is slow
+    for embed in (
+        lambda encoder: encoder.embed_text(["a photo", "scratch " * 9]),
+        lambda encoder: encoder.embed_images(pixels_of(encoder, 4)),
+        lambda encoder: encoder.embed_images(pixels_of(encoder, 4), final_norm=False),
+    ):
+        cosine = (embed(exact) * embed(fast)).sum(-1)
+        assert embed(fast).dtype == torch.float32 and 0.99 < cosine.min() < 1 - 1e-7
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -46,14 +46,6 @@ def test_one_pass_is_what_the_encoder_runs(encoder, sizes):
     assert 2e9 * found == pytest.approx(counter.get_total_flops(), rel=1e-9)
 
 
-def test_the_record_in_the_repository():
-    record, machine = speed.read_benchmark("windows")
-    table = speed.benchmark_table(record)
-    assert set(table["implementation"]) == {"anomalib", "this book"} and len(table) == len(record)
-    assert table.select_dtypes("number").notna().all(axis=None)
-    assert machine["cpu"] in speed.benchmark_caption(machine)
-
-
 def test_a_benchmark_that_was_not_run(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"benchmark nothing: run `python -m benchmarks\.nothing`"):
         speed.read_benchmark("nothing")

@@ -51,6 +51,8 @@ class Progress:
         elif found := re.match(r" +jobid: (\d+)$", line):
             name, _ = self.running.pop(found[1], ("", 0))
             return f"Failed: {name}" if name else None
+        elif line.startswith("Trying to restart job"):
+            return "It is tried once more."
         elif line.startswith("Nothing to be done"):
             return line.rstrip()
         return None
@@ -129,8 +131,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def end_of_log(path: Path) -> str:
-    if not path.is_file():
-        return f"{path} does not exist"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
-    return "\n".join([f"The last lines of {path}:", *(f"    {line}" for line in lines)])
+def end_of_log(path: Path) -> str | None:
+    """None where there is nothing, as when a job is tried once more."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:] if path.is_file() else []
+    return "\n".join([f"The last lines of {path}:", *(f"    {line}" for line in lines)]) if lines else None

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from zsad_papers import all_papers, anomalyclip, rwda
+from zsad_papers.common import data
 from zsad_papers.common.results import joined, rows
 
 
@@ -25,6 +26,14 @@ def test_a_page_knows_what_is_there_and_says_what_is_missing(parameters):
     assert "mini_mvtec (stand-in for mvtec)" in said and "seeds 0 to 9" in said
     assert "The dataset nowhere (stand-in for visa) is not prepared" in said
     assert page.encoder.model_id == "zsad-mini" and type(page.settings) is all_papers()["rwda"].settings
+
+
+def test_facts_about_the_encoder_are_kept_without_loading_it_again(parameters, monkeypatch):
+    first = rwda.start(parameters, ["mvtec"]).model
+    monkeypatch.setattr(data, "encoder_of", None)
+    assert rwda.start(parameters, ["mvtec"]).model == first and first.grid == (8, 8)
+    with pytest.raises(TypeError, match="NoneType"):  # another seed of random weights
+        rwda.start(parameters | {"seed": 1}, ["mvtec"]).model  # noqa: B018
 
 
 def test_anomalyclip_says_for_what_nothing_is_learned(parameters):

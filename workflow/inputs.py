@@ -39,7 +39,7 @@ def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Any]]
     experiments: as `EXPERIMENTS` of a paper, by `paper-target`. A target that is no dataset means all
     datasets whose features it needs.
     """
-    papers, named, found = papers_of(notebook), _datasets_of(notebook), []
+    papers, named, found = papers_of(notebook), datasets_of(notebook), []
     for name, own in experiments.items():
         paper, target = name.split("-", 1)
         about = {target} if target in published_datasets() else set().union(*own["features"].values())
@@ -53,8 +53,8 @@ def papers_of(notebook: str) -> set[str]:
     return {Path(unit).name for unit in _used_by(notebook) if Path(unit).parent == PAPERS}
 
 
-def _datasets_of(notebook: str) -> set[str] | None:
-    """What a notebook lists in `start(globals(), [...])`; None: all, or not known from the text."""
+def datasets_of(notebook: str) -> set[str] | None:
+    """The names in `start(globals(), [...])` of a notebook; None: all, or not known from the text."""
     calls = [node for node in ast.walk(_tree(notebook)) if isinstance(node, ast.Call)]
     for call in calls:
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))

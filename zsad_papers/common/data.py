@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zsad_core.cache import content_key, sha256_of, write_atomically
 from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
-from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import TileFeatures, image_embeddings
 from zsad_papers.common.settings import Settings, folder_and_category
+
+if TYPE_CHECKING:  # pages that show kept records do without torch, which takes seconds to import
+    from zsad_core.encoders import ClipEncoder
+    from zsad_core.image_features import TileFeatures
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a page says of an encoder that it does not use; each as in `ClipEncoder`."""
+
+    model_id: str
+    weights_id: str
+    weights_sha256: str | None
+    device: str
+    precision: str
+    temperature: float
+    depth: int
+    grid: tuple[int, int]
+
+
+def model_of(settings: Settings, prefix: str = "") -> Model:
+    """Facts about `encoder_of(settings, prefix)`, kept in the cache under the digests of its files."""
+    names = {name: getattr(settings, prefix + name, None) for name in ("model", "weights", "image_size")}
+    names |= {name: getattr(settings, name) for name in ("device", "precision", "seed")}
+    given = [Path(name) for name in (names["model"], names["weights"]) if name and Path(name).is_file()]
+    shipped = [str(files("zsad_core") / f"weights/zsad-mini.{end}") for end in ("json", "safetensors")]
+    digests = [sha256_of(path) for path in (*given, *(shipped if names["model"] == "zsad-mini" else ()))]
+    key = content_key(**names, files=digests, open_clip=version("open_clip_torch"))
+    path = Path(settings.cache_dir) / "models" / f"{key}.json"
+    if not path.is_file():
+        encoder = encoder_of(settings, prefix)
+        facts = {field.name: getattr(encoder, field.name) for field in fields(Model)}
+        text = json.dumps(facts | {"device": str(encoder.device)})
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return Model(**facts | {"grid": tuple(facts["grid"])})
 
 
 def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
     """The encoder that the parameters `model` and `weights` name. prefix: of these parameters' names."""
+    from zsad_core.encoders import load_encoder  # here: see above
+
     return load_encoder(
         getattr(settings, f"{prefix}model"),
         getattr(settings, f"{prefix}weights"),
@@ -90,6 +131,8 @@ def embedded_datasets(
 ) -> dict[str, TileFeatures]:
     """Embeddings of the datasets of these roles, six views each; the single-view results use view 0. A role
     without a prepared dataset is left out."""
+    from zsad_core.image_features import image_embeddings  # here: see above
+
     found = {role: dataset_of(settings, role) for role in roles}
     return {
         role: image_embeddings(encoder, dataset, settings.cache_dir)

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
@@ -83,6 +82,8 @@ def grid_of(panels: int, columns: int) -> tuple[int, int]:
 def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed
     gives one picture."""
+    from sklearn.manifold import TSNE  # here: most pages do without
+
     together = np.concatenate(list(groups.values())).astype(np.float32)
     perplexity = min(30.0, (len(together) - 1) / 3)
     xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(together)

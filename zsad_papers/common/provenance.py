@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -22,8 +23,7 @@ import psutil
 
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.encoders import ClipEncoder
-from zsad_papers.common.data import dataset_named, is_prepared, roles_of, with_roles
+from zsad_papers.common.data import Model, dataset_named, is_prepared, roles_of, with_roles
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -31,19 +31,19 @@ from zsad_papers.common.tables import as_table
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 OF_ENCODER = {"model": "model_id", "weights": "weights_id"}
-OF_ENCODER |= {"weights_sha256": "weights_sha256", "precision": "precision"}
+OF_ENCODER |= {name: name for name in ("weights_sha256", "device", "precision")}
 
 
 def run_line(
     settings: Settings,
-    encoder: ClipEncoder | None = None,
+    encoder: Model | None = None,
     datasets: Iterable[str] | None = None,
     paper: Paper | None = None,
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`.
 
-    encoder: the one in use; None if the notebook needs none.
+    encoder: facts about the one in use; None if the notebook needs none.
     datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
     paper: whose encoder and seeds are named, if any.
     """
@@ -78,14 +78,13 @@ def run_line(
 
 
 def provenance(
-    settings: Settings, encoder: ClipEncoder | None = None, fingerprints: Mapping[str, str] | None = None
+    settings: Settings, encoder: Model | None = None, fingerprints: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The facts that a result file carries, as plain JSON values. fingerprints: of the datasets, by name."""
     return {
         "profile": profile_name(settings),
         "parameters": _recorded(settings),
         **{name: getattr(encoder, own, None) for name, own in OF_ENCODER.items()},
-        "device": str(encoder.device) if encoder else None,
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         "commit": commit(),
@@ -98,10 +97,10 @@ def provenance(
 def run_facts() -> dict[str, Any]:
     """Facts of this run only: the start of the process (UTC), its seconds so far, and the kind of machine,
     without its name."""
-    import torch  # here: the workflow need not wait for it
-
-    started = psutil.Process().create_time()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    started, gpu = psutil.Process().create_time(), ""
+    if "torch" in sys.modules:  # a page that imports none uses no GPU
+        cuda = sys.modules["torch"].cuda
+        gpu = f", {cuda.get_device_name()}" if cuda.is_available() else ""
     return {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
@@ -156,7 +155,7 @@ def write_record(
     name: str,
     rows: pd.DataFrame,
     settings: Settings,
-    encoder: ClipEncoder | None = None,
+    encoder: Model | None = None,
     datasets: Iterable[AnomalyDataset] = (),
 ) -> None:
     """Writes the rows to `<results_dir>/<name>.csv`, their provenance to `<name>.json` and

@@ -9,7 +9,7 @@ that were not trained on, `cosine_distance` the mean pairwise 1 - cos within a c
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
 
 from zsad_core import prompts
 from zsad_papers.common.claims import TOLERANCE, Numbers, Verdict, above, at_least
@@ -63,7 +63,7 @@ def c19(n: Numbers) -> Verdict:
     clip_rwda - clip is < 0, and the mean gain of the 8 worst clip pairs > that of the 8 best"""
     clip, both = _word_pairs(n)
     gains = both - clip
-    correlation = float(spearmanr(clip, gains).statistic)
+    correlation = float(np.corrcoef(*(pd.Series(values).rank() for values in (clip, gains)))[0, 1])
     by_clip = gains[np.argsort(clip, kind="stable")]
     worst, best = float(by_clip[:8].mean()), float(by_clip[8:].mean())
     shown = {"Spearman correlation": correlation, "mean gain of 8 worst": worst, "mean gain of 8 best": best}

@@ -90,7 +90,7 @@ pages: $(PAGES)/.installed
 	@$(PAGES)/bin/python -m workflow.bundle pages "$(FROM)"
 
 clean:
-	rm -rf book/_build book/notebooks pages executed logs results cache .snakemake .pytest_cache .ruff_cache
+	rm -rf book/_build book/notebooks pages .pages-* executed logs results cache .snakemake .pytest_cache .ruff_cache
 
 # Record the versions of this environment: no local build labels, nothing that only a GPU build of torch brings.
 lock: $(STAMP)

@@ -160,7 +160,7 @@ def test_what_is_refused(load, encoder, small_resnet):
             call(*arguments, **options)
 
     pixels = pixels_of(encoder, 1)
-    for layers, first in (((), 6), ((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
+    for layers, first in (((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
         refused("blocks of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)
     for attention in ("xx", "", "vv+vv", "qq,kk"):
         refused("qk, qq, kk, vv", attention_kinds, attention)

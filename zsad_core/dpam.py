@@ -48,29 +48,26 @@ def dual_path(
     """The class token (n, width) of the ordinary path, and {kind: {block: (n, 1 + patches, width)}}.
 
     visual: open_clip's Vision Transformer. pixels: (n, 3, H, W).
-    layers: 1-based blocks whose tokens are returned as they leave the block, without norm or projection.
-        Those below `first` are the ordinary path's.
+    layers: 1-based blocks, or none, whose tokens are returned as they leave the block, without norm or
+        projection. Those below `first` are the ordinary path's.
     first: first block of the local path; 6 of 24 in the paper. "qk" has no local path and ignores it.
     Raises ValueError for a block that does not exist or has another build.
     """
     blocks = visual.transformer.resblocks
     diagonal = [kind for kind in kinds if kind != "qk"]
-    check_blocks(blocks, layers, first if diagonal else 1)
+    check_blocks(blocks, layers or (1,), first if diagonal else 1)
     x = visual._embeds(pixels)  # (n, t, width)
     local: dict[str, Tensor] = {}
     found: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
     for number, block in enumerate(blocks, start=1):
-        if number < first or not diagonal:
-            x = block(x)
-        else:
-            q, k, v = _heads(block, block.ln_1(x))  # (n, heads, t, 64) each
-            for kind in diagonal:
-                same = {"q": q, "k": k, "v": v}[kind[0]]
-                local[kind] = local.get(kind, x) + attend(block, same, same, v)
-            if number == len(blocks) and not ("qk" in kinds and number in layers):
-                x, q = x[:, :1], q[:, :, :1]  # nothing reads the ordinary patch tokens
-            x = x + attend(block, q, k, v)
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        q, k, v = _heads(block, block.ln_1(x))  # (n, heads, t, 64) each
+        for kind in diagonal if number >= first else ():
+            same = {"q": q, "k": k, "v": v}[kind[0]]
+            local[kind] = local.get(kind, x) + attend(block, same, same, v)
+        if number == len(blocks) and not ("qk" in kinds and number in layers):
+            x, q = x[:, :1], q[:, :, :1]  # nothing reads the ordinary patch tokens
+        x = x + attend(block, q, k, v)
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
             for kind in kinds:
                 found[kind][number] = local.get(kind, x)
@@ -87,7 +84,16 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
         parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
         scale = parts["q"].shape[-1] ** -0.5
         yield {kind: (parts[kind[0]] @ parts[kind[1]].mT * scale).softmax(-1) for kind in kinds}
-        x = block(x)
+        x = run_block(block, x)
+
+
+def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
+    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer.
+
+    causal: each token sees only itself and those before it.
+    """
+    x = x + attend(block, *_heads(block, block.ln_1(x)), causal)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,9 +103,11 @@ def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return joined.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
-def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """(n, t, width): attention with the block's own output projection."""
-    mixed = F.scaled_dot_product_attention(q, k, v)  # (n, heads, t, 64), scaled by 1 / sqrt(64)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, is_causal=causal
+    )  # (n, heads, t, 64), scaled by 1 / sqrt(64)
     return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -110,8 +118,12 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
         raise ValueError(
             f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}"
         )
-    for block in blocks:
-        if type(block) is not ResidualAttentionBlock or block.attn.in_proj_bias is None:
-            raise ValueError(
-                f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {type(block).__name__}"
-            )
+    if not plain(blocks):
+        raise ValueError(
+            f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {type(blocks[0]).__name__}"
+        )
+
+
+def plain(blocks: nn.ModuleList) -> bool:
+    """Whether all blocks are open_clip's ResidualAttentionBlock, with biases."""
+    return all(type(b) is ResidualAttentionBlock and b.attn.in_proj_bias is not None for b in blocks)

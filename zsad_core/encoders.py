@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_weights, read_config, resize_grid
-from zsad_core.dpam import attention_kinds, dual_path
+from zsad_core.dpam import attention_kinds, dual_path, plain, run_block
 from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import causal_text_tower, cut, read_ends
@@ -168,11 +170,11 @@ class ClipEncoder:
 
         final_norm: False leaves the class token without the last layer norm, as `embed_glocal` does.
         """
-        if not final_norm:
-            return self.embed_glocal(pixels, (self.depth,), "qk", normalize=normalize)[0]
+        if not final_norm or (self.has_class_token and plain(self.model.visual.transformer.resblocks)):
+            return self.embed_glocal(pixels, (), "qk", final_norm=final_norm, normalize=normalize)[0]
         parts = []
         for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
-            with self._autocast():
+            with self._computing():
                 parts.append(self.model.encode_image(batch, normalize=False).float().cpu())  # (b, d)
         embeddings = torch.cat(parts)[: len(pixels)]
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
@@ -207,7 +209,8 @@ class ClipEncoder:
         for batch in self._batches(pixels, math.prod(self.grid) * 3 * self.dim, _WINDOW_NUMBERS):
             if self.is_resnet:
                 found.append(MultiScaleEmbeddings(*embed_resnet(visual, batch, sizes), {}))
-            else:
+                continue
+            with fast_products(self.device):
                 found.append(embed_scales(visual, self._window_blocks, batch, sizes, **options))
         return MultiScaleEmbeddings(
             F.normalize(torch.cat([part.image for part in found])[:n], dim=-1) if whole else None,
@@ -244,7 +247,7 @@ class ClipEncoder:
             return F.normalize(x.float(), dim=-1) if normalize else x.float()
 
         for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
-            with self._autocast():
+            with self._computing():
                 class_token, tokens = dual_path(visual, batch, layers, kinds, first)
                 class_token = visual.ln_post(class_token) if final_norm else class_token
                 heads.append(unit(class_token @ visual.proj).cpu())
@@ -301,20 +304,46 @@ class ClipEncoder:
         """(b, d) of token sequences sorted by length."""
         tower, length = self.text_tower, len(sequences[-1])
         ids = torch.tensor([t + (0,) * (length - len(t)) for t in sequences], device=self.device)  # (b, l)
-        with self._autocast():
+        with self._computing():
             x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
-            x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+            if plain(tower.transformer.resblocks):
+                for block in tower.transformer.resblocks:
+                    x = run_block(block, x, causal=True)
+            else:
+                x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
             ends = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
             return read_ends(tower, x, ends).cpu()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with fast_products(self.device), bf16:
+            yield
 
     def _require_class_token(self, what: str) -> None:
         if not self.has_class_token:
             raise ValueError(
                 f"{what} reads the class token, but {self.model_id} pools its image tokens in another way"
             )
+
+
+@contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Float32 matrix products by oneDNN on CPUs with AVX-512: MKL takes twice as long on those of AMD.
+
+    "medium" would allow bfloat16, but oneDNN uses it only with AMX. There, and elsewhere, nothing changes.
+    The fused attention becomes slower by it, so its plain form is taken.
+    """
+    before, amx = torch.get_float32_matmul_precision(), torch.cpu._is_amx_tile_supported()
+    if device.type != "cpu" or amx or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def choose_device(device: str, precision: str) -> torch.device:

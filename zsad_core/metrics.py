@@ -1,4 +1,4 @@
-"""Image and pixel metrics of the three papers, as fractions in [0, 1], on scikit-learn and scikit-image.
+"""Image and pixel metrics of the three papers, as fractions in [0, 1].
 
 RWDA Section 4.1, WinCLIP Section 5 and AnomalyCLIP Section 4.1 report them. All of them rank: scores run
 upwards with anomaly and may have any scale. Where only one class is present a ranking metric has no value.
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import label as connected_components
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -27,12 +26,12 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    return _ranked("AUROC", roc_auc_score, labels, scores)
+    return _ranked("AUROC", _roc_area, labels, scores)
 
 
 def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision, called AUPR or AP in the papers; arguments as in `auroc`."""
-    return _ranked("AUPR", average_precision_score, labels, scores)
+    return _ranked("AUPR", _average_precision, labels, scores)
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -46,7 +45,7 @@ def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float 
     For each threshold the overlap of a region is the part of its pixels above the threshold, and PRO is the
     mean over all connected regions of all masks, so that small and large defects weigh the same. The curve
     runs over the false-positive rate among normal pixels, with a point at every distinct score. So it is
-    scikit-learn's ROC curve where each anomalous pixel counts 1 / (area of its region).
+    the ROC curve where each anomalous pixel counts 1 / (area of its region).
 
     masks: n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
     maps: anomaly maps of the same shapes. max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
@@ -62,8 +61,8 @@ def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float 
     weights = np.concatenate([region_weights(mask).ravel() for mask, _ in pairs])
     if undefined(np.count_nonzero(~labels), np.count_nonzero(labels), "AUPRO"):
         return np.nan
-    fpr, overlap, _ = roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
-    return area_below(fpr, overlap, max_fpr)
+    false, overlap = _curve(labels, scores, weights)
+    return area_below(false / false[-1], overlap / overlap[-1], max_fpr)
 
 
 def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
@@ -72,7 +71,7 @@ def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
         raise ValueError(f"max_fpr is {max_fpr!r}; expected a number in (0, 1]")
     inside = np.searchsorted(fpr, max_fpr, side="right")
     at_limit = np.interp(max_fpr, fpr, y)
-    return float(auc(np.append(fpr[:inside], max_fpr), np.append(y[:inside], at_limit)) / max_fpr)
+    return float(np.trapezoid(np.append(y[:inside], at_limit), np.append(fpr[:inside], max_fpr)) / max_fpr)
 
 
 def region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -121,12 +120,33 @@ def checked(
 
 
 def _ranked(name: str, metric: Callable, labels: ArrayLike, scores: ArrayLike) -> float:
-    """metric(labels, scores) of checked vectors; NaN where it is undefined."""
+    """metric(false, hits) of the `_curve` of checked vectors; NaN where it is undefined."""
     labels, scores = checked(labels, scores, "labels", "scores", n_axes=1)
     anomalous = np.count_nonzero(labels)
-    return np.nan if undefined(labels.size - anomalous, anomalous, name) else float(metric(labels, scores))
+    if undefined(labels.size - anomalous, anomalous, name):
+        return np.nan
+    return float(metric(*_curve(labels, scores, np.ones(labels.shape))))
 
 
-def _f1_max(labels: NDArray, scores: NDArray) -> float:
-    precision, recall, _ = precision_recall_curve(labels, scores)  # (t,)
-    return (2 * precision * recall / np.maximum(precision + recall, 1e-300)).max()  # both may be 0
+def _curve(labels: NDArray, scores: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
+    """The number of normal and the weight of anomalous values above each threshold (t,), from none to all.
+
+    Thresholds lie between distinct scores. Of scikit-learn's curves the checks alone take longer.
+    """
+    order = np.argsort(-scores)
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
+    found = [np.cumsum(values[order])[last] for values in (~labels, labels * weights)]
+    return tuple(np.append(0.0, values) for values in found)
+
+
+def _roc_area(false: NDArray, hits: NDArray) -> float:
+    return area_below(false / false[-1], hits / hits[-1], 1.0)
+
+
+def _average_precision(false: NDArray, hits: NDArray) -> float:
+    precision = hits[1:] / (hits + false)[1:]  # (t,)
+    return np.sum(np.diff(hits) * precision) / hits[-1]
+
+
+def _f1_max(false: NDArray, hits: NDArray) -> float:
+    return np.max(2 * hits / (hits + false + hits[-1]))

@@ -51,11 +51,12 @@ class PixelHistogram:
         self._first = 0  # number of the first bin that is kept
         self._sums = np.zeros((3, 0))  # all pixels, anomalous pixels, their 1 / region area
 
-    def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
+    def add(self, mask: ArrayLike, anomaly_map: ArrayLike, weights: NDArray | None = None) -> None:
         """Count the pixels of one image.
 
         mask: (H, W) bool, or 0 and 1; 1 marks an anomalous pixel. It may be empty.
         anomaly_map: (H, W) finite, cast to float32; higher means more anomalous.
+        weights: `anomalous_weights(mask)`, if it is known.
         Raises ValueError for shapes that differ, other values in a mask, and scores that are not finite.
         """
         with np.errstate(over="ignore"):
@@ -66,10 +67,10 @@ class PixelHistogram:
         n = sums.shape[1]
         sums[0] += np.bincount(bins.ravel(), minlength=n)
         if mask.any():
-            box = find_objects(mask.astype(np.uint8))[0]  # labelling is slow: only there
-            inside, mask = bins[box][mask[box]], mask[box]
+            inside = bins[mask]
             sums[1] += np.bincount(inside, minlength=n)
-            sums[2] += np.bincount(inside, region_weights(mask)[mask], minlength=n)
+            weights = anomalous_weights(mask) if weights is None else weights
+            sums[2] += np.bincount(inside, weights, minlength=n)
         self.images += 1
 
     def metrics(self, max_fpr: float = 0.3) -> PixelMetrics:
@@ -90,9 +91,16 @@ class PixelHistogram:
         if not self.images:
             self._first = low
         before, after = max(0, self._first - low), max(0, high + 1 - self._first - self._sums.shape[1])
-        self._sums = np.pad(self._sums, ((0, 0), (before, after)))
-        self._first -= before
+        if before or after:
+            self._sums = np.pad(self._sums, ((0, 0), (before, after)))
+            self._first -= before
         return self._sums[:, low - self._first : high + 1 - self._first]
+
+
+def anomalous_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(k,) `metrics.region_weights` of a mask's k anomalous pixels, at least one."""
+    box = find_objects(mask.astype(np.uint8))[0]  # labelling is slow: only there
+    return region_weights(mask[box])[mask[box]]
 
 
 def _bins(scores: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -78,7 +78,7 @@ def _windows(category: Category, role: str, backbone: Backbone | None) -> None:
         category.computed(category.clip, category.test)
     if role not in COMPARED:
         return
-    squashed = replace(category, whole="squash")
+    squashed = category.seen("squash")
     squashed.computed(category.clip, category.test)
     squashed.references(category.draws([1]), category.clip)
     category.computed(other_localization_extractor(category), category.test)

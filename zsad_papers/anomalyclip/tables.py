@@ -64,7 +64,7 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.D
     records: list[dict] = []
     for category in categories(settings, encoder, role):
         records += zero_shot_classification(category) if len(set(category.test.labels.tolist())) == 2 else []
-        records += zero_shot(category) if has_masks(category.test) else []
+        records += zero_shot(category, role in COMPARED) if has_masks(category.test) else []
     return _with_ap([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
 
 

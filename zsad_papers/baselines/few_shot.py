@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from sklearn.neighbors import NearestNeighbors
 from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
@@ -240,11 +239,17 @@ def _concatenate(maps: Iterable[Tensor], mode: str = "bilinear", grid: Size | No
 def _nearest(query: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances and indices, (p, k) each, of the k entries (m, d) nearest to each of (p, d), nearest first.
 
-    scikit-learn compares in chunks and in float64, so that equal rows have a distance of almost 0.
+    They are compared in chunks and in float64, so that equal rows have a distance of almost 0.
     """
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(entries.numpy())
-    distances, indices = (torch.from_numpy(found) for found in search.kneighbors(query.numpy()))
-    return distances, indices
+    found, first = [], 0
+    for part in entries.split(8192):
+        distances = torch.cdist(query.double(), part.double())
+        nearest = distances.topk(min(k, len(part)), largest=False)
+        found.append((nearest.values, nearest.indices + first))
+        first += len(part)
+    distances, indices = (torch.cat(values, 1) for values in zip(*found, strict=True))
+    nearest = distances.topk(k, largest=False)
+    return nearest.values, indices.gather(1, nearest.indices)
 
 
 def _predict(

@@ -31,7 +31,7 @@ from zsad_core.image_features import (
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import Detector, Texts
 from zsad_core.metrics import aupr, auroc, f1_max
-from zsad_core.pixel_metrics import PixelHistogram
+from zsad_core.pixel_metrics import PixelHistogram, anomalous_weights
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
 from zsad_core.views import Whole
@@ -69,11 +69,10 @@ def measure(
                 scores[name].append(features.mean_of_tiles(output.scores))
             if output.maps is None:
                 continue
-            masks = masks or _masks(part, map_size)
-            for mask, anomaly_map in zip(
-                masks, image_maps(features, output.maps, map_size, sigma), strict=True
-            ):
-                histograms[name].add(mask, anomaly_map)
+            masks = masks or [(m, anomalous_weights(m) if m.any() else None) for m in _masks(part, map_size)]
+            maps = image_maps(features, output.maps, map_size, sigma)
+            for (mask, weights), anomaly_map in zip(masks, maps, strict=True):
+                histograms[name].add(mask, anomaly_map, weights)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
     unknown = [name for name in each if name not in histograms]
@@ -179,6 +178,12 @@ class Category:
         images, options = self.viewed(whole)
         found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
         return found.select(split="test").views
+
+    def seen(self, whole: Whole) -> Category:
+        """This category with images that are not square seen in another way; itself, if all are square."""
+        images = self.dataset.select(category=self.name)
+        sizes = (images.size(i) for i in range(len(images)))
+        return self if all(width == height for width, height in sizes) else replace(self, whole=whole)
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
         """The images that `views` embeds, and the options of `views.inference_views`."""

@@ -82,9 +82,16 @@ def zero_shot_arrays(category: Category) -> dict[str, np.ndarray]:
     return category.measured("zero-shot", lambda: zero_shot_detector(category), each=("",))
 
 
-def zero_shot(category: Category) -> list[dict]:
-    """Zero-shot maps of windows and patch tokens: Tables 4 and 8."""
-    pixel = {k: v for k, v in zero_shot_arrays(category).items() if k.endswith("/pixel")}
+def zero_shot(category: Category, ablations: bool = True) -> list[dict]:
+    """Zero-shot maps of windows and, with ablations, of patch tokens and others: Tables 4 and 8."""
+    if ablations:
+        found = zero_shot_arrays(category)
+    else:
+        texts, grid = category.texts(), category.encoder.grid
+        found = category.measured(
+            "winclip", lambda: methods.detector(methods.winclip, texts, grid, category.temperature)
+        )
+    pixel = {k: v for k, v in found.items() if k.endswith("/pixel")}
     return [category.record(v, "pixel", "winclip", k.removesuffix("/pixel")) for k, v in pixel.items()]
 
 
@@ -312,7 +319,7 @@ def open_choices(category: Category) -> list[dict]:
         "temperature=0.01": changed(temperature=0.01),
         "temperature=0.07": changed(temperature=0.07),
         "normalize_sentences=0": replace(category, normalize_sentences=False),
-        "whole=squash": replace(category, whole="squash"),
+        "whole=squash": category.seen("squash"),
         f"map_size={size}": changed(map_size=size),
     }
     few = {
@@ -324,7 +331,7 @@ def open_choices(category: Category) -> list[dict]:
     records = [
         r for r in zero_shot_classification(category) if r["method"] == "winclip" and r["variant"] in both
     ]
-    found = {variant: zero_shot(other) + few_shot(other, [1]) for variant, other in both.items()}
+    found = {variant: zero_shot(other, False) + few_shot(other, [1]) for variant, other in both.items()}
     found |= {variant: few_shot(category, [1], **options) for variant, options in few.items()}
     own = ("", "maps=P+Wm+Ws", "score=ascore0+max_map")  # the methods themselves, without ablations
     for variant, measured in found.items():

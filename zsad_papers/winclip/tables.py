@@ -132,12 +132,15 @@ def patchcore_rows(
 ) -> pd.DataFrame:
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
     name = f"backbone={published_name(encoder)}"
-    options = (settings.shots, None, ["patchcore", "patchcore_last"])
+    is_clip = settings.backbone == "clip"  # then patchcore on it is among the records
+    options = (settings.shots, None, ["patchcore_last"] if is_clip else ["patchcore", "patchcore_last"])
     on_clip = run_experiment(settings, encoder, "mvtec", experiments.few_shot_baselines, *options)
+    if is_clip:
+        on_clip = pd.concat([records[records["method"] == "patchcore"], on_clip])
     renamed = {"patchcore": "patchcore_clip_hidden", "patchcore_last": "patchcore_clip_last"}
     plus = main_records(records).query("method == 'winclip_plus'")
     parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
-    if settings.backbone != "clip":
+    if not is_clip:
         own = main_records(records).query("method == 'patchcore'")
         parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
     return tidy(pd.concat(parts), dataset, "S8", shots=settings.shots)

@@ -86,7 +86,7 @@ def test_one_pass_gives_what_open_clip_gives_one_by_one(tiny, changes):
     encoder = tiny(**changes)
     visual, pixels = encoder.model.visual, pixels_of(encoder, 3)
     layers = range(1, encoder.depth + 1)
-    actual = embed_scales(visual, visual.transformer.resblocks, pixels, (1, 2, 3), layers=layers)
+    actual = embed_scales(visual, pixels, (1, 2, 3), layers=layers)
     assert_same(actual, one_by_one(visual, pixels, (1, 2, 3)))
 
 

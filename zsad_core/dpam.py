@@ -53,8 +53,7 @@ def dual_path(
     first: first block of the local path; 6 of 24 in the paper. "qk" has no local path and ignores it.
     Raises ValueError for a block that does not exist or has another build.
     """
-    blocks = visual.transformer.resblocks
-    diagonal = [kind for kind in kinds if kind != "qk"]
+    blocks, diagonal = visual.transformer.resblocks, [kind for kind in kinds if kind != "qk"]
     check_blocks(blocks, layers or (1,), first if diagonal else 1)
     x = visual._embeds(pixels)  # (n, t, width)
     local: dict[str, Tensor] = {}
@@ -88,10 +87,7 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
 
 
 def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
-    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer.
-
-    causal: each token sees only itself and those before it.
-    """
+    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer."""
     x = x + attend(block, *_heads(block, block.ln_1(x)), causal)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
@@ -118,12 +114,12 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
         raise ValueError(
             f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}"
         )
-    if not plain(blocks):
+    if not plain_blocks(blocks):
         raise ValueError(
             f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {type(blocks[0]).__name__}"
         )
 
 
-def plain(blocks: nn.ModuleList) -> bool:
+def plain_blocks(blocks: nn.ModuleList) -> bool:
     """Whether all blocks are open_clip's ResidualAttentionBlock, with biases."""
     return all(type(b) is ResidualAttentionBlock and b.attn.in_proj_bias is not None for b in blocks)

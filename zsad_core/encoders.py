@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_weights, read_config, resize_grid
-from zsad_core.dpam import attention_kinds, dual_path, plain, run_block
+from zsad_core.dpam import attention_kinds, dual_path, plain_blocks, run_block
 from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import causal_text_tower, cut, read_ends
@@ -170,7 +168,7 @@ class ClipEncoder:
 
         final_norm: False leaves the class token without the last layer norm, as `embed_glocal` does.
         """
-        if not final_norm or (self.has_class_token and plain(self.model.visual.transformer.resblocks)):
+        if not final_norm or (self.has_class_token and plain_blocks(self.model.visual.transformer.resblocks)):
             return self.embed_glocal(pixels, (), "qk", final_norm=final_norm, normalize=normalize)[0]
         parts = []
         for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
@@ -204,14 +202,14 @@ class ClipEncoder:
             self._require_class_token("embed_windows")
         elif layers:
             raise ValueError(f"layers={tuple(layers)}: {self.model_id} is a ResNet and has no patch tokens")
-        options = {"whole": whole, "layers": layers}
-        options["chunk_tokens"] = max(1, _WINDOW_NUMBERS[self._memory] // self.width)
+        chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.width)
+        options = {"whole": whole, "layers": layers, "chunk_tokens": chunk}
         for batch in self._batches(pixels, math.prod(self.grid) * 3 * self.dim, _WINDOW_NUMBERS):
             if self.is_resnet:
                 found.append(MultiScaleEmbeddings(*embed_resnet(visual, batch, sizes), {}))
                 continue
-            with fast_products(self.device):
-                found.append(embed_scales(visual, self._window_blocks, batch, sizes, **options))
+            with self._computing():
+                found.append(embed_scales(visual, batch, sizes, **options))
         return MultiScaleEmbeddings(
             F.normalize(torch.cat([part.image for part in found])[:n], dim=-1) if whole else None,
             {s: F.normalize(torch.cat([part.windows[s] for part in found])[:n], dim=-1) for s in sizes},
@@ -270,12 +268,6 @@ class ClipEncoder:
         visual = self.model.visual
         return (visual.ln_post(tokens.to(self.device)) @ visual.proj).float().cpu()
 
-    @cached_property
-    def _window_blocks(self) -> nn.ModuleList:
-        """The image tower's blocks in the type that windows are computed in."""
-        blocks = self.model.visual.transformer.resblocks
-        return copy.deepcopy(blocks).to(torch.bfloat16) if self.precision == "bf16" else blocks
-
     def _batches(self, pixels: Tensor, numbers: int, bounds: dict[str, int]) -> Iterator[Tensor]:
         """Images on the device, `bounds` // `numbers` at once; for no image a black one, to be cut off."""
         shape = (3, *self.image_size)
@@ -306,11 +298,8 @@ class ClipEncoder:
         ids = torch.tensor([t + (0,) * (length - len(t)) for t in sequences], device=self.device)  # (b, l)
         with self._computing():
             x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
-            if plain(tower.transformer.resblocks):
-                for block in tower.transformer.resblocks:
-                    x = run_block(block, x, causal=True)
-            else:
-                x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+            for block in tower.transformer.resblocks:
+                x = run_block(block, x, causal=True)
             ends = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
             return read_ends(tower, x, ends).cpu()
 

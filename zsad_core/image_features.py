@@ -294,9 +294,8 @@ def made_ahead(
 ) -> Iterator[Any]:
     """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
 
-    A worker is two items ahead at most, so the memory does not grow with their number. make: pickled for the
-    workers, so a function of a module, or a `functools.partial` of one. workers: 0 for none. An error in
-    `make` is raised when its turn comes. The workers end then, and when the iterator is closed.
+    A worker is two items ahead at most, which bounds the memory. make: can be pickled. workers: 0 for none.
+    An error in `make` is raised when its turn comes. The workers end then, and when the iterator is closed.
     """
     context = None
     if workers:  # not forked from this process: it may hold threads and a GPU, which a fork breaks
@@ -351,10 +350,7 @@ def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: s
 def random_word_embeddings(
     encoder: ClipEncoder, cache_dir: str | Path, n_pairs: int, **options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Raw embeddings of `prompts.random_word_prompts(n_pairs, **options)`: two arrays (n_pairs, d).
-
-    The words do not depend on the sides, so 16 word pairs need eight sets of sentences, not 32.
-    """
+    """Raw embeddings of `prompts.random_word_prompts(n_pairs, **options)`: two arrays (n_pairs, d)."""
     normal, anomalous = prompts.random_word_prompts(n_pairs, **options)
     return text_embeddings(encoder, normal, cache_dir), text_embeddings(encoder, anomalous, cache_dir)
 

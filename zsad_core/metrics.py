@@ -26,17 +26,21 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    return _ranked("AUROC", _roc_area, labels, scores)
+    return _ranked(
+        "AUROC", labels, scores, lambda false, hits: area_below(false / false[-1], hits / hits[-1], 1.0)
+    )
 
 
 def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision, called AUPR or AP in the papers; arguments as in `auroc`."""
-    return _ranked("AUPR", _average_precision, labels, scores)
+    return _ranked(
+        "AUPR", labels, scores, lambda false, hits: np.diff(hits) @ (hits[1:] / (hits + false)[1:]) / hits[-1]
+    )
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
     """Best F1 score over all thresholds, which is chosen on the test set itself; arguments as in `auroc`."""
-    return _ranked("F1-max", _f1_max, labels, scores)
+    return _ranked("F1-max", labels, scores, lambda false, hits: np.max(2 * hits / (hits + false + hits[-1])))
 
 
 def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float = 0.3) -> float:
@@ -119,7 +123,7 @@ def checked(
     return labels.astype(bool, copy=False), scores
 
 
-def _ranked(name: str, metric: Callable, labels: ArrayLike, scores: ArrayLike) -> float:
+def _ranked(name: str, labels: ArrayLike, scores: ArrayLike, metric: Callable) -> float:
     """metric(false, hits) of the `_curve` of checked vectors; NaN where it is undefined."""
     labels, scores = checked(labels, scores, "labels", "scores", n_axes=1)
     anomalous = np.count_nonzero(labels)
@@ -129,24 +133,8 @@ def _ranked(name: str, metric: Callable, labels: ArrayLike, scores: ArrayLike) -
 
 
 def _curve(labels: NDArray, scores: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
-    """The number of normal and the weight of anomalous values above each threshold (t,), from none to all.
-
-    Thresholds lie between distinct scores. Of scikit-learn's curves the checks alone take longer.
-    """
+    """The number of normal and the weight of anomalous values above each threshold (t,), from none to all."""
     order = np.argsort(-scores)
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
     found = [np.cumsum(values[order])[last] for values in (~labels, labels * weights)]
     return tuple(np.append(0.0, values) for values in found)
-
-
-def _roc_area(false: NDArray, hits: NDArray) -> float:
-    return area_below(false / false[-1], hits / hits[-1], 1.0)
-
-
-def _average_precision(false: NDArray, hits: NDArray) -> float:
-    precision = hits[1:] / (hits + false)[1:]  # (t,)
-    return np.sum(np.diff(hits) * precision) / hits[-1]
-
-
-def _f1_max(false: NDArray, hits: NDArray) -> float:
-    return np.max(2 * hits / (hits + false + hits[-1]))

@@ -1,7 +1,6 @@
 """Pixel AUROC, PRO and F1-max of any number of images, in one pass and in memory that does not grow.
 
-The exact functions of `metrics` sort all pixels: 100 maps of 1024 x 1024 are 100 million scores. Here each
-image is counted into a histogram with fixed bins and forgotten. The pixels of one bin count as ties.
+Each image is counted into a histogram with fixed bins and forgotten. The pixels of one bin count as ties.
 
 A float32 has a place in the order of all float32 numbers, which is its bits read as an integer. The bin of a
 score s is the sum of the places of s, s - 1, ..., s - 4 without its last bits. So no bin is wider than 1/4096
@@ -99,8 +98,8 @@ class PixelHistogram:
 
 def anomalous_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(k,) `metrics.region_weights` of a mask's k anomalous pixels, at least one."""
-    box = find_objects(mask.astype(np.uint8))[0]  # labelling is slow: only there
-    return region_weights(mask[box])[mask[box]]
+    part = mask[find_objects(mask.astype(np.uint8))[0]]  # labelling is slow: only there
+    return region_weights(part)[part]
 
 
 def _bins(scores: NDArray[np.float32]) -> NDArray[np.int64]:

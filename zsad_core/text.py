@@ -10,6 +10,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from zsad_core.dpam import plain_blocks
+
 
 def causal_text_tower(model: nn.Module, tokenizer: SimpleTokenizer) -> nn.Module:
     """The module that holds the text tower's parts. Every token sees only those before it, and the embedding
@@ -21,7 +23,8 @@ def causal_text_tower(model: nn.Module, tokenizer: SimpleTokenizer) -> nn.Module
         pool, end_id, plain = tower.pool_type, tower.eos_id, tower.cls_emb is None
     end_id = max(tokenizer.all_special_ids) if pool == "argmax" else end_id
     reads_end = pool in ("argmax", "eos") and end_id == tokenizer.eot_token_id
-    if not (plain and reads_end and tower.attn_mask is not None and tokenizer.reduction_fn is None):
+    known = plain and plain_blocks(tower.transformer.resblocks)
+    if not (known and reads_end and tower.attn_mask is not None and tokenizer.reduction_fn is None):
         raise ValueError(
             "expected a causal text tower that is read at the end token of open_clip's own tokenizer; choose "
             "a CLIP such as ViT-L-14-336-quickgelu"

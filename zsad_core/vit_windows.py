@@ -48,7 +48,6 @@ class MultiScaleEmbeddings:
 @torch.no_grad()
 def embed_scales(
     visual: nn.Module,
-    blocks: nn.ModuleList,
     pixels: Tensor,
     sizes: Sequence[int] = (2, 3),
     *,
@@ -58,16 +57,17 @@ def embed_scales(
 ) -> MultiScaleEmbeddings:
     """The whole image, all windows of these sizes and the patch tokens of these blocks, not normalised.
 
-    visual: open_clip's Vision Transformer with a class token. blocks: its own, or a copy in bfloat16.
+    visual: open_clip's Vision Transformer with a class token.
     pixels: (n, 3, H, W), n > 0, on the model's device. layers: 1-based block numbers.
     chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
     Raises ValueError for a block that does not exist or has another build.
     """
+    blocks = visual.transformer.resblocks
     check_blocks(blocks, layers or (1,), 1)
     windows = {size: F.pad(window_indices(visual.grid_size, size) + 1, (1, 0)) for size in sizes}
     tokens = visual._embeds(pixels)  # (n, 1 + patches, width)
     n, length, _ = tokens.shape
-    tokens = tokens.flatten(0, 1).to(next(blocks.parameters()).dtype)  # (n (1 + patches), width)
+    tokens = tokens.flatten(0, 1)  # (n (1 + patches), width)
     queries, keys = _queries_and_keys(blocks[0], tokens)  # shared by all scales
     starts = length * torch.arange(n)[:, None, None]
 
@@ -76,8 +76,8 @@ def embed_scales(
         sequences = (members + starts).flatten(0, 1).to(pixels.device)  # (n windows, l)
         chunks = sequences.split(max(1, chunk_tokens // members.shape[1]))
         found = [_run(blocks, tokens[r], queries[r], keys[r], layers) for r in chunks]
-        classes = torch.cat([classes for classes, _ in found]).float()
-        embeddings = (visual.ln_post(classes) @ visual.proj).unflatten(0, (n, -1)).cpu()
+        classes = visual.ln_post(torch.cat([classes for classes, _ in found])) @ visual.proj
+        embeddings = classes.float().unflatten(0, (n, -1)).cpu()
         return embeddings, {layer: torch.cat([kept[layer] for _, kept in found]) for layer in layers}
 
     image, kept = encode(torch.arange(length)[None], layers) if whole or layers else (None, {})

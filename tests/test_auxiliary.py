@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from zsad_core import image_features
-from zsad_core.auxiliary import auxiliary_of, image_hashes
-from zsad_core.cache import sha256_of
+from zsad_core.auxiliary import auxiliary_of
 from zsad_core.datasets import AnomalyDataset, stretched_mask
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, glocal_extractor
@@ -72,13 +71,3 @@ def test_sets_that_are_refused_or_have_no_masks(extractor, toy_set, tmp_path):
     assert not material.batch(np.arange(4), ()).masks.any()
     with pytest.raises(ValueError, match="toys has no images"):
         auxiliary_of(toy_set().where(np.zeros(10, bool)), extractor, tmp_path)
-
-
-def test_hashes_of_images_are_those_of_their_files(toy_set):
-    dataset, other = toy_set(), toy_set(seed=1, name="others")
-    hashes = image_hashes(dataset)
-    assert hashes.dtype == np.int64 and len(set(hashes.tolist())) == 10
-    for found, image in zip(hashes, dataset.meta["image"], strict=True):
-        assert found.tobytes()[::-1].hex() == sha256_of(dataset.root / image)[:16]
-    assert not np.isin(image_hashes(other), hashes).any()
-    np.testing.assert_array_equal(image_hashes(dataset.select("wood")), hashes[5:])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
-from zsad_papers.anomalyclip.analysis import background_rows, counts, shares_above
+from zsad_papers.anomalyclip.analysis import counts, shares_above
 
 
 def plate(hole: int = 200) -> np.ndarray:
@@ -52,17 +49,3 @@ def test_shares_at_the_best_threshold():
     assert shares_above(np.array([anomalous, behind, other])) == pytest.approx((0.5, 54 / 105))
     clean = shares_above(np.array([[0, 5], [4, 0], [6, 0]]))
     assert np.isnan(clean[0]) and clean[1] == 0.4
-
-
-def test_rows_of_the_categories_that_count(monkeypatch):
-    found = {"nut": (0.7, 0.5), "tile": None, "bolt": (0.1, 0.3), "bare": (float("nan"), 0.2)}
-    monkeypatch.setattr(
-        anomalyclip_analysis, "background_shares", lambda category, prompts: found[category.name]
-    )
-    frame = background_rows([SimpleNamespace(name=name) for name in found], None, "toys")
-    wide = frame.pivot(index="category", columns="metric", values="mean")
-    expected = {"bolt": (0.1, 0.3), "mean": (0.4, 0.4), "nut": (0.7, 0.5)}
-    assert {n: tuple(v) for n, v in wide.round(6).iterrows()} == expected
-    assert set(frame["task"]) == {"pixel"} and set(frame["artifact"]) == {"appD"}
-    assert background_rows([SimpleNamespace(name="tile")], None, "toys").empty
-    assert isinstance(frame, pd.DataFrame)

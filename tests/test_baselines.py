@@ -167,18 +167,6 @@ def test_coreset_against_an_exhaustive_search(seed):
     assert sorted(k_center_greedy(np.ones((6, 2)), 6).tolist()) == list(range(6))  # copies stay distinct
 
 
-def test_coreset_is_chosen_in_a_projection_and_keeps_whole_entries(monkeypatch):
-    monkeypatch.setattr(few_shot, "CORESET", 0.3)
-    features = feature_maps(6, 9, {"layer": (5, 5, 200)})["layer"]
-    everything, found = features.flatten(0, 2), []
-    for dimensions in (3, 200):
-        monkeypatch.setattr(few_shot, "PROJECTION", dimensions)
-        found.append(patchcore_memory(features))
-        assert found[-1].shape == (45, 200) and torch.cdist(found[-1], everything).amin(1).max() < 1e-2
-    assert not found[0].equal(found[1])
-    assert found[1].equal(everything[k_center_greedy(everything.numpy(), 45)])
-
-
 @methods
 def test_maps_are_upsampled_then_smoothed(score):
     """By 4 pixels at a height of 224, in proportion at others: at 3 pixels the filter has no width."""

@@ -22,7 +22,6 @@ from zsad_core.image_features import (
     compute_features,
     image_embeddings,
     join_parts,
-    random_word_embeddings,
     view_extractor,
 )
 from zsad_core.views import inference_views
@@ -241,9 +240,3 @@ def test_views_are_those_of_the_images_and_keep_their_means(tiny_clip, dataset_w
     for views, expected in zip(torch.from_numpy(found.views), own, strict=True):
         torch.testing.assert_close(views[: len(expected)], expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(views.mean(0), expected.mean(0), rtol=1e-4, atol=1e-4)
-
-
-def test_bare_article_needs_no_second_embedding(tiny_clip, tmp_path):
-    for normal in ("a", "an"):
-        random_word_embeddings(tiny_clip, tmp_path, 4, normal=normal, anomaly="a broken")
-    assert len(list((tmp_path / "texts").iterdir())) == 2  # normal "a", anomalous "a broken"

@@ -21,6 +21,7 @@ from zsad_papers.baselines.vand import (
     STATES,
     TEMPLATES,
     Adapters,
+    mosaics_of,
     patch_logits,
     train_adapters,
     vand_detector,
@@ -106,16 +107,6 @@ def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder, tmp_path):
     for side, sentences in zip(vand_texts(encoder, "metal_nut", tmp_path), sides, strict=True):
         mean = F.normalize(encoder.embed_text(sentences, normalize=False), dim=1).mean(0)
         assert_close(side, mean / mean.norm())
-
-
-def test_features_are_blocks_of_the_ordinary_path(encoder, dataset, tmp_path):
-    part = dataset.select(category="metal_nut")
-    (found,) = features(encoder, part, tmp_path)
-    pixels = torch.stack([encoder.preprocess(part.image(i)) for i in range(len(part))])
-    expected = encoder.embed_scales(pixels, (), layers=LAYERS)
-    assert_close(found.tensor("image"), expected.image, rtol=1e-3, atol=1e-3)  # stored in float16
-    for layer in LAYERS:
-        assert_close(found.tensor(f"layer/{layer}"), expected.layers[layer], rtol=1e-3, atol=1e-3)
 
 
 def test_maps_are_softmaxes_of_upsampled_logits(learned):
@@ -220,3 +211,40 @@ def test_what_is_refused(encoder, small_clip, learned, dataset, tmp_path):
     ):
         with pytest.raises(error, match=message):
             train_adapters(encoder, own, progress=False, **options)
+
+
+def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
+    """Plain grey images; every anomalous one is anomalous in its upper half."""
+    upper = np.zeros((8, 6), np.uint8)
+    upper[:4] = 1
+    greys = [Image.new("RGB", (6, 8), (grey, grey, grey)) for grey in (10, 60, 110, 160, 210)]
+    dataset: AnomalyDataset = dataset_with([*greys[:3], (greys[3], upper), (greys[4], upper)])
+    mosaics = mosaics_of(dataset, (7, 8), tmp_path)
+    assert len(mosaics) == 5 and mosaics.categories == ["screw"]
+    for i in range(5):
+        pixels, mask = np.asarray(mosaics.image(i))[..., 0], mosaics.mask(i)
+        assert pixels.shape == (7, 8)
+        quarters = [np.s_[:3, :4], np.s_[:3, 4:], np.s_[3:, :4], np.s_[3:, 4:]]
+        parts = [np.unique(pixels[quarter]).tolist() for quarter in quarters]
+        assert (
+            all(len(part) == 1 for part in parts) and len({part[0] for part in parts}) == 4
+        )  # all different
+        for (part,), quarter in zip(parts, quarters, strict=True):
+            found = mask[quarter]
+            if part < 160:
+                assert not found.any()
+            else:
+                assert found[0].all() and not found[-1].any()
+        assert mosaics.labels[i] == mask.any()
+
+
+def test_mosaics_are_drawn_once(dataset_with, tmp_path):
+    dataset = dataset_with([Image.new("RGB", (4, 4), (grey, 0, 0)) for grey in range(0, 250, 10)])
+    first = mosaics_of(dataset, (4, 4), tmp_path)
+    content = {path: path.read_bytes() for path in first.root.rglob("*.png")}
+    (first.root / "meta.csv").unlink()  # as after a kill
+    again = mosaics_of(dataset, (4, 4), tmp_path)
+    assert again.root == first.root
+    assert content == {path: path.read_bytes() for path in again.root.rglob("*.png")}
+    other = mosaics_of(dataset, (4, 4), tmp_path, seed=1)
+    assert other.root != first.root and other.fingerprint != first.fingerprint

@@ -113,7 +113,7 @@ def released_epoch(
 def kept_epoch(
     encoder: ClipEncoder, config: PromptConfig, dataset: AnomalyDataset, material: Auxiliary
 ) -> float:
-    return learn(encoder, config, material, dataset, progress=False).losses[0]
+    return learn(encoder, [(config, material)], dataset)[0].losses[0]
 
 
 def prepare(folder: Path, n: int) -> tuple[ClipEncoder, PromptConfig, AnomalyDataset, Auxiliary]:

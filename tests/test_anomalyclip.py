@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from exact import pixel_auroc
 from scipy.ndimage import gaussian_filter
 
-from zsad_core import methods, prompt_learning
+from zsad_core import methods
 from zsad_core.datasets import stretched_mask
 from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
+from zsad_papers.anomalyclip import learning
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
 from zsad_papers.anomalyclip.experiments import (
     SWITCHES,
@@ -44,7 +45,7 @@ def squashed_category(settings, encoder, role, number=0):
 
 
 def test_auxiliary_sets_and_smoothing_are_the_papers():
-    found = [anomalyclip_experiments.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")]
+    found = [learning.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")]
     assert found == ["visa", "mvtec", "mvtec", "mvtec"]
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
@@ -63,7 +64,7 @@ def test_a_map_is_the_mean_over_layers():
 def test_scores_and_maps_by_hand(settings, large):
     """Softmax of cosines over 0.07 for the image and each patch, then upsampling and smoothing."""
     category = squashed_category(settings, large, "mvtec")
-    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+    prompts = learning.learned_prompts(settings, large, "visa")
     found = measured(category, method_of(category, prompts))
 
     texts = prompts.texts(large)[0].double()  # (2, d)
@@ -83,23 +84,23 @@ def test_scores_and_maps_by_hand(settings, large):
 
 def test_images_that_trained_the_prompts_are_refused(settings, large):
     category = squashed_category(settings, large, "visa")
-    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+    prompts = learning.learned_prompts(settings, large, "visa")
     with pytest.raises(ValueError, match="4 of 4 images of mini_visa trained these prompts.*not zero-shot"):
         method_of(category, prompts)
     assert len(measured(category, method_of(category, prompts, allow_training_images=True))["/scores"]) == 4
 
 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, large, monkeypatch):
-    first = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+    first = learning.learned_prompts(settings, large, "visa")
     with monkeypatch.context() as patch:
-        patch.setattr(prompt_learning, "train_prompts", lambda *_, **__: pytest.fail("learned again"))
-        again = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+        patch.setattr(learning, "train_side_by_side", lambda *_, **__: pytest.fail("learned again"))
+        again = learning.learned_prompts(settings, large, "visa")
     assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
-    other = anomalyclip_experiments.learned_prompts(settings, large, "visa", seed=5)
+    other = learning.learned_prompts(settings, large, "visa", seed=5)
     assert not torch.equal(first.parameters["context/normal"], other.parameters["context/normal"])
     assert not list((Path(settings.cache_dir) / "prompts").glob("*unfinished*"))
     nothing = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert anomalyclip_experiments.learned_prompts(nothing, large, "visa") is None
+    assert learning.learned_prompts(nothing, large, "visa") is None
 
 
 def test_clip_baselines_by_hand(settings, large):
@@ -135,7 +136,7 @@ def test_records_hold_what_the_data_allow(settings, large):
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
     category = squashed_category(settings, large, "mvtec")
-    prompts = anomalyclip_experiments.learned_prompts(settings, large, "visa")
+    prompts = learning.learned_prompts(settings, large, "visa")
     scores = measured(category, method_of(category, prompts))["/scores"]
     (record,) = (
         run_experiment(settings, large, "mvtec", [""])

@@ -14,7 +14,6 @@ from zsad_core import methods
 from zsad_core.auxiliary import auxiliary_of
 from zsad_core.dpam import KINDS, attention_weights, quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.learnable_prompts import freeze
 from zsad_core.prompt_learning import glocal_loss
 from zsad_core.windows import upsample
 from zsad_papers.anomalyclip import analysis, costs, experiments, figures
@@ -103,8 +102,8 @@ def test_self_attention_is_the_mean_of_the_diagonal(large, nut):
 def test_the_loss_of_one_image_is_that_of_training(settings, large, nut, prompts):
     parts, config = analysis.loss_parts(nut, prompts, 3), prompts.config
     material = auxiliary_of(nut.test, methods.extractor_of(large, config), settings.cache_dir)
-    batch, frozen = material.batch(np.array([3]), config.layers), freeze(large, config.design)
-    expected = glocal_loss(large, config, prompts.parameters, frozen, batch)
+    batch = material.batch(np.array([3]), config.layers)
+    expected = glocal_loss(large, config, prompts.texts(large), batch)
     total = parts["image"] + config.local_weight * sum(v for n, v in parts.items() if n != "image")
     assert total == pytest.approx(expected.item(), rel=1e-4)
 

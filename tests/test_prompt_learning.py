@@ -26,10 +26,17 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import encode, freeze, initial_parameters
 from zsad_core.prompt_config import PromptConfig, prompt_config_of
-from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, train_prompts
+from zsad_core.prompt_learning import (
+    LearnedPrompts,
+    glocal_loss,
+    texts_of,
+    train_prompts,
+    train_side_by_side,
+)
 from zsad_core.prompts import object_name
+from zsad_papers.anomalyclip import learning
 
-SHORT = {"epochs": 3, "batch_size": 3, "progress": False}
+SHORT = {"epochs": 3, "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +143,28 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_
     for dtype, close in ((torch.float32, 1e-5), (torch.float16, 1e-4)):
         material = material_of(mini, config, toys, tmp_path, dtype)
         batch = material.batch(np.array(rows), config.layers if config.local else ())
-        found = slopes(lambda values, batch=batch: glocal_loss(mini, config, values, frozen, batch), start)
+
+        def cached(values: dict, batch=batch) -> Tensor:
+            texts = texts_of(mini, config.design, values, frozen, batch.names)
+            return glocal_loss(mini, config, texts, batch)
+
+        found = slopes(cached, start)
         torch.testing.assert_close(found[0], loss, rtol=close, atol=close)
         scale = slope.abs().max().item()
         torch.testing.assert_close(found[1] / scale, slope / scale, rtol=0, atol=close)
+
+
+def test_side_by_side_each_learns_what_it_learns_alone(encoder, toys, train, tmp_path):
+    options = [{}, {"states": ("", "very broken")}, {"attention": "qk", "n_layers": 2}, {"local": ()}]
+    short = {"epochs": 3, "batch_size": 3}
+    configs = [prompt_config_of(encoder, **short, **own) for own in options]
+    others = [prompt_config_of(encoder, **short, **own) for own in ({"context_length": 8}, {"seed": 5})]
+    assert learning.side_by_side([*configs, *others]) == [configs, *([own] for own in others)]
+    together = train_side_by_side(encoder, toys, configs, cache_dir=tmp_path / "cache")
+    for own, found in zip(options, together, strict=True):
+        alone = train(toys, **own)
+        assert found.config == alone.config and found.losses == pytest.approx(alone.losses, rel=1e-4)
+        torch.testing.assert_close(found.parameters, alone.parameters, rtol=1e-3, atol=1e-5)
 
 
 def test_seeds(encoder, toys, train):

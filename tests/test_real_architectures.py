@@ -37,7 +37,7 @@ def test_anomalyclip_on_vit_l_14_at_518_pixels(pair, tmp_path):
     config = prompt_config_of(encoder)
     assert (config.first, config.layers, config.design.depth) == (6, (24,), 9)
 
-    options = {"cache_dir": tmp_path / "features", "progress": False}
+    options = {"cache_dir": tmp_path / "features"}
     drawn, learned = (train_prompts(encoder, pair, epochs=n, **options) for n in (0, 1))  # features made once
     assert sum(p.numel() for p in learned.parameters.values()) == 43_008
     assert len(learned.losses) == 1 and np.isfinite(learned.losses).all()

@@ -60,7 +60,7 @@ def dataset(tmp_path_factory) -> AnomalyDataset:
 
 @pytest.fixture(scope="module")
 def learned(encoder, dataset) -> Adapters:
-    return train_adapters(encoder, dataset, epochs=3, batch_size=4, progress=False)
+    return train_adapters(encoder, dataset, epochs=3, batch_size=4)
 
 
 def features(encoder: ClipEncoder, dataset: AnomalyDataset, folder: Path) -> list[TileFeatures]:
@@ -124,7 +124,7 @@ def test_maps_are_softmaxes_of_upsampled_logits(learned):
 
 def test_one_step_is_that_of_the_written_out_loss(encoder, dataset, tmp_path):
     """Loss, gradients by autograd and Adam, for a batch of two categories, each with its own texts."""
-    drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path, progress=False)
+    drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path)
     assert drawn.losses == () and drawn.recipe["scale"] == pytest.approx(1 / 0.07)
     modules = linears(drawn.parameters)
     loss = torch.zeros(())
@@ -145,7 +145,7 @@ def test_one_step_is_that_of_the_written_out_loss(encoder, dataset, tmp_path):
     optimizer = torch.optim.Adam(values, lr=1e-3, betas=(0.5, 0.999))
     loss.backward()
     optimizer.step()
-    stepped = train_adapters(encoder, dataset, epochs=1, batch_size=10, cache_dir=tmp_path, progress=False)
+    stepped = train_adapters(encoder, dataset, epochs=1, batch_size=10, cache_dir=tmp_path)
     assert stepped.losses == pytest.approx([loss.item()], rel=1e-5)
     for layer, linear in modules.items():
         for name, value in linear.named_parameters():
@@ -164,7 +164,7 @@ def test_detector_on_a_category(encoder, learned, dataset, tmp_path):
         -1
     )[:, 1]
     assert_close(output.scores.float(), expected)
-    untrained = train_adapters(encoder, dataset, epochs=0, progress=False)
+    untrained = train_adapters(encoder, dataset, epochs=0)
     before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut", tmp_path))
     after = experiment.measure(parts, detect)  # has seen these images
     np.testing.assert_array_equal(after["/scores"], before["/scores"])  # nothing learned is in them
@@ -172,7 +172,7 @@ def test_detector_on_a_category(encoder, learned, dataset, tmp_path):
 
 
 def test_mosaics_seeds_and_the_disk(encoder, dataset, learned, tmp_path, monkeypatch):
-    options = {"batch_size": 4, "cache_dir": tmp_path, "progress": False}
+    options = {"batch_size": 4, "cache_dir": tmp_path}
     again, other = (train_adapters(encoder, dataset, epochs=3, **own, **options) for own in ({}, {"seed": 1}))
     assert again.losses == learned.losses and again.losses[-1] < again.losses[0]
     assert_close(again.parameters, learned.parameters, rtol=0, atol=0)
@@ -210,7 +210,7 @@ def test_what_is_refused(encoder, small_clip, learned, dataset, tmp_path):
         (dataset, {"epochs": 3, "lr": 1e38}, FloatingPointError, "lower lr"),
     ):
         with pytest.raises(error, match=message):
-            train_adapters(encoder, own, progress=False, **options)
+            train_adapters(encoder, own, **options)
 
 
 def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):

@@ -1,14 +1,13 @@
 """What prompts are learned from: global and local features of the auxiliary images, and their masks.
 
-The image tower is frozen and images are not augmented, so each image is encoded once. Features and masks are
-memory-mapped: a training step reads its own images, and memory does not grow with their number.
+The image tower is frozen, so each image is encoded once. Memory-mapped: a step reads its own images only.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,11 +45,6 @@ class Auxiliary:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def followed_by(self, other: Auxiliary) -> Auxiliary:
-        """These images, then the others, which must have the same objects and size."""
-        labels, owners = np.append(self.labels, other.labels), np.append(self.owners, other.owners)
-        return replace(self, parts=self.parts + other.parts, labels=labels, owners=owners)
 
     def batch(
         self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"

@@ -76,12 +76,24 @@ class PromptDesign:
 
 
 class Frozen(NamedTuple):
-    """What is not learned: embeddings of words (2 c, t, width) and of positions (t, width), and the places of
-    the end tokens (2 c,). Normal and anomalous prompts of c names alternate."""
+    """What is not learned: embeddings of words (2 c, t, width), of v designs (v, 2 c, t, width), and of
+    positions (t, width), and the places of the end tokens (2 c,). Both prompts of c names alternate."""
 
     embeddings: Tensor
     positions: Tensor
     ends: Tensor
+
+    @classmethod
+    def stack(cls, each: Sequence[Frozen]) -> Frozen:
+        """Those of v designs, padded to the longest."""
+        positions = max((own.positions for own in each), key=len)
+        padded = [F.pad(own.embeddings, (0, 0, 0, len(positions) - len(own.positions))) for own in each]
+        return cls(torch.stack(padded), positions, torch.stack([own.ends for own in each]))
+
+    def of(self, names: Tensor) -> Frozen:
+        """The prompts of some of the c names."""
+        rows = torch.stack([2 * names, 2 * names + 1], dim=1).flatten()
+        return Frozen(self.embeddings[..., rows, :, :], self.positions, self.ends[..., rows])
 
 
 def initial_parameters(
@@ -118,24 +130,25 @@ def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("
 def encode(
     encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
 ) -> Tensor:
-    """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`."""
+    """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`. For v designs
+    that differ in fixed words only, parameters (v, ...) and a `Frozen.stack`: (v, c, 2, d)."""
     tower = encoder.text_tower
-    x = frozen.embeddings.unflatten(0, (-1, 2))  # (c, 2, t, width)
-    context = torch.stack([parameters[name] for name in _contexts(design)]).to(x)  # (1 or 2, E, width)
-    context = context.expand(len(x), 2, -1, -1)  # (c, 2, E, width)
-    x = torch.cat([x[:, :, :1], context, x[:, :, 1 + design.context_length :]], dim=2).flatten(0, 1)
-    x = x + frozen.positions  # (2 c, t, width)
+    x = frozen.embeddings.unflatten(-3, (-1, 2))  # (..., c, 2, t, width)
+    context = torch.stack([parameters[name] for name in _contexts(design)], dim=-3).to(x)
+    context = context.unsqueeze(-4).expand(*x.shape[:-2], -1, -1)  # (..., c, 2, E, width)
+    x = torch.cat([x[..., :1, :], context, x[..., 1 + design.context_length :, :]], dim=-2)
+    x, front = x + frozen.positions, design.length if design.deep == "concatenate" else 0
     for number, block in enumerate(tower.transformer.resblocks, start=1):
         if number not in design.deep_blocks:
             x = _block(block, x)
             continue
         learned = parameters[f"deep/{number}"]
-        learned = (learned.half() if design.half else learned).to(x).expand(len(x), -1, -1)
-        if design.deep == "overwrite":
-            x = _block(block, torch.cat([x[:, :1], learned, x[:, 1 + design.length :]], dim=1))
-        else:
-            x = _block(block, torch.cat([learned, x], dim=1))[:, design.length :]  # (2 c, t, width)
-    return F.normalize(read_ends(tower, x, frozen.ends), dim=-1).unflatten(0, (-1, 2))
+        learned = (learned.half() if design.half else learned).to(x)[..., None, None, :, :]
+        learned = learned.expand(*x.shape[:-2], -1, -1)  # (..., c, 2, L, width)
+        parts = [learned, x] if front else [x[..., :1, :], learned, x[..., 1 + design.length :, :]]
+        x = _block(block, torch.cat(parts, dim=-2))[..., front:, :]
+    rows = read_ends(tower, x.flatten(0, -3), frozen.ends.flatten())  # (... 2 c, d)
+    return F.normalize(rows, dim=-1).unflatten(0, x.shape[:-2])
 
 
 def _contexts(design: PromptDesign) -> list[str]:
@@ -143,6 +156,6 @@ def _contexts(design: PromptDesign) -> list[str]:
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:
-    """(b, t, width) through one block, each token seeing those before it."""
-    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
-    return block(x, attn_mask=mask)
+    """(..., t, width) through one block, each token seeing those before it."""
+    mask = torch.full((x.shape[-2], x.shape[-2]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
+    return block(x.flatten(0, -3), attn_mask=mask).reshape(x.shape)

@@ -22,8 +22,7 @@ def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, log
     maps: (b, rows, columns), of a patch being anomalous: probabilities, upsampled between the centres of the
         patches, or with `logits` their logits (anomalous minus normal), upsampled from corner to corner and
         only then made probabilities, which is VAND's order. masks: (b, H, W) bool, True where anomalous.
-    parts: of `PARTS`. focal: `focal_loss`. dice_anomalous: `dice_loss` of the anomalous channel and the mask;
-        for a normal image it is nearly 1 for any map. dice_normal: of the normal channel and the rest.
+    parts: of `PARTS`. dice_anomalous is nearly 1 for any map of a normal image.
     """
     if not set(parts) <= set(PARTS):
         raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")

@@ -27,8 +27,8 @@ class PromptConfig:
         the one that the model was trained with, 0.01 in CLIP (CoOp).
     global_loss, local: cross entropy of the image, and which of `losses.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
-    optimizer: "adam" with `lr` and `betas`, or "sgd" with `lr`, momentum 0.9, `weight_decay` and a cosine to
-        0 after a first epoch at 1e-5 (CoOp). The paper gives Adam and its rate; the betas are the code's.
+    optimizer: "adam", the paper's, with the code's `betas`; or CoOp's "sgd" with momentum 0.9, `weight_decay`
+        and a cosine to 0 after a first epoch at 1e-5.
     epochs, batch_size, seed: 15, 8 (App. A.1) and 111 (the code). 0 epochs leave the prompts as drawn.
     """
 
@@ -83,10 +83,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"depth": 0, "length": 0, "attention": "qk", "final_norm": True, "temperature": None, "local": ()}
     | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50},
 }
-"""What differs from the defaults. `released`: the code that made the paper's numbers. `paper`: its text, with
-the usual value where it gives none (final norm, betas). `coop`: CoOp with its paper's defaults. The
-comparison's epochs and input size are not published: here 50 epochs (CoOp's for its smallest sets) on the
-input of the others."""
+"""What differs from the defaults, the code's. `paper`: its text, with the usual value where it gives none
+(final norm, betas). `coop`: its own paper's defaults; the comparison's epochs and input size are not
+published: here 50 epochs (CoOp's for its smallest sets) on the input of the others."""
 
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:

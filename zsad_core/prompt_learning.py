@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.auxiliary import Auxiliary, Batch, auxiliary_of, image_hashes
+from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
-from zsad_core.learnable_prompts import Frozen, encode, freeze, initial_parameters
+from zsad_core.learnable_prompts import Frozen, PromptDesign, encode, freeze, initial_parameters
 from zsad_core.losses import local_loss
 from zsad_core.methods import extractor_of
 from zsad_core.prompt_config import PromptConfig, prompt_config_of
@@ -73,68 +74,111 @@ def train_prompts(
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
     split: str | None = "test",
-    progress: bool = True,
     **options: Any,
 ) -> LearnedPrompts:
     """Learn prompts on an auxiliary dataset, in the paper its test split with masks (Sec. 4.1).
 
-    preset, options: of `prompt_config.prompt_config_of`. split: None takes all images.
-    cache_dir: where features are kept for other runs; None: in a temporary folder, for this one.
-    checkpoint: a file that is written after every epoch, and from which the same training goes on.
-    Equal seeds give equal prompts, bit for bit, on one machine; the global random state is left as it was.
-    Without any mask the local loss is left out, with a warning. Raises ValueError for a set from which
-    nothing can be learned (one class only), and the errors of `Learned.trained`.
+    preset, options: of `prompt_config.prompt_config_of`. The others: of `train_side_by_side`.
     """
     config = prompt_config_of(encoder, preset, **options)
+    common = {"cache_dir": cache_dir, "checkpoint": checkpoint, "split": split}
+    return train_side_by_side(encoder, dataset, [config], **common)[0]
+
+
+def train_side_by_side(
+    encoder: ClipEncoder,
+    dataset: AnomalyDataset,
+    configs: Sequence[PromptConfig],
+    *,
+    cache_dir: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    split: str | None = "test",
+) -> list[LearnedPrompts]:
+    """Prompts of several configurations, each as if learned alone, up to rounding.
+
+    configs: of equal optimizer, epochs, batch size and seed, with designs that differ in fixed words only.
+    split: None takes all images. cache_dir: where features are kept; None: in a temporary folder.
+    checkpoint: a file that is written after every epoch, and from which the same training goes on.
+    Equal seeds give equal prompts, bit for bit, on one machine. Without any mask the local loss is left out,
+    with a warning. Raises ValueError for a set from which nothing can be learned (one class only), and the
+    errors of `Learned.trained`.
+    """
     chosen = dataset if split is None else dataset.select(split=split)
+    materials: dict[str, Auxiliary] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        layers = config.layers if config.local else config.layers[-1:]
-        extractor = extractor_of(encoder, replace(config, layers=layers))
-        material = auxiliary_of(chosen, extractor, cache_dir or temporary)
-        config = _fitting(config, material, dataset.name)
-        return learn(encoder, config, material, chosen, checkpoint=checkpoint, progress=progress)
+        pairs = []
+        for config in configs:
+            layers = config.layers if config.local else config.layers[-1:]
+            extractor = extractor_of(encoder, replace(config, layers=layers))
+            key = content_key(**extractor.key)
+            if key not in materials:
+                materials[key] = auxiliary_of(chosen, extractor, cache_dir or temporary)
+            pairs.append((_fitting(config, materials[key], dataset.name), materials[key]))
+        return learn(encoder, pairs, chosen, checkpoint=checkpoint)
 
 
 def learn(
-    encoder: ClipEncoder, config: PromptConfig, material: Auxiliary, images: AnomalyDataset, **options: Any
-) -> LearnedPrompts:
-    """`train_prompts` on the features of these images. options: `checkpoint`, `progress`."""
-    drawn = LearnedPrompts(
-        initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed)),
-        config.key(),
-        encoder.model_id,
-        encoder.weights_id,
-        torch.from_numpy(image_hashes(images)),
-    )
-    frozen = freeze(encoder, config.design, ["object"] if config.design.object_word else material.names)
+    encoder: ClipEncoder,
+    pairs: Sequence[tuple[PromptConfig, Auxiliary]],
+    images: AnomalyDataset,
+    checkpoint: str | Path | None = None,
+) -> list[LearnedPrompts]:
+    """`train_side_by_side` on the features of these images."""
+    configs, config = [own for own, _ in pairs], pairs[0][0]
+    parameters = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
+    names = ["object"] if config.design.object_word else pairs[0][1].names
+    frozen, recipe = freeze(encoder, config.design, names), config.key()
+    if several := len(pairs) > 1:
+        frozen = Frozen.stack([freeze(encoder, own.design, names) for own in configs])
+        parameters = {name: torch.stack([value] * len(pairs)) for name, value in parameters.items()}
+        recipe |= {"side by side": [own.key() for own in configs]}
+    hashes = torch.from_numpy(image_hashes(images))
+    start = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, hashes)
 
     def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        batch = material.batch(rows.numpy(), config.layers if config.local else ())
-        return glocal_loss(encoder, config, parameters, frozen, batch)
+        sources = [(id(material), own.layers if own.local else ()) for own, material in pairs]
+        read = dict(zip(sources, (material for _, material in pairs), strict=True))
+        batches = {source: material.batch(rows.numpy(), source[1]) for source, material in read.items()}
+        texts = texts_of(encoder, config.design, parameters, frozen, batches[sources[0]].names)
+        each = zip(configs, texts if several else [texts], sources, strict=True)
+        losses = [glocal_loss(encoder, own, text, batches[source]) for own, text, source in each]
+        return torch.stack(losses) if several else losses[0]
 
     def rate(epoch: int) -> float:
         """CoOp's: 1e-5 in the first epoch, then a cosine over all epochs."""
         return config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2 if epoch else 1e-5
 
-    own = {"lr": config.lr, "weight_decay": config.weight_decay}
+    own, options = {"lr": config.lr, "weight_decay": config.weight_decay}, {"checkpoint": checkpoint}
     if config.optimizer == "adam":
         stepper, own = torch.optim.Adam, own | {"betas": config.betas}
     else:
         stepper, own, options = torch.optim.SGD, own | {"momentum": 0.9}, options | {"rate": rate}
-    return drawn.trained(encoder, stepper, own, loss_of, len(material), images.fingerprint, **options)
+    found = start.trained(encoder, stepper, own, loss_of, len(images), images.fingerprint, **options)
+    if not several:
+        return [found]
+    each = []
+    for k, own in enumerate(configs):
+        learned = {name: values[k].clone() for name, values in found.parameters.items()}
+        losses = tuple(of_epoch[k] for of_epoch in found.losses)
+        each.append(replace(found, parameters=learned, recipe=own.key(), losses=losses))
+    return each
 
 
-def glocal_loss(
-    encoder: ClipEncoder, config: PromptConfig, parameters: dict[str, Tensor], frozen: Frozen, batch: Batch
+def texts_of(
+    encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Tensor], frozen: Frozen, names: Tensor
 ) -> Tensor:
-    """Eq. 2 for one batch: cross entropy of the image plus lambda times the local losses of all layers."""
-    device = encoder.device
-    names = batch.names * 0 if len(frozen.ends) == 2 else batch.names  # one pair of prompts for all
-    used, places = names.unique(return_inverse=True)
-    pairs = torch.stack([2 * used, 2 * used + 1], dim=1).flatten().to(device)
-    own = Frozen(frozen.embeddings[pairs], frozen.positions, frozen.ends[pairs])
-    texts = encode(encoder, config.design, parameters, own)[places.to(device)]  # (b, 2, d)
-    loss = texts.new_zeros(())
+    """(..., b, 2, d): the embeddings of each image's prompts. names: (b,) places in those of `freeze`."""
+    names = names * 0 if frozen.ends.shape[-1] == 2 else names  # one pair of prompts for all
+    used, places = (values.to(encoder.device) for values in names.unique(return_inverse=True))
+    return encode(encoder, design, parameters, frozen.of(used))[..., places, :, :]
+
+
+def glocal_loss(encoder: ClipEncoder, config: PromptConfig, texts: Tensor, batch: Batch) -> Tensor:
+    """Eq. 2 for one batch: cross entropy of the image plus lambda times the local losses of all layers.
+
+    texts: (b, 2, d), of `texts_of`.
+    """
+    device, loss = encoder.device, texts.new_zeros(())
     if config.global_loss:
         cosines = torch.einsum("bd,bsd->bs", batch.heads.to(device), texts)  # (b, 2)
         loss = loss + F.cross_entropy(cosines / config.temperature, batch.labels.to(device).long())
@@ -158,6 +202,6 @@ def _fitting(config: PromptConfig, material: Auxiliary, name: str) -> PromptConf
     if config.local and not material.has_masks:
         if not config.global_loss:
             raise ValueError(f"{name} has no masks, so nothing can be learned from local losses alone")
-        warnings.warn(f"{name} has no masks: prompts are learned with the image loss alone", stacklevel=3)
+        warnings.warn(f"{name} has no masks: prompts are learned with the image loss alone", stacklevel=4)
         config = replace(config, local=())
     return config

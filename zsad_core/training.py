@@ -107,11 +107,11 @@ class Learned:
         rate: Callable[[int], float] | None = None,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         checkpoint: str | Path | None = None,
-        progress: bool = True,
     ) -> Self:
         """Train for the recipe's epochs.
 
-        options: of the optimizer. loss_of: mean loss of the images at some of n places, from the parameters.
+        options: of the optimizer. loss_of: mean loss of the images at some of n places, from the parameters;
+            (v,) losses where v trainings run side by side, each on its part of the parameters (v, ...).
         images: their fingerprint; a checkpoint must agree in it, the recipe and the encoder.
         rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
         change: replaces the places (n,) of an epoch; it gets the generator of the order.
@@ -137,7 +137,7 @@ class Learned:
             stepper.state[parameters[parameter]][entry] = value.to(encoder.device) if value.ndim else value
         losses = list(start.losses)
         epochs = range(len(losses), self.recipe["epochs"])
-        for epoch in tqdm(epochs, desc=self.KIND, leave=False, disable=not progress):
+        for epoch in tqdm(epochs, desc=self.KIND, leave=False):
             if rate:
                 stepper.param_groups[0]["lr"] = rate(epoch)
             order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
@@ -147,16 +147,17 @@ class Learned:
                 for step, rows in enumerate(places.split(self.recipe["batch_size"]), start=1):
                     loss = loss_of(parameters, rows)
                     stepper.zero_grad()
-                    loss.backward()
+                    loss.sum().backward()
                     stepper.step()
                     if not all(value.isfinite().all() for value in (loss, *parameters.values())):
+                        loss = loss.sum().item()
                         kept = f"; {checkpoint} holds the epochs before" if checkpoint and losses else ""
                         raise FloatingPointError(
-                            f"the loss ({loss.item()}) or the {self.KIND} are not finite in epoch {epoch + 1}"
+                            f"the loss ({loss}) or the {self.KIND} are not finite in epoch {epoch + 1}"
                             f", step {step}: lower lr={options['lr']}, or check features and masks{kept}"
                         )
-                    total += loss.item() * len(rows)
-            losses.append(total / n)
+                    total = total + loss.detach().double() * len(rows)
+            losses.append((total / n).tolist())
             if checkpoint:
                 state = {
                     f"optimizer/{name}/{entry}": torch.as_tensor(number)

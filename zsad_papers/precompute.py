@@ -14,7 +14,8 @@ from tqdm import tqdm
 from zsad_core import prompts
 from zsad_core.image_features import compute_features, random_word_embeddings, view_extractor
 from zsad_papers.anomalyclip import COMPARED, ROLES
-from zsad_papers.anomalyclip.experiments import MEDICAL, auxiliary_role, extractors_of
+from zsad_papers.anomalyclip.experiments import extractors_of
+from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_role
 from zsad_papers.anomalyclip.tables import variants_of
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.detectors import baseline_extractor

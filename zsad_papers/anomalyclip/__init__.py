@@ -8,13 +8,16 @@ from typing import Any
 
 from zsad_papers import start_page
 from zsad_papers.anomalyclip.settings import AnomalyclipSettings
-from zsad_papers.common.paper import Paper
+from zsad_papers.common.paper import Paper, seed_range
 
 
 def _seeds(settings: Any) -> str:
     from zsad_core.prompt_config import PromptConfig  # here: pages without a model need not wait for torch
 
-    return f"one training, seed {PromptConfig().seed}"
+    first = PromptConfig().seed
+    return (
+        f"trainings for Tables 1 and 2 with {seed_range(first, settings.prompt_seeds)}, others with {first}"
+    )
 
 
 INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")

@@ -15,7 +15,7 @@ from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import freeze, initial_parameters
 from zsad_core.prompt_config import prompt_config_of
-from zsad_core.prompt_learning import glocal_loss
+from zsad_core.prompt_learning import glocal_loss, texts_of
 from zsad_core.scores import prompt_score
 from zsad_papers.baselines.vand import initial_adapters, patch_logits, vand_extractor, vand_loss, vand_maps
 from zsad_papers.common.costs import latencies, random_pixels
@@ -105,7 +105,8 @@ def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[
 
     def loss() -> Tensor:
         batch = Batch(*(embed() if tower else kept), masks, numbers % 2, numbers)
-        return glocal_loss(encoder, config, parameters, frozen, batch)
+        texts = texts_of(encoder, config.design, parameters, frozen, numbers)
+        return glocal_loss(encoder, config, texts, batch)
 
     return _optimized(parameters, loss)
 

@@ -6,9 +6,8 @@ stays a probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from tqdm import tqdm
 
-from zsad_core import methods, prompt_learning
+from zsad_core import methods
 from zsad_core.cache import content_key
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
@@ -31,18 +30,20 @@ from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip.claims import WORDS
-from zsad_papers.baselines.vand import Adapters, train_adapters, vand_detector, vand_extractor
-from zsad_papers.common.data import dataset_of, has_masks, missing
+from zsad_papers.anomalyclip.learning import (
+    FIRST_SEED,
+    MEDICAL,
+    auxiliary_role,
+    learned_adapters,
+    learned_variants,
+)
+from zsad_papers.baselines.vand import Adapters, vand_detector, vand_extractor
+from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.settings import Settings
 
-MEDICAL = "cvc_colondb"
-"""The role of the medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
-
-
-def auxiliary_role(role: str) -> str:
-    """The dataset that prompts for this one are learned on: VisA for MVTec AD, MVTec AD for all others."""
-    return "visa" if role == "mvtec" else "mvtec"
+SPREAD = ("", "coop", "vand")
+"""Variants that are trained with `prompt_seeds` seeds, from the first on: Tables 1 and 2. Others have one."""
 
 
 def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
@@ -57,52 +58,6 @@ def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
                 "AnomalyCLIP, CoOp and VAND are not run on it."
             )
     return lines
-
-
-def learned_prompts(
-    settings: Settings, encoder: ClipEncoder, auxiliary: str, preset: str = "released", **options
-) -> LearnedPrompts | None:
-    """Prompts learned on the dataset in a role, read if they were learned before; None without the dataset.
-
-    Of `MEDICAL` all images are used, of other sets the test split.
-    """
-    if settings.prompt_epochs is not None:
-        options = {"epochs": settings.prompt_epochs, **options}
-    key = {"preset": preset, "recipe": prompt_config_of(encoder, preset, **options).key()}
-    train = partial(prompt_learning.train_prompts, encoder, preset=preset, **options)
-    return _kept(settings, encoder, auxiliary, key, train, LearnedPrompts)
-
-
-def learned_adapters(settings: Settings, encoder: ClipEncoder, auxiliary: str) -> Adapters | None:
-    """VAND's layers, as in `learned_prompts`. As in its authors' code: on MVTec AD 3 epochs with mosaics, on
-    others 15 epochs without."""
-    epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
-    mosaic = 0.2 if auxiliary == "mvtec" else 0.0
-    train = partial(train_adapters, encoder, epochs=epochs, mosaic=mosaic)
-    key = {"vand": 2, "epochs": epochs, "mosaic": mosaic}
-    return _kept(settings, encoder, auxiliary, key, train, Adapters)
-
-
-def _kept(
-    settings: Settings, encoder: ClipEncoder, role: str, key: dict, train: Callable, kind: type
-) -> LearnedPrompts | Adapters | None:
-    """The result of `train(dataset, ...)`, cached in `cache_dir/prompts` under all that it depends on."""
-    dataset = dataset_of(settings, role)
-    if dataset is None:
-        return None
-    split = None if role == MEDICAL else "test"
-    chosen = dataset.select(split=split)
-    key |= {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
-    name = f"{dataset.root.name}-{content_key(**key, images=chosen.fingerprint)}"
-    path = Path(settings.cache_dir) / "prompts" / f"{name}.safetensors"
-    if path.is_file():
-        return kind.load(path)
-    unfinished = path.with_name(f"{name}.unfinished.safetensors")
-    options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, "split": split}
-    found = train(dataset, progress=False, **options)
-    found.save(path)
-    unfinished.unlink(missing_ok=True)
-    return found
 
 
 def clip_texts(
@@ -326,21 +281,32 @@ def baselines(category: Category) -> list[dict]:
     return [record for key, arrays in found.items() for record in records_of(category, arrays, *key)]
 
 
-def learned_records(category: Category, role: str, variant: str) -> list[dict]:
-    """Records of AnomalyCLIP in a variant, of CoOp or of VAND; none without the auxiliary dataset."""
+def learned_records(
+    category: Category, learned: LearnedPrompts | Adapters, variant: str, seed: int
+) -> list[dict]:
+    """Records of AnomalyCLIP in a variant, of CoOp or of VAND."""
     method, _, rest = variant.partition(";")
     if method not in ("coop", "vand"):
         method, rest = "anomalyclip", variant
-    settings, encoder = category.settings, category.encoder
-    auxiliary = MEDICAL if rest == "tuned=medical" else auxiliary_role(role)
-    if method == "vand":
-        learned = learned_adapters(settings, encoder, auxiliary)
-    else:
-        learned = learned_prompts(settings, encoder, auxiliary, **training_options(variant))
-    if learned is None:
-        return []
     found = measured(category, method_of(category, learned, swap=variant == "class_name_at_test"))
-    return records_of(category, found, method, rest)
+    return [{**record, "seed": seed} for record in records_of(category, found, method, rest)]
+
+
+def learned_for(
+    settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]
+) -> dict[tuple[str, int], LearnedPrompts | Adapters]:
+    """What each variant and seed learned for the dataset in a role; nothing without the auxiliary set."""
+    seeds = {variant: settings.prompt_seeds if variant in SPREAD else 1 for variant in variants}
+    tasks = [(v, FIRST_SEED + k) for v, number in seeds.items() if v != "baselines" for k in range(number)]
+    found: dict = {}
+    for auxiliary in (auxiliary_role(role), MEDICAL):
+        own = [task for task in tasks if (auxiliary == MEDICAL) == task[0].endswith("tuned=medical")]
+        layers = [task for task in own if task[0].startswith("vand")]
+        prompts = [task for task in own if task not in layers]
+        options = [{**training_options(variant), "seed": seed} for variant, seed in prompts]
+        found |= zip(prompts, learned_variants(settings, encoder, auxiliary, options) if prompts else ())
+        found |= {task: learned_adapters(settings, encoder, auxiliary, task[1]) for task in layers}
+    return {task: found[task] for task in tasks if found.get(task)}
 
 
 def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extractor]:
@@ -352,9 +318,8 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
         elif variant.startswith("vand"):
             found.append(vand_extractor(encoder))
         else:
-            found.append(
-                methods.extractor_of(encoder, prompt_config_of(encoder, **training_options(variant)))
-            )
+            config = prompt_config_of(encoder, **training_options(variant))
+            found.append(methods.extractor_of(encoder, config))
     return list({content_key(**extractor.key): extractor for extractor in found}.values())
 
 
@@ -366,10 +331,11 @@ def run_experiment(
     variants: of `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical".
     """
     chosen, records = squashed(settings, encoder, role), []
-    for variant in tqdm(variants, desc=f"prompts, {role}", leave=False):
-        for category in chosen:
-            own = baselines(category) if variant == "baselines" else learned_records(category, role, variant)
-            records += own
+    learned = learned_for(settings, encoder, role, variants) if chosen else {}
+    for category in tqdm(chosen, desc=f"prompts, {role}", leave=False):
+        records += baselines(category) if "baselines" in variants else []
+        for (variant, seed), own in learned.items():
+            records += learned_records(category, own, variant, seed)
     return as_frame(records)
 
 

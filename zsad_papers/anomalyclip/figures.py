@@ -14,7 +14,7 @@ from skimage.measure import block_reduce
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
-from zsad_papers.anomalyclip import experiments
+from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
 from zsad_papers.baselines.vand import Adapters
 from zsad_papers.common import galleries, plots
@@ -47,16 +47,16 @@ def prompt_sources(
             f"methods={tuple(methods)}, windows={windows}: expected some of {', '.join(METHODS)}, and for "
             "WinCLIP its encoder, `data.encoder_of(settings)`"
         )
-    auxiliary, found = experiments.auxiliary_role(role), {}
+    auxiliary, found = learning.auxiliary_role(role), {}
     learns = not missing(settings, [auxiliary])
     for method in methods:
         if method in ("CLIP", "WinCLIP"):
             found[method] = windows if method == "WinCLIP" else None
         elif learns and method == "VAND":
-            found[method] = experiments.learned_adapters(settings, encoder, auxiliary)
+            found[method] = learning.learned_adapters(settings, encoder, auxiliary)
         elif learns:
             preset = "coop" if method == "CoOp" else "released"
-            found[method] = experiments.learned_prompts(settings, encoder, auxiliary, preset)
+            found[method] = learning.learned_prompts(settings, encoder, auxiliary, preset)
     return found
 
 
@@ -200,7 +200,7 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
             role, category = found
             here = f"{object_name(category.name)}, {category.dataset.name}"
             masks = "yes" if has_masks(category.test) else "none"
-            learned_on = settings.datasets[experiments.auxiliary_role(role)] or "nothing"
+            learned_on = settings.datasets[learning.auxiliary_role(role)] or "nothing"
         lines.append((artifact[1:], f"{name}, {dataset}", here, masks, learned_on))
     names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
     return pd.DataFrame(lines, columns=names)

@@ -17,6 +17,9 @@ class AnomalyclipSettings(Settings):
     prompt_epochs: int | None = parameter(
         "epochs of all that is learned from images (null in a profile: each method's own)", ge=1
     )
+    prompt_seeds: int = parameter(
+        "how many trainings of AnomalyCLIP, CoOp and VAND in the main tables; others have one", ge=1
+    )
     context_lengths: NumbersFrom1 = parameter("learned words in a prompt to compare (E)")
     prompt_depths: NumbersFrom1 = parameter("text blocks with learned tokens to compare (M)")
     token_lengths: NumbersFrom1 = parameter("learned tokens in a text block to compare (L)")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from zsad_core.encoders import ClipEncoder
-from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES, experiments
+from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES, experiments, learning
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor
 from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_masks, prompt_encoder
@@ -39,7 +39,7 @@ CLASSWISE = {
 def variants_of(settings: Settings, role: str) -> list[str]:
     """All variants to measure on the dataset in a role."""
     found = [*MAIN, "object_aware", "class_name_at_test", *(f"word={word}" for word in experiments.WORDS)]
-    if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[experiments.MEDICAL]:
+    if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[learning.MEDICAL]:
         found += TUNED
     if role in COMPARED:
         ablations = [name for table in experiments.ABLATIONS.values() for name in table]
@@ -100,7 +100,12 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
 
 
 def rows_of(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of one artifact of this paper; where and keep: as in `results.tidy`."""
+    """Rows of one artifact of this paper, of the first seed, which all variants have; where and keep: as in
+    `results.tidy`."""
+    return _tidy(records[records["seed"] <= learning.FIRST_SEED], dataset, artifact, **where)
+
+
+def _tidy(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
     return tidy(records, dataset, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
 
 
@@ -110,8 +115,8 @@ def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.Data
 
 
 def main_rows(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of Tables 1 or 2: six methods without their variants."""
-    return rows_of(records, dataset, artifact, method=METHODS, variant="", shots=0, **where)
+    """Rows of Tables 1 or 2: six methods without their variants, over all seeds."""
+    return _tidy(records, dataset, artifact, method=METHODS, variant="", shots=0, **where)
 
 
 def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFrame:

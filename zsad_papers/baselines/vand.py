@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,6 @@ def train_adapters(
     split: str | None = "test",
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool = True,
 ) -> Adapters:
     """Learn the linear layers on an auxiliary dataset, in the paper its test split, by `vand_loss`.
 
@@ -147,7 +147,12 @@ def train_adapters(
         n = len(material)
         if mosaic:
             mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
-            material = material.followed_by(auxiliary_of(mosaics, extractor, folder))
+            others = auxiliary_of(mosaics, extractor, folder)
+            joint = {
+                name: np.append(getattr(material, name), getattr(others, name))
+                for name in ("labels", "owners")
+            }
+            material = replace(material, parts=material.parts + others.parts, **joint)
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
 
         def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
@@ -168,7 +173,6 @@ def train_adapters(
             chosen.fingerprint,
             change=some_mosaics if mosaic else None,
             checkpoint=checkpoint,
-            progress=progress,
         )
 
 

@@ -1,0 +1,95 @@
+"""What is learned from auxiliary images, kept in `cache_dir/prompts`: prompts and VAND's layers (App. A)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from zsad_core.cache import content_key
+from zsad_core.datasets import AnomalyDataset
+from zsad_core.encoders import ClipEncoder
+from zsad_core.prompt_config import PromptConfig, prompt_config_of
+from zsad_core.prompt_learning import LearnedPrompts, train_side_by_side
+from zsad_papers.baselines.vand import Adapters, train_adapters
+from zsad_papers.common.data import dataset_of
+from zsad_papers.common.settings import Settings
+
+MEDICAL = "cvc_colondb"
+"""The role of the medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
+FIRST_SEED = PromptConfig().seed
+
+
+def auxiliary_role(role: str) -> str:
+    """The dataset that prompts for this one are learned on: VisA for MVTec AD, MVTec AD for all others."""
+    return "visa" if role == "mvtec" else "mvtec"
+
+
+def learned_prompts(
+    settings: Settings, encoder: ClipEncoder, auxiliary: str, preset: str = "released", **options
+) -> LearnedPrompts | None:
+    """Prompts learned on the dataset in a role, read if they are kept; None without the dataset."""
+    return next(iter(learned_variants(settings, encoder, auxiliary, [{"preset": preset, **options}])), None)
+
+
+def learned_variants(
+    settings: Settings, encoder: ClipEncoder, auxiliary: str, variants: Sequence[dict]
+) -> list[LearnedPrompts]:
+    """Prompts learned with each of these options, side by side; none without the dataset."""
+    images = _auxiliary_images(settings, auxiliary)
+    if images is None:
+        return []
+    own = {} if settings.prompt_epochs is None else {"epochs": settings.prompt_epochs}
+    configs = [prompt_config_of(encoder, **{**own, **options}) for options in variants]
+    paths = {config: _kept(settings, encoder, images, {"recipe": config.key()}) for config in configs}
+    for group in side_by_side([config for config, path in paths.items() if not path.is_file()]):
+        name = content_key(group=[paths[config].name for config in group])
+        options = {"checkpoint": paths[group[0]].with_name(f"{name}.unfinished.safetensors"), "split": None}
+        found = train_side_by_side(encoder, images, group, cache_dir=settings.cache_dir, **options)
+        for config, prompts in zip(group, found, strict=True):
+            prompts.save(paths[config])
+        options["checkpoint"].unlink(missing_ok=True)
+    return [LearnedPrompts.load(paths[config]) for config in configs]
+
+
+def learned_adapters(
+    settings: Settings, encoder: ClipEncoder, auxiliary: str, seed: int = FIRST_SEED
+) -> Adapters | None:
+    """VAND's layers, as in `learned_prompts`. As in its authors' code: on MVTec AD 3 epochs with mosaics, on
+    others 15 epochs without."""
+    images = _auxiliary_images(settings, auxiliary)
+    if images is None:
+        return None
+    epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
+    recipe = {"epochs": epochs, "mosaic": 0.2 if auxiliary == "mvtec" else 0.0, "seed": seed}
+    path = _kept(settings, encoder, images, {"vand": 3, **recipe})
+    if not path.is_file():
+        unfinished = path.with_suffix(".unfinished.safetensors")
+        options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, "split": None, **recipe}
+        train_adapters(encoder, images, **options).save(path)
+        unfinished.unlink(missing_ok=True)
+    return Adapters.load(path)
+
+
+def _auxiliary_images(settings: Settings, role: str) -> AnomalyDataset | None:
+    """Of `MEDICAL` all images, of other sets the test split; None without the dataset."""
+    dataset = dataset_of(settings, role)
+    return dataset if dataset is None or role == MEDICAL else dataset.select(split="test")
+
+
+def _kept(settings: Settings, encoder: ClipEncoder, images: AnomalyDataset, key: dict) -> Path:
+    """The file in `cache_dir/prompts` of what is learned, under all that it depends on."""
+    key |= {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
+    name = f"{images.root.name}-{content_key(**key, images=images.fingerprint)}.safetensors"
+    return Path(settings.cache_dir) / "prompts" / name
+
+
+def side_by_side(configs: Sequence[PromptConfig]) -> list[list[PromptConfig]]:
+    """The configurations in groups that can be learned together: of one shape, on one order of images."""
+    groups: dict[tuple, list[PromptConfig]] = {}
+    for config in configs:
+        shape = replace(config.design, states=("", ""), ending="")
+        steps = (config.optimizer, config.lr, config.betas, config.weight_decay)
+        order = (config.epochs, config.batch_size, config.seed)
+        groups.setdefault((shape, *steps, *order), []).append(config)
+    return list(groups.values())

@@ -22,8 +22,7 @@ from zsad_core.prompts import object_name
 
 
 class Batch(NamedTuple):
-    """heads: (b, d) global features. patches: {block: (b, p, d)}. masks: (b, H, W) bool. labels, names: (b,),
-    names as places in `Auxiliary.names`."""
+    """(b, d) global, {block: (b, p, d)} local features, (b, H, W) bool, (b,), (b,) places in the names."""
 
     heads: Tensor
     patches: dict[int, Tensor]

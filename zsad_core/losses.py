@@ -1,7 +1,6 @@
 """The local part of AnomalyCLIP's glocal loss: focal and dice loss of maps (Sec. 3.3, Eq. 2).
 
-A map has two channels, normal and anomalous, that sum to 1, also after upsampling. So only the anomalous one
-is computed.
+The two channels of a map sum to 1, also after upsampling. So only the anomalous one is computed.
 """
 
 from __future__ import annotations

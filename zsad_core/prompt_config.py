@@ -18,13 +18,11 @@ from zsad_core.losses import PARTS
 class PromptConfig:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
-    attention, first, layers: the local features, as in `ClipEncoder.embed_glocal`. first 0: the block at a
-        quarter of the depth (6 of 24). layers (): the last `n_layers` of the four quarter blocks (N of Figure
-        8d). The paper says all four; the code behind its numbers took the last block four times over, since
-        it kept references to one tensor that later blocks changed.
+    attention, first, layers: the local features, as in `ClipEncoder.embed_glocal`. first 0: the first quarter
+        block. layers (): the last `n_layers` of the four quarter blocks (N of Figure 8d). The paper says all
+        four; the code behind its numbers took the last one four times over, by mistake.
     final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
-    temperature: of both softmaxes. The paper prints none. 0.07 is CLIP's initial value and the code's. None:
-        the one that the model was trained with, 0.01 in CLIP (CoOp).
+    temperature: of both softmaxes. The paper prints none; 0.07 is the code's. None: the model's own (CoOp).
     global_loss, local: cross entropy of the image, and which of `losses.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
     optimizer: "adam", the paper's, with the code's `betas`; or CoOp's "sgd" with momentum 0.9, `weight_decay`

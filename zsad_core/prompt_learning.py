@@ -144,15 +144,13 @@ def learn(
         losses = [glocal_loss(encoder, own, text, batches[source]) for own, text, source in each]
         return torch.stack(losses) if several else losses[0]
 
-    def rate(epoch: int) -> float:
-        """CoOp's: 1e-5 in the first epoch, then a cosine over all epochs."""
-        return config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2 if epoch else 1e-5
-
     own, options = {"lr": config.lr, "weight_decay": config.weight_decay}, {"checkpoint": checkpoint}
     if config.optimizer == "adam":
         stepper, own = torch.optim.Adam, own | {"betas": config.betas}
     else:
-        stepper, own, options = torch.optim.SGD, own | {"momentum": 0.9}, options | {"rate": rate}
+        stepper, own = torch.optim.SGD, own | {"momentum": 0.9}
+        cosine = [(1 + math.cos(math.pi * epoch / config.epochs)) / 2 for epoch in range(1, config.epochs)]
+        options |= {"rates": [1e-5, *(config.lr * value for value in cosine)]}
     found = start.trained(encoder, stepper, own, loss_of, len(images), images.fingerprint, **options)
     if not several:
         return [found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -104,7 +104,7 @@ class Learned:
         n: int,
         images: str,
         *,
-        rate: Callable[[int], float] | None = None,
+        rates: Sequence[float] | None = None,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         checkpoint: str | Path | None = None,
     ) -> Self:
@@ -113,7 +113,7 @@ class Learned:
         options: of the optimizer. loss_of: mean loss of the images at some of n places, from the parameters;
             (v,) losses where v trainings run side by side, each on its part of the parameters (v, ...).
         images: their fingerprint; a checkpoint must agree in it, the recipe and the encoder.
-        rate: the learning rate of an epoch, counted from 0; None leaves the optimizer's.
+        rates: the learning rate of each epoch; None leaves the optimizer's.
         change: replaces the places (n,) of an epoch; it gets the generator of the order.
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
             the epoch, so a resumed training gives the same result as an unbroken one.
@@ -138,8 +138,8 @@ class Learned:
         losses = list(start.losses)
         epochs = range(len(losses), self.recipe["epochs"])
         for epoch in tqdm(epochs, desc=self.KIND, leave=False):
-            if rate:
-                stepper.param_groups[0]["lr"] = rate(epoch)
+            if rates:
+                stepper.param_groups[0]["lr"] = rates[epoch]
             order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
             places, total = torch.randperm(n, generator=order), 0.0
             places = change(places, order) if change else places

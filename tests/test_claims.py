@@ -172,7 +172,7 @@ def test_errors_name_what_is_wrong(monkeypatch, published):
     for bad in ("winclip[", "winclip (4)", "a b"):
         with pytest.raises(ValueError, match="is no method; expected for example"):
             method_key(bad)
-    assert method_key("cutpaste (full-shot)").shots == FULL_SHOT
+    assert method_key("cutpaste (full-shot)")[2] == FULL_SHOT
     with pytest.raises(ValueError, match="'about 2' is no condition"):
         meets(1.0, "about 2")
     with pytest.raises(

@@ -8,6 +8,7 @@ values that a dataset has rows for, and its claim must hold on each dataset with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from zsad_papers.anomalyclip import INDUSTRIAL, MEDICAL_IMAGE, MEDICAL_PIXEL
@@ -77,12 +78,12 @@ def _sweep(n: Numbers, letter: str, needed: Sequence[int] = (), least: int = 1) 
 
 def _without_peak(curves: Curves) -> list[str]:
     """The curves with no value inside that lies above both ends."""
-
-    def has_peak(first: float, *others: float) -> bool:
-        *inner, last = others or (first,)
-        return bool(inner) and above(max(inner), max(first, last))
-
-    return [name for name, curve in curves.items() if not has_peak(*curve.values())]
+    flat = []
+    for name, curve in curves.items():
+        values = list(curve.values())
+        if not above(max(values[1:-1], default=-math.inf), max(values[0], values[-1])):
+            flat.append(name)
+    return flat
 
 
 def c38(n: Numbers) -> Verdict:
@@ -106,14 +107,6 @@ def c40(n: Numbers) -> Verdict:
     near = all(at_least(curve[4], max(curve.values()) - 0.5) for curve in curves.values())
     reason = f"no maximum inside the tested range in {', '.join(flat) or 'none'}"
     return n.verdict(not flat and near, f"{reason}; L=4 within 0.5 of it is needed")
-
-
-def c41(n: Numbers) -> Verdict:
-    """pixel pro and image ap: N=4 >= each of N=1, N=2, N=3"""
-    curves = _sweep(n, "N", (1, 2, 3, 4))
-    leads = {f"{name} N=4 - N={k}": c[4] - c[k] for name, c in curves.items() for k in (1, 2, 3)}
-    behind = [name for name, lead in leads.items() if not at_least(lead, 0)]
-    return n.verdict(not behind, f"behind in {', '.join(behind) or 'none'}", leads)
 
 
 def c42(n: Numbers) -> Verdict:

@@ -185,26 +185,18 @@ def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
     return table.assign(agreement=same.mask(is_open, "open"))
 
 
-class MethodKey(NamedTuple):
-    """What was run: a method with its variant and shots."""
-
-    method: str
-    variant: str = ""
-    shots: int = 0
-
-
 @cache
-def method_key(text: str) -> MethodKey:
+def method_key(text: str) -> tuple[str, str, int]:
     """The method, variant and shots that a text names.
 
     >>> method_key("winclip_plus[score=max_map] (4-shot)")
-    MethodKey(method='winclip_plus', variant='score=max_map', shots=4)
+    ('winclip_plus', 'score=max_map', 4)
     """
     found = METHOD_KEY.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no method; expected for example 'winclip_plus[maps=P] (4-shot)'")
     method, variant, shots = found.groups(default="")
-    return MethodKey(method, variant, FULL_SHOT if shots == "full" else int(shots or 0))
+    return method, variant, (FULL_SHOT if shots == "full" else int(shots or 0))
 
 
 Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]

@@ -14,7 +14,7 @@ from itertools import product
 
 import pandas as pd
 
-from zsad_papers.common.claims import Numbers, cells_of, load_claims, place
+from zsad_papers.common.claims import Numbers, above, at_least, cells_of, load_claims, place
 from zsad_papers.common.results import load_published
 
 KINDS = {  # what is printed, and what is computed
@@ -47,19 +47,14 @@ def equal_numbers(
         "computed": f"{computed:.{digits + 2}f}",
         "difference": round(computed - printed, 6),
         "kind": kind,
-        "agrees": bool(abs(computed - printed) <= tolerance + 1e-9),
+        "agrees": at_least(tolerance, abs(computed - printed)),
     }
 
 
 def larger(where: str, lower: float, higher: float, explanation: str) -> Check:
     """A statement that the second number is larger."""
-    check = equal_numbers(where, lower, higher, 0, "text")
-    return check | {
-        "printed": f"more than {lower:.1f}",
-        "computed": f"{higher:.1f}",
-        "explanation": explanation,
-        "agrees": higher > lower + 1e-9,
-    }
+    sides = {"printed": f"more than {lower:.1f}", "computed": f"{higher:.1f}", "agrees": above(higher, lower)}
+    return equal_numbers(where, lower, higher, 0, "text") | sides | {"explanation": explanation}
 
 
 def same_words(where: str, printed: str, computed: str, kind: str = "text", explanation: str = "") -> Check:
@@ -155,11 +150,10 @@ def _missing(where: str, missing: list[str], mean: float, values: pd.Series) -> 
     n = len(values) + len(missing)
     left = (n * mean - values.sum()) / len(missing)
     margin = (n + len(values)) * HALF_UNIT / len(missing)
-    sides = {"printed": "no row", "computed": f"{max(left - margin, 0):.1f} to {min(left + margin, 100):.1f}"}
-    explanation = (
-        f"no value for {', '.join(missing)} in the text at hand; the printed mean, {mean}, leaves this"
-    )
-    return {"where": where, "kind": "missing rows", "explanation": explanation} | sides
+    computed = f"{max(left - margin, 0):.1f} to {min(left + margin, 100):.1f}"
+    what = f"no value for {', '.join(missing)} in the text at hand"
+    explanation = f"{what}; the printed mean, {mean}, leaves this"
+    return same_words(where, "no row", computed, "missing rows", explanation)
 
 
 def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:

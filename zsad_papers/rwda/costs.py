@@ -13,6 +13,7 @@ from zsad_core.fnn import FNN
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_papers.common.costs import (
+    Counted,
     VisionTower,
     latencies,
     multiply_accumulates,
@@ -23,18 +24,18 @@ from zsad_papers.common.costs import (
 )
 from zsad_papers.common.results import joined, rows
 
+VIEWS = 6
+"""Views of one image: the only small number that gives the printed 105.4."""
 
-def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 20) -> pd.DataFrame:
+
+def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFrame:
     """Rows of Table 3 for CLIP, RWDA and their sum: image-side parameters (M), multiply-accumulates (G) and
     latency (ms) of one image.
 
-    One image is `views` views in one batch; prompts are embedded beforehand, as in the paper. The counts are
+    One image is six views in one batch; prompts are embedded beforehand, as in the paper. The counts are
     exact and the same in every run; the latencies are this machine's.
     """
-    tower, added = tower_of(encoder), fnn_counts(fnn)
-    clip_parameters = sum(p.numel() for p in encoder.model.visual.parameters())
-    clip_macs = multiply_accumulates(tower, views * [(1, tower.tokens)], patch_embeddings=views)
-    pixels = random_pixels(encoder, views)
+    pixels = random_pixels(encoder, VIEWS)
     normal, anomalous = encoder.embed_text(list(prompt_pair())).cpu()
 
     def guided(embeddings: torch.Tensor) -> torch.Tensor:
@@ -51,44 +52,33 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, views: int = 6, repeats: int = 
 
     measured = latencies({name: partial(detect, parts) for name, parts in scores.items()}, repeats)
     frames = []
-    for method, parts in scores.items():
-        with_fnn = learned in parts
-        values = {
-            "params_M": (clip_parameters + with_fnn * added["params_M"]) / 1e6,
-            "macs_G": (clip_macs + with_fnn * views * added["macs_G"]) / 1e9,
-            "latency_ms": measured[method],
-        }
+    for method, ms in measured.items():
+        values = image_counts(tower_of(encoder), fnn, method) | {"latency_ms": ms}
         frames.append(rows(pd.DataFrame([values]), paper="rwda", artifact="T3", dataset="", method=method))
     return joined(frames)
 
 
-def fnn_counts(fnn: FNN) -> dict[str, int]:
-    """Parameters of RWDA's network, and its multiply-accumulates for one embedding.
+def image_counts(tower: VisionTower, fnn: FNN, method: str, counted: Counted = "all") -> dict[str, float]:
+    """Parameters (millions) and multiply-accumulates (10^9) of a method for one image.
 
-    >>> fnn_counts(FNN(640))
-    {'params_M': 297473, 'macs_G': 295168}
+    WinCLIP is counted as the paper does: its windows once, on one patch embedding.
     """
+    windows, with_fnn = method == "winclip", "rwda" in method
+    sequences = window_sequences(tower) if windows else VIEWS * [(1, tower.tokens)]
+    numbers = parameters(tower, counted) + with_fnn * sum(p.numel() for p in fnn.parameters())
+    macs = multiply_accumulates(tower, sequences, patch_embeddings=1 if windows else VIEWS, counted=counted)
     linear = [part for part in fnn.modules() if isinstance(part, torch.nn.Linear)]
-    numbers = sum(parameter.numel() for parameter in fnn.parameters())
-    return {"params_M": numbers, "macs_G": sum(part.weight.numel() for part in linear)}
+    macs += with_fnn * VIEWS * sum(part.weight.numel() for part in linear)
+    return {"params_M": numbers / 1e6, "macs_G": macs / 1e9}
 
 
 def complexity_table() -> pd.DataFrame:
-    """Table 3's first two columns for the paper's models, counted both ways: method, metric, profiler, all
-    (millions and 10^9).
+    """Table 3's first two columns for the paper's models, counted both ways: method, metric, profiler, all.
 
-    Six views are the only small number that gives the printed 105.4, and three widths of 256 the only equal
-    ones that fit the total. WinCLIP is counted as the table does: its windows once, on one patch embedding.
+    Three widths of 256 are the only equal ones that fit the printed total.
     """
-    tower, added, views = VisionTower(), fnn_counts(FNN(640)), 6
-    whole, windows = (views * [(1, tower.tokens)], views), (window_sequences(tower), 1)
-    records = []
-    for method, with_fnn in (("clip", 0), ("winclip", 0), ("rwda", 1), ("clip_rwda", 1)):
-        sequences, images = windows if method == "winclip" else whole
-        numbers = {"params_M": {}, "macs_G": {}}
-        for counted in ("profiler", "all"):
-            macs = multiply_accumulates(tower, sequences, patch_embeddings=images, counted=counted)
-            numbers["macs_G"][counted] = (macs + with_fnn * views * added["macs_G"]) / 1e9
-            numbers["params_M"][counted] = (parameters(tower, counted) + with_fnn * added["params_M"]) / 1e6
-        records += [{"method": method, "metric": metric, **own} for metric, own in numbers.items()]
-    return pd.DataFrame(records)
+    frames = []
+    for method in ("clip", "winclip", "rwda", "clip_rwda"):
+        ways = {way: image_counts(VisionTower(), FNN(640), method, way) for way in ("profiler", "all")}
+        frames.append(pd.DataFrame(ways).rename_axis("metric").reset_index().assign(method=method))
+    return pd.concat(frames, ignore_index=True)

@@ -119,9 +119,9 @@ def test_preprocessing_by_hand():
     noise = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
     resized = Image.fromarray(noise).resize((80, 48), Image.Resampling.BICUBIC).crop((16, 0, 64, 48))
     expected = (np.asarray(resized) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = backbone.preprocess(Image.fromarray(noise))
+    found = backbone.transform(Image.fromarray(noise))
     assert_close(found, torch.tensor(expected.transpose(2, 0, 1), dtype=torch.float32))
-    assert backbone.preprocess(Image.new("L", (200, 100), 128)).shape == (3, 48, 48)
+    assert backbone.transform(Image.new("L", (200, 100), 128)).shape == (3, 48, 48)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(wood, backbon
     normal = wood.where(wood.labels == 0)
     found = train_rd4ad(normal, backbone, epochs=2)
     images = [normal.image(i).resize(SIZE, 3) for i in range(5)]
-    pixels = torch.stack([backbone.preprocess(image) for image in images])
+    pixels = torch.stack([backbone.transform(image) for image in images])
     own, order, losses = Network(), torch.Generator().manual_seed(0), []
     optimizer = torch.optim.Adam(own.parameters(), 0.005, (0.5, 0.99))
     for _ in range(2):

@@ -51,14 +51,14 @@ def learned_numbers(encoder: ClipEncoder, design: PromptDesign) -> dict[str, int
     return counts
 
 
-def preset_differences(encoder: ClipEncoder, one: str = "released", other: str = "paper") -> pd.DataFrame:
-    """The named options in which two presets differ: option, and the value in each."""
-    flat = []
-    for preset in (one, other):
+def preset_differences(encoder: ClipEncoder) -> pd.DataFrame:
+    """The named options in which the presets "released" and "paper" differ: option, and the value in each."""
+    values = {}
+    for preset in ("released", "paper"):
         key = prompt_config_of(encoder, preset).key()
-        flat.append({**key.pop("design"), **key})
-    lines = [(name, *(_words(side[name]) for side in flat)) for name in flat[0]]
-    return pd.DataFrame([line for line in lines if line[1] != line[2]], columns=["option", one, other])
+        values[preset] = pd.Series({**key.pop("design"), **key}, dtype="object").map(_words)
+    table = pd.DataFrame(values).rename_axis("option").reset_index()
+    return table[table["released"] != table["paper"]].reset_index(drop=True)
 
 
 def _words(value: object) -> str:
@@ -137,18 +137,18 @@ BINS = 20_000
 """Bins of scores in [0, 1]; the threshold of the best F1 is one of their edges."""
 
 
-def background(image: np.ndarray, tolerance: int = TOLERANCE) -> tuple[np.ndarray, float]:
+def background(image: np.ndarray) -> tuple[np.ndarray, float]:
     """The estimated background (H, W) bool of an image (H, W, 3) uint8, and the share in [0, 1] of the border
     that has its colour.
 
     The border is a frame of 2 % of the shorter edge, its colour the median of each channel. Background is
-    what differs from it by at most `tolerance` in each channel and is joined to the frame (4-neighbours).
+    what differs from it by at most `TOLERANCE` in each channel and is joined to the frame (4-neighbours).
     """
     frame = np.ones(image.shape[:2], bool)
     edge = max(1, round(0.02 * min(frame.shape)))
     frame[edge:-edge, edge:-edge] = False
     colour = np.median(image[frame], axis=0)
-    close = (np.abs(image.astype(float) - colour) <= tolerance).all(axis=2)
+    close = (np.abs(image.astype(float) - colour) <= TOLERANCE).all(axis=2)
     numbers, _ = components(close)
     joined_to_it = np.isin(numbers, np.setdiff1d(numbers[frame & close], [0]))
     return joined_to_it, float(close[frame].mean())

@@ -19,7 +19,6 @@ from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import fetch, load_weights
 from zsad_core.encoders import choose_device
 from zsad_core.image_features import Extractor
-from zsad_core.images import to_rgb
 from zsad_papers.common.settings import Settings
 
 # Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
@@ -30,8 +29,10 @@ _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
 class Backbone:
     """A frozen network with feature maps of some of its layers; made by `load_backbone`.
 
-    layers: names, shallow to deep. image_size: (height, width) in pixels of what `preprocess` gives.
-    backbone_id, weights_id: names made of content, to key caches with.
+    layers: names, shallow to deep. backbone_id, weights_id: names made of content, to key caches with.
+    transform: of a PIL image of any size and mode to (3, height, width) float32, (height, width) being
+        image_size, by the same steps as `ClipEncoder`, as WinCLIP does for its baselines too (Supplement A).
+        Their own papers resize to 256 and crop 224.
     """
 
     backbone_id: str
@@ -42,11 +43,6 @@ class Backbone:
     device: torch.device = field(repr=False)
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """(3, H, W) float32 from a PIL image of any size and mode, by the same steps as `ClipEncoder`, as
-        WinCLIP does for its baselines too (Supplement A). Their own papers resize to 256 and crop 224."""
-        return self.transform(to_rgb(image))
-
     @torch.no_grad()
     def feature_maps(self, pixels: Tensor) -> dict[str, Tensor]:
         """Layer -> (n, rows, columns, channels) float32 on the CPU, from preprocessed images (n, 3, H, W) of
@@ -54,7 +50,7 @@ class Backbone:
         if not pixels.is_floating_point() or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
                 f"expected images as a float tensor (n, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}; "
-                "stack what backbone.preprocess(image) returns"
+                "stack what backbone.transform(image) returns"
             )
         names = layer_names(self.model)
         depths = [names.index(layer) for layer in self.layers]
@@ -118,13 +114,12 @@ def load_backbone(
         path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
-    size = (image_size, image_size)
-    preprocess = PreprocessCfg(size=size, mean=config.mean, std=config.std)
+    preprocess = PreprocessCfg(size=image_size, mean=config.mean, std=config.std)
     return Backbone(
         backbone_id=name,
         weights_id=weights_id,
         layers=tuple(sorted(set(layers), key=names.index)),
-        image_size=size,
+        image_size=(image_size, image_size),
         model=model.eval().requires_grad_(False).to(chosen),
         device=chosen,
         transform=image_transform_v2(preprocess, is_train=False),

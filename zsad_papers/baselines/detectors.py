@@ -9,7 +9,7 @@ from torch import Tensor
 from zsad_core import methods
 from zsad_core.image_features import Extractor, TileFeatures
 from zsad_core.methods import Detector, Output
-from zsad_papers.baselines import few_shot as few_shot_module
+from zsad_papers.baselines import few_shot
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 from zsad_papers.common.experiment import Category, hidden_layers
 
@@ -32,32 +32,29 @@ def baseline_detector(
     """
     extractor = baseline_extractor(category, backbone)
     if backbone is None:
+        deepest = str(category.encoder.depth)
         spread = deep = [str(layer) for layer in hidden_layers(category.encoder.depth)]
     else:
+        deepest = "layer4"
         spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
-    deepest = (
-        str(category.encoder.depth) if backbone is None else "layer4"
-    )  # SPADE retrieves references by this layer
-    names = {"patchcore": deep, "patchcore_last": [str(category.encoder.depth)]}
+    names = {"patchcore": deep, "patchcore_last": [deepest]}
 
     def patch_maps(features: TileFeatures) -> dict[str, Tensor]:
         layers = features.starting("layer")
         maps = {k: v.unflatten(1, category.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
-        local = {m: names[m] for m in baselines if m in names}
-        # PatchCore's own features once for all memories
-        return maps | {
-            m: few_shot_module.locally_aware({k: maps[k] for k in own}) for m, own in local.items()
-        }
+        for method in names.keys() & set(baselines):  # PatchCore's own features once for all memories
+            maps[method] = few_shot.locally_aware({name: maps[name] for name in names[method]})
+        return maps
 
     def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], Output]:
         size = extractor.image_size
         if method == "spade":
-            return lambda query: few_shot_module.spade(query, references, spread, deepest, size)
+            return lambda query: few_shot.spade(query, references, spread, deepest, size)
         if method == "padim":
-            gaussians = few_shot_module.padim_memory(references, spread, seed)
-            return lambda query: few_shot_module.padim(query, gaussians, size)
-        entries = few_shot_module.patchcore_memory(references[method], seed)
-        return lambda query: few_shot_module.patchcore(query[method], entries, size)
+            gaussians = few_shot.padim_memory(references, spread, seed)
+            return lambda query: few_shot.padim(query, gaussians, size)
+        entries = few_shot.patchcore_memory(references[method], seed)
+        return lambda query: few_shot.patchcore(query[method], entries, size)
 
     reference, draws = category.references(category.draws(shots), extractor)
     fitted = {}

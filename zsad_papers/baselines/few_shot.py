@@ -59,8 +59,7 @@ def spade(
     All layers are resized to the largest grid and compared as one long feature, one per position as in the
     paper. What WinCLIP's own re-implementation did is not known.
     """
-    names = [*layers, *({global_layer} - set(layers))]
-    kept = checked_maps("references", references, names)
+    kept = checked_maps("references", references, [*layers, *({global_layer} - set(layers))])
     vectors = kept[global_layer].mean((1, 2))  # (m, channels)
     features = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
     k = min(NEIGHBOURS, len(vectors))
@@ -73,7 +72,7 @@ def spade(
         return distances.square().float().mean(), found.square().reshape(own.shape[:2])
 
     shapes = {name: x.shape[1:] for name, x in kept.items()}
-    return _predict(checked_maps("queries", query, names, shapes), size, score)
+    return _predict(checked_maps("queries", query, list(kept), shapes), size, score)
 
 
 class Gaussians(NamedTuple):

@@ -23,8 +23,6 @@ from zsad_core.methods import Output
 from zsad_papers.baselines.backbones import Backbone
 
 LAYERS = ("layer1", "layer2", "layer3")
-
-
 EPOCHS, BATCH_SIZE, LR, BETAS, SEED = 200, 16, 0.005, (0.5, 0.99), 0
 """anomalib's values; the authors' code has them too, except for the second beta, 0.999 there."""
 
@@ -39,7 +37,7 @@ class Rd4ad:
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
-        """Of images (n, 3, H, W) as `backbone.preprocess` gives them: the sum over layers of 1 - cosine,
+        """Of images (n, 3, H, W) as `backbone.transform` gives them: the sum over layers of 1 - cosine,
         upsampled to H x W and smoothed (sigma 4 pixels), and its maximum as image score."""
         size = self.backbone.image_size
         if pixels.shape[1:] != (3, *size):

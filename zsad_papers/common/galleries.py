@@ -37,9 +37,8 @@ def example(
 ) -> Example:
     """Test image number `image` with its maps; reference: the training image that is shown as normal, black
     without one."""
-    normal = (
-        Image.new("RGB", category.test.size(image)) if reference is None else category.train.image(reference)
-    )
+    black = Image.new("RGB", category.test.size(image))
+    normal = black if reference is None else category.train.image(reference)
     label = f"{object_name(category.name)}\n{object_name(category.test.meta['defect'].iloc[image])}"
     picture, mask = np.asarray(category.test.image(image)), category.test.mask(image)
     return Example(label, picture, mask, np.asarray(normal), maps)

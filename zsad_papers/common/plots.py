@@ -122,8 +122,7 @@ def lines(
     mark: float | None = None,
 ) -> Figure:
     """Column `mean` over x with `std` as bars, one line a group. mark: a vertical line at this x."""
-    figure, axes = new_figure(height=3.8)
-    axis = axes[0, 0]
+    figure, [[axis]] = new_figure(height=3.8)
     groups = [(None, frame)] if group is None else list(frame.groupby(group, sort=False))
     for number, (name, own) in enumerate(groups):
         own = own.sort_values(x)
@@ -150,13 +149,13 @@ def histograms(groups: Mapping[str, np.ndarray], *, xlabel: str) -> Figure | Pla
     groups = {name: np.ravel(values) for name, values in groups.items() if np.size(values)}
     if not groups:
         return Placeholder()
-    figure, axes = new_figure(height=3.2)
+    figure, [[axis]] = new_figure(height=3.2)
     edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 30)
     for number, (name, values) in enumerate(groups.items()):
         look = {"histtype": "step", "lw": 1.8, "ls": DASHES[number % 4]}
-        axes[0, 0].hist(values, edges, density=True, label=name, **look)
-    axes[0, 0].set(xlabel=xlabel, ylabel="density")
-    axes[0, 0].legend()
+        axis.hist(values, edges, density=True, label=name, **look)
+    axis.set(xlabel=xlabel, ylabel="density")
+    axis.legend()
     return figure
 
 
@@ -175,8 +174,7 @@ def bars(
     """Horizontal bars, one block for each label and one bar for each group, hatched for grey print."""
     names, groups = list(dict.fromkeys(frame[label])), list(dict.fromkeys(frame[group]))
     thick = 0.8 / len(groups)
-    figure, axes = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
-    axis = axes[0, 0]
+    figure, [[axis]] = new_figure(height=1.0 + len(names) * (0.16 * len(groups) + 0.14))
     for number, name in enumerate(groups):
         own = frame[frame[group] == name].set_index(label).reindex(names)
         at = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * thick
@@ -240,10 +238,10 @@ def grid_of_values(table: pd.DataFrame, *, colour_label: str) -> Figure:
     """A small table as a heat map with every value written in it."""
     from seaborn import heatmap  # here: no other figure needs it
 
-    figure, axes = new_figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
+    figure, [[axis]] = new_figure(width=1.6 + 1.15 * table.shape[1], height=1.1 + 0.55 * table.shape[0])
     options = {"annot": True, "fmt": ".1f", "cmap": "cividis", "cbar_kws": {"label": colour_label}}
-    heatmap(table.astype(float), ax=axes[0, 0], annot_kws={"fontsize": 9}, **options)
-    axes[0, 0].set(xlabel="", ylabel="")
+    heatmap(table.astype(float), ax=axis, annot_kws={"fontsize": 9}, **options)
+    axis.set(xlabel="", ylabel="")
     return figure
 
 
@@ -294,8 +292,7 @@ def diagram(
 
     Boxes named in `emphasis` have a thick frame and a tint: the parts that are trained.
     """
-    figure, axes = new_figure(width=width, height=height)
-    axis = axes[0, 0]
+    figure, [[axis]] = new_figure(width=width, height=height)
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.set_axis_off()
     looks = {

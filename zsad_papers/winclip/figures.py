@@ -122,8 +122,8 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
 def size_against_quality(images: pd.DataFrame) -> Figure:
     """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
     images: as in `winclip.tables.small_defects`."""
-    figure, axes = new_figure(height=3.6)
-    axis, shares = axes[0, 0], images.assign(area=100 * images["area"], auroc=100 * images["auroc"])
+    figure, [[axis]] = new_figure(height=3.6)
+    shares = images.assign(area=100 * images["area"], auroc=100 * images["auroc"])
     for (dataset, own), marker in zip(shares.groupby("dataset", sort=False), MARKERS):
         axis.scatter(own["area"], own["auroc"], s=9, alpha=0.4, marker=marker, label=dataset, lw=0)
     groups = shares.groupby(pd.qcut(shares["area"], 10, duplicates="drop"), observed=True)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.ndimage import binary_propagation
 from scipy.ndimage import label as components
 from torch import Tensor
 
@@ -29,9 +30,9 @@ from zsad_papers.common.results import rows, tidy
 KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
 
 
-def token_table(encoder: ClipEncoder, design: PromptDesign, name: str = "object") -> pd.DataFrame:
+def token_table(encoder: ClipEncoder, design: PromptDesign) -> pd.DataFrame:
     """The two templates token by token: position, and for each side the token and whether it is learned."""
-    sequences = encoder.tokenize(design.sentences(name))
+    sequences = encoder.tokenize(design.sentences("object"))
     columns = {}
     for letter, side, tokens in zip("VW", ("normal", "anomalous"), sequences, strict=True):
         pieces = [encoder.tokenizer.decoder[t].removesuffix("</w>") for t in tokens]
@@ -45,10 +46,8 @@ def token_table(encoder: ClipEncoder, design: PromptDesign, name: str = "object"
 def learned_numbers(encoder: ClipEncoder, design: PromptDesign) -> dict[str, int]:
     """How many numbers are learned: in the contexts, and in the tokens of deeper blocks."""
     drawn = initial_parameters(encoder, design, torch.Generator().manual_seed(0))
-    counts = {"words": 0, "deep tokens": 0}
-    for name, values in drawn.items():
-        counts["words" if name.startswith("context/") else "deep tokens"] += values.numel()
-    return counts
+    words = sum(values.numel() for name, values in drawn.items() if name.startswith("context/"))
+    return {"words": words, "deep tokens": sum(values.numel() for values in drawn.values()) - words}
 
 
 def preset_differences(encoder: ClipEncoder) -> pd.DataFrame:
@@ -149,9 +148,7 @@ def background(image: np.ndarray) -> tuple[np.ndarray, float]:
     frame[edge:-edge, edge:-edge] = False
     colour = np.median(image[frame], axis=0)
     close = (np.abs(image.astype(float) - colour) <= TOLERANCE).all(axis=2)
-    numbers, _ = components(close)
-    joined_to_it = np.isin(numbers, np.setdiff1d(numbers[frame & close], [0]))
-    return joined_to_it, float(close[frame].mean())
+    return binary_propagation(frame & close, mask=close), float(close[frame].mean())
 
 
 def counts(uniform: float, share: float, piece: float) -> bool:

@@ -185,19 +185,17 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=names)
 
 
-def shown_maps(
-    settings: Settings, encoder: ClipEncoder, artifact: str
-) -> tuple[Figure | plots.Placeholder, Category | None]:
-    """One of Figures 14 to 37 and its category; a `Placeholder` without data."""
+def shown_maps(settings: Settings, encoder: ClipEncoder, artifact: str) -> Figure | plots.Placeholder:
+    """One of Figures 14 to 37; a `Placeholder` without data."""
     found = shown_category(settings, encoder, artifact)
     if found is None:
         words = f"Neither {SHOWN.loc[artifact, 'category']} nor a stand-in for it is among this run's data."
-        return plots.Placeholder(words), None
+        return plots.Placeholder(words)
     role, category = found
     sources = prompt_sources(settings, encoder, role)
     if not sources:
-        return plots.Placeholder("No auxiliary set to learn prompts on is among this run's data."), None
-    return strip(map_examples(category, sources, spread_out(category, 5))), category
+        return plots.Placeholder("No auxiliary set to learn prompts on is among this run's data.")
+    return strip(map_examples(category, sources, spread_out(category, 5)))
 
 
 def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarray:

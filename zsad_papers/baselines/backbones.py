@@ -30,7 +30,7 @@ class Backbone:
     """A frozen network with feature maps of some of its layers; made by `load_backbone`.
 
     layers: names, shallow to deep. backbone_id, weights_id: names made of content, to key caches with.
-    transform: of a PIL image of any size and mode to (3, height, width) float32, (height, width) being
+    transform: of an RGB image of any size to (3, height, width) float32, (height, width) being
         image_size, by the same steps as `ClipEncoder`, as WinCLIP does for its baselines too (Supplement A).
         Their own papers resize to 256 and crop 224.
     """

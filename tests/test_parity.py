@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from golden.make_parity import FILE, OBJECT, SHOTS, SIZES, pixels_of, tiny_encoder
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from benchmarks.make_parity import FILE, OBJECT, SHOTS, SIZES, pixels_of, tiny_encoder
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import compositional_ensemble
 from zsad_core.references import Memory, reference_maps, winclip_plus

@@ -1,6 +1,6 @@
-"""What anomalib's WinCLIP gives for a tiny CLIP, as numbers: writes winclip.safetensors beside this file.
+"""What anomalib's WinCLIP gives for a tiny CLIP, as numbers: writes tests/golden/winclip.safetensors.
 
-It needs anomalib (`pip install -e '.[parity]'`): `python -m tests.golden.make_parity` in the checkout. The
+It needs anomalib (`pip install -e '.[parity]'`): `python -m benchmarks.make_parity` in the checkout. The
 weights are drawn by numpy's RandomState, whose stream does not change between versions.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zsad_core.encoders import ClipEncoder, load_encoder
 
-FILE = Path(__file__).with_name("winclip.safetensors")
+FILE = Path(__file__).parents[1] / "tests" / "golden" / "winclip.safetensors"
 OBJECT, SIZES, SHOTS = "bottle", (2, 3), 2
 
 

@@ -1,15 +1,11 @@
 """Shared by test files: small datasets, and every notebook executed once, by the first test that needs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
@@ -17,14 +13,6 @@ import pytest
 import yaml
 from filelock import FileLock
 from PIL import Image
-
-if TYPE_CHECKING:
-    import torch
-
-    from zsad_core.datasets import AnomalyDataset
-    from zsad_core.encoders import ClipEncoder
-    from zsad_papers.common.experiment import Category
-    from zsad_papers.common.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(
@@ -44,11 +32,11 @@ KERNEL = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": st
 KERNEL |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}  # a bar on stderr would hide a warning
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     parser.addoption("--renew", action="store_true", help="write the golden tables instead of comparing them")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     """`--dist loadgroup` keeps a file's tests on one worker, but spreads the notebooks."""
     for item in items:
         if item.path.name != "test_notebooks.py":
@@ -56,18 +44,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
+def root():
     return ROOT
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+def once(tmp_path_factory):
     """once(name, make): the path that make(path) has made on one of the workers; the others wait."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
 
-    def path_of(name: str, make: Callable[[Path], None]) -> Path:
+    def path_of(name, make):
         path = shared / "once" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -81,10 +69,10 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture(scope="session")
-def run_module() -> Callable[..., subprocess.CompletedProcess]:
+def run_module():
     """Runs `python -m ...` from the checkout as a user would, one thread, without asking for success."""
 
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    def run(*arguments, **environment):
         command = [sys.executable, "-m", *map(str, arguments)]
         environment = {**os.environ, **KERNEL, **environment}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -93,10 +81,10 @@ def run_module() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def small_data(once) -> Path:
+def small_data(once):
     """A data_dir with the datasets of the mini profile: few categories of the first two, few images each."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         from data_scripts import mini, textile
 
         with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +98,7 @@ def small_data(once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder() -> ClipEncoder:
+def encoder():
     """The mini model with its weights."""
     from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
 
@@ -118,7 +106,7 @@ def encoder() -> ClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def settings_of(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+def settings_of(small_data, tmp_path_factory):
     """settings_of(**parameters): the mini profile on few images, with a cache of the test file's own."""
     from zsad_papers.common.settings import read_settings
 
@@ -127,26 +115,26 @@ def settings_of(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 @pytest.fixture(scope="module")
-def square(settings: Settings, encoder: ClipEncoder) -> Category:
+def square(settings, encoder):
     """A category of square images with the defects hole, spot and stain; `settings` are the test file's."""
     return _category(settings, encoder, "mini_mvtec", "bottle_top")
 
 
 @pytest.fixture(scope="module")
-def oblong(settings: Settings, encoder: ClipEncoder) -> Category:
+def oblong(settings, encoder):
     """A category whose images have two tiles; `settings` are the test file's."""
     return _category(settings, encoder, "mini_visa", "fuse")
 
 
 @pytest.fixture(scope="module")
-def large(settings: Settings) -> ClipEncoder:
+def large(settings):
     """The mini model at AnomalyCLIP's input size; `settings` are the test file's."""
     from zsad_papers.common.data import prompt_encoder
 
     return prompt_encoder(settings)
 
 
-def _category(settings: Settings, encoder: ClipEncoder, dataset: str, name: str) -> Category:
+def _category(settings, encoder, dataset, name):
     from zsad_core.datasets import load_dataset
     from zsad_papers.common.experiment import Category
 
@@ -154,13 +142,13 @@ def _category(settings: Settings, encoder: ClipEncoder, dataset: str, name: str)
 
 
 @pytest.fixture
-def dataset_with(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+def dataset_with(tmp_path):
     """dataset_with(images, name): a dataset of the category screw with these test images, in this order:
     normal pictures, and (anomalous picture, mask)."""
     from data_scripts.prepare import prepared_folder
     from zsad_core.datasets import load_dataset
 
-    def make(images: Sequence, name: str = "shop") -> AnomalyDataset:
+    def make(images, name="shop"):
         with prepared_folder(tmp_path / name) as out:
             for i, image in enumerate(images):
                 names = {"category": "screw", "split": "test", "name": f"{i:02d}.png"}
@@ -174,7 +162,7 @@ def dataset_with(tmp_path: Path) -> Callable[..., AnomalyDataset]:
 
 
 @pytest.fixture(scope="session")
-def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+def small_clip(tmp_path_factory):
     """small_clip(seed, ...): a CLIP of 3 x 3 patches, 4 image and 4 text blocks, random weights.
 
     lively: biases, norms and attention differ, where new ones are 0, 1 and even and would hide mistakes.
@@ -184,15 +172,7 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEn
 
     from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
 
-    def load(
-        seed: int = 0,
-        image_size: int | None = None,
-        lively: bool = False,
-        pixels: int | Sequence[int] = 24,
-        text: dict | None = None,
-        config: dict | None = None,
-        **vision: Any,
-    ) -> ClipEncoder:
+    def load(seed=0, image_size=None, lively=False, pixels=24, text=None, config=None, **vision):
         tower = {"image_size": pixels, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16} | vision
         texts = {"width": 32, "heads": 2, "layers": 4} | (text or {})
         content = {"embed_dim": 16, "vision_cfg": tower, "text_cfg": texts} | (config or {})
@@ -205,7 +185,7 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEn
     return load
 
 
-def enliven(model: torch.nn.Module) -> None:
+def enliven(model):
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -218,19 +198,19 @@ def enliven(model: torch.nn.Module) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def tiny_clip(small_clip):
     """A CLIP of 3 x 3 patches with 2 blocks and random weights."""
     return small_clip(layers=2)
 
 
 @pytest.fixture(scope="session")
-def small_resnet(small_clip: Callable[..., ClipEncoder]) -> ClipEncoder:
+def small_resnet(small_clip):
     """A CLIP with a ResNet of 2 x 2 cells and random weights."""
     return small_clip(pixels=64, layers=[1, 1, 1, 1], patch_size=None, width=8)
 
 
 @pytest.fixture
-def toy_set(tmp_path: Path) -> Callable[..., AnomalyDataset]:
+def toy_set(tmp_path):
     """toy_set(normal, anomalous, masks=...): noise, which is darker in an anomaly, in two categories.
 
     Each has so many images in its test split, and one in its training split. masks: how many of the anomalous
@@ -240,9 +220,7 @@ def toy_set(tmp_path: Path) -> Callable[..., AnomalyDataset]:
     from data_scripts.prepare import prepared_folder
     from zsad_core.datasets import load_dataset
 
-    def make(
-        normal: int = 2, anomalous: int = 2, masks: int | None = None, seed: int = 0, name: str = "toys"
-    ) -> AnomalyDataset:
+    def make(normal=2, anomalous=2, masks=None, seed=0, name="toys"):
         rng = np.random.default_rng(seed)
         with prepared_folder(tmp_path / name) as out:
             for category in ("metal_nut", "wood"):
@@ -264,7 +242,7 @@ def toy_set(tmp_path: Path) -> Callable[..., AnomalyDataset]:
 
 
 @pytest.fixture(scope="session")
-def small_run(small_data, once) -> dict:
+def small_run(small_data, once):
     """The smallest parameters, with folders that all notebooks of this test run share."""
     parameters = yaml.safe_load((ROOT / "tests" / "smallest.yaml").read_text())["every notebook"]
     folders = {name: str(once(name, lambda path: path.mkdir(parents=True))) for name in ("cache", "results")}
@@ -279,7 +257,7 @@ def small_run(small_data, once) -> dict:
 def run_page(run_module, tmp_path_factory):
     """run_page(notebook, output, parameters, *options): the executed notebook, whether it failed or not."""
 
-    def execute(notebook: str, output: Path, parameters: dict, *options: str) -> subprocess.CompletedProcess:
+    def execute(notebook, output, parameters, *options):
         output.parent.mkdir(parents=True, exist_ok=True)
         values = tmp_path_factory.mktemp("parameters") / "values.yaml"
         values.write_text(yaml.safe_dump(parameters))
@@ -294,10 +272,10 @@ def run_page(run_module, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def executed(once, small_run) -> Callable[[str], Path]:
+def executed(once, small_run):
     """executed(notebook): the path of that notebook, executed once at its smallest setting."""
 
-    def run(notebook: str, path: Path) -> None:
+    def run(notebook, path):
         import papermill
 
         source = ROOT / "notebooks" / f"{notebook}.ipynb"
@@ -308,7 +286,7 @@ def executed(once, small_run) -> Callable[[str], Path]:
             options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 300, "cwd": ROOT}
             papermill.execute_notebook(source, path, small_run, **options)
 
-    def make(notebook: str, path: Path) -> None:
+    def make(notebook, path):
         try:
             try:
                 run(notebook, path)
@@ -317,7 +295,7 @@ def executed(once, small_run) -> Callable[[str], Path]:
         except Exception as error:  # kept, so that the next test that asks fails at once, for this reason
             path.write_text(f"{notebook} failed:\n{str(error)[-4000:]}")
 
-    def path_of(notebook: str) -> Path:
+    def path_of(notebook):
         if notebook in LEDGERS:
             # two workers that want a ledger begin at opposite ends, else one would wait for the other's locks
             backwards = os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0"

@@ -1,7 +1,5 @@
 """What the smallest run of the book shows, beside `tests/golden/smallest`; `make golden` renews it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

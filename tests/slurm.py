@@ -4,8 +4,6 @@ Everything lies in one folder, on free ports of the loopback address, with a mun
 So it needs no root, leaves an installed Slurm alone, and two test runs can have one each.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """AnomalyCLIP on a dataset: what is trained on what, scores and maps, and the tables made of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

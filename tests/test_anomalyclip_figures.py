@@ -1,7 +1,5 @@
 """What AnomalyCLIP's pages show beside tables: maps, attention, tokens, losses, sweeps and times."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

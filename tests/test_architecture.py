@@ -1,7 +1,5 @@
 """The shape of the code: imports run one way, files stay short, each paper has the same files."""
 
-from __future__ import annotations
-
 import ast
 import re
 from statistics import median

@@ -1,7 +1,5 @@
 """Auxiliary images as training material: features, masks and labels stay together, on the disk."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -11,24 +9,23 @@ from PIL import Image
 
 from zsad_core import image_features
 from zsad_core.auxiliary import auxiliary_of
-from zsad_core.datasets import AnomalyDataset, stretched_mask
-from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, glocal_extractor
+from zsad_core.datasets import stretched_mask
+from zsad_core.image_features import glocal_extractor
 
 LAYERS = (2, 4)
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip) -> ClipEncoder:
+def encoder(small_clip):
     return small_clip()
 
 
 @pytest.fixture
-def extractor(encoder) -> Extractor:
+def extractor(encoder):
     return glocal_extractor(encoder, LAYERS, "vv", 2)
 
 
-def pixels_of(encoder: ClipEncoder, dataset: AnomalyDataset) -> torch.Tensor:
+def pixels_of(encoder, dataset):
     images = [
         dataset.image(i).resize(encoder.image_size, Image.Resampling.BICUBIC) for i in range(len(dataset))
     ]

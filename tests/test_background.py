@@ -1,7 +1,5 @@
 """The estimated background, and which share of the false alarms lies on it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
 from zsad_papers.anomalyclip.analysis import counts, shares_above
 
 
-def plate(hole: int = 200) -> np.ndarray:
+def plate(hole=200):
     """A dark plate on white ground, with a spot of the ground's colour in it."""
     image = np.full((50, 60, 3), 200, np.uint8)
     image[10:40, 15:45] = 60

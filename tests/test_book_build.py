@@ -3,8 +3,6 @@
 It is built once, in a temporary copy, from the notebooks as executed at their smallest settings.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The book's sources keep the house rules. A build with warnings as errors sees none of this."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections import Counter

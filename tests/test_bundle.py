@@ -1,13 +1,10 @@
 """A bundle carries a whole run, and nothing that is not a run gets out of one."""
 
-from __future__ import annotations
-
 import json
 import stat
 import subprocess
 import zipfile
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +15,7 @@ from zsad_papers.common.settings import read_profile
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch) -> Path:
+def checkout(tmp_path, monkeypatch):
     """A checkout with a finished run of the profile `own`, whose book has two pages."""
     files = {
         "book/_toc.yml": "- file: intro\n- file: notebooks/a\n- file: notebooks/rwda/b\n",
@@ -39,7 +36,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def call(checkout: Path, *arguments: str) -> None:
+def call(checkout, *arguments):
     profile = [] if arguments[0] == "pages" else ["--profile", str(checkout / "profiles" / "own.yaml")]
     CliRunner().invoke(bundle.main, [*arguments, *profile], catch_exceptions=False)
 
@@ -77,7 +74,7 @@ def test_the_reference_holds_tables_of_a_commit(checkout):
     assert "4567" in (checkout / "reference" / "own" / "rwda_43.json").read_text()
 
 
-def link(name: str) -> zipfile.ZipInfo:
+def link(name):
     entry = zipfile.ZipInfo(name)
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
     return entry

@@ -6,8 +6,6 @@
   number beyond a limit; those that hold are at the limit. The rows of one `case` change together.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`zsad`: commands are found by name, and each is imported only when it is called."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

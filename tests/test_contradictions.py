@@ -1,7 +1,5 @@
 """The papers' contradictions.py: what is found in print, and planted errors."""
 
-from __future__ import annotations
-
 import pytest
 
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements

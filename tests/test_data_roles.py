@@ -1,7 +1,5 @@
 """Which datasets the settings name, and their embeddings."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,26 +1,21 @@
 """The two paths of a tower of 24 blocks, against a plain implementation in float64."""
 
-from __future__ import annotations
-
 import copy
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from zsad_core import encoders
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
-from zsad_core.encoders import ClipEncoder
 
 LAYERS = (6, 12, 18, 24)
 
 
 @pytest.fixture(scope="module")
-def load(small_clip) -> Callable[..., ClipEncoder]:
+def load(small_clip):
     """load(image_size, ...): a CLIP with 24 blocks and 2 x 2 patches."""
     own = {"lively": True, "pixels": 28, "patch_size": 14, "width": 64, "layers": 24, "mlp_ratio": 2.0}
     config = {"embed_dim": 32}
@@ -28,17 +23,15 @@ def load(small_clip) -> Callable[..., ClipEncoder]:
 
 
 @pytest.fixture(scope="module")
-def encoder(load) -> ClipEncoder:
+def encoder(load):
     return load()
 
 
-def pixels_of(encoder: ClipEncoder, n: int = 3) -> Tensor:
+def pixels_of(encoder, n=3):
     return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
 
 
-def plain(
-    encoder: ClipEncoder, pixels: Tensor, kind: str = "vv", first: int = 6
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def plain(encoder, pixels, kind="vv", first=6):
     """(h_0 ... h_L, u_1 ... u_L, attention weights of `kind`) in float64, from the formulas of Sec. 3.3."""
     visual = copy.deepcopy(encoder.model.visual).double()
     h = [visual._embeds(pixels.double())]
@@ -155,7 +148,7 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
 
 
 def test_what_is_refused(load, encoder, small_resnet):
-    def refused(message: str, call: Callable, *arguments: object, **options: object) -> None:
+    def refused(message, call, *arguments, **options):
         with pytest.raises(ValueError, match=message):
             call(*arguments, **options)
 

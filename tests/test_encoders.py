@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import copy
 import json
 import string
-from collections.abc import Callable
 
 import numpy as np
 import open_clip
@@ -13,12 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 import zsad_core
 from zsad_core import encoders
 from zsad_core.checkpoints import SHIPPED, read_config
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import load_encoder
 
 CAUSAL = {
     "CLIP": {},
@@ -35,12 +32,12 @@ sentences = st.lists(
 
 
 @pytest.fixture(scope="module")
-def tiny(small_clip) -> Callable[..., ClipEncoder]:
+def tiny(small_clip):
     """tiny(...): a CLIP of a 3 x 3 grid and 2 blocks."""
     return lambda text=None, **changes: small_clip(text={"layers": 2} | (text or {}), layers=2, **changes)
 
 
-def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
+def pixels_of(encoder, n):
     return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
 
 
@@ -50,7 +47,7 @@ def test_text_embeddings_are_open_clips(tiny, changes):
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
 
     @given(sentences, st.booleans())
-    def check(prompts: list[str], normalize: bool) -> None:
+    def check(prompts, normalize):
         with torch.no_grad():
             expected = (
                 encoder.model.encode_text(tokenizer(prompts), normalize) if prompts else torch.empty(0, 16)

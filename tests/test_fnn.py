@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from zsad_core.fnn import FNN, _kept, paired_batches, train_fnn, train_fnns
 
 
-def gaussians(n: int = 200, d: int = 12, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def gaussians(n=200, d=12, shift=1.0):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, d, generator=generator), torch.randn(n, d, generator=generator) + shift
 

@@ -1,7 +1,5 @@
 """Every file below a folder is accounted for, and one that changed is not read."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a change of a file makes run again: the jobs whose programs use it, and no others."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

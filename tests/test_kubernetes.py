@@ -3,8 +3,6 @@
 A real cluster's images, volumes and nodes are not tested.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The lab's code runs as it is printed, set-up first, solutions in order."""
 
-from __future__ import annotations
-
 import re
 
 from zsad_papers.common import settings
@@ -15,7 +13,7 @@ def test_the_labs_solutions_run_in_their_order(root, small_run, monkeypatch, cap
 
     whole = settings.read_settings
     monkeypatch.setattr(settings, "read_settings", lambda given: whole({**small_run, **given}))
-    namespace: dict = {"__name__": "lab"}
+    namespace = {"__name__": "lab"}
     for block in blocks:
         exec(compile(block, "lab.md", "exec"), namespace)
     printed = capsys.readouterr().out

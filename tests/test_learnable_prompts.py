@@ -1,16 +1,12 @@
 """Learned prompts, against plain implementations over the whole context of 77 tokens."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, encode, freeze, initial_parameters
 
 RELEASED = PromptDesign()
@@ -20,22 +16,22 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip) -> ClipEncoder:
+def encoder(small_clip):
     """A CLIP whose text tower has 12 narrow blocks, like ViT-L/14's."""
     return small_clip(lively=True, layers=2, text={"layers": 12}, config={"embed_dim": 24})
 
 
-def drawn(encoder: ClipEncoder, design: PromptDesign, scale: float = 25.0) -> dict[str, Tensor]:
+def drawn(encoder, design, scale=25.0):
     """Parameters that are large beside the embeddings, so that each of them shows."""
     found = initial_parameters(encoder, design, torch.Generator().manual_seed(0))
     return {name: scale * value for name, value in found.items()}
 
 
-def texts_of(encoder: ClipEncoder, design: PromptDesign, parameters: dict, names=("object",)) -> Tensor:
+def texts_of(encoder, design, parameters, names=("object",)):
     return encode(encoder, design, parameters, freeze(encoder, design, names))
 
 
-def over_77(encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Tensor], name: str) -> Tensor:
+def over_77(encoder, design, parameters, name):
     """(2, d): one prompt at a time over 77 padded tokens, end token found as the largest id."""
     model, rows = encoder.model, []
     for side, sentence in zip(("normal", "anomalous"), design.sentences(name), strict=True):
@@ -93,7 +89,7 @@ def test_running_the_prompt_alone_equals_running_the_whole_context(encoder, desi
 
 
 def test_numbers_learned_at_the_width_of_vit_l_14(encoder):
-    def numbers(design: PromptDesign) -> int:
+    def numbers(design):
         rows = sum(len(value) for value in initial_parameters(encoder, design, torch.Generator()).values())
         return 768 * rows
 
@@ -121,7 +117,7 @@ def test_learned_tokens_in_half_precision(encoder):
     found = texts_of(encoder, half, parameters)
     assert torch.equal(found, expected) and not torch.equal(found, exact) and found.dtype == torch.float32
 
-    def slopes(design: PromptDesign, weight: float) -> Tensor:
+    def slopes(design, weight):
         own = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         (weight * texts_of(encoder, design, own)[0, 0, 0]).backward()
         return own["deep/2"].grad

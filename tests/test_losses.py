@@ -1,16 +1,13 @@
 """The losses against those of both channels, written out."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from zsad_core.losses import PARTS, local_loss
 
 
-def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) -> Tensor:
+def plain(probabilities, masks, parts=PARTS):
     """The sum of the parts from maps of two channels that are upsampled as such."""
     maps = torch.stack([1 - probabilities, probabilities], dim=1)  # (b, 2, rows, columns)
     maps = F.interpolate(maps, masks.shape[1:], mode="bilinear", align_corners=False)
@@ -23,9 +20,7 @@ def plain(probabilities: Tensor, masks: Tensor, parts: tuple[str, ...] = PARTS) 
     return sum(values[part] for part in parts)
 
 
-def example(
-    b: int = 5, grid: tuple[int, int] = (4, 6), size: tuple[int, int] = (33, 50)
-) -> tuple[Tensor, Tensor]:
+def example(b=5, grid=(4, 6), size=(33, 50)):
     """Maps in float64 and masks; the first image has no anomaly, the last nothing else."""
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.rand(b, *grid, generator=generator, dtype=torch.float64)
@@ -34,7 +29,7 @@ def example(
     return probabilities, masks
 
 
-def slope_of(loss, probabilities: Tensor, *arguments) -> tuple[Tensor, Tensor]:
+def slope_of(loss, probabilities, *arguments):
     own = probabilities.clone().requires_grad_()
     value = loss(own, *arguments)
     (2.5 * value).backward()

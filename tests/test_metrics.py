@@ -1,7 +1,5 @@
 """zsad_core.metrics against scikit-learn, definitions written out, and its error cases."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +12,7 @@ from zsad_core.metrics import aupr, aupro, auroc, f1_max
 
 
 @st.composite
-def labelled_scores(draw) -> tuple[np.ndarray, np.ndarray]:
+def labelled_scores(draw):
     """Both classes present, scores on a coarse grid so that ties occur."""
     n = draw(st.integers(2, 30))
     labels = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))

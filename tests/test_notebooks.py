@@ -3,8 +3,6 @@
 `make golden` renews the tables of `tests/golden/smallest`, where a change moves them on purpose.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

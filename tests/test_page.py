@@ -1,7 +1,5 @@
 """What a notebook begins with: its paper's parameters, the datasets that are there, and words on others."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

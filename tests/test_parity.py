@@ -5,8 +5,6 @@ mean of raw text embeddings, patch tokens after the last layer norm, the arithme
 these options the two agree up to rounding.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from benchmarks.make_parity import FILE, OBJECT, SHOTS, SIZES, pixels_of, tiny_encoder
-from zsad_core.encoders import ClipEncoder
 from zsad_core.prompts import compositional_ensemble
 from zsad_core.references import Memory, reference_maps, winclip_plus
 from zsad_core.scores import prompt_score
@@ -27,18 +24,18 @@ TIGHT = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}  # what rounding in f
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> ClipEncoder:
+def encoder(tmp_path_factory):
     return tiny_encoder(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="module")
-def theirs() -> dict[str, torch.Tensor]:
+def theirs():
     with safe_open(FILE, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def test_winclip_and_winclip_plus(encoder, theirs):
-    def embed(pixels: torch.Tensor) -> tuple:
+    def embed(pixels):
         scales = encoder.embed_scales(pixels, SIZES, layers=(encoder.depth,))
         return scales.image, scales.windows, encoder.model.visual.ln_post(scales.layers[encoder.depth])
 

@@ -1,7 +1,5 @@
 """zsad_core.pixel_metrics against the exact functions of zsad_core.metrics."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,14 +13,14 @@ from zsad_core.pixel_metrics import PixelHistogram
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
-def histogram_of(pairs: Pairs) -> PixelHistogram:
+def histogram_of(pairs):
     histogram = PixelHistogram()
     for mask, maps in pairs:
         histogram.add(mask, maps)
     return histogram
 
 
-def exact(pairs: Pairs, max_fpr: float = 0.3) -> tuple[float, float, float]:
+def exact(pairs, max_fpr=0.3):
     """By scikit-learn."""
     masks, maps = zip(*pairs)
     labels, scores = (np.concatenate([image.ravel() for image in images]) for images in (masks, maps))
@@ -30,7 +28,7 @@ def exact(pairs: Pairs, max_fpr: float = 0.3) -> tuple[float, float, float]:
     return metrics.auroc(labels, scores), pro, metrics.f1_max(labels, scores)
 
 
-def smooth_pairs(temperature: float, layers: int) -> Pairs:
+def smooth_pairs(temperature, layers):
     """Smooth maps through a softmax of two logits and summed, with defects in every other image."""
     rng = np.random.default_rng(5)
     pairs = []
@@ -44,7 +42,7 @@ def smooth_pairs(temperature: float, layers: int) -> Pairs:
     return pairs
 
 
-def noisy_pairs(scores) -> Pairs:
+def noisy_pairs(scores):
     """`scores` of a random generator and a mask; an image has few anomalous pixels."""
     rng = np.random.default_rng(0)
     masks = rng.random((8, 60, 80)) < 0.1

@@ -1,7 +1,5 @@
 """Figures hold their data, and never show it by colour alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

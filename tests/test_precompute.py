@@ -1,7 +1,5 @@
 """The features computed by category are all that the experiments need."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

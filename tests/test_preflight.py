@@ -1,7 +1,5 @@
 """`zsad check`: what it notices before a long run."""
 
-from __future__ import annotations
-
 import shutil
 from collections import namedtuple
 from dataclasses import replace

@@ -1,9 +1,6 @@
 """A line for each job that ends, with what is left, from what Snakemake writes."""
 
-from __future__ import annotations
-
 from argparse import ArgumentTypeError
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +10,12 @@ from workflow.run import page_of
 START = "dataset 1\nsection 3\nsections 1\ntotal 5\n".splitlines()
 
 
-def told(progress: Progress, lines: list[str], now: float) -> list[str]:
+def told(progress, lines, now):
     return [said for line in lines if (said := progress.read(line, now))]
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known: bool) -> None:
+def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known):
     before = {"section": {"Notebook a": 60.0, "Notebook b": 100.0, "Notebook c": 20.0}} if known else {}
     progress = Progress(before)
     assert told(progress, [*START, "Job 3: Dataset textile"], 0) == []
@@ -33,7 +30,7 @@ def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known: bool) -
     assert progress.times() == {**own, "section": before.get("section", {}) | own["section"]}
 
 
-def test_a_guess_of_a_first_run_ends_with_the_first_job_of_its_rule() -> None:
+def test_a_guess_of_a_first_run_ends_with_the_first_job_of_its_rule():
     progress = Progress({"section": {"": 100.0}, "dataset": {"": 5.0}})
     told(progress, [*START, "Job 1: Notebook a"], 0)
     assert progress.seconds_left(10) == 3 * 100 + 5 - 10
@@ -41,7 +38,7 @@ def test_a_guess_of_a_first_run_ends_with_the_first_job_of_its_rule() -> None:
     assert progress.seconds_left(20) == 2 * 20 + 5
 
 
-def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("".join(f"line {number}\n" for number in range(40)))
     failed = f"Error in rule section:\n    jobid: 1\n    log: {log} (check log file(s) for error details)"
@@ -50,7 +47,7 @@ def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     assert end.endswith("line 39") and "line 24" not in end
 
 
-def test_the_beginning_of_a_name_is_enough_for_a_page() -> None:
+def test_the_beginning_of_a_name_is_enough_for_a_page():
     assert page_of("rwda/43") == page_of("rwda/43_state_of_the_art") == "43_state_of_the_art"
     with pytest.raises(ArgumentTypeError, match="0 pages begin with 'rwda/99'.*\n  anomalyclip/32_prompts\n"):
         page_of("rwda/99")

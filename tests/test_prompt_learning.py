@@ -1,14 +1,10 @@
 """Training on cached features against a step from the images on; seeds, checkpoints, what is refused."""
 
-from __future__ import annotations
-
 import math
 import random
 import shutil
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +12,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from test_losses import plain
-from torch import Tensor
 
 from zsad_core import prompt_learning
 from zsad_core.auxiliary import Auxiliary, auxiliary_of
-from zsad_core.datasets import AnomalyDataset, load_dataset, stretched_mask
+from zsad_core.datasets import load_dataset, stretched_mask
 from zsad_core.dpam import attention_kinds, dual_path
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import load_encoder
 from zsad_core.image_features import glocal_extractor
 from zsad_core.learnable_prompts import encode, freeze, initial_parameters
-from zsad_core.prompt_config import PromptConfig, prompt_config_of
-from zsad_core.prompt_learning import (
-    LearnedPrompts,
-    glocal_loss,
-    texts_of,
-    train_prompts,
-    train_side_by_side,
-)
+from zsad_core.prompt_config import prompt_config_of
+from zsad_core.prompt_learning import LearnedPrompts, glocal_loss, texts_of, train_prompts, train_side_by_side
 from zsad_core.prompts import object_name
 from zsad_papers.anomalyclip import learning
 
@@ -40,37 +29,31 @@ SHORT = {"epochs": 3, "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip) -> ClipEncoder:
+def encoder(small_clip):
     return small_clip()
 
 
 @pytest.fixture
-def toys(toy_set) -> AnomalyDataset:
+def toys(toy_set):
     return toy_set()
 
 
 @pytest.fixture
-def train(encoder, tmp_path) -> Callable[..., LearnedPrompts]:
-    def train(dataset: AnomalyDataset, **options) -> LearnedPrompts:
+def train(encoder, tmp_path):
+    def train(dataset, **options):
         return train_prompts(encoder, dataset, **{"cache_dir": tmp_path / "cache", **SHORT, **options})
 
     return train
 
 
-def same(one: LearnedPrompts, other: LearnedPrompts) -> bool:
+def same(one, other):
     if one.parameters.keys() != other.parameters.keys():
         return False
     equal = [torch.equal(value, other.parameters[name]) for name, value in one.parameters.items()]
     return all(equal) and one.losses == other.losses and one.config == other.config
 
 
-def from_images(
-    encoder: ClipEncoder,
-    config: PromptConfig,
-    parameters: dict[str, Tensor],
-    dataset: AnomalyDataset,
-    rows: list[int],
-) -> Tensor:
+def from_images(encoder, config, parameters, dataset, rows):
     """The loss of a batch without any cache: images through the tower, maps of two channels, image by image
     the prompts of its own category."""
     visual = encoder.model.visual
@@ -97,19 +80,13 @@ def from_images(
     return loss
 
 
-def material_of(
-    encoder: ClipEncoder,
-    config: PromptConfig,
-    dataset: AnomalyDataset,
-    folder: Path,
-    dtype: torch.dtype = torch.float32,
-) -> Auxiliary:
+def material_of(encoder, config, dataset, folder, dtype=torch.float32):
     options = config.layers, config.attention, config.first, config.final_norm
     extractor = replace(glocal_extractor(encoder, *options), dtype=dtype)
     return auxiliary_of(dataset.select(split="test"), extractor, folder)
 
 
-def slopes(loss: Callable[[dict[str, Tensor]], Tensor], values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def slopes(loss, values):
     """The loss and its gradient by all parameters in one vector."""
     own = {name: value.clone().requires_grad_() for name, value in values.items()}
     result = loss(own)
@@ -127,7 +104,7 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def mini() -> ClipEncoder:
+def mini():
     """Trained weights: with random ones patches are nearly parallel, which costs float32 half its digits."""
     return load_encoder("zsad-mini", device="cpu")
 
@@ -144,7 +121,7 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_
         material = material_of(mini, config, toys, tmp_path, dtype)
         batch = material.batch(np.array(rows), config.layers if config.local else ())
 
-        def cached(values: dict, batch=batch) -> Tensor:
+        def cached(values, batch=batch):
             texts = texts_of(mini, config.design, values, frozen, batch.names)
             return glocal_loss(mini, config, texts, batch)
 
@@ -199,7 +176,7 @@ def test_a_killed_training_goes_on_from_the_last_epoch(toys, train, tmp_path, mo
     whole = train(toys, preset=preset, epochs=4)
     steps = []
 
-    def killed(*arguments) -> Tensor:
+    def killed(*arguments):
         steps.append(1)
         if len(steps) == 8:  # 3 steps an epoch: in the third one
             raise KeyboardInterrupt
@@ -247,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(toys, tra
 
     steps = []
 
-    def broken(*arguments) -> Tensor:
+    def broken(*arguments):
         steps.append(1)
         return glocal_loss(*arguments) * (math.nan if len(steps) == 5 else 1)
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import collections
 import re
 
@@ -19,7 +17,7 @@ from zsad_core.prompts import (
 )
 
 
-def words_of(normal: str, anomalous: str) -> list[str]:
+def words_of(normal, anomalous):
     """The ten random words of a pair with [n] = "a" and [a] = "a damaged"; fails if a sentence is not its
     template."""
     word = r"(\S+)"

@@ -1,7 +1,5 @@
 """The line over every page says what was run; result files name their origin; costs are counted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from types import SimpleNamespace

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,7 @@ RNG = np.random.default_rng(0)
 GRID = (3, 4)
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
+def distance(a, b):
     return (1 - a @ b / np.sqrt((a @ a) * (b @ b))) / 2
 
 
@@ -29,7 +27,7 @@ def test_association_is_the_nearest_of_all():
         np.testing.assert_allclose(association(query, memory, chunk=chunk), expected, atol=1e-6)
 
 
-def features(n: int, seed: int) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+def features(n, seed):
     """Patch tokens (n, 12, 5) and windows (n, n_windows, 8) of n images."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((12, 5), (6, 8), (2, 8))
@@ -37,7 +35,7 @@ def features(n: int, seed: int) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     return patches, {2: small, 3: large}
 
 
-def memory_of(patches: torch.Tensor, windows: dict[int, torch.Tensor]) -> Memory:
+def memory_of(patches, windows):
     return Memory(patches.flatten(0, 1), {size: values.flatten(0, 1) for size, values in windows.items()})
 
 
@@ -49,7 +47,7 @@ def test_reference_maps_against_loops(aggregate):
     maps = reference_maps(patches, windows, memory_of(kept_patches, kept_windows), GRID, aggregate)
     assert list(maps) == ["P", "W2", "W3"]
 
-    def nearest(vector: torch.Tensor, references: torch.Tensor) -> float:
+    def nearest(vector, references):
         return min(distance(vector.numpy(), r) for image in references.numpy() for r in image)
 
     for i in range(2):

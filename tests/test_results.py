@@ -1,7 +1,5 @@
 """zsad_papers.common.results: the schema, files, aggregation over seeds, published beside measured."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

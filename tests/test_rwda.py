@@ -1,7 +1,5 @@
 """RWDA's scores, runs and rows, on made-up embeddings whose answer is known."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

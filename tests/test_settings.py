@@ -1,7 +1,5 @@
 """Every wrong parameter is refused before anything is computed, with a message that says how to write it."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -161,7 +159,7 @@ def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_p
     usual = {name: f"; mini: {json.dumps(value)}" for name, value in mini.items()}
     usual |= {"profile": "", "datasets": "; mini: see profiles/mini.yaml"}
     assert found == {name: (kind, meaning + usual[name]) for name, (kind, meaning) in parameters().items()}
-    namespace: dict = {}
+    namespace = {}
     exec(parameters_cell(), namespace)
     assert isinstance(read_settings(namespace), Settings)
     assert list(parameters())[:2] == [

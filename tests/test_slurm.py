@@ -1,7 +1,5 @@
 """The same graph on a real Slurm, one job killed, one run stopped: the same result files as a local run."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -112,7 +110,7 @@ def results(checkout):
 
 def job_that_runs(module, slurm, run):
     """The number of the Slurm job in which this Python module is running, as soon as there is one."""
-    found: list[str] = []
+    found = []
 
     def look():
         assert run.poll() is None, f"the run has ended before a job has run {module}"

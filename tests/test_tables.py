@@ -1,7 +1,5 @@
 """zsad_papers.common.tables: what a reader, or a screen reader, finds in a table."""
 
-from __future__ import annotations
-
 import math
 import re
 

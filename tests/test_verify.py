@@ -1,7 +1,5 @@
 """Two runs are compared number by number, and only where they are the same experiment."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

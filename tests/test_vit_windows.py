@@ -1,17 +1,12 @@
 """Windows, whole image and patch tokens from one pass, against open_clip's own blocks run one by one."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from zsad_core import encoders
-from zsad_core.encoders import ClipEncoder
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales, plain_windows
 from zsad_core.windows import window_indices
 
@@ -29,17 +24,17 @@ BUILDS = {
 
 
 @pytest.fixture(scope="module")
-def tiny(small_clip) -> Callable[..., ClipEncoder]:
+def tiny(small_clip):
     """tiny(...): a CLIP of a 3 x 3 grid and 3 blocks."""
     return lambda **changes: small_clip(lively=True, **{"layers": 3} | changes)
 
 
-def pixels_of(encoder: ClipEncoder, n: int) -> Tensor:
+def pixels_of(encoder, n):
     return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
-def one_by_one(visual: nn.Module, pixels: Tensor, sizes: tuple[int, ...]) -> MultiScaleEmbeddings:
+def one_by_one(visual, pixels, sizes):
     """The same in float64: a run of all blocks for each window, on tokens that know their place."""
     visual, pixels = copy.deepcopy(visual).double(), pixels.double()
     layers, x = {}, visual._embeds(pixels)
@@ -50,11 +45,11 @@ def one_by_one(visual: nn.Module, pixels: Tensor, sizes: tuple[int, ...]) -> Mul
     return MultiScaleEmbeddings(visual(pixels), windows, layers)
 
 
-def assert_same(actual: MultiScaleEmbeddings, expected: MultiScaleEmbeddings) -> None:
+def assert_same(actual, expected):
     torch.testing.assert_close(vars(actual), vars(expected), check_dtype=False, rtol=1e-4, atol=1e-5)
 
 
-def window_by_hand(encoder: ClipEncoder, pixels: Tensor, window: list[int]) -> Tensor:
+def window_by_hand(encoder, pixels, window):
     """(d,) of one image (3, H, W) and one window, step by step in float64."""
     visual = copy.deepcopy(encoder.model.visual).double()
     height, width = encoder.patch_size

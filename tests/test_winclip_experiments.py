@@ -1,7 +1,5 @@
 """WinCLIP, WinCLIP+ and the few-shot baselines on a few images, against direct computations."""
 
-from __future__ import annotations
-
 import operator
 from dataclasses import replace
 

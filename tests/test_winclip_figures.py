@@ -1,7 +1,5 @@
 """WinCLIP's figures: images chosen by rule, and axes that hold what they were given."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """WinCLIP's tables: which record becomes which row, and that the papers' keys meet."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

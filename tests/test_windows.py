@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -37,14 +35,14 @@ def test_windows_of_winclips_grid_and_those_that_do_not_fit():
             window_indices((3, 4), size)
 
 
-def mean(values: list[float], average: str) -> float:
+def mean(values, average):
     """One number at a time."""
     if average == "arithmetic":
         return math.fsum(values) / len(values)
     return 0.0 if 0 in values else len(values) / math.fsum(1 / value for value in values)
 
 
-def by_patch(scores: list[float], grid: tuple[int, int], size: int, average: str) -> list[list[float]]:
+def by_patch(scores, grid, size, average):
     """(rows, columns): each patch looks for the windows that it lies in."""
     windows = [*zip(scores, window_indices(grid, size).tolist(), strict=True)]
     found = [[score for score, patches in windows if i in patches] for i in range(grid[0] * grid[1])]
@@ -86,7 +84,7 @@ def test_means_of_something_else(call, message):
         call()
 
 
-def vectors(*shape: int, seed: int = 0) -> np.ndarray:
+def vectors(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 

@@ -1,7 +1,5 @@
 """What `make book` does with what an earlier run has left, in a copy of the checkout, at small settings."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A folder of anybody's images: none lost, decisions by a rule that is said, the methods' own scores."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -129,9 +129,9 @@ def oblong(settings, encoder):
 @pytest.fixture(scope="module")
 def large(settings):
     """The mini model at AnomalyCLIP's input size; `settings` are the test file's."""
-    from zsad_papers.common.data import prompt_encoder
+    from zsad_papers.common.data import encoder_of
 
-    return prompt_encoder(settings)
+    return encoder_of(settings, "prompt_")
 
 
 def _category(settings, encoder, dataset, name):

@@ -93,8 +93,6 @@ def test_self_attention_is_the_mean_of_the_diagonal(large, nut):
     own = analysis.self_attention_records(large, [nut], 1).query("block == 3")
     expected = dict(zip(own["kind"], own["weight"], strict=True))
     assert {k: m.diagonal().mean() for k, m in matrices.items()} == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match="1 to 6"):
-        analysis.attention_matrices(large, pixels, 7)
 
 
 def test_the_loss_of_one_image_is_that_of_training(settings, large, nut, prompts):

@@ -49,7 +49,7 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.open_choice_rows(settings, encoder, "visa", PLACES["visa"]))
     assert len(winclip_tables.patchcore_rows(settings, encoder, records["mvtec"], PLACES["mvtec"]))
-    large = data.prompt_encoder(settings)
+    large = data.encoder_of(settings, "prompt_")
     variants = ["baselines", "", "attention=qq+kk+vv", "N=3", "coop", "vand"]
     found = anomalyclip_experiments.run_experiment(settings, large, "mvtec", variants)
     assert {"clip", "clip_ac", "coop", "anomalyclip", "vand"} == set(found["method"])

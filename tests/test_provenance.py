@@ -14,8 +14,8 @@ from zsad_core.image_features import TileFeatures
 from zsad_papers import all_papers
 from zsad_papers.common import costs, provenance
 from zsad_papers.common.costs import latencies, multiply_accumulates, parameters, tower_of
-from zsad_papers.common.provenance import read_records, write_record, write_times
-from zsad_papers.common.results import rows
+from zsad_papers.common.provenance import read_records, write_record
+from zsad_papers.common.results import rows, write_results
 from zsad_papers.common.settings import read_settings
 from zsad_papers.rwda.costs import cost_rows
 
@@ -95,7 +95,7 @@ def test_records_are_written_with_the_same_bytes_and_read_together(tmp_path):
     facts = json.loads(seen[0]["one.json"])
     assert facts["datasets"] == {"toys": "abc"} and facts["parameters"]["seeds"] == 2
     assert set(json.loads((folder / "times" / "one.json").read_text())) == {"started", "seconds", "machine"}
-    write_times("two", some_rows("T3"), settings)
+    write_results(some_rows("T3"), folder / "times" / "two.csv")
     assert set(read_records(settings)["artifact"]) == {"T1", "T3"}
 
 

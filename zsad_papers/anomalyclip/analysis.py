@@ -75,19 +75,14 @@ def _patch_attention(encoder: ClipEncoder, pixels: Tensor) -> Iterator[dict[str,
 
 def attention_matrices(encoder: ClipEncoder, pixels: Tensor, block: int) -> dict[str, np.ndarray]:
     """{kind: (patches, patches)}: how much a patch (row) takes from each, the mean over images and heads.
-
-    pixels: (n, 3, H, W). block: 1-based.
-    """
-    if not 1 <= block <= encoder.depth:
-        raise ValueError(f"block={block}: expected 1 to {encoder.depth}")
-    found = next(islice(_patch_attention(encoder, pixels), block - 1, None))
+    pixels: (n, 3, H, W). block: 1-based."""
+    (found,) = islice(_patch_attention(encoder, pixels), block - 1, block)
     return {kind: w.mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
 
 
 def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], images: int = 4) -> pd.DataFrame:
-    """The mean weight in [0, 1] that a patch gives itself, by category, block and kind.
-
-    The mean is over heads, patches and the first `images` test images, one at a time to save memory."""
+    """The mean weight in [0, 1] that a patch gives itself, by category, block and kind: over heads, patches
+    and the first `images` test images, one at a time to save memory."""
     lines = []
     for category in chosen:
         for i in range(min(images, len(category.test))):
@@ -137,12 +132,9 @@ BINS = 20_000
 
 
 def background(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The estimated background (H, W) bool of an image (H, W, 3) uint8, and the share in [0, 1] of the border
-    that has its colour.
-
-    The border is a frame of 2 % of the shorter edge, its colour the median of each channel. Background is
-    what differs from it by at most `TOLERANCE` in each channel and is joined to the frame (4-neighbours).
-    """
+    """The estimated background (H, W) bool of an image (H, W, 3) uint8: what is joined to a frame of 2 % of
+    the shorter edge (4-neighbours) and differs by at most `TOLERANCE` in each channel from its median colour;
+    and the share in [0, 1] of the frame that has this colour."""
     frame = np.ones(image.shape[:2], bool)
     edge = max(1, round(0.02 * min(frame.shape)))
     frame[edge:-edge, edge:-edge] = False
@@ -157,11 +149,8 @@ def counts(uniform: float, share: float, piece: float) -> bool:
 
 
 def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[float, float] | None:
-    """The background's share of AnomalyCLIP's false-positive pixels, and of all normal pixels.
-
-    At the threshold of the category's best pixel F1 and at the size of the model's input. None if the
-    category does not count or has no masks.
-    """
+    """The background's share of AnomalyCLIP's false-positive pixels, at the threshold of the category's best
+    pixel F1, and of all normal pixels. None if the category does not count or has no masks."""
     size, sides = category.encoder.image_size, []
     for i in range(len(category.test)):
         image = category.test.image(i).resize(size[::-1], Image.Resampling.BILINEAR)
@@ -195,18 +184,14 @@ def shares_above(counts: np.ndarray) -> tuple[float, float]:
 
 
 def background_rows(categories: Sequence[Category], prompts: LearnedPrompts, dataset: str) -> pd.DataFrame:
-    """Rows of claim 49 for one dataset: a line for each category that counts, and their mean.
-
-    categories: seen squashed (`experiments.squashed`). None counts: no rows.
-    """
-    values = []
-    for category in categories:
-        shares = background_shares(category, prompts)
-        if shares is not None and not np.isnan(shares[0]):
-            values.append((category.name, *shares))
-    table = pd.DataFrame(values, columns=["category", "background_false_positives", "background_normal"])
+    """Rows of claim 49 for one dataset: a line for each category that counts, and their mean. categories: of
+    `experiments.squashed`."""
+    names = ["background_false_positives", "background_normal"]
+    shares = {category.name: background_shares(category, prompts) for category in categories}
+    found = {name: pair for name, pair in shares.items() if pair}
+    table = pd.DataFrame.from_dict(found, orient="index", columns=names).dropna()
     names = {"paper": "anomalyclip", "artifact": "appD", "dataset": dataset, "method": "anomalyclip"}
-    return rows(table, task="pixel", **names)
+    return rows(table.rename_axis("category").reset_index(), task="pixel", **names)
 
 
 def _largest(foreground: np.ndarray) -> float:

@@ -34,17 +34,15 @@ def time_rows(
     n_images: int,
     repeats: int = 20,
 ) -> pd.DataFrame:
-    """Rows of Table 8: images a second at test time, minutes of an epoch of training, each the median.
-
-    A test is one image from pixels to score and map, texts known. An epoch is the time of one step, image
-    tower included, times the steps that `n_images` of the auxiliary `dataset` need. A row of artifact "appD",
-    variant `cached_features`, has the epoch without the tower, through which this book sends an image once.
-    """
+    """Rows of Table 8: images a second from pixels to score and map, texts known; and minutes of an epoch,
+    the time of one step times the steps that `n_images` of the auxiliary `dataset` need. In the row of "appD"
+    the steps do without the image tower, through which this book sends an image once."""
+    plain = _test(encoder, "qk")
     tests = {
-        ("clip", ""): _test(encoder, "qk"),
-        ("coop", ""): _test(encoder, "qk"),
+        ("clip", ""): plain,
+        ("coop", ""): plain,
         ("anomalyclip", ""): _test(encoder, "vv"),
-        ("anomalyclip", "wo_dpam"): _test(encoder, "qk"),
+        ("anomalyclip", "wo_dpam"): plain,
         ("vand", ""): _vand_test(encoder),
         ("winclip", ""): map_step(winclip_encoder, settings.scales),
     }
@@ -67,11 +65,7 @@ def time_rows(
 
 
 def minutes(step_ms: float, n_images: int) -> float:
-    """Minutes of an epoch whose steps take so many milliseconds; the last step may be a smaller one.
-
-    >>> minutes(1000, 1725)
-    3.6
-    """
+    """Minutes of an epoch whose steps take so many milliseconds; the last step may be a smaller one."""
     return math.ceil(n_images / BATCH) * step_ms / 60_000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -25,8 +26,6 @@ from zsad_papers.common.galleries import Example, one_scale, short
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.figures import example as winclip_example
 
-METHODS = ("CLIP", "WinCLIP", "CoOp", "VAND", "AnomalyCLIP")
-
 PromptSource = LearnedPrompts | Adapters | ClipEncoder | None
 """Learned prompts, VAND's layers, WinCLIP's encoder, or None: CLIP's own words."""
 
@@ -38,27 +37,18 @@ def prompt_sources(
     methods: Sequence[str] = ("AnomalyCLIP",),
     windows: ClipEncoder | None = None,
 ) -> dict[str, PromptSource]:
-    """The prompt source of each method for the dataset in a role, learned on its auxiliary set.
-
-    windows: WinCLIP's encoder. A method without its auxiliary set is left out.
-    """
-    unknown = sorted(set(methods) - set(METHODS))
-    if unknown or ("WinCLIP" in methods and windows is None):
-        raise ValueError(
-            f"methods={tuple(methods)}, windows={windows}: expected some of {', '.join(METHODS)}, and for "
-            "WinCLIP its encoder, `data.encoder_of(settings)`"
-        )
-    auxiliary, found = learning.auxiliary_role(role), {}
-    learns = not missing(settings, [auxiliary])
-    for method in methods:
-        if method in ("CLIP", "WinCLIP"):
-            found[method] = windows if method == "WinCLIP" else None
-        elif learns and method == "VAND":
-            found[method] = learning.learned_adapters(settings, encoder, auxiliary)
-        elif learns:
-            preset = "coop" if method == "CoOp" else "released"
-            found[method] = learning.learned_prompts(settings, encoder, auxiliary, preset)
-    return found
+    """The prompt source of each method for the dataset in a role, learned on its auxiliary set; without that
+    set the method is left out. windows: WinCLIP's encoder."""
+    options = (settings, encoder, learning.auxiliary_role(role))
+    learners = {
+        "CoOp": partial(learning.learned_prompts, *options, "coop"),
+        "VAND": partial(learning.learned_adapters, *options),
+        "AnomalyCLIP": partial(learning.learned_prompts, *options),
+    }
+    given = {"CLIP": None} | ({"WinCLIP": windows} if windows else {})
+    learns = not missing(settings, [options[-1]])
+    named = [method for method in methods if learns or method in given]
+    return {method: given[method] if method in given else learners[method]() for method in named}
 
 
 def image_map(category: Category, method: experiments.Method, image: int) -> np.ndarray:
@@ -132,17 +122,17 @@ def successes_and_failures(
 
 
 @mpl.rc_context({**plots.PICTURES, "font.size": 8})
-def strip(examples: Sequence[Example], method: str = "AnomalyCLIP", size: float = 1.35) -> Figure:
-    """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, the map. One
-    colour scale for all maps, from their lowest to their highest score."""
+def strip(examples: Sequence[Example]) -> Figure:
+    """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, AnomalyCLIP's
+    map. One colour scale for all maps, from their lowest to their highest score."""
     height, width = examples[0].mask.shape
-    tall = 3 * size * min(1.3, height / width)
-    figure, axes = plots.new_figure(3, len(examples), size * len(examples) + 2.0, tall + 0.5)
-    scale = one_scale([found.maps[method] for found in examples])
+    size = 1.35 * len(examples) + 2.0, 1.35 * 3 * min(1.3, height / width) + 0.5
+    figure, axes = plots.new_figure(3, len(examples), *size)
+    scale = one_scale([found.maps["AnomalyCLIP"] for found in examples])
     for column, found in zip(axes.T, examples, strict=True):
         plots.show_image(column[0], found.image)
         plots.show_image(column[1], found.image, found.mask, 0.8)
-        plots.show_image(column[2], found.maps[method], cmap="inferno", **scale)
+        plots.show_image(column[2], found.maps["AnomalyCLIP"], cmap="inferno", **scale)
         column[0].set_title(found.label.split("\n")[-1], fontsize=8)
     name, masked = examples[0].label.split("\n")[0], any(found.mask.any() for found in examples)
     for axis, label in zip(axes[:, 0], (name, "mask" if masked else "no mask", "map"), strict=True):
@@ -206,11 +196,8 @@ def image_scores(category: Category, prompts: LearnedPrompts | None) -> np.ndarr
 @plots.or_placeholder
 @mpl.rc_context({**plots.STYLE, "font.size": 8})
 def score_histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """One panel for each category (Figures 10 to 13): histograms of the normal and of the anomalous scores.
-
-    scores: {title: (scores (n,) in [0, 1], labels (n,))}. Normal images have a solid outline, anomalous ones
-    a dashed one with hatching.
-    """
+    """One panel for each category (Figures 10 to 13): histograms of the normal and, dashed and hatched, of
+    the anomalous scores. scores: {title: (scores (n,) in [0, 1], labels (n,))}."""
     columns, n_rows = 4, -(-len(scores) // 4)
     figure, axes = plots.new_figure(n_rows, columns, 2.1 * columns, 1.45 * n_rows + 0.7, sharex=True)
     for axis, (title, (values, labels)) in zip(axes.flat, scores.items(), strict=False):
@@ -257,11 +244,9 @@ def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> F
 def attention_figure(
     found: Example, matrices: Mapping[str, np.ndarray], maps: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Figure:
-    """Figure 3: a column a kind of attention; above its matrix, below the maps of some prompts with it.
-
-    matrices: {kind: (p, p)}, each with its own colour scale. maps: {row: {kind: (H, W)}}, one
-    scale a row. Large matrices are drawn in at most 144 cells a side, each the largest weight in it.
-    """
+    """Figure 3: a column a kind of attention; above its matrix (p, p), below maps of some prompts with it,
+    {row: {kind: (H, W)}}, one scale a row. Large matrices are drawn in at most 144 cells a side, each the
+    largest weight in it."""
     kinds, n_rows = list(matrices), 1 + len(maps)
     figure, axes = plots.new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
     axes[0, 0].set_axis_off()

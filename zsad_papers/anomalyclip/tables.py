@@ -13,7 +13,7 @@ from zsad_core.encoders import ClipEncoder
 from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES, experiments, learning
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor
-from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_masks, prompt_encoder
+from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_masks
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.results import FULL_SHOT, joined, rows, tidy
 from zsad_papers.common.settings import Settings
@@ -50,13 +50,11 @@ def variants_of(settings: Settings, role: str) -> list[str]:
 
 
 def first_roles(names: Mapping[str, str]) -> dict[str, str]:
-    """{dataset: its first role}: a dataset with several roles is measured once. names: {role: dataset}.
-
-    >>> first_roles({"kvasir": "polyp", "endo": "polyp", "tn3k": "thyroid"})
-    {'polyp': 'kvasir', 'thyroid': 'tn3k'}
-    """
-    first = pd.Series(dict(names), dtype="object").drop_duplicates()
-    return {dataset: role for role, dataset in first.items()}
+    """{dataset: its first role}: a dataset with several roles is measured once. names: {role: dataset}."""
+    first: dict[str, str] = {}
+    for role, dataset in names.items():
+        first.setdefault(dataset, role)
+    return first
 
 
 def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
@@ -69,11 +67,9 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.D
 
 
 def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
-    """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP.
-
-    RD4AD needs a trained network: it is left out where the baselines run on CLIP's tokens. Without its extra
-    it is left out with a warning.
-    """
+    """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP. RD4AD needs a
+    trained network: it is left out where the baselines run on CLIP's tokens, and, with a warning, without its
+    extra."""
     found = [category for category in categories(settings, encoder, role) if len(category.train)]
     backbone = backbone_of(settings)
     records = [record for category in found for record in full_shot(category, backbone)]
@@ -155,11 +151,9 @@ def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[
 
 
 def run(settings: Settings, target: str) -> str:
-    """Run all experiments on the dataset in a role, or on all `others`; returns a line of summary for each.
-
-    A dataset with several roles is measured once."""
+    """Run all experiments on the dataset in a role, or on all `others`; a line of summary for each."""
     roles = [role for role in ROLES if role not in COMPARED] if target == "others" else [target]
-    encoder, windows, lines = prompt_encoder(settings), encoder_of(settings), []
+    encoder, windows, lines = encoder_of(settings, "prompt_"), encoder_of(settings), []
     for name, role in first_roles(dataset_names(settings, roles)).items():
         records = experiments.run_experiment(settings, encoder, role, variants_of(settings, role))
         found = [records, winclip_records(settings, windows, role)]

@@ -19,10 +19,6 @@ meets a condition. Each of its columns but the last three may hold several names
 | `enough` | in how many pairs of dataset and measure the condition must be met; empty for all |
 
 Braces in settings are filled in `first` and `second` alike: `{1|2|4}`, or `{n_pairs}` for an option of the paper.
-
->>> from zsad_papers.common.results import load_published
->>> evaluate("rwda", load_published("rwda")).set_index("id").loc["rwda-c01", "verdict"]
-'holds'
 """  # noqa: E501, a table
 
 from __future__ import annotations
@@ -53,11 +49,7 @@ LIMIT = re.compile(r"(>=|<=|>|<) (-?\d+(?:\.\d+)?)")
 
 
 def above(a: float, b: float) -> bool:
-    """a > b, not only by rounding.
-
-    >>> above(92.2 - 91.2, 1.0), above(92.3 - 91.2, 1.0)
-    (False, True)
-    """
+    """a > b, not only by rounding."""
     return a > b + TOLERANCE
 
 
@@ -108,11 +100,8 @@ Test = Sequence[Comparison] | Callable[["Numbers"], Verdict]
 
 
 def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
-    """The claims of a paper: id, section, claim, and a note on what the test does not cover.
-
-    >>> len(load_claims("rwda"))
-    28
-    """
+    """The claims of a paper: id, section, claim, and a note on what the test does not cover. name: another of
+    its tables."""
     if paper not in all_papers():
         raise ValueError(f"paper is {paper!r}; expected one of {sorted(all_papers())}")
     with (files(f"zsad_papers.{paper}") / name).open(encoding="utf-8") as file:
@@ -142,15 +131,10 @@ def load_tests(paper: str) -> tuple[dict[str, Test], dict[str, Any]]:
 
 
 def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
-    """Verdicts on all claims of a paper from a tidy frame with published dataset names.
+    """Verdicts on all claims of a paper: id, section, claim, test, verdict, numbers, reason.
 
     frame : results under published dataset names; rows of other papers do no harm.
-    settings : of the run that gave the frame, for the options that the paper's claims name; without them the
-        paper's own values.
-
-    Returns
-    -------
-    One row for each claim: id, section, claim, test, verdict, numbers, reason.
+    settings : of the run that gave the frame, for the options that the claims name; None: the paper's own.
     """
     tests, options = load_tests(paper)
     if settings is not None:
@@ -178,8 +162,7 @@ def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
     frames = evaluate(paper, load_published(paper)), evaluate(paper, run, settings)
     table = frames[0][["id", "section", "claim", "test"]]
     for side, frame in zip(SIDES, frames):
-        of_side = {"verdict": side, "numbers": f"{side}_numbers", "reason": f"{side}_reason"}
-        table = table.join(frame[list(of_side)].rename(columns=of_side))
+        table[[side, f"{side}_numbers", f"{side}_reason"]] = frame[["verdict", "numbers", "reason"]]
     same = (table["published"] == table["run"]).map({True: "same verdict", False: "other verdict"})
     is_open = (table[list(SIDES)] == UNDECIDED).any(axis=1)
     return table.assign(agreement=same.mask(is_open, "open"))
@@ -199,6 +182,12 @@ def method_key(text: str) -> tuple[str, str, int]:
     return method, variant, (FULL_SHOT if shots == "full" else int(shots or 0))
 
 
+def _setting(name: str, measure: str) -> tuple[str | int, ...]:
+    """The key of a number without dataset and category."""
+    *task, metric = measure.split()
+    return metric, "".join(task), *method_key(name)
+
+
 Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 
 
@@ -213,10 +202,8 @@ def cells_of(rows: pd.DataFrame) -> Cells:
 
 @dataclass
 class Numbers:
-    """Looks up numbers for one claim; records those that it used, and the problems.
-
-    A number that several artifacts give must be the same in all of them; then the artifact does not matter.
-    """
+    """Looks up numbers for one claim; records those that it used, and the problems. A number that several
+    artifacts give must be the same in all of them."""
 
     rows: pd.DataFrame
     cells: Cells
@@ -227,13 +214,9 @@ class Numbers:
     def of(
         self, name: str, measure: str, dataset: str = "", category: str = "mean", *, std: bool = False
     ) -> float:
-        """The mean (or standard deviation) of a setting; NaN, and a problem noted, if there is none.
-
-        name : the setting as `claim_tests.csv` writes it.
-        measure : task and metric, `pixel auroc`, or the metric alone.
-        """
-        *task, metric = measure.split()
-        found = self.cells.get((metric, "".join(task), *method_key(name), dataset, category), {})
+        """The mean (or standard deviation) of a setting, written as in `claim_tests.csv`; NaN, and a problem
+        noted, if there is none."""
+        found = self.cells.get((*_setting(name, measure), dataset, category), {})
         shown = place(dataset, measure, category, name)
         means = [mean for mean, _ in found.values()]
         if not found:
@@ -273,8 +256,7 @@ class Numbers:
 
     def measured_on(self, name: str, measure: str) -> set[str]:
         """The datasets with a mean of a setting."""
-        *task, metric = measure.split()
-        key = (metric, "".join(task), *method_key(name))
+        key = _setting(name, measure)
         return {cell[-2] for cell in self.cells if cell[:-2] == key and cell[-1] == "mean"}
 
     def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:

@@ -84,11 +84,9 @@ def numbers_of(frame: pd.DataFrame, artifact: str) -> Numbers:
 
 
 def statements(frame: pd.DataFrame) -> list[Check]:
-    """Sentences of the text against the tables that they are about: rows of a paper's `statements.csv`.
-
-    As in `claim_tests.csv`, a row compares settings by dataset and measure. Their difference must be what is
-    `said`, with so many `digits`; where nothing is said, the first must be larger than the second.
-    """
+    """Sentences of the text against the tables that they are about: rows of a paper's `statements.csv`, with
+    settings as in `claim_tests.csv`. Their difference must be what is `said`, with so many `digits`; where
+    nothing is said, the first must be larger."""
     checks = []
     for row in load_claims(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
         numbers = numbers_of(frame, row.artifact)

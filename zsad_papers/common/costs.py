@@ -40,13 +40,9 @@ class VisionTower:
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
     def tokens(self) -> int:
         """Patches and the class token."""
-        return self.patches + 1
+        return self.grid[0] * self.grid[1] + 1
 
 
 def tower_of(encoder: ClipEncoder) -> VisionTower:
@@ -66,11 +62,7 @@ def _module(tower: VisionTower) -> VisionTransformer:
 
 
 def parameters(tower: VisionTower, counted: Counted = "all") -> int:
-    """Number of parameters of the tower.
-
-    >>> parameters(VisionTower()), parameters(VisionTower(), counted="profiler")
-    (117213824, 77812224)
-    """
+    """Number of parameters of the tower."""
     module = _module(tower)
     seen = [module.conv1, *(block.mlp for block in module.transformer.resblocks)]
     parts = {"all": [module], "profiler": seen}[counted]
@@ -86,14 +78,8 @@ def multiply_accumulates(
 ) -> int:
     """Multiply-accumulates of running the tower.
 
-    sequences : (number, tokens in each) that the blocks process; default: one whole image. For WinCLIP see
-        `window_sequences`.
+    sequences : (number, tokens in each) that the blocks process; default: one whole image.
     patch_embeddings : number of images whose patches are embedded; windows share those of their image.
-
-    >>> multiply_accumulates(VisionTower(), counted="profiler")
-    17572724736
-    >>> multiply_accumulates(VisionTower(), 6 * [(1, 226)], patch_embeddings=6, counted="profiler") / 1e9
-    105.436348416
     """
     module = _module(tower)
     mlps = nn.Sequential(*(block.mlp for block in module.transformer.resblocks))
@@ -109,11 +95,7 @@ def multiply_accumulates(
 
 
 def window_sequences(tower: VisionTower, sizes: Sequence[int] = (2, 3)) -> list[tuple[int, int]]:
-    """WinCLIP's windows as sequences: k x k patches and the class token, at every position of the grid.
-
-    >>> window_sequences(VisionTower())
-    [(196, 5), (169, 10)]
-    """
+    """WinCLIP's windows as sequences: k x k patches and the class token, at every position of the grid."""
     rows, columns = tower.grid
     if not all(1 <= k <= min(rows, columns) for k in sizes):
         raise ValueError(
@@ -127,10 +109,8 @@ def random_pixels(encoder: ClipEncoder, number: int) -> torch.Tensor:
 
 
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
-    """Median milliseconds of each step, after one warm-up each.
-
-    The steps run in turn, so a slow phase of the machine affects all of them.
-    """
+    """Median milliseconds of each step, after one warm-up each. The steps run in turn, so a slow phase of the
+    machine affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():

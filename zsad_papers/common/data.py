@@ -67,12 +67,9 @@ def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
 
 
 def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
-    """The stand-in for a published dataset, at most `limit_images` test images a category
-    and label; None if the settings name none, and with a warning if the one they name is not prepared.
-
-    Its name is the value that `settings.datasets` has for the role, also where that is one category of a
-    prepared dataset, `name/category`: so result rows stay distinct, and `results.as_roles` finds them.
-    """
+    """The stand-in for a published dataset, at most `limit_images` test images a category and label, by the
+    name that `settings.datasets` has for the role, as `results.as_roles` expects; None if the settings name
+    none, and with a warning if the one they name is not prepared."""
     name = settings.datasets.get(role)
     if name is not None and not is_prepared(settings, name):
         warnings.warn(missing(settings, [role])[0], stacklevel=2)
@@ -133,17 +130,8 @@ def embedded_datasets(
     without a prepared dataset is left out."""
     from zsad_core.image_features import image_embeddings  # here: see above
 
-    found = {role: dataset_of(settings, role) for role in roles}
-    return {
-        role: image_embeddings(encoder, dataset, settings.cache_dir)
-        for role, dataset in found.items()
-        if dataset is not None
-    }
-
-
-def prompt_encoder(settings: Settings) -> ClipEncoder:
-    """The CLIP of AnomalyCLIP and its baselines, at its own input size."""
-    return encoder_of(settings, "prompt_")
+    found = {role: dataset for role in roles if (dataset := dataset_of(settings, role)) is not None}
+    return {role: image_embeddings(encoder, own, settings.cache_dir) for role, own in found.items()}
 
 
 def has_masks(dataset: AnomalyDataset) -> bool:

@@ -56,9 +56,7 @@ def measure(
     map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
         what it used); (height, width): maps and masks are stretched to it (AnomalyCLIP).
     sigma: of a Gaussian filter over the maps, in pixels at that size; 0: none.
-    Raises ValueError when maps are to be measured and an anomalous image has no mask file. One whose mask is
-    there but empty counts as anomalous for the image metrics and as normal pixels for the others, with a
-    warning.
+    An anomalous image without a mask file is an error; an empty mask means normal pixels, with a warning.
     """
     scores, within = defaultdict(list), {name: [] for name in each}
     histograms = defaultdict(PixelHistogram)
@@ -75,9 +73,6 @@ def measure(
                 histograms[name].add(mask, anomaly_map, weights)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
-    unknown = [name for name in each if name not in histograms]
-    if unknown:
-        raise ValueError(f"each={list(each)}: expected names of outputs with maps, {', '.join(histograms)}")
     arrays = {f"{name}/scores": np.concatenate(values) for name, values in scores.items()}
     arrays |= {f"{name}/pixel": np.array(histogram.metrics()) for name, histogram in histograms.items()}
     return arrays | {f"{name}/each": np.array(values) for name, values in within.items()}
@@ -126,6 +121,10 @@ PIXEL_METRICS = ("auroc", "pro", "f1max")
 def hidden_layers(depth: int) -> tuple[int, int]:
     """The blocks used instead of a ResNet's second and third stage: the 6th and 9th of 12 (supplement B)."""
     return depth // 2, depth * 3 // 4
+
+
+def _square(images: AnomalyDataset) -> bool:
+    return all(width == height for width, height in map(images.size, range(len(images))))
 
 
 @dataclass(frozen=True)
@@ -181,14 +180,11 @@ class Category:
 
     def seen(self, whole: Whole) -> Category:
         """This category with images that are not square seen in another way; itself, if all are square."""
-        images = self.dataset.select(category=self.name)
-        sizes = (images.size(i) for i in range(len(images)))
-        return self if all(width == height for width, height in sizes) else replace(self, whole=whole)
+        return self if _square(self.dataset.select(category=self.name)) else replace(self, whole=whole)
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
         """The images that `views` embeds, and the options of `views.inference_views`."""
-        sizes = (self.test.size(i) for i in range(len(self.test)))
-        if whole == "squash" or all(width == height for width, height in sizes):
+        if whole == "squash" or _square(self.test):
             return self.dataset.select(category=self.name), {}
         return self.test, {"whole": whole}
 
@@ -235,11 +231,8 @@ class Category:
         kinds: Sequence[PromptKind] = ("prompt_ens",),
         **options,
     ) -> dict[str, np.ndarray]:
-        """`experiment.measure` of the test images, cached. options: what else the result depends on.
-
-        map_size: None takes the profile's. kinds: of the sentences that the detector compares with; () when
-            it uses no language.
-        """
+        """`experiment.measure` of the test images, cached. map_size: None takes the profile's. kinds: of the
+        sentences that the detector compares with, if any. options: what else the result depends on."""
         extractor, settings = extractor or self.clip, self.settings
         how = {"map_size": map_size or settings.map_size, "each": list(each)}
         how |= {"sigma": sigma} if sigma else {}

@@ -62,10 +62,7 @@ def image_map(
 
 def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:
     """For each test image: label, area (the defect's share of the image), kind of defect, and, of its map
-    alone, pixel AUROC and F1-max (NaN without anomalous pixels) and maximum. Indexed by test image.
-
-    each: (n, 3) of `experiment.measure`.
-    """
+    alone, pixel AUROC and F1-max (NaN without anomalous pixels) and maximum. each: as of `measure`."""
     labels = category.test.labels
     areas = [category.test.mask(i).mean() if label else 0.0 for i, label in enumerate(labels)]
     measures = dict(zip(("auroc", "f1max", "maximum"), each.T, strict=True))
@@ -95,11 +92,9 @@ def one_scale(maps: Iterable[np.ndarray]) -> dict[str, float]:
 @or_placeholder
 @mpl.rc_context({**PICTURES, "font.size": 8})
 def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
-    """Rows of examples: the image with its mask outlined, then each method's map, one colour scale a method.
-
-    normal: whether the normal image is shown first. A scale runs from the method's lowest to its highest
-    score in this figure, so rows of a column can be compared; columns cannot.
-    """
+    """Rows of examples: the normal image, if wanted, the image with its mask outlined, each method's map. A
+    method's colour scale runs from its lowest to its highest score in this figure: rows can be compared,
+    columns cannot."""
     methods = list(examples[0].maps)
     columns = ["normal"] * normal + ["image, mask"] + methods
     width, height = size * len(columns) + 1.0, size * len(examples) + 0.7

@@ -13,8 +13,8 @@ import pandas as pd
 from zsad_papers.common.claims import ledger
 from zsad_papers.common.data import Model, dataset_names, dataset_of, encoder_of, missing, model_of
 from zsad_papers.common.paper import Paper
-from zsad_papers.common.provenance import run_line, write_record, write_times
-from zsad_papers.common.results import as_roles, compare, load_published, read_results
+from zsad_papers.common.provenance import run_line, write_record
+from zsad_papers.common.results import as_roles, compare, load_published, read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Page:
         write_record(name, rows, self.settings, self.model, datasets)
 
     def write_times(self, name: str, rows: pd.DataFrame) -> None:
-        write_times(name, rows, self.settings)
+        """Writes measured times to `<results_dir>/times/<name>.csv`: a run's own, never the same twice."""
+        write_results(rows, Path(self.settings.results_dir) / "times" / f"{name}.csv")
 
     def _repr_markdown_(self) -> str:
         line = run_line(self.settings, self.model, self.names.values(), self.paper)

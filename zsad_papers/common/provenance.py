@@ -41,12 +41,7 @@ def run_line(
     paper: Paper | None = None,
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
-    below it, folded, the rest of `provenance` and `run_facts`.
-
-    encoder: facts about the one in use; None if the notebook needs none.
-    datasets: names of those in use, each mentioned once (default: every one of `settings.datasets`).
-    paper: whose encoder and seeds are named, if any.
-    """
+    below it, folded, the rest of `provenance` and `run_facts`. datasets: names of those in use; None: all."""
     roles = roles_of(settings)
     names = list(dict.fromkeys(roles if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
@@ -166,11 +161,6 @@ def write_record(
     for path, values in ((folder / f"{name}.json", facts), (folder / "times" / f"{name}.json", run_facts())):
         text = json.dumps(values, indent=1, sort_keys=True) + "\n"
         write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_times(name: str, rows: pd.DataFrame, settings: Settings) -> None:
-    """Writes measured times to `<results_dir>/times/<name>.csv`: a run's own, never the same twice."""
-    write_results(rows, Path(settings.results_dir) / "times" / f"{name}.csv")
 
 
 def read_records(settings: Settings) -> pd.DataFrame | None:

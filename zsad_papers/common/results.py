@@ -105,12 +105,7 @@ def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Seri
 
 
 def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
-    """The published numbers of a paper, checked. Not every table has numbers: figures are plots only.
-
-    >>> frame = load_published("rwda").query("artifact == 'T1' and variant == 'object_unknown'")
-    >>> frame[frame.metric == "auroc"]["mean"].tolist()
-    [91.5, 76.5, 91.0, 78.1, 92.2, 78.2]
-    """
+    """The published numbers of a paper, checked. Not every table has numbers: figures are plots only."""
     if paper not in all_papers():
         raise ValueError(f"paper is {paper!r}; expected one of {tuple(all_papers())}")
     source = f"{paper}/{file}"
@@ -195,14 +190,6 @@ def rows(
         if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
         `seed` (without it: a single run).
     artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
-    keep : which rows to return.
-
-    >>> measured = pd.DataFrame(
-    ...     {"category": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "auroc": [0.9, 0.8, 1.0, 0.8]}
-    ... )
-    >>> table = rows(measured, paper="rwda", artifact="T1", dataset="mini_mvtec", method="rwda", keep="mean")
-    >>> table[["category", "mean", "std"]].round(2).values.tolist()
-    [['mean', 87.5, 3.54]]
     """
     if values.empty:
         return joined([])
@@ -237,21 +224,14 @@ def rows(
 
 
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several frames; without frames (no dataset is prepared) a frame without rows.
-
-    >>> len(joined([])), joined([]).columns.tolist() == COLUMNS
-    (0, True)
-    """
+    """The rows of several frames; without frames (no dataset is prepared) a frame without rows."""
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else validate(pd.DataFrame(columns=COLUMNS))
 
 
 def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
-    """The frame with measured dataset names replaced by the published names that they stand in for.
-
-    roles: published name to measured name, `{"mvtec": "mini_mvtec"}`, or to None; a profile gives it as
-    `datasets`. One measured dataset may have several roles; one without a role keeps its name.
-    """
+    """The frame with measured dataset names replaced by the published names that they stand in for, one or
+    several; a dataset without a role keeps its name. roles: `{"mvtec": "mini_mvtec"}`, or to None."""
     roles = {name: other for name, other in roles.items() if other}
     shadowed = sorted({name for name, own in roles.items() if name != own} & set(frame["dataset"]))
     if shadowed:
@@ -313,22 +293,17 @@ def tidy(
     artifact: str | Mapping[str, str],
     *,
     keep: str = "mean",
-    names: Mapping[str, str] | None = None,
     paper: str = "winclip",
     metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
     **where: object,
 ) -> pd.DataFrame:
-    """Rows of one artifact from the records that `where` selects (a value or a list for a column).
-
-    names: other names of variants. keep: as in `results.rows`. Metrics
-        that no record has are left out.
-    """
+    """Rows of one artifact from the records that `where` selects (a value or a list for a column); keep as in
+    `rows`. Metrics that no record has are left out."""
     for column, wanted in where.items():
         records = records[records[column].isin([wanted] if isinstance(wanted, (str, int)) else list(wanted))]
     frames, common = [], {"paper": paper, "artifact": artifact, "dataset": dataset, "keep": keep}
     by = ["method", "variant", "shots", "task"]
-    for (method, variant, shots, task), group in records.groupby(by, sort=False):
+    for names, group in records.groupby(by, sort=False):
         present = [m for m in metrics if m in group and group[m].notna().any()]
-        own = {"method": method, "variant": (names or {}).get(variant, variant), "shots": shots, "task": task}
-        frames.append(rows(group[["category", "seed", *present]], **common, **own))
+        frames.append(rows(group[["category", "seed", *present]], **common, **dict(zip(by, names))))
     return joined(frames)

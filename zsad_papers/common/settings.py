@@ -33,8 +33,8 @@ settings_class = dataclass(
 
 
 def published_datasets() -> tuple[str, ...]:
-    """The roles of a profile. Each has a prepared dataset, `name`, or one category of it, `name/category`. A
-    dataset may have several roles."""
+    """The roles of a profile: for each a prepared dataset, `name`, or one of its categories,
+    `name/category`."""
     return tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
 
 
@@ -159,9 +159,7 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
     counts as misspelt, unless a `Settings` is there already (the reader runs the cell again).
     kind: the class of the paper; None: the parameters of all.
     A file or folder that is given, and is there as seen from the working directory, is meant; other relative
-    paths start at the repository root.
-    Raises ValueError (name, value or combination) or FileNotFoundError (profile); the message says what was
-    expected and how to write it.
+    paths start at the repository root. Raises ValueError or FileNotFoundError (profile).
     """
     kind = kind or all_settings()
     if not any(isinstance(value, Settings) for value in namespace.values()):
@@ -172,16 +170,13 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
         raise ValueError(
             f"parameter profile = {profile!r}: expected a profile's name, or the path of a YAML file"
         )
-    usual = read_profile(profile)
-    names = [field.name for field in dataclasses.fields(kind) if field.name != "profile"]
-    given = {name: usual[name] if namespace.get(name) is None else namespace[name] for name in names}
-    values = {name: _as_seen_from_here(name, value) for name, value in given.items()}
-    own = {
-        name: namespace[name] for name in names if _is_path(name, namespace.get(name)) and name not in OURS
-    }
-    values |= {name: value for name, value in own.items() if Path(value).exists()}
+    usual, values = read_profile(profile), {"profile": profile}
+    for name in (field.name for field in dataclasses.fields(kind) if field.name != "profile"):
+        given = namespace.get(name)
+        here = _is_path(name, given) and name not in OURS and Path(given).exists()
+        values[name] = given if here else _as_seen_from_here(name, usual[name] if given is None else given)
     try:
-        return kind(**{**values, "profile": profile})
+        return kind(**values)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 
@@ -224,11 +219,7 @@ def repository_root() -> Path:
 
 
 def folder_and_category(dataset: str) -> tuple[str, str | None]:
-    """The prepared folder that a value of `datasets` means, and the category if it is only that one's.
-
-    >>> folder_and_category("mini_visa"), folder_and_category("mini_medical_pixel/skin")
-    (('mini_visa', None), ('mini_medical_pixel', 'skin'))
-    """
+    """The prepared folder that a value of `datasets` means, and the category if it is only that one's."""
     folder, _, category = dataset.partition("/")
     return folder, category or None
 

@@ -75,20 +75,12 @@ def mean_std(mean: float, std: float = math.nan, digits: int = 1) -> str:
 
 
 def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
-    """A number for a sentence, or 'not measured'.
-
-    >>> in_words(92.18, "+.1f", " points"), in_words(float("nan"), unit=" %")
-    ('+92.2 points', 'not measured')
-    """
+    """A number for a sentence, or 'not measured'."""
     return "not measured" if pd.isna(value) else f"{value:{form}}{unit}"
 
 
 def listed(parts: Iterable[str], between: str = ", ") -> str:
-    """Parts of a sentence, or 'not measured' without parts (no dataset is prepared).
-
-    >>> listed(["+1.0 on cups", "-0.5 on nuts"]), listed([])
-    ('+1.0 on cups, -0.5 on nuts', 'not measured')
-    """
+    """Parts of a sentence, or 'not measured' without parts (no dataset is prepared)."""
     return between.join(parts) or "not measured"
 
 
@@ -103,16 +95,12 @@ def comparison_table(
     absent: Mapping[str, str] | None = None,
     labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Table:
-    """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`.
+    """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`, which
+    together must identify its rows, in the order in which their names first appear.
 
     Cells hold 'mean ± std', or in words 'not yet run', 'dataset missing', 'undefined', 'no published number'.
-    Lines are grouped by `index`, and lines and groups keep the order in which their names first appear. A
-    dataset that another one stands in for is labelled with both names.
-
-    index, columns : column names of the comparison; together they must identify its rows.
-    show : some of "published", "measured", "difference".
-    absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run
-        here', say.
+    A dataset that another one stands in for is labelled with both names.
+    absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run here', say.
     labels : readable names by column, added to `LABELS`.
     """
     comparison = comparison.reset_index(drop=True)

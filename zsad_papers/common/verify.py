@@ -46,11 +46,8 @@ SHOWN = 5  # rows of a file that are listed
 
 
 def compare_rows(a: pd.DataFrame, b: pd.DataFrame, exact: bool = False) -> pd.DataFrame:
-    """Rows of two result frames side by side, matched on `results.KEYS`, in the order of these.
-
-    Further columns: mean_a, std_a, mean_b, std_b; allowed, how far means and standard deviations may be
-    apart; problem: "" where the two agree, else "only in A", "only in B", "undefined in one" or "differs".
-    """
+    """Rows of two result frames side by side, matched and sorted by `results.KEYS`; with `allowed`, how far
+    means and standard deviations may be apart, and `problem`, "" where the two agree."""
     table = a.merge(b, on=KEYS, how="outer", suffixes=("_a", "_b"), indicator="side")
     table = table.sort_values(KEYS, ignore_index=True)
     left, right = (table[[f"mean_{side}", f"std_{side}"]].to_numpy() for side in "ab")  # (rows, 2)
@@ -70,11 +67,9 @@ def compare_rows(a: pd.DataFrame, b: pd.DataFrame, exact: bool = False) -> pd.Da
 
 
 def _by_seeds(table: pd.DataFrame) -> pd.Series:
-    """How far another order of adding may move what was trained; NaN for other methods.
-
-    By the median of similar rows at least, since a few seeds may agree by chance: of the same category, or
-    else of the same dataset, or else of the same metric.
-    """
+    """How far another order of adding may move what was trained; NaN for other methods. By the median of
+    similar rows at least, since a few seeds may agree by chance: of the same category, or else dataset, or
+    else metric."""
     share = table["method"].map(SPREAD)
     own = np.fmax(table["std_a"], table["std_b"])
     similar = pd.Series(np.nan, table.index)

@@ -12,16 +12,8 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
-from zsad_papers.common.costs import (
-    Counted,
-    VisionTower,
-    latencies,
-    multiply_accumulates,
-    parameters,
-    random_pixels,
-    tower_of,
-    window_sequences,
-)
+from zsad_papers.common import costs
+from zsad_papers.common.costs import VisionTower, latencies
 from zsad_papers.common.results import joined, rows
 
 VIEWS = 6
@@ -29,13 +21,9 @@ VIEWS = 6
 
 
 def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFrame:
-    """Rows of Table 3 for CLIP, RWDA and their sum: image-side parameters (M), multiply-accumulates (G) and
-    latency (ms) of one image.
-
-    One image is six views in one batch; prompts are embedded beforehand, as in the paper. The counts are
-    exact and the same in every run; the latencies are this machine's.
-    """
-    pixels = random_pixels(encoder, VIEWS)
+    """Rows of Table 3 for CLIP, RWDA and their sum, for one image: six views in one batch, prompts embedded
+    beforehand, as in the paper. The counts are exact; the latencies are this machine's."""
+    pixels = costs.random_pixels(encoder, VIEWS)
     normal, anomalous = encoder.embed_text(list(prompt_pair())).cpu()
 
     def guided(embeddings: torch.Tensor) -> torch.Tensor:
@@ -53,22 +41,24 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFr
     measured = latencies({name: partial(detect, parts) for name, parts in scores.items()}, repeats)
     frames = []
     for method, ms in measured.items():
-        values = image_counts(tower_of(encoder), fnn, method) | {"latency_ms": ms}
+        values = image_counts(costs.tower_of(encoder), fnn, method) | {"latency_ms": ms}
         frames.append(rows(pd.DataFrame([values]), paper="rwda", artifact="T3", dataset="", method=method))
     return joined(frames)
 
 
-def image_counts(tower: VisionTower, fnn: FNN, method: str, counted: Counted = "all") -> dict[str, float]:
-    """Parameters (millions) and multiply-accumulates (10^9) of a method for one image.
-
-    WinCLIP is counted as the paper does: its windows once, on one patch embedding.
-    """
-    windows, with_fnn = method == "winclip", "rwda" in method
-    sequences = window_sequences(tower) if windows else VIEWS * [(1, tower.tokens)]
-    numbers = parameters(tower, counted) + with_fnn * sum(p.numel() for p in fnn.parameters())
-    macs = multiply_accumulates(tower, sequences, patch_embeddings=1 if windows else VIEWS, counted=counted)
-    linear = [part for part in fnn.modules() if isinstance(part, torch.nn.Linear)]
-    macs += with_fnn * VIEWS * sum(part.weight.numel() for part in linear)
+def image_counts(
+    tower: VisionTower, fnn: FNN, method: str, counted: costs.Counted = "all"
+) -> dict[str, float]:
+    """Parameters (millions) and multiply-accumulates (10^9) of a method for one image. WinCLIP is counted as
+    the paper does: its windows once, on one patch embedding."""
+    views, sequences = VIEWS, VIEWS * [(1, tower.tokens)]
+    if method == "winclip":
+        views, sequences = 1, costs.window_sequences(tower)
+    numbers = costs.parameters(tower, counted)
+    macs = costs.multiply_accumulates(tower, sequences, patch_embeddings=views, counted=counted)
+    if "rwda" in method:
+        numbers += sum(value.numel() for value in fnn.parameters())
+        macs += views * sum(value.numel() for value in fnn.parameters() if value.ndim == 2)
     return {"params_M": numbers / 1e6, "macs_G": macs / 1e9}
 
 

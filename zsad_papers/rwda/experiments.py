@@ -55,15 +55,8 @@ def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
 
 
 def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
-    """(n_pairs,) indices of the pairs of the pool that a run trains on, drawn without replacement.
-
-    Runs overlap as n_pairs nears the pool's size, which makes their spread a little small.
-    """
-    if not 1 <= n_pairs <= pool_size:
-        raise ValueError(
-            f"n_pairs={n_pairs}: expected 1 to pool_size={pool_size}; "
-            "embed a larger pool or train on fewer pairs"
-        )
+    """(n_pairs,) indices of the pairs of the pool that a run trains on, without replacement. Runs overlap
+    as n_pairs nears the pool's size, which makes their spread a little small."""
     return np.sort(np.random.default_rng(seed).choice(pool_size, n_pairs, replace=False))
 
 

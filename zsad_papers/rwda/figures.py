@@ -28,16 +28,9 @@ def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict
 def load_captions(path: str | Path | None, word: str, match: str | None = None) -> list[str]:
     """The captions that contain the word, without regard to case, in the file's order and each once.
 
-    path: a COCO captions file such as `annotations/captions_val2017.json`; None: sentences written for this
-        project, 60 with "normal", 60 with "damage" and 20 with "damaged", in a file of the same form.
-    match: of `MATCHES`. None: the rule that `data_scripts.coco_captions` has noted in the file as "match",
-        else "word".
-
-    Blanks and line breaks are tidied. Raises FileNotFoundError, or ValueError when the file is no captions
-    file or no caption contains the word.
-
-    >>> load_captions(None, "normal")[0]
-    'A normal weekday morning at a bus stop near the park.'
+    path: a COCO captions file such as `annotations/captions_val2017.json`; None: this project's sentences.
+    match: of `MATCHES`; None: what `data_scripts.coco_captions` has noted in the file, else "word".
+    Raises FileNotFoundError, or ValueError when the file is no captions file or no caption contains the word.
     """
     if not word.strip():
         raise ValueError("word is empty: expected for example 'normal'")

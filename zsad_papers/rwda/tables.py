@@ -195,10 +195,7 @@ def silhouette_rows(
     panels: Mapping[str, Mapping[str, np.ndarray]], states: Mapping[str, str], domains: Mapping[str, str]
 ) -> pd.DataFrame:
     """Section 4.5: do a layer's points cluster by state (normal, anomalous) or by domain (caption, random
-    words)? Silhouettes of cosines, which do not depend on a layer's scale.
-
-    states, domains: group name -> state, domain.
-    """
+    words)? Silhouettes of cosines. states, domains: group name -> state, domain."""
     frames = []
     for layer, groups in panels.items():
         points, values = np.concatenate(list(groups.values())), {}

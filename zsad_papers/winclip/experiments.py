@@ -53,8 +53,7 @@ def zero_shot_classification(category: Category) -> list[dict]:
         "two_class": score(whole, two),
         "state_ens": score(whole, category.texts("state_ens")),
         "prompt_ens": score(whole, texts),
-        "multi_crop": score(views, texts),
-        "": score(views, texts),
+        **dict.fromkeys(("multi_crop", ""), score(views, texts)),
         "specific_states": score(views, specific),
         "whole=center_crop": score(category.views("center_crop"), texts),
         "whole=squash": score(category.views("squash"), texts),
@@ -143,13 +142,12 @@ def other_localization_extractor(category: Category) -> Extractor:
     key |= {"normalize_sentences": category.normalize_sentences}  # with the sentences, Trans-MM's target
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        values = {
+        return {
             "maskclip": maskclip_tokens(encoder.model.visual, pixels),
             "maskclip_full": maskclip_tokens(encoder.model.visual, pixels, residual_and_mlp=True),
+            "trans_mm_logit": trans_mm(encoder.model, pixels, sides, target="logit"),
+            "trans_mm_difference": trans_mm(encoder.model, pixels, sides, target="difference"),
         }
-        for target in ("logit", "difference"):
-            values[f"trans_mm_{target}"] = trans_mm(encoder.model, pixels, sides, target=target)
-        return values
 
     return Extractor(key, encoder.image_size, encoder.transform, features)
 
@@ -159,13 +157,15 @@ def other_localization(category: Category) -> list[dict]:
     texts, grid = category.texts(), category.encoder.grid
 
     def detect(features: TileFeatures) -> dict[str, Output]:
-        tokens = {"maskclip|": "maskclip", "maskclip|residual_and_mlp=1": "maskclip_full"}
+        def by_token(name: str) -> Tensor:
+            return methods.token_map(features.tensor(name), grid, texts, category.temperature)
+
         maps = {
-            name: methods.token_map(features.tensor(key), grid, texts, category.temperature)
-            for name, key in tokens.items()
+            "maskclip|": by_token("maskclip"),
+            "maskclip|residual_and_mlp=1": by_token("maskclip_full"),
+            "trans_mm|": features.tensor("trans_mm_logit"),
+            "trans_mm|target=difference": features.tensor("trans_mm_difference"),
         }
-        maps["trans_mm|"] = features.tensor("trans_mm_logit")
-        maps["trans_mm|target=difference"] = features.tensor("trans_mm_difference")
         return {name: Output(maps=values) for name, values in maps.items()}
 
     found = category.measured("generic", lambda: detect, other_localization_extractor(category))
@@ -205,9 +205,8 @@ def few_shot_detector(
 ) -> Detector:
     """WinCLIP+ for each draw of references: outputs `<variant>|<shots>|<seed>`.
 
-    variants: sets of reference maps, names in `methods.MAPS`. fuse, aggregate: of `references`.
-    layer_norm: whether patch tokens pass the last layer norm. The paper takes "the last feature map before
-        pooling"; the default takes it as the last block leaves it, newer open_clip versions normalise it.
+    variants, fuse, aggregate: of `methods.winclip_plus`. layer_norm: whether patch tokens pass the last layer
+        norm. The default is what the last block leaves; newer open_clip versions normalise it.
     """
     last, norm = f"layer/{category.encoder.depth}", category.encoder.model.visual.ln_post
     texts, grid = category.texts(), category.encoder.grid
@@ -322,17 +321,12 @@ def open_choices(category: Category) -> list[dict]:
         "whole=squash": category.seen("squash"),
         f"map_size={size}": changed(map_size=size),
     }
-    few = {
-        "layer_norm=1": {"layer_norm": True},
-        "aggregate=arithmetic": {"aggregate": "arithmetic"},
-        "fuse=mean": {"fuse": "mean"},
-        "fuse=none": {"fuse": "none"},
-    }
-    records = [
-        r for r in zero_shot_classification(category) if r["method"] == "winclip" and r["variant"] in both
-    ]
+    image = [r for r in zero_shot_classification(category) if r["method"] == "winclip"]
+    records = [record for record in image if record["variant"] in both]
     found = {variant: zero_shot(other, False) + few_shot(other, [1]) for variant, other in both.items()}
-    found |= {variant: few_shot(category, [1], **options) for variant, options in few.items()}
+    found["layer_norm=1"] = few_shot(category, [1], layer_norm=True)
+    for name, value in (("aggregate", "arithmetic"), ("fuse", "mean"), ("fuse", "none")):
+        found[f"{name}={value}"] = few_shot(category, [1], **{name: value})
     own = ("", "maps=P+Wm+Ws", "score=ascore0+max_map")  # the methods themselves, without ablations
     for variant, measured in found.items():
         records += [{**record, "variant": variant} for record in measured if record["variant"] in own]

@@ -59,14 +59,10 @@ ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
 
 
 def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[tuple[Category, int]]]:
-    """Failure cases of zero-shot WinCLIP in the paper's four groups, chosen by rule (Figure 11).
-
-    (a) arrangement: of defects whose name says so (`ARRANGEMENT`), the lowest pixel AUROC within the image.
-    (b) tiny defects: of the smallest tenth of all defects, the lowest.
-    (c) no defect: the normal images whose map has the highest maximum.
-    (d) around the defect: of the images with a pixel AUROC above the median, the lowest pixel F1-max.
-    At most one image a category in each group, so that no category fills it. Without categories no groups.
-    """
+    """Failure cases of zero-shot WinCLIP in the paper's four groups (Figure 11), at most one image a category
+    in each, chosen by rule: the lowest pixel AUROC within the image of defects of arrangement, and of the
+    smallest tenth of all defects; the highest maximum in the map of a normal image; and of the images with a
+    pixel AUROC above the median the lowest pixel F1-max. Without categories no groups."""
     if not categories:
         return {}
     images = galleries.together(map(within_images, categories))
@@ -83,11 +79,7 @@ def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[
 
 @or_placeholder
 @mpl.rc_context(STYLE)
-def slopes(
-    frame: pd.DataFrame,
-    methods: tuple[str, str] = ("winclip", "winclip_plus"),
-    shots: tuple[int, int] = (0, 4),
-) -> Figure:
+def slopes(frame: pd.DataFrame, methods: tuple[str, str], shots: tuple[int, int]) -> Figure:
     """One line for each category from the first method and number of shots to the second; a panel for each
     dataset."""
     datasets = list(dict.fromkeys(frame["dataset"]))
@@ -109,12 +101,9 @@ def slopes(
 
 
 def _spread(heights: np.ndarray, least: float) -> np.ndarray:
-    """Ascending heights moved apart to at least `least`, the highest at most 100, so that labels do not
-    overlap."""
-    moved = np.minimum(heights.astype(float), 100.0)
-    for i in range(len(moved) - 2, -1, -1):
-        moved[i] = min(moved[i], moved[i + 1] - least)
-    return moved
+    """Ascending heights moved down to be at least `least` apart, so that labels do not overlap."""
+    steps = least * np.arange(len(heights))
+    return np.minimum.accumulate((heights - steps)[::-1])[::-1] + steps
 
 
 @or_placeholder
@@ -149,15 +138,15 @@ def _changes(frame: pd.DataFrame) -> pd.DataFrame:
 def effects(frame: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of `winclip.tables.open_choice_rows`: the value of each metric, and its change from the
     default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
-    names, wide = ["dataset", "method", "option"], []
-    for (dataset, method), own in _changes(frame).groupby(["dataset", "method"], sort=False):
-        for variant, rows in own.groupby("variant", sort=False):
-            line = {"dataset": dataset, "method": method, "option": variant or "default"}
-            for row in rows[rows["measure"].isin(METRICS_OF_OPEN_CHOICES)].itertuples():
-                line[row.measure] = mean_std(row.mean, row.std) + (f" ({row.change:+.1f})" if variant else "")
-            wide.append(line)
-    table = pd.DataFrame(wide, columns=None if wide else names).fillna("-")
-    return table[[*names, *(measure for measure in METRICS_OF_OPEN_CHOICES if measure in table)]]
+    found = _changes(frame)
+    found = found[found["measure"].isin(METRICS_OF_OPEN_CHOICES)]
+    changes = [f" ({row.change:+.1f})" if row.variant else "" for row in found.itertuples()]
+    texts = map(mean_std, found["mean"], found["std"])
+    found = found.assign(text=list(map("".join, zip(texts, changes))))
+    found = found.assign(option=found["variant"].replace({"": "default"}))
+    names = ["dataset", "method", "option"]
+    table = found.pivot_table("text", names, "measure", aggfunc="first", sort=False).fillna("-")
+    return table.reset_index()[[*names, *(name for name in METRICS_OF_OPEN_CHOICES if name in table)]]
 
 
 @or_placeholder

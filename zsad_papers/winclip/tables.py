@@ -67,25 +67,21 @@ def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequen
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
-    """A table of supplement D as the paper lays it out: a line a category, columns by shots and method.
-
-    beside: of `results.compare` with keep="both". First the published categories, then those of this run, and
-    where a category is in both the difference. Standard deviations are over draws of references.
-    """
+    """A table of supplement D as the paper lays it out: a line a category, columns by shots and method; first
+    the published categories, then those of this run, then differences. beside: of `Page.compare`."""
     own = beside[beside["artifact"] == artifact]
     metric, dataset, task = own[["metric", "dataset", "task"]].iloc[0]
     shots = own["shots"].astype(str) + "-shot"
     columns = [shots.to_numpy(), own["method"].map(LABELS["method"]).to_numpy()]
     order = pd.MultiIndex.from_arrays(columns).unique()
+    texts = {side: map(mean_std, own[side], own[f"{side}_std"]) for side in ("published", "measured")}
+    texts["difference"] = [f"{value:+.1f}" for value in own["difference"]]
     blocks = {}
-    for name in ("published", "measured", "difference"):
-        if name == "difference":
-            cells = ["" if pd.isna(v) else f"{v:+.1f}" for v in own[name]]
-        else:
-            pairs = zip(own[name], own[f"{name}_std"], strict=True)
-            cells = ["" if pd.isna(mean) else mean_std(mean, std) for mean, std in pairs]
-        text = pd.DataFrame({"category": own["category"].str.replace("_", " ").to_numpy(), "text": cells})
-        wide = text.assign(shots=columns[0], method=columns[1])[text["text"] != ""]
+    for name, cells in texts.items():
+        text = pd.DataFrame(
+            {"category": own["category"].str.replace("_", " ").to_numpy(), "text": list(cells)}
+        )
+        wide = text.assign(shots=columns[0], method=columns[1])[own[name].notna().to_numpy()]
         if len(wide):
             table = wide.pivot(index="category", columns=["shots", "method"], values="text")
             blocks[name] = table.reindex(wide["category"].unique()).reindex(columns=order)
@@ -187,8 +183,7 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
         for category in chosen
     ]
     if not parts:
-        columns = ("label", "area", "kind", "auroc", "f1max", "maximum", "dataset", "category")
-        return joined([]), pd.DataFrame(columns=columns)
+        return joined([]), pd.DataFrame(columns=["dataset", "category", "area", "auroc"])
     images = pd.concat(parts, ignore_index=True).dropna()
     value = spearmanr(images["area"], images["auroc"]).statistic
     names = {"paper": "winclip", "artifact": "suppC", "dataset": "", "method": "winclip", "task": "pixel"}

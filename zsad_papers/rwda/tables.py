@@ -135,8 +135,8 @@ def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncod
         fnns = experiments.default_runs(settings, encoder, texts, n_pairs=n)
         frames.append(fnn_rows(images, fnns, f"object_unknown;n_pairs={n}", "F4"))
         right = [np.mean([f.score(normal) < 0.5, f.score(anomalous) >= 0.5]) for f in fnns.values()]
-        accuracy = pd.DataFrame({"seed": list(fnns), "heldout_accuracy": right})
-        frames.append(text_rows(accuracy, "sec4.4", variant=f"n_pairs={n}"))
+        accuracies = {"seed": list(fnns), "heldout_accuracy": right}
+        frames.append(text_rows(accuracies, "sec4.4", variant=f"n_pairs={n}"))
     return joined(frames)
 
 
@@ -153,29 +153,27 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     return joined(frames).query("metric == 'auroc'")
 
 
-def text_rows(values: pd.DataFrame, artifact: str, method: str = "rwda", variant: str = "") -> pd.DataFrame:
+def text_rows(
+    values: Mapping[str, Sequence[float]], artifact: str, method: str = "rwda", variant: str = ""
+) -> pd.DataFrame:
     """Rows of numbers about prompts, without any dataset."""
-    names = {"paper": "rwda", "dataset": "", "task": "text"}
-    return rows(values, artifact=artifact, method=method, variant=variant, **names)
+    names = {"paper": "rwda", "dataset": "", "task": "text", "method": method, "variant": variant}
+    return rows(pd.DataFrame(values), artifact=artifact, **names)
 
 
 def cosine_distance(vectors: np.ndarray) -> float:
-    """Mean of 1 - cos over all pairs of different rows of (n, d), in [0, 2]. From the length of the sum, so
-    linear in n."""
+    """Mean of 1 - cos over all pairs of different rows of (n, d), n from 2, in [0, 2]. From the length of the
+    sum, so linear in n."""
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
     n = len(unit)
-    if n < 2:
-        raise ValueError(f"{n} row(s): expected at least 2, to have a pair")
     return max(0.0, float(1 - (np.sum(unit.sum(0) ** 2) - n) / (n * (n - 1))))  # rounding can go below 0
 
 
 def linear_accuracy(train: Pair, test: Pair) -> float:
     """Held-out accuracy of a logistic regression between normal and anomalous embeddings, a fraction."""
-    (x, y), (x_test, y_test) = (
-        (np.concatenate(pair), np.repeat([0, 1], [len(part) for part in pair])) for pair in (train, test)
-    )
+    y, y_test = (np.repeat([0, 1], [len(part) for part in pair]) for pair in (train, test))
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return float(model.fit(x, y).score(x_test, y_test))
+    return float(model.fit(np.concatenate(train), y).score(np.concatenate(test), y_test))
 
 
 def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair) -> pd.DataFrame:
@@ -184,11 +182,10 @@ def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair
     texts, frames = tuple(part[: settings.n_pairs] for part in experiments.pool(settings, encoder)), []
     for prefix, pair in (("", texts), ("random_words=0;", plain)):
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
-            value = pd.DataFrame({"cosine_distance": [cosine_distance(vectors)]})
-            frames.append(text_rows(value, "sec3.2", variant=f"{prefix}state={state}"))
-    accuracy = linear_accuracy(texts, experiments.held_out(settings, encoder))
-    value = pd.DataFrame({"heldout_accuracy": [accuracy]})
-    return joined([*frames, text_rows(value, "sec3.2", "linear")])
+            distance = {"cosine_distance": [cosine_distance(vectors)]}
+            frames.append(text_rows(distance, "sec3.2", variant=f"{prefix}state={state}"))
+    accuracy = {"heldout_accuracy": [linear_accuracy(texts, experiments.held_out(settings, encoder))]}
+    return joined([*frames, text_rows(accuracy, "sec3.2", "linear")])
 
 
 def silhouette_rows(
@@ -202,5 +199,5 @@ def silhouette_rows(
         for name, of in (("state", states), ("domain", domains)):
             labels = np.repeat([of[group] for group in groups], [len(group) for group in groups.values()])
             values[f"silhouette_{name}"] = [float(silhouette_score(points, labels, metric="cosine"))]
-        frames.append(text_rows(pd.DataFrame(values), "sec4.5", variant=f"layer={layer}"))
+        frames.append(text_rows(values, "sec4.5", variant=f"layer={layer}"))
     return joined(frames)

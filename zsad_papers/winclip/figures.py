@@ -146,7 +146,8 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
     found = found.assign(option=found["variant"].replace({"": "default"}))
     names = ["dataset", "method", "option"]
     table = found.pivot_table("text", names, "measure", aggfunc="first", sort=False).fillna("-")
-    return table.reset_index()[[*names, *(name for name in METRICS_OF_OPEN_CHOICES if name in table)]]
+    shown = [*names, *(name for name in METRICS_OF_OPEN_CHOICES if name in table)]
+    return table.reset_index().rename_axis(columns=None)[shown]
 
 
 @or_placeholder

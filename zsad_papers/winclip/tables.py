@@ -50,9 +50,7 @@ def main_records(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records["variant"] == "") & ~records["method"].isin(["patchcore_last"])]
 
 
-def comparison_rows(
-    records: pd.DataFrame, role: str, dataset: str, task: str, shots: Sequence[int]
-) -> pd.DataFrame:
+def comparison_rows(records: pd.DataFrame, dataset: str, task: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of Table 1 (task image) or Table 4 (task pixel)."""
     main = main_records(records)
     return tidy(main, dataset, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])

@@ -140,10 +140,11 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
     default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
     found = _changes(frame)
     found = found[found["measure"].isin(METRICS_OF_OPEN_CHOICES)]
-    changes = [f" ({row.change:+.1f})" if row.variant else "" for row in found.itertuples()]
-    texts = map(mean_std, found["mean"], found["std"])
-    found = found.assign(text=list(map("".join, zip(texts, changes))))
-    found = found.assign(option=found["variant"].replace({"": "default"}))
+    texts = [
+        mean_std(row.mean, row.std) + (f" ({row.change:+.1f})" if row.variant else "")
+        for row in found.itertuples()
+    ]
+    found = found.assign(text=texts, option=found["variant"].replace({"": "default"}))
     names = ["dataset", "method", "option"]
     table = found.pivot_table("text", names, "measure", aggfunc="first", sort=False).fillna("-")
     shown = [*names, *(name for name in METRICS_OF_OPEN_CHOICES if name in table)]

@@ -69,17 +69,17 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     the published categories, then those of this run, then differences. beside: of `Page.compare`."""
     own = beside[beside["artifact"] == artifact]
     metric, dataset, task = own[["metric", "dataset", "task"]].iloc[0]
-    shots = own["shots"].astype(str) + "-shot"
-    columns = [shots.to_numpy(), own["method"].map(LABELS["method"]).to_numpy()]
-    order = pd.MultiIndex.from_arrays(columns).unique()
+    shown = own.assign(
+        category=own["category"].str.replace("_", " "),
+        shots=own["shots"].astype(str) + "-shot",
+        method=own["method"].map(LABELS["method"]),
+    )
+    order = pd.MultiIndex.from_frame(shown[["shots", "method"]], names=[None, None]).unique()
     texts = {side: map(mean_std, own[side], own[f"{side}_std"]) for side in ("published", "measured")}
     texts["difference"] = [f"{value:+.1f}" for value in own["difference"]]
     blocks = {}
     for name, cells in texts.items():
-        text = pd.DataFrame(
-            {"category": own["category"].str.replace("_", " ").to_numpy(), "text": list(cells)}
-        )
-        wide = text.assign(shots=columns[0], method=columns[1])[own[name].notna().to_numpy()]
+        wide = shown.assign(text=list(cells))[own[name].notna()]
         if len(wide):
             table = wide.pivot(index="category", columns=["shots", "method"], values="text")
             blocks[name] = table.reindex(wide["category"].unique()).reindex(columns=order)

@@ -65,11 +65,8 @@ def map_examples(
     allow_training_images: bool = False,
 ) -> list[Example]:
     """Maps of some test images, for `galleries.map_gallery` or `strip`. sources: of `prompt_sources`."""
-    makes = {
-        name: experiments.method_of(category, own, allow_training_images=allow_training_images)
-        for name, own in sources.items()
-        if not isinstance(own, ClipEncoder)
-    }
+    make = partial(experiments.method_of, category, allow_training_images=allow_training_images)
+    makes = {name: make(own) for name, own in sources.items() if not isinstance(own, ClipEncoder)}
     found = []
     for image in images:
         maps = {}

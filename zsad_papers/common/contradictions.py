@@ -114,12 +114,9 @@ def stated_twice(paper: str) -> list[Check]:
 
 
 def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
-    """Means over class-wise rows against the printed means, for every artifact with rows for all classes.
-
-    A table with a few classes only is an excerpt and is left out. A table may have all classes for some
-    settings and lack one for others; the row then gives the missing value that the printed mean implies.
-    quotes: methods whose class values and means the paper takes from the WinCLIP paper.
-    """
+    """Means over class-wise rows against the printed means, for every artifact with rows for all classes; for
+    a setting that lacks one, the value that the printed mean leaves for it. quotes: methods whose class
+    values and means the paper takes from the WinCLIP paper."""
     classes = frame[frame["category"] != "mean"]
     all_classes = classes.groupby("dataset")["category"].agg(set)
     printed: dict[tuple, dict[float, str]] = {}  # setting -> mean -> the artifacts that print it

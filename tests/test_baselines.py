@@ -1,9 +1,6 @@
 """SPADE, PaDiM and PatchCore against loops in float64, SciPy and scikit-learn on tiny grids."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.covariance import EmpiricalCovariance
-from torch import Tensor
 from torch.testing import assert_close
 
 from zsad_core.methods import Output
@@ -27,10 +23,9 @@ from zsad_papers.baselines.few_shot import (
     spade,
 )
 
-Maps = dict[str, Tensor]
 SHAPES = {"shallow": (3, 3, 4), "deep": (3, 3, 6)}
 LAYERS = list(SHAPES)
-METHODS: dict[str, Callable[[Maps, Maps, tuple[int, int]], Output]] = {
+METHODS = {
     "SPADE": lambda query, references, size: spade(query, references, LAYERS, "deep", size),
     "PaDiM": lambda query, references, size: padim(query, padim_memory(references, LAYERS), size),
     "PatchCore": lambda query, references, size: patchcore(
@@ -40,17 +35,17 @@ METHODS: dict[str, Callable[[Maps, Maps, tuple[int, int]], Output]] = {
 methods = pytest.mark.parametrize("score", METHODS.values(), ids=METHODS)
 
 
-def feature_maps(n: int, seed: int, shapes: dict[str, tuple[int, int, int]] = SHAPES) -> Maps:
+def feature_maps(n, seed, shapes=SHAPES):
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(n, *shape, generator=generator) for name, shape in shapes.items()}
 
 
-def joined(maps: Maps) -> np.ndarray:
+def joined(maps):
     """(n, rows * columns, channels) in float64, for layers of one grid."""
     return torch.cat(list(maps.values()), 3).flatten(1, 2).double().numpy()
 
 
-def tensor(values: object) -> Tensor:
+def tensor(values):
     return torch.tensor(np.asarray(values), dtype=torch.float32)
 
 
@@ -115,10 +110,10 @@ def test_padim_draws_channels_of_all_layers(monkeypatch):
     assert len({tuple(padim_memory(REFERENCES, LAYERS, s).channels.tolist()) for s in range(9)}) > 1
 
 
-def patch_features(maps: Maps, channels: int) -> np.ndarray:
+def patch_features(maps, channels):
     """The official order: windows of 3 x 3, resized to the first grid, averaged to `channels`, twice."""
 
-    def average(values: np.ndarray) -> np.ndarray:  # (..., d) -> (..., channels)
+    def average(values):  # (..., d) -> (..., channels)
         d = values.shape[-1]
         ends = [(i * d // channels, -(-(i + 1) * d // channels)) for i in range(channels)]
         return np.stack([values[..., start:stop].mean(-1) for start, stop in ends], -1)

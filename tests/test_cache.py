@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import errno
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +10,6 @@ from safetensors import SafetensorError
 from zsad_core.cache import cached_arrays, content_key, sha256_of, write_atomically
 
 PARTS = {"weights": "zsad-mini@0123", "views": {"zoom": 1.5, "multi_crop": True}, "files": ["a", "b"]}
-
-
-def cache_files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
 
 
 KINDS = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
@@ -39,7 +32,7 @@ def test_arrays_are_computed_once_for_each_content_and_anew_after_a_kill(tmp_pat
     found()["f4"][0, 0] = 9  # in memory alone
     found()
     assert len(calls) == 1
-    (file,) = cache_files(folder)
+    (file,) = folder.iterdir()
     whole = file.read_bytes()
     for keep in (0, 5, 60, -1):
         file.write_bytes(whole[:keep])
@@ -48,7 +41,7 @@ def test_arrays_are_computed_once_for_each_content_and_anew_after_a_kill(tmp_pat
         assert file.read_bytes() == whole
     found(files=["b", "a"])
     assert len(calls) == 6
-    (other,) = {*cache_files(folder)} - {file}
+    (other,) = {*folder.iterdir()} - {file}
     other.rename(folder / f"images-{content_key(**PARTS)}.safetensors")
     with pytest.warns(RuntimeWarning, match="other parts"):
         found()
@@ -62,21 +55,21 @@ def test_a_full_disk_or_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path, er
     path = tmp_path / "results.csv"
     path.write_text("old")
 
-    def write(temporary: Path) -> None:
+    def write(temporary):
         temporary.write_text("half of the n")
         raise error
 
     with pytest.raises(type(error)):
         write_atomically(path, write)
-    assert path.read_text() == "old" and cache_files(tmp_path) == [path]
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
 
 
 def test_two_writers_leave_one_whole_file(tmp_path):
     path = tmp_path / "result.txt"
     together = threading.Barrier(2)
 
-    def write_all(letter: str) -> None:
-        def write(temporary: Path) -> None:
+    def write_all(letter):
+        def write(temporary):
             with temporary.open("w") as file:
                 file.write(letter * 1000)
                 together.wait(timeout=10)  # both are in the middle of writing
@@ -89,7 +82,7 @@ def test_two_writers_leave_one_whole_file(tmp_path):
         writer.start()
     for writer in writers:
         writer.join()
-    assert path.read_text() in ("a" * 2000, "b" * 2000) and cache_files(tmp_path) == [path]
+    assert path.read_text() in ("a" * 2000, "b" * 2000) and [*tmp_path.iterdir()] == [path]
 
 
 json_values = st.recursive(

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -16,12 +14,12 @@ from zsad_core.datasets import COLUMNS, Digests, fingerprints, load_dataset, str
 SIZE = (9, 7)  # (W, H)
 
 
-def picture(value: int, mode: str = "RGB") -> Image.Image:
-    return Image.new(mode, SIZE, value if mode == "L" else (value, 0, 0))
+def picture(value):
+    return Image.new("RGB", SIZE, (value, 0, 0))
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path):
     """Two categories; "01" must not become a number, and "nan" must not become a gap."""
     mask = np.zeros(SIZE[::-1], bool)
     mask[2:4, 5] = True
@@ -31,13 +29,12 @@ def root(tmp_path) -> Path:
                 folder.add(picture(i), category=category, split="train", defect="good", name=f"{i}.png")
             for i in range(4):
                 folder.add(picture(10 + i), category=category, split="test", defect="good", name=f"{i}.png")
-                folder.add(
-                    picture(20 + i), category=category, split="test", defect="nan", name=f"{i}.png", mask=mask
-                )
+                own = {"split": "test", "name": f"{i}.png", "mask": mask}
+                folder.add(picture(20 + i), category=category, defect="nan", **own)
     return tmp_path / "parts"
 
 
-def rewrite(root: Path, **cells: object) -> None:
+def rewrite(root, **cells):
     """Put values into the last row of meta.csv."""
     meta = pd.read_csv(root / "meta.csv", dtype=str, keep_default_na=False)
     for column, value in cells.items():
@@ -91,8 +88,7 @@ def test_fingerprint_follows_content_only(root, tmp_path):
         ({"image": "01/train/good/0.png"}, "an image that is listed before"),
         ({"image": "../0.png"}, "a path that is not relative"),
         ({"mask": "/elsewhere/mask.png"}, "a path that is not relative"),
-        ({"image": "01\\train\\0.png"}, "a path that is not relative"),
-        ({"image": "C:/0.png"}, "a path that is not relative"),
+        ({"image": "C:\\0.png"}, "a path that is not relative"),
     ],
 )
 def test_wrong_rows_are_named(root, cells, message):

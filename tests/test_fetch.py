@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,9 +16,9 @@ class Server(ThreadingHTTPServer):
 
     ranges, stop = True, None
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requested: list[str | None] = []
+        self.requested = []
         self.archive = Archive(
             "set.zip",
             f"http://127.0.0.1:{self.server_port}/set.zip",
@@ -31,7 +28,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
+    def do_GET(self):
         requested = self.headers.get("Range")
         self.server.requested.append(requested)
         if "missing" in self.path:
@@ -46,12 +43,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(CONTENT[begin : self.server.stop])
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server():
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

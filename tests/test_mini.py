@@ -1,24 +1,26 @@
 """Rendering: the same bytes every time, masks where the pictures differ, and no test category in training."""
 
-from __future__ import annotations
-
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_scripts.mini import LOOKS, N_NORMAL, N_TRAIN, write_dataset
+from data_scripts.mini_medical import VIEWS, render_view
 from data_scripts.render import TRAIN_CATEGORIES, VALIDATION_CATEGORIES, render, render_pair
 from data_scripts.render.captions import caption
 from data_scripts.textile import package_folder, write_textile
 from zsad_core.datasets import load_dataset
 
 EVERY_LOOK = [look for looks in LOOKS.values() for look in looks]
+EVERY_VIEW = [view for views in VIEWS.values() for view in views]
 
 
 def test_test_categories_never_occur_in_training():
-    test = {look.name for look in EVERY_LOOK}
+    names = [look.name for look in (*EVERY_LOOK, *EVERY_VIEW)]
+    test = set(names)
+    assert len(test) == len(names)
     drawn = {(look.parts or look.surface).__name__ for look in EVERY_LOOK}
     trained, watched = set(TRAIN_CATEGORIES), set(VALIDATION_CATEGORIES)
     assert not (test | drawn) & (trained | watched)
@@ -35,7 +37,7 @@ def test_every_look_renders_a_visible_defect_where_the_mask_says(look):
     assert change[~pair.mask].mean() < 4  # shadows may move a little beyond the mask
 
 
-def digests(folder: Path) -> dict[str, str]:
+def digests(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -64,17 +66,14 @@ def test_captions_say_what_is_true():
     assert not any("broken" in text for text in damaged)  # a stain breaks nothing
 
 
-def test_the_whole_dataset(tmp_path):
+def test_the_whole_textile_set(tmp_path):
     source = package_folder()
     write_textile(source, tmp_path / "textile")
     dataset = load_dataset(tmp_path / "textile")
     assert dataset.categories == ["textile"]
-    assert dataset.meta.groupby(["split", "defect"]).size().to_dict() == {
-        ("train", "good"): 16,
-        ("test", "good"): 984,
-        ("test", "local"): 500,
-        ("test", "global"): 500,
-    }
+    sizes = dataset.meta.groupby(["split", "defect"]).size()
+    assert sizes["train"].to_dict() == {"good": 16}
+    assert sizes["test"].to_dict() == {"good": 984, "local": 500, "global": 500}
     assert not dataset.has_masks
     assert dataset.image(0).size == (250, 250)
     assert (tmp_path / "textile/textile/test/global/textile_0007.jpg").read_bytes() == (
@@ -83,7 +82,7 @@ def test_the_whole_dataset(tmp_path):
 
 
 def test_seed_chooses_the_references(tmp_path):
-    def references(seed: int) -> list[str]:
+    def references(seed):
         write_textile(package_folder(), tmp_path / "t", n_train=3, seed=seed)
         return load_dataset(tmp_path / "t").select(split="train").meta["image"].tolist()
 
@@ -91,3 +90,47 @@ def test_seed_chooses_the_references(tmp_path):
     (tmp_path / "nominal").mkdir()
     with pytest.raises(ValueError, match="holds 0 .jpg files: expected 1000"):
         write_textile(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("view", EVERY_VIEW, ids=lambda view: view.name)
+@pytest.mark.parametrize("seed", [10_000, 10_001])
+def test_lesion_can_be_seen_and_is_where_the_mask_says(view, seed):
+    pair = render_view(view, seed)
+    change = np.abs(pair.anomalous.astype(int) - pair.normal)
+    light = pair.normal
+    if pair.normal.ndim == 3:
+        change, light = change.max(2), light.max(2)
+    assert pair.normal.dtype == np.uint8 and pair.mask.shape == view.size == light.shape
+    assert 0.005 < pair.mask.mean() < 0.3
+    assert change[pair.mask].mean() > 10
+    assert change[pair.mask].sum() > 0.55 * change.sum()  # the rest: swelling around it, its shadow
+    assert change[~pair.mask].mean() < 5
+    assert (light[pair.mask] > 12).all()  # in the body, not in the air around it or the endoscope's corners
+    if view.name == "head_scan":
+        assert light[pair.mask].max() < 200 < light.max()  # in the brain, not in the skull
+
+
+def test_image_set_has_labels_alone_and_grey_files(tmp_path):
+    write_dataset("mini_medical_image", tmp_path / "first", n_train=2, n_normal=2, n_anomalous=3)
+    dataset = load_dataset(tmp_path / "first")
+    assert dataset.categories == ["chest_scan", "head_scan"]
+    counts = dataset.meta.groupby(["category", "split", "label"]).size().groupby("category").apply(list)
+    assert counts.to_dict() == dict.fromkeys(dataset.categories, [2, 3, 2])  # test normal, anomalous; train
+    assert (dataset.meta["mask"] == "").all() and not dataset.has_masks
+    assert not list((tmp_path / "first").rglob("*_mask.png"))
+    for relative in dataset.meta["image"]:
+        with Image.open(dataset.root / relative) as image:
+            assert (image.mode, image.size) == ("L", (144, 144))
+
+
+def test_pixel_set_has_masks_and_no_normal_test_image(tmp_path):
+    write_dataset("mini_medical_pixel", tmp_path / "set", n_train=1, n_normal=2, n_anomalous=1)
+    dataset = load_dataset(tmp_path / "set")
+    test, training = dataset.select(split="test"), dataset.select(split="train")
+    assert (test.labels == 1).all() and len(test) == 4
+    assert dataset.has_masks and all(test.mask(i).any() for i in range(len(test)))
+    sizes = {category: dataset.select(category=category).size(0) for category in dataset.categories}
+    assert sizes == dict.fromkeys(["colon", "polyp", "skin"], (144, 144)) | {"thyroid": (176, 128)}
+    assert training.meta["category"].value_counts().to_dict() == dict.fromkeys(sizes, 1)
+    usual = {view.name: view.n_train for view in VIEWS["mini_medical_pixel"]}
+    assert usual == dict.fromkeys(sizes, N_TRAIN) | {"colon": 40}  # as many normal as anomalous ones

@@ -1,7 +1,8 @@
-from __future__ import annotations
+"""Prepared folders, and the readers of downloads that several datasets share."""
 
 import errno
 import os
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_scripts.folders import find_root, folders_in, images_in
+from data_scripts.layouts import add_mvtec_layout, by_stem
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import load_dataset
 
 
-def write(out: Path, values: tuple[int, ...]) -> None:
+def write(out, values):
     with prepared_folder(out) as folder:
         for value in values:
             image = Image.new("RGB", (4, 3), (value, 0, 0))
@@ -21,8 +24,14 @@ def write(out: Path, values: tuple[int, ...]) -> None:
             folder.add(image, category="c", split="test", defect=defect, name=f"{value}.png", mask=mask)
 
 
-def tree(root: Path) -> dict[str, bytes]:
+def tree(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (2, 2), 1).save(path)
+    return path
 
 
 def test_same_bytes_whatever_the_order(tmp_path):
@@ -61,21 +70,13 @@ def test_killed_between_the_two_renames(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
-def files(folder: Path, n: int = 2) -> list[Path]:
-    folder.mkdir()
-    paths = [folder / f"{i}.png" for i in range(n)]
-    for path in paths:
-        Image.new("RGB", (4, 3)).save(path)
-    return paths
-
-
-@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSPC])
 def test_copies_where_links_are_refused(tmp_path, monkeypatch, code):
-    def refuse(*_: object) -> None:
+    def refuse(*_):
         raise OSError(code, "no link")
 
     monkeypatch.setattr(os, "link", refuse)
-    path = files(tmp_path / "raw", 1)[0]
+    path = picture(tmp_path / "raw/0.png")
     refused = pytest.raises(OSError, match="no link") if code == errno.ENOSPC else nullcontext()
     with refused, prepared_folder(tmp_path / "d", link=True) as folder:
         folder.add(path, category="c", split="test", defect="good", name="0.png")
@@ -83,24 +84,78 @@ def test_copies_where_links_are_refused(tmp_path, monkeypatch, code):
 
 
 def test_bad_images_are_refused(tmp_path):
-    image = Image.new("RGB", (4, 3))
-    broken = files(tmp_path / "raw", 1)[0]
-    broken.write_bytes(broken.read_bytes()[:45])
-    good = {"category": "c", "split": "test", "defect": "good", "name": "0.png"}
-    for added, change, message in (
-        (image, {"name": "a/b.png"}, "'a/b.png' cannot be part"),
-        (image, {"category": ".."}, "'..' cannot be part"),
-        (image, {"split": "val"}, "split='val'"),
-        (image, {"mask": np.zeros((4, 3))}, r"shape \(4, 3\): expected \(3, 4\)"),
-        (broken, {}, f"{broken} cannot be read"),
+    image, good = Image.new("RGB", (4, 3)), {"category": "c", "split": "test", "defect": "good"}
+    for names, change, message in (
+        (["a/b.png"], {}, "'a/b.png' cannot be part"),
+        (["0.png"], {"category": ".."}, "'..' cannot be part"),
+        (["0.png"], {"split": "val"}, "split='val'"),
+        (["0.png"], {"mask": np.zeros((4, 3))}, r"shape \(4, 3\): expected \(3, 4\)"),
+        (["0.png", "0.png"], {}, "given twice"),
     ):
         with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "d") as folder:
-            folder.add(added, **{**good, **change})
-    with pytest.raises(ValueError, match="given twice"), prepared_folder(tmp_path / "d") as folder:
-        folder.add(image, **good)
-        folder.add(image, **good)
-    with pytest.raises(ValueError, match="no image was added"), prepared_folder(tmp_path / "d"):
-        pass
-    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
-    with prepared_folder(tmp_path / "d", check=False) as folder:
-        folder.add(broken, **good)
+            for name in names:
+                folder.add(image, name=name, **good | change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_paired_by_stem():
+    paths = [Path("a/0020.bmp"), Path("a/Kos_Label.BMP")]
+    assert by_stem(paths, "_label") == {"0020": paths[0], "kos": paths[1]}
+    assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
+    assert by_stem([Path("Cafe\u0301.png")]).keys() == by_stem([Path("caf\u00e9.jpg")]).keys()
+    with pytest.raises(ValueError, match="a/0.bmp and 0.BMP differ only in case and ends"):
+        by_stem([Path("a/0.BMP"), Path("a/0.bmp")])
+
+
+def test_mvtec_layout_of_one_category_without_masks(tmp_path):
+    for name in ("Train/ok/1.png", "Test/OK/1.png", "Test/Bad/1.png"):
+        picture(tmp_path / "raw" / name)
+    with prepared_folder(tmp_path / "out") as out:
+        add_mvtec_layout(tmp_path / "raw", out, category="nut")
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.meta["image"].tolist() == [
+        f"nut/{name}" for name in ("test/good/1.png", "test/Bad/1.png", "train/good/1.png")
+    ]
+    assert dataset.labels.tolist() == [0, 1, 0] and not dataset.has_masks
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("test/bad/1", "ground_truth/bad/1_mask", "ground_truth/bad/7_mask"),
+            "1 without image in .*: 7_mask",
+        ),
+        (("test/bad/1", "ground_truth/worse/1_mask"), "ground_truth/bad does not exist, but .*test/bad does"),
+        (("test/good/1", "ground_truth/bad/1_mask"), "test/bad does not exist, but .*ground_truth/bad does"),
+        (("test/good/1", "test/bad/1", "test/Bad/1"), "differ only in case"),
+        (("test/bad/1", "Test/good/1"), "differ only in case"),
+    ],
+)
+def test_nothing_is_left_out_silently(tmp_path, names, message):
+    for name in ("train/good/1", *names):
+        picture(tmp_path / f"raw/c/{name}.png")
+    with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "out") as out:
+        add_mvtec_layout(tmp_path / "raw", out)
+
+
+def test_lists(tmp_path):
+    for name in ("10.png", "2.JPG", "1.Tiff", "No3.jpeg", "no2.bmp", "Thumbs.db", ".5.png", "x.txt"):
+        (tmp_path / name).touch()
+    for name in ("Class10", "Class9", ".git", "__MACOSX", "7.png"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "Class1").symlink_to(tmp_path)
+    assert [path.name for path in images_in(tmp_path)] == ["1.Tiff", "2.JPG", "10.png", "no2.bmp", "No3.jpeg"]
+    assert [path.name for path in folders_in(tmp_path)] == ["7.png", "Class9", "Class10"]
+
+
+def test_find_root(tmp_path):
+    picture(tmp_path / "b/c/Split/1.PNG")
+    picture(tmp_path / "a/__MACOSX/split/1.png")
+    assert find_root(tmp_path, "split/1.png") == tmp_path / "b/c"
+    assert find_root(tmp_path, lambda folder: folder.name == "c") == tmp_path / "b/c"
+    shutil.copytree(tmp_path / "b/c", tmp_path / "z")
+    assert find_root(tmp_path, "split/*.png") == tmp_path / "z", "the highest first"
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing like `loop/a`.*which holds a, b, z"):
+        find_root(tmp_path, "loop/a")

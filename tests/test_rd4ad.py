@@ -1,7 +1,5 @@
 """RD4AD's training and scores with a small student instead of anomalib's, an optional package."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,13 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
-from zsad_core.datasets import AnomalyDataset
 from zsad_core.image_features import compute_features
 from zsad_papers.baselines import rd4ad
-from zsad_papers.baselines.backbones import Backbone, load_backbone
+from zsad_papers.baselines.backbones import load_backbone
 from zsad_papers.baselines.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor, train_rd4ad
 from zsad_papers.common import experiment
 
@@ -25,13 +22,13 @@ SIZE = (32, 32)
 class Network(nn.Module):
     """In training the teacher's and the student's values; else a score and a map, as anomalib's module."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.bottleneck, self.decoder = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, bias=False)
         for i, values in enumerate(self.parameters()):
             nn.init.constant_(values, 0.1 * (i + 1))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor] | SimpleNamespace:
+    def forward(self, pixels):
         student = self.decoder(self.bottleneck(pixels))
         if self.training:
             return pixels, student
@@ -40,14 +37,14 @@ class Network(nn.Module):
 
 
 @pytest.fixture
-def backbone(monkeypatch) -> Backbone:
+def backbone(monkeypatch):
     monkeypatch.setattr(rd4ad, "BATCH_SIZE", 3)
     monkeypatch.setattr(rd4ad, "_network", lambda backbone: (Network(), nn.MSELoss()))
     return load_backbone("resnet18", "random", LAYERS, device="cpu", image_size=SIZE[0])
 
 
 @pytest.fixture
-def wood(toy_set) -> AnomalyDataset:
+def wood(toy_set):
     return toy_set(normal=5, anomalous=2).select("wood", "test")
 
 

@@ -3,8 +3,6 @@
 Weights cannot be fetched in a test. Shapes, grids and counts do not depend on them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

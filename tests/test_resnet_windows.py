@@ -1,18 +1,16 @@
-from __future__ import annotations
-
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
-from torch import Tensor, nn
+from torch import nn
 
 from zsad_core import encoders
 from zsad_core.resnet_windows import embed_resnet
 
 
-def tiny(rows: int = 3, columns: int = 3) -> ModifiedResNet:
+def tiny(rows=3, columns=3):
     """A ResNet with random weights in all its parts and a feature map of (256, rows, columns)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -28,17 +26,17 @@ def tiny(rows: int = 3, columns: int = 3) -> ModifiedResNet:
     return visual.eval().requires_grad_(False)
 
 
-def pixels_of(visual: ModifiedResNet, n: int) -> Tensor:
+def pixels_of(visual, n):
     return torch.randn(n, 3, *visual.image_size, generator=torch.Generator().manual_seed(1))
 
 
-def feature_map(visual: ModifiedResNet, pixels: Tensor) -> Tensor:
+def feature_map(visual, pixels):
     for layer in (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         pixels = layer(pixels)
     return pixels  # (n, channels, rows, columns)
 
 
-def windows_by_hand(visual: ModifiedResNet, pixels: Tensor, size: int) -> Tensor:
+def windows_by_hand(visual, pixels, size):
     """(n, n_windows, d): open_clip's own pooling, called on every crop with the positions of the crop."""
     features = feature_map(visual, pixels)
     rows, columns = features.shape[2:]

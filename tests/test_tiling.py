@@ -1,7 +1,5 @@
 """Tiles that lie side by side, cut out and enlarged, and the map of their scores."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -12,16 +10,16 @@ from PIL import Image
 from zsad_core import views
 
 
-def views_of(image: Image.Image, size: int = 24, **options) -> torch.Tensor:
+def views_of(image, size=24, **options):
     """Views need no network: an encoder's size, and pixels as a tensor."""
 
-    def transform(view: Image.Image) -> torch.Tensor:
+    def transform(view):
         return torch.from_numpy(np.array(view, np.float32)).permute(2, 0, 1) / 255
 
     return views.inference_views(image, (size, size), transform, **options)
 
 
-def ramp(width: int, height: int) -> Image.Image:
+def ramp(width, height):
     """Red grows from 0 to 1 along x, green along y: a view's pixels show where it was cut."""
     pixels = np.zeros((height, width, 3))
     pixels[..., 0] = (np.arange(width) + 0.5) / width
@@ -29,12 +27,12 @@ def ramp(width: int, height: int) -> Image.Image:
     return Image.fromarray((pixels * 255).round().astype(np.uint8))
 
 
-def centre(view: torch.Tensor) -> list[float]:
+def centre(view):
     """Mean position of a view of `ramp`, as fractions of width and height."""
     return view[:2].mean((1, 2)).tolist()
 
 
-def extent(view: torch.Tensor, channel: int) -> float:
+def extent(view, channel):
     """Share of the width (0) or height (1) that a view of `ramp` covers."""
     line = view[channel].mean(channel)[2:-2]  # inner pixels: resizing bends the borders
     return (line[-1] - line[0]).item() / (len(line) - 1) * (len(line) + 4)

@@ -1,8 +1,7 @@
 """Feature maps of timm's networks, against torchvision with the same random weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,14 +23,14 @@ LAYERS = ("layer1", "layer2", "layer3")
 PIXELS = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
-def torchvision_maps(model: torch.nn.Module, layers: tuple[str, ...] = LAYERS) -> dict[str, torch.Tensor]:
+def torchvision_maps(model, layers=LAYERS):
     with torch.no_grad():
         found = create_feature_extractor(model.eval(), list(layers))(PIXELS)
     return {layer: x.permute(0, 2, 3, 1).contiguous() for layer, x in found.items()}
 
 
 @pytest.fixture(scope="module")
-def resnet() -> torch.nn.Module:
+def resnet():
     """torchvision's ResNet-18 with weights and norms of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -45,7 +44,7 @@ def resnet() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def weights_file(resnet, tmp_path_factory) -> Path:
+def weights_file(resnet, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     save_file(resnet.state_dict(), path)
     return path
@@ -79,13 +78,11 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
         with pytest.raises(ValueError, match=r"float tensor \(n, 3, H, W\), got"):
             backbone.feature_maps(pixels)
 
-    requested = []
-    monkeypatch.setattr(
-        backbones, "hf_hub_download", lambda *names: requested.append(names) or str(weights_file)
-    )
+    download = Mock(return_value=str(weights_file))
+    monkeypatch.setattr(backbones, "hf_hub_download", download)
     with pytest.warns(UserWarning, match="no checksum is pinned"):
         tagged = load_backbone("resnet18", "tv_in1k")
-    assert requested == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    download.assert_called_once_with("timm/resnet18.tv_in1k", "model.safetensors")
     assert tagged.weights_id == backbone.weights_id.replace("file", "tv_in1k")
     assert_close(tagged.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
 
@@ -98,19 +95,15 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
     assert url == timm.get_pretrained_cfg(name).url and digits in url
     other = tmp_path / "other.pth"
     other.write_bytes(b"another network")
-    requested = []
-    monkeypatch.setattr(
-        checkpoints, "download_pretrained_from_url", lambda url: requested.append(url) or str(other)
-    )
+    download = Mock(return_value=str(other))
+    monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
     with pytest.raises(ValueError, match=f"expected {digits}"):
         load_backbone(profile.backbone, profile.backbone_weights)
-    assert requested == [url]
+    download.assert_called_once_with(url)
     content = load_backbone("resnet18", "random").model.state_dict()
     torch.save(content, other)  # as torchvision ships it
     monkeypatch.setitem(checkpoints.PINNED, ("resnet18", "tv_in1k"), (url, sha256_of(other)[:8]))
-    found = load_backbone("resnet18", "tv_in1k")
-    assert found.weights_id == f"tv_in1k@{sha256_of(other)[:12]}" and requested == [url, url]
-    assert_close(found.model.state_dict(), content)
+    assert_close(load_backbone("resnet18", "tv_in1k").model.state_dict(), content)
 
 
 def test_preprocessing_by_hand():
@@ -129,7 +122,6 @@ def test_preprocessing_by_hand():
     [
         (("wideresnet50", "random"), ValueError, "no architecture of timm"),
         (("resnet18.tv_in1k", "random"), ValueError, "Tags go to `weights`"),
-        (("hf-hub:somebody/resnet18", "random"), ValueError, "no architecture of timm"),
         (("resnet18", "random", ("layer5",)), ValueError, "act1, layer1, layer2, layer3, layer4"),
         (("resnet18", "tv_in1k", ()), ValueError, "layers="),  # before anything is fetched
         (("resnet18", "imagenet"), ValueError, "pretrained tag of resnet18; .*tv_in1k"),
@@ -140,10 +132,7 @@ def test_preprocessing_by_hand():
     ],
 )
 def test_bad_names_layers_and_weights(weights_file, monkeypatch, arguments, error, message):
-    def offline(*_: str) -> None:
-        raise OSError("no connection")
-
-    monkeypatch.setattr(backbones, "hf_hub_download", offline)
+    monkeypatch.setattr(backbones, "hf_hub_download", Mock(side_effect=OSError("no connection")))
     name, weights, *layers = arguments
     weights = weights_file if weights == "a file of resnet18" else weights
     with pytest.raises(error, match=message):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import pickle
 import warnings
@@ -12,7 +10,6 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from zsad_core import checkpoints
 from zsad_core.cache import sha256_of
@@ -27,7 +24,7 @@ STRANGER = "ViT-B-16-plus-240"
 
 
 @pytest.fixture
-def clip() -> nn.Module:
+def clip():
     return open_clip.CLIP(**TINY)
 
 
@@ -56,7 +53,7 @@ def test_every_form_of_file_gives_the_same_weights(tmp_path, clip, form):
     torch.testing.assert_close(apart.eval().encode_text(ids), clip.eval().encode_text(ids))
 
 
-def save_torchscript(clip: nn.Module, path: Path) -> None:
+def save_torchscript(clip, path):
     ids = torch.randint(1, 99, (1, 77))
     inputs = {"encode_image": (torch.randn(1, 3, 16, 16),), "encode_text": (ids,)}
     with warnings.catch_warnings():
@@ -87,10 +84,10 @@ def test_weights_that_do_not_fit_name_the_first_keys(tmp_path, clip):
 class Bomb:
     """Writes a file when it is unpickled."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self):
         return Path.touch, (self.marker,)
 
 
@@ -159,14 +156,6 @@ def test_pinned_addresses_are_open_clips_own():
         assert sha256 in url and len(sha256) in (8, 64)
 
 
-def test_a_tag_without_a_pinned_checksum_says_so(tmp_path, monkeypatch):
-    (tmp_path / "file.bin").write_bytes(b"abc")
-    monkeypatch.setattr(checkpoints, "download_pretrained", lambda config: str(tmp_path / "file.bin"))
-    with pytest.warns(UserWarning, match="no checksum is pinned"):
-        source = locate_weights("ViT-B-16", "laion2b_s34b_b88k", False, 0)
-    assert source.weights_id == "laion2b_s34b_b88k@ba7816bf8f01"
-
-
 def test_a_config_file_is_named_by_its_content(tmp_path):
     path, config = tmp_path / "tiny.json", {"embed_dim": 16, "vision_cfg": {"layers": 1}, "text_cfg": {}}
     dark = {"model_cfg": config, "preprocess_cfg": {"mean": [0, 0, 0]}}
@@ -188,6 +177,6 @@ def test_what_is_no_architecture(tmp_path):
         read_config(tmp_path / "gone.json")
     with pytest.raises(ValueError, match="such as.*ViT-B-16-plus-240"):
         read_config("ViT-B-16-plus-24")
-    for name in ("convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32", "roberta-ViT-B-32"):
+    for name in ("convnext_base", "coca_ViT-B-32"):
         with pytest.raises(ValueError, match=f"{name} is no CLIP"):
             read_config(name)

@@ -1,28 +1,33 @@
 """The store of features: computed once, in parts, under keys made of content, the same in any process."""
 
-from __future__ import annotations
-
 import json
+import multiprocessing
 import os
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from zsad_core import datasets, image_features
-from zsad_core.datasets import AnomalyDataset, load_dataset
+from zsad_core.datasets import load_dataset
 from zsad_core.image_features import (
+    FEW,
     Extractor,
     TileFeatures,
     clip_extractor,
     compute_features,
     image_embeddings,
     join_parts,
+    load_batch,
+    made_ahead,
     view_extractor,
+    worker_count,
 )
 from zsad_core.views import inference_views
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
@@ -33,24 +38,24 @@ SIDE = 8  # of what the stub of an encoder sees
 class Counting:
     """An extractor whose features are a tile's pixels and their mean; it counts the tiles."""
 
-    def __init__(self, **key: object) -> None:
-        self.calls: list[int] = []
+    def __init__(self, **key):
+        self.calls = []
         self.extractor = Extractor({"model": "stub", **key}, (SIDE, SIDE), self.transform, self.features)
 
-    def transform(self, image: Image.Image) -> Tensor:
+    def transform(self, image):
         image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX)  # cuts the ends off as CLIP does
         return torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)
 
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+    def features(self, pixels):
         self.calls.append(len(pixels))
         return {"image": pixels.mean((2, 3)), "windows/2": pixels.flatten(2), "layer/1": pixels}
 
 
-def reds(n: int) -> list[Image.Image]:
+def reds(n):
     return [Image.new("RGB", (12, 12), (i, 0, 0)) for i in range(n)]
 
 
-def quadrants(width: int, height: int) -> Image.Image:
+def quadrants(width, height):
     """Red is 0 … 255 from left to right, green from top to bottom."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 255, width).round()
@@ -58,12 +63,12 @@ def quadrants(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def assert_same(one: TileFeatures, other: TileFeatures) -> None:
+def assert_same(one, other):
     pd.testing.assert_frame_equal(one.meta, other.meta)
     np.testing.assert_equal(vars(one) | {"meta": None}, vars(other) | {"meta": None})
 
 
-def no_loading(*_: object, **__: object) -> None:
+def no_loading(*_, **__):
     pytest.fail("an image was read again")
 
 
@@ -71,7 +76,7 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(dataset_with,
     monkeypatch.setattr(image_features, "PART", 3)
     dataset, first, again, fresh = dataset_with(reds(8)), Counting(), Counting(), Counting()
 
-    def killed(pixels: Tensor) -> dict[str, Tensor]:
+    def killed(pixels):
         if len(first.calls) == 2:
             raise KeyboardInterrupt
         return first.features(pixels)
@@ -119,7 +124,7 @@ def test_key_is_made_of_what_features_depend_on(dataset_with, tmp_path):
     oblong = [*reds(2), quadrants(20, 12)]
     dataset, stub, other = dataset_with(oblong), Counting(), Counting(weights="others")
 
-    def calls(dataset: AnomalyDataset, stub: Counting = stub, **options: str) -> int:
+    def calls(dataset, stub=stub, **options):
         before = len(stub.calls)
         for part in compute_features(stub.extractor, dataset, tmp_path / "cache", **options):
             part.load()
@@ -240,3 +245,64 @@ def test_views_are_those_of_the_images_and_keep_their_means(tiny_clip, dataset_w
     for views, expected in zip(torch.from_numpy(found.views), own, strict=True):
         torch.testing.assert_close(views[: len(expected)], expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(views.mean(0), expected.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def noise(n, size=(40, 30)):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for _ in range(n)]
+
+
+def loaded(dataset, options, workers):
+    """Batches of eight images."""
+    paths = [dataset.root / path for path in dataset.meta["image"]]
+    batches = [paths[start : start + 8] for start in range(0, len(paths), 8)]
+    return made_ahead(batches, partial(load_batch, **options), workers=workers)
+
+
+@pytest.fixture
+def options(tiny_clip):
+    return {"image_size": tiny_clip.image_size, "transform": tiny_clip.transform}
+
+
+def test_workers_give_what_no_workers_give_in_order_and_end_with_the_iterator(dataset_with, options):
+    dataset = dataset_with([*noise(10), Image.new("L", (9, 50), 77)])
+    others = set(multiprocessing.active_children())  # joblib keeps those of earlier tests
+    state = torch.random.get_rng_state()
+    here, there = (list(loaded(dataset, options, k)) for k in (0, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)  # results must not depend on what was cached
+    assert [len(pixels) for pixels, _ in there] == [48, 18]
+    assert [size for _, sizes in there for size in sizes] == [*[(30, 40)] * 10, (9, 50)]
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
+    third = inference_views(dataset.image(2), **options)
+    torch.testing.assert_close(there[0][0][12:18], third, rtol=0, atol=0)
+    found = loaded(dataset, options, 1)
+    next(found)
+    assert len(set(multiprocessing.active_children()) - others) == 1
+    found.close()
+    assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_with, options, workers):
+    dataset = dataset_with(noise(12))
+    cut = dataset.root / dataset.meta["image"].iloc[9]
+    cut.write_bytes(cut.read_bytes()[:500])
+    found = loaded(dataset, options, workers)
+    assert len(next(found)[0]) == 48
+    with pytest.raises(ValueError, match=r"09\.png cannot be read.*copy or fetch it again") as caught:
+        next(found)
+    assert "worker process" not in str(caught.value)
+    with pytest.raises(ValueError, match="expected a square") as caught:
+        next(loaded(dataset, options | {"image_size": (24, 32)}, workers))
+    assert caught.value.__notes__ == [f"with the image {dataset.root / dataset.meta['image'].iloc[0]}"]
+
+
+def test_number_of_workers(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    assert worker_count(FEW - 1) == 0  # they would start longer than it takes
+    assert worker_count(FEW) == 4
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 256)
+    assert worker_count(10**6) == 16
+    monkeypatch.setattr(image_features.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
+    assert worker_count(10**6) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few

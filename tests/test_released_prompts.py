@@ -1,18 +1,12 @@
 """Checkpoints in the form of AnomalyCLIP's code, made up for a narrow text tower of 12 blocks."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from torch import Tensor
 
-from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import encode, freeze
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
@@ -22,7 +16,7 @@ WIDTH = 64
 
 
 @pytest.fixture(scope="module")
-def load(small_clip) -> Callable[..., ClipEncoder]:
+def load(small_clip):
     config = {"embed_dim": 32}
     return lambda seed=0, **text: small_clip(
         seed, text={"width": WIDTH, "layers": 12} | text, config=config, width=16, layers=24
@@ -30,11 +24,11 @@ def load(small_clip) -> Callable[..., ClipEncoder]:
 
 
 @pytest.fixture(scope="module")
-def encoder(load) -> ClipEncoder:
+def encoder(load):
     return load()
 
 
-def released(encoder: ClipEncoder, words: int = 12, sets: int = 8, length: int = 4) -> dict[str, Tensor]:
+def released(encoder, words=12, sets=8, length=4):
     """The entries under `prompt_learner`, values drawn with the spread of a trained file."""
     generator, state = torch.Generator().manual_seed(0), {}
     for end, words_after in (("pos", "object."), ("neg", "damaged object.")):
@@ -51,7 +45,7 @@ def released(encoder: ClipEncoder, words: int = 12, sets: int = 8, length: int =
     return state
 
 
-def write(path: Path, state: dict[str, Tensor]) -> Path:
+def write(path, state):
     torch.save({"prompt_learner": state}, path)
     return path
 
@@ -90,22 +84,16 @@ def test_sizes_are_read_off_the_shapes(encoder, tmp_path, words, sets, length):
     assert prompts.texts(encoder).shape == (1, 2, 32) and len(prompts.parameters) == 2 + sets
 
 
-def without(name: str) -> Callable:
-    return lambda state: state.pop(name)
-
-
-def changed(name: str, change: Callable) -> Callable:
+def changed(name, change):
     return lambda state: state.update({name: change(state.get(name))})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("ctx_neg"), r"ctx_neg has shape no entry, expected \(1, 1, 12, 64\)"),
-        (without("compound_prompts_text.3"), r"text\.3 has shape no entry"),
+        (lambda state: state.pop("ctx_neg"), r"ctx_neg has shape no entry, expected \(1, 1, 12, 64\)"),
         (changed("ctx", lambda _: torch.zeros(3)), r"ctx has shape \(3,\), expected no entry"),
         (changed("ctx_neg", lambda x: x[..., :32]), r"ctx_neg has shape \(1, 1, 12, 32\)"),
-        (changed("ctx_pos", lambda x: x[0]), r"ctx_pos has shape \(1, 12, 64\)"),
         (changed("ctx_pos", lambda x: x[:, :, :11]), r"token_suffix_pos has shape \(1, 1, 64, 64\)"),
         (changed("compound_prompts_text.3", lambda x: torch.zeros(5, WIDTH)), r"shape \(5, 64\)"),
         (changed("tokenized_prompts_pos", lambda x: x.flip(-1)), "tokenized_prompts_pos begins with"),

@@ -1,7 +1,5 @@
 """What the page 'Speed' shows, and the counts of the paper's Table 3: operations that are really done."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -12,19 +10,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.encoders import load_encoder
 from zsad_papers.common.costs import VisionTower, multiply_accumulates, parameters, tower_of, window_sequences
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.costs import complexity_table
 
 
 @pytest.fixture(scope="module")
-def encoder() -> ClipEncoder:
+def encoder():
     return load_encoder("zsad-mini", "random", device="cpu")
 
 
 @pytest.fixture
-def papers_tower(monkeypatch) -> VisionTower:
+def papers_tower(monkeypatch):
     """ViT-B/16+ at 240 pixels, without its weights."""
     monkeypatch.setattr(speed, "tower_of", lambda encoder: VisionTower())
     return VisionTower()
@@ -64,13 +62,6 @@ def test_a_benchmark_that_was_not_run(tmp_path, monkeypatch):
     assert machine == {"cpu": "c"}
 
 
-def test_counts_of_the_papers_backbone():
-    tower = VisionTower()
-    windows = multiply_accumulates(tower, window_sequences(tower), counted="profiler")
-    assert round(windows / 1e9, 3) == 205.933
-    assert round(multiply_accumulates(tower) / 1e9, 2) == 27.38
-
-
 def test_counts_are_those_of_a_model_that_runs():
     model = open_clip.transformer.VisionTransformer(
         image_size=32, patch_size=8, width=64, layers=2, heads=4, mlp_ratio=3.0, output_dim=24
@@ -82,6 +73,8 @@ def test_counts_are_those_of_a_model_that_runs():
     expected = 16 * 3 * 8 * 8 * width + 2 * block + width * 24
     assert multiply_accumulates(tower) == expected
     assert multiply_accumulates(tower, 3 * [(1, tokens)], patch_embeddings=3) == 3 * expected
+    with pytest.raises(ValueError, match="window sizes .16,. on a grid of .15, 15."):
+        window_sequences(VisionTower(), (16,))
 
 
 def test_table_3_is_reproduced_by_the_profilers_way_of_counting():
@@ -92,8 +85,3 @@ def test_table_3_is_reproduced_by_the_profilers_way_of_counting():
         digits = 2 if key[1] == "params_M" else 1
         assert round(row["profiler"], digits) == printed[key], key
         assert row["all"] > 1.4 * printed[key], key
-
-
-def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="window sizes .16,. on a grid of .15, 15."):
-        window_sequences(VisionTower(), (16,))

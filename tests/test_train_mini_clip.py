@@ -1,7 +1,5 @@
 """The mini CLIP's training: losses, forward, schedules, batches, resuming; tiny model, fake renderer."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,19 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_scripts.mini_clip.batches import (
-    LEAST_DEFECT_PIXELS,
-    augment,
-    choose_windows,
-    keep_patches,
-    make_batch,
-    normalise,
-    patchify,
-    tokenize,
-)
+from data_scripts.mini_clip import batches
+from data_scripts.mini_clip.batches import make_batch, normalise, patchify, tokenize
 from data_scripts.mini_clip.losses import info_nce, state_margin
 from data_scripts.mini_clip.optim import Schedule
-from data_scripts.mini_clip.pairs import Pairs, open_pairs, render_pairs
+from data_scripts.mini_clip.pairs import open_pairs, render_pairs
 from data_scripts.mini_clip.towers import build_model, encode_patches, encode_tokens
 from data_scripts.train_mini_clip import Recipe, export, train
 
@@ -38,37 +28,32 @@ TINY = {
 CATEGORIES = ("disc", "bar")
 
 
-def fake_pair(category: str, seed: int, size: int = 48) -> SimpleNamespace:
+def fake_pair(category, seed, size=48):
     """A grey square of noise; the anomalous partner has a black blot."""
     rng = np.random.default_rng([seed, len(category)])
     normal = rng.integers(100, 156, (size, size, 3), dtype=np.uint8)
     mask = np.zeros((size, size), dtype=bool)
     top, left = rng.integers(8, size - 16, 2)
     mask[top : top + 8, left : left + 8] = True
-    return SimpleNamespace(
-        normal=normal,
-        anomalous=np.where(mask[..., None], 0, normal).astype(np.uint8),
-        mask=mask,
-        facts={"category": category},
-    )
+    blotted = np.where(mask[..., None], 0, normal).astype(np.uint8)
+    return SimpleNamespace(normal=normal, anomalous=blotted, mask=mask, facts={"category": category})
 
 
-def fake_caption(facts: dict, damaged: bool, rng: np.random.Generator, window: bool = False) -> str:
+def fake_caption(facts, damaged, rng, window=False):
     state = "damaged " if damaged and rng.random() < 0.9 else ""
     return f"a {'close-up' if window else 'photo'} of a {state}{facts['category']}"
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> Pairs:
+def pairs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     render_pairs(folder, 10, CATEGORIES, fake_pair, size=48, chunk=4, jobs=1)
     return open_pairs(folder)
 
 
-def unit_rows(n: int, d: int, seed: int) -> torch.Tensor:
-    return F.normalize(
-        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
-    )
+def unit_rows(n, d, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
 
 
 def test_info_nce_shares_the_target_among_equal_captions():
@@ -120,10 +105,10 @@ def test_patches_and_windows_hold_the_defect():
     rng, pixels = np.random.default_rng(0), np.zeros((8, 8), dtype=int)
     pixels[2, 5], pixels[2, 6] = 30, 7
     for size in (2, 3, 5):
-        kept = keep_patches(pixels.ravel(), 36, rng)
+        kept = batches.keep_patches(pixels.ravel(), 36, rng)
         assert len(set(kept)) == 36 and {21, 22} <= set(kept)
-        damaged, clean, elsewhere = choose_windows(pixels, size, 0.5, rng)
-        assert pixels.ravel()[damaged].sum() >= LEAST_DEFECT_PIXELS
+        damaged, clean, elsewhere = batches.choose_windows(pixels, size, 0.5, rng)
+        assert pixels.ravel()[damaged].sum() >= batches.LEAST_DEFECT_PIXELS
         assert pixels.ravel()[clean].sum() == 0 if elsewhere else (clean == damaged).all()
         rows, columns = np.divmod(damaged, 8)
         assert (np.ptp(rows), np.ptp(columns), len(damaged)) == (size - 1, size - 1, size * size)
@@ -142,7 +127,9 @@ def test_batches_are_moved_together_and_tell_the_state_of_what_is_seen(pairs):
     torch.testing.assert_close(batch.full.index[0::2], batch.full.index[1::2], rtol=0, atol=0)
     torch.testing.assert_close(batch.full.patches, again.full.patches, rtol=0, atol=0)
     pair = fake_pair("disc", 3)
-    images, mask = augment(np.stack([pair.normal, pair.anomalous]), pair.mask, np.random.default_rng(5))
+    images, mask = batches.augment(
+        np.stack([pair.normal, pair.anomalous]), pair.mask, np.random.default_rng(5)
+    )
     assert mask.any()
     np.testing.assert_array_equal((images[0] != images[1]).any(axis=2), mask)
 
@@ -151,13 +138,12 @@ def test_resumed_training_equals_unbroken_training(tmp_path, pairs):
     recipe = Recipe(full_pairs=2, window_pairs=2, bf16=False)
     schedule = Schedule(6, 2, warmup_steps=2)
     options = {"config": TINY, "log_every": 100, "keep_every": 3}
-    whole = torch.load(
-        train(pairs, tmp_path / "whole", recipe, schedule, fake_caption, **options), weights_only=True
-    )
+    file = train(pairs, tmp_path / "whole", recipe, schedule, fake_caption, **options)
+    whole = torch.load(file, weights_only=True)
     stop = threading.Event()
     calls = 0
 
-    def caption_until_third_step(*args: object, **kwargs: object) -> str:
+    def caption_until_third_step(*args, **kwargs):
         nonlocal calls
         calls += 1
         if calls > 2 * 8:  # the third step's batch is being made, so one or two steps have been taken

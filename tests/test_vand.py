@@ -1,20 +1,14 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 from torch.testing import assert_close
 
 from data_scripts.prepare import prepared_folder
 from zsad_core.auxiliary import Auxiliary
-from zsad_core.datasets import AnomalyDataset, load_dataset
-from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import TileFeatures, compute_features
+from zsad_core.datasets import load_dataset
+from zsad_core.image_features import compute_features
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import compositional_ensemble
 from zsad_papers.baselines.vand import (
@@ -35,11 +29,11 @@ LAYERS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
-def encoder(small_clip) -> ClipEncoder:
+def encoder(small_clip):
     return small_clip(text={"layers": 1})
 
 
-def make(root: Path, *, masks: bool = True, first: int = 0) -> AnomalyDataset:
+def make(root, *, masks=True, first=0):
     """Two categories of noise; the anomalous images have a light square."""
     generator = np.random.default_rng(first)
     with prepared_folder(root) as out:
@@ -54,33 +48,22 @@ def make(root: Path, *, masks: bool = True, first: int = 0) -> AnomalyDataset:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> AnomalyDataset:
+def dataset(tmp_path_factory):
     return make(tmp_path_factory.mktemp("data") / "aux")
 
 
 @pytest.fixture(scope="module")
-def learned(encoder, dataset) -> Adapters:
+def learned(encoder, dataset):
     return train_adapters(encoder, dataset, epochs=3, batch_size=4)
 
 
-def features(encoder: ClipEncoder, dataset: AnomalyDataset, folder: Path) -> list[TileFeatures]:
-    """Of each category in turn."""
-    return [
-        part.load()
-        for category in dataset.categories
-        for part in compute_features(
-            vand_extractor(encoder), dataset.select(category=category), folder, whole="squash"
-        )
-    ]
-
-
-def plain_logits(tokens: Tensor, linear: torch.nn.Linear, texts: Tensor, scale: float) -> Tensor:
+def plain_logits(tokens, linear, texts, scale):
     """(n, 2, 3, 3): written out, both channels."""
     adapted = F.normalize(linear(tokens), dim=-1)
     return (scale * adapted @ texts.mT).permute(0, 2, 1).unflatten(2, (3, 3))
 
 
-def plain_loss(logits: Tensor, masks: Tensor) -> Tensor:
+def plain_loss(logits, masks):
     """Focal and dice of the anomalous channel for logits (n, 2, 3, 3) and masks (n, H, W)."""
     up = F.interpolate(logits, masks.shape[1:], mode="bilinear", align_corners=True)
     p = up.softmax(1)
@@ -91,7 +74,7 @@ def plain_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return focal + (1 - (2 * hit + 1) / (both + 1)).mean()
 
 
-def linears(parameters: dict[str, Tensor]) -> dict[int, torch.nn.Linear]:
+def linears(parameters):
     found = {}
     for layer in LAYERS:
         found[layer] = torch.nn.Linear(32, 16)
@@ -110,8 +93,7 @@ def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder, tmp_path):
 
 
 def test_maps_are_softmaxes_of_upsampled_logits(learned):
-    size = (11, 17)
-    generator = torch.Generator().manual_seed(1)
+    size, generator = (11, 17), torch.Generator().manual_seed(1)
     tokens = {layer: torch.randn(2, 9, 32, generator=generator) for layer in LAYERS}
     texts = F.normalize(torch.randn(2, 16, generator=generator), dim=-1)
     expected = torch.zeros(2, *size)
@@ -127,19 +109,16 @@ def test_one_step_is_that_of_the_written_out_loss(encoder, dataset, tmp_path):
     drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path)
     assert drawn.losses == () and drawn.recipe["scale"] == pytest.approx(1 / 0.07)
     modules = linears(drawn.parameters)
-    loss = torch.zeros(())
-    found = features(encoder, dataset, tmp_path)
+    loss, scale = torch.zeros(()), drawn.recipe["scale"]
+    parts = [
+        compute_features(vand_extractor(encoder), dataset.select(name), tmp_path, whole="squash")
+        for name in dataset.categories
+    ]
+    texts = [vand_texts(encoder, name, tmp_path) for name in dataset.categories]
     masks = torch.stack([torch.from_numpy(dataset.mask(i)) for i in range(len(dataset))])
     for layer, linear in modules.items():
-        logits = [
-            plain_logits(
-                features.tensor(f"layer/{layer}"),
-                linear,
-                vand_texts(encoder, category, tmp_path),
-                drawn.recipe["scale"],
-            )
-            for category, features in zip(dataset.categories, found, strict=True)
-        ]
+        tokens = [part.load().tensor(f"layer/{layer}") for (part,) in parts]
+        logits = [plain_logits(x, linear, own, scale) for x, own in zip(tokens, texts, strict=True)]
         loss = loss + plain_loss(torch.cat(logits), masks)
     values = [value for linear in modules.values() for value in linear.parameters()]
     optimizer = torch.optim.Adam(values, lr=1e-3, betas=(0.5, 0.999))
@@ -160,10 +139,8 @@ def test_detector_on_a_category(encoder, learned, dataset, tmp_path):
     (output,) = detect(features).values()
     assert output.maps.shape == (6, 24, 24) and 0 <= output.maps.min() <= output.maps.max() <= 1
     texts = vand_texts(encoder, "metal_nut", tmp_path)
-    expected = (learned.recipe["scale"] * F.normalize(features.tensor("image"), dim=-1) @ texts.T).softmax(
-        -1
-    )[:, 1]
-    assert_close(output.scores.float(), expected)
+    logits = learned.recipe["scale"] * F.normalize(features.tensor("image"), dim=-1) @ texts.T
+    assert_close(output.scores.float(), logits.softmax(-1)[:, 1])
     untrained = train_adapters(encoder, dataset, epochs=0)
     before = experiment.measure(parts, vand_detector(encoder, untrained, "metal_nut", tmp_path))
     after = experiment.measure(parts, detect)  # has seen these images
@@ -178,6 +155,13 @@ def test_mosaics_seeds_and_the_disk(encoder, dataset, learned, tmp_path, monkeyp
     assert_close(again.parameters, learned.parameters, rtol=0, atol=0)
     assert not torch.equal(other.parameters["weight/1"], again.parameters["weight/1"])
     rows, batch = [], Auxiliary.batch
+    first = mosaics_of(dataset, encoder.image_size, tmp_path / "again")
+    content = {path: path.read_bytes() for path in first.root.rglob("*.png")}
+    (first.root / "meta.csv").unlink()  # as after a kill
+    assert mosaics_of(dataset, encoder.image_size, tmp_path / "again").root == first.root
+    assert content == {path: path.read_bytes() for path in content}
+    other = mosaics_of(dataset, encoder.image_size, tmp_path / "again", seed=1)
+    assert other.root != first.root and other.fingerprint != first.fingerprint
     monkeypatch.setattr(Auxiliary, "batch", lambda self, r, *a: (rows.append(r), batch(self, r, *a))[1])
     found = train_adapters(encoder, dataset, epochs=40, mosaic=0.2, **options | {"batch_size": 10})
     seen = np.stack(rows)  # (epochs, 10): image i or its mosaic 10 + i, each once an epoch
@@ -218,7 +202,7 @@ def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
     upper = np.zeros((8, 6), np.uint8)
     upper[:4] = 1
     greys = [Image.new("RGB", (6, 8), (grey, grey, grey)) for grey in (10, 60, 110, 160, 210)]
-    dataset: AnomalyDataset = dataset_with([*greys[:3], (greys[3], upper), (greys[4], upper)])
+    dataset = dataset_with([*greys[:3], (greys[3], upper), (greys[4], upper)])
     mosaics = mosaics_of(dataset, (7, 8), tmp_path)
     assert len(mosaics) == 5 and mosaics.categories == ["screw"]
     for i in range(5):
@@ -226,9 +210,7 @@ def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
         assert pixels.shape == (7, 8)
         quarters = [np.s_[:3, :4], np.s_[:3, 4:], np.s_[3:, :4], np.s_[3:, 4:]]
         parts = [np.unique(pixels[quarter]).tolist() for quarter in quarters]
-        assert (
-            all(len(part) == 1 for part in parts) and len({part[0] for part in parts}) == 4
-        )  # all different
+        assert all(len(part) == 1 for part in parts) and len({part[0] for part in parts}) == 4
         for (part,), quarter in zip(parts, quarters, strict=True):
             found = mask[quarter]
             if part < 160:
@@ -236,15 +218,3 @@ def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
             else:
                 assert found[0].all() and not found[-1].any()
         assert mosaics.labels[i] == mask.any()
-
-
-def test_mosaics_are_drawn_once(dataset_with, tmp_path):
-    dataset = dataset_with([Image.new("RGB", (4, 4), (grey, 0, 0)) for grey in range(0, 250, 10)])
-    first = mosaics_of(dataset, (4, 4), tmp_path)
-    content = {path: path.read_bytes() for path in first.root.rglob("*.png")}
-    (first.root / "meta.csv").unlink()  # as after a kill
-    again = mosaics_of(dataset, (4, 4), tmp_path)
-    assert again.root == first.root
-    assert content == {path: path.read_bytes() for path in again.root.rglob("*.png")}
-    other = mosaics_of(dataset, (4, 4), tmp_path, seed=1)
-    assert other.root != first.root and other.fingerprint != first.fingerprint

@@ -60,11 +60,10 @@ def noise_dataset(folder: Path, n: int) -> AnomalyDataset:
 
 def full_length(encoder: ClipEncoder, frozen: Frozen) -> Frozen:
     """The same prompts padded to the whole context, as the text tower of the authors' code sees them."""
-    tower, lacking = encoder.text_tower, encoder.context_length - frozen.embeddings.shape[1]
-    padding = tower.token_embedding(torch.zeros(1, lacking, dtype=torch.long)).expand(
-        len(frozen.ends), -1, -1
-    )
-    embeddings = torch.cat([frozen.embeddings, padding.detach()], dim=1)
+    tower, lacking = encoder.text_tower, encoder.context_length - len(frozen.positions)
+    padding = tower.token_embedding(torch.zeros(1, 1, 1, lacking, dtype=torch.long)).detach()
+    padding = padding.expand(*frozen.ends.shape, -1, -1)
+    embeddings = torch.cat([frozen.embeddings, padding], dim=-2)
     return Frozen(embeddings, tower.positional_embedding.detach(), frozen.ends)
 
 
@@ -91,7 +90,7 @@ def released_epoch(
     parameters = initial_parameters(encoder, config.design, order)
     parameters = {name: value.requires_grad_() for name, value in parameters.items()}
     optimizer = torch.optim.Adam(parameters.values(), config.lr, config.betas)
-    frozen = full_length(encoder, freeze(encoder, config.design))
+    frozen = full_length(encoder, freeze(encoder, [config.design]))
     visual, total = encoder.model.visual, 0.0
     order.manual_seed(config.seed + 1_000_003)
     for rows in torch.randperm(len(dataset), generator=order).split(config.batch_size):
@@ -101,7 +100,7 @@ def released_epoch(
             head = F.normalize(token @ visual.proj, dim=-1)
             local = visual.ln_post(found["vv"][config.layers[-1]][:, 1:]) @ visual.proj
         batch = material.batch(rows.numpy(), ())
-        texts = encode(encoder, config.design, parameters, frozen)[0]
+        texts = encode(encoder, config.design, parameters, frozen)[0, 0]
         loss = plain_loss(encoder, config, texts, head, F.normalize(local, dim=-1), batch.masks, batch.labels)
         optimizer.zero_grad()
         loss.backward()

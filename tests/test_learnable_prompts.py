@@ -28,7 +28,7 @@ def drawn(encoder, design, scale=25.0):
 
 
 def texts_of(encoder, design, parameters, names=("object",)):
-    return encode(encoder, design, parameters, freeze(encoder, design, names))
+    return encode(encoder, design, parameters, freeze(encoder, [design], names))[0]
 
 
 def over_77(encoder, design, parameters, name):
@@ -58,12 +58,12 @@ def over_77(encoder, design, parameters, name):
 
 def test_tokens_of_the_released_templates(encoder):
     assert RELEASED.sentences() == ("x " * 12 + "object.", "x " * 12 + "damaged object.")
-    frozen = freeze(encoder, RELEASED)
-    assert frozen.ends.tolist() == [15, 16]
+    frozen = freeze(encoder, [RELEASED])
+    assert frozen.ends.tolist() == [[[15, 16]]]
     ids = [[START, *[X] * 12, OBJECT, STOP, END, 0], [START, *[X] * 12, DAMAGED, OBJECT, STOP, END]]
-    assert torch.equal(frozen.embeddings, encoder.model.token_embedding(torch.tensor(ids)))
+    assert torch.equal(frozen.embeddings[0, 0], encoder.model.token_embedding(torch.tensor(ids)))
     assert torch.equal(frozen.positions, encoder.model.positional_embedding[:17])
-    assert freeze(encoder, PromptDesign(ending="")).ends.tolist() == [14, 15]
+    assert freeze(encoder, [PromptDesign(ending="")]).ends.tolist() == [[[14, 15]]]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,6 @@ def test_designs_that_are_refused(encoder):
     with pytest.raises(ValueError, match="12 text blocks"):
         initial_parameters(encoder, replace(RELEASED, depth=13), torch.Generator())
     fits = replace(RELEASED, context_length=72)
-    assert freeze(encoder, fits).ends.tolist() == [75, 76]
+    assert freeze(encoder, [fits]).ends.tolist() == [[[75, 76]]]
     with pytest.raises(ValueError, match="78 tokens"):
-        freeze(encoder, replace(RELEASED, context_length=73))
+        freeze(encoder, [replace(RELEASED, context_length=73)])

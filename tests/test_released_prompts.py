@@ -10,7 +10,7 @@ import torch
 from zsad_core.learnable_prompts import encode, freeze
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.released_prompts import read_released
+from zsad_predict.released_prompts import read_released
 
 WIDTH = 64
 
@@ -67,7 +67,7 @@ def test_a_released_file_becomes_learned_prompts(encoder, tmp_path):
     assert texts.shape == (1, 2, 32)
     rounded = {k: v.half().float() if "deep" in k else v for k, v in expected.items()}
     exact = replace(prompts.config.design, half=False)
-    torch.testing.assert_close(texts, encode(encoder, exact, rounded, freeze(encoder, exact)))
+    torch.testing.assert_close(texts, encode(encoder, exact, rounded, freeze(encoder, [exact]))[0])
     assert (texts[0, 0] - texts[0, 1]).abs().max() > 0.01
     prompts.save(tmp_path / "prompts.safetensors")
     assert torch.equal(LearnedPrompts.load(tmp_path / "prompts.safetensors").texts(encoder), texts)

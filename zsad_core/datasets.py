@@ -169,13 +169,6 @@ def load_dataset(root: str | Path, digests: str | Path | None = None) -> Anomaly
     return AnomalyDataset(root, root.name, meta.assign(label=meta["label"].astype(int)), known)
 
 
-def fingerprints(parts: Sequence[AnomalyDataset]) -> list[str]:
-    """Those of parts of one dataset; the digests of all their files are found, and kept, in one go."""
-    if parts:
-        parts[0].digests.of(path for part in parts for path in part.files)
-    return [part.fingerprint for part in parts]
-
-
 def how_to_prepare(name: str) -> str:
     """How a user gets a prepared folder of this name."""
     return f"`zsad prepare {name} --help` says how to get it, the page on datasets how to add one"

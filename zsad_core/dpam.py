@@ -59,7 +59,7 @@ def dual_path(
     local: dict[str, Tensor] = {}
     found: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
     for number, block in enumerate(blocks, start=1):
-        q, k, v = _heads(block, block.ln_1(x))  # (n, heads, t, 64) each
+        q, k, v = heads(block, block.ln_1(x))  # (n, heads, t, 64) each
         for kind in diagonal if number >= first else ():
             same = {"q": q, "k": k, "v": v}[kind[0]]
             local[kind] = local.get(kind, x) + attend(block, same, same, v)
@@ -80,7 +80,7 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
     """
     x = visual._embeds(pixels)  # (n, t, width)
     for block in visual.transformer.resblocks:
-        parts = dict(zip("qkv", _heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
+        parts = dict(zip("qkv", heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
         scale = parts["q"].shape[-1] ** -0.5
         yield {kind: (parts[kind[0]] @ parts[kind[1]].mT * scale).softmax(-1) for kind in kinds}
         x = run_block(block, x)
@@ -88,11 +88,11 @@ def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -
 
 def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
     """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer."""
-    x = x + attend(block, *_heads(block, block.ln_1(x)), causal)
+    x = x + attend(block, *heads(block, block.ln_1(x)), causal)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The block's own queries, keys and values of z (n, t, width): (n, heads, t, width / heads) each."""
     attention = block.attn
     joined = F.linear(z, attention.in_proj_weight, attention.in_proj_bias)  # (n, t, 3 width)
@@ -101,9 +101,7 @@ def _heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """(n, t, width): attention with the block's own output projection."""
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, is_causal=causal
-    )  # (n, heads, t, 64), scaled by 1 / sqrt(64)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (n, heads, t, 64), with 1 / sqrt(64)
     return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -111,13 +109,10 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
     """ValueError unless the tower has these 1-based blocks, all open_clip's ResidualAttentionBlock."""
     depth = len(blocks)
     if not layers or not {*layers, first} <= set(range(1, depth + 1)):
-        raise ValueError(
-            f"layers={tuple(layers)}, first={first}: expected one or more blocks of 1 to {depth}"
-        )
+        raise ValueError(f"layers={tuple(layers)}, first={first}: expected one or more of 1 to {depth}")
     if not plain_blocks(blocks):
-        raise ValueError(
-            f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {type(blocks[0]).__name__}"
-        )
+        found = type(blocks[0]).__name__
+        raise ValueError(f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {found}")
 
 
 def plain_blocks(blocks: nn.ModuleList) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import open_clip
 import torch
@@ -17,16 +17,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_weights, read_config, resize_grid
+from zsad_core.devices import Precision, choose_device, fast_products
 from zsad_core.dpam import attention_kinds, dual_path, plain_blocks, run_block
 from zsad_core.images import to_rgb
 from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import causal_text_tower, cut, read_ends
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
-
-Precision = Literal["fp32", "bf16"]
 
 # Numbers in the residual stream of one batch, which bounds the memory. On a CPU half a million stay in its
 # cache, so small batches are faster as well; windows share more work in larger ones.
@@ -182,7 +180,7 @@ class ClipEncoder:
 
         In the order of `windows.window_indices`. Patches outside a window are dropped before the transformer,
         those inside keep the position that they have in the whole image, and the window's class token is
-        read; `vit_windows.plain_windows` is this in four lines. ResNets: `resnet_windows.embed_resnet`.
+        read. ResNets: `resnet_windows.embed_resnet`.
         """
         return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
@@ -311,39 +309,4 @@ class ClipEncoder:
 
     def _require_class_token(self, what: str) -> None:
         if not self.has_class_token:
-            raise ValueError(
-                f"{what} reads the class token, but {self.model_id} pools its image tokens in another way"
-            )
-
-
-@contextmanager
-def fast_products(device: torch.device) -> Iterator[None]:
-    """Float32 matrix products by oneDNN on CPUs with AVX-512: MKL takes twice as long on those of AMD.
-
-    "medium" would allow bfloat16, but oneDNN uses it only with AMX. There, and elsewhere, nothing changes.
-    The fused attention becomes slower by it, so its plain form is taken.
-    """
-    before, amx = torch.get_float32_matmul_precision(), torch.cpu._is_amx_tile_supported()
-    if device.type != "cpu" or amx or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        yield
-        return
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def choose_device(device: str, precision: str) -> torch.device:
-    """The device that "auto" or a name means; ValueError if it is not there, or slow in this precision."""
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision={precision!r}; expected 'fp32' or 'bf16'")
-    has_cuda = torch.cuda.is_available()
-    chosen = torch.device(("cuda" if has_cuda else "cpu") if device == "auto" else device)
-    if chosen.type == "cuda" and not has_cuda:
-        raise ValueError(f"device={device!r}, but torch sees no CUDA GPU; use device='auto' or 'cpu'")
-    fast = {"cuda": torch.cuda.is_bf16_supported, "cpu": torch.cpu._is_amx_tile_supported}
-    if precision == "bf16" and not fast.get(chosen.type, lambda: True)():
-        raise ValueError(f"precision='bf16' would be slow on this {chosen.type.upper()}; use 'fp32'")
-    return chosen
+            raise ValueError(f"{what} reads the class token, but {self.model_id} pools tokens in another way")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from zsad_core.devices import one_thread
 from zsad_core.scores import Array, like, to_tensor
 
 
@@ -144,17 +144,6 @@ def _kept(random: Sequence[torch.Generator], shape: tuple[int, int], dropout: fl
     """Dropout's factors (s, b, width), drawn by each seed for itself: 0, or what keeps the mean."""
     drawn = torch.stack([torch.rand(shape, generator=own) for own in random])
     return drawn.ge_(dropout).div_(1 - dropout)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from more threads, and how these share a sum shows in the weights."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def paired_batches(

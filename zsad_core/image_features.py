@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from zsad_core import prompts
 from zsad_core.cache import cache_file, cached_arrays, content_key
-from zsad_core.datasets import AnomalyDataset, fingerprints
+from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.images import read_image
 from zsad_core.views import CROPS, Whole, boxes_of, inference_views
@@ -216,7 +216,7 @@ def compute_features(
     whole: how images that are not square are seen: "tiles" (WinCLIP), "squash" (public code), "center_crop".
     """
     cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
-    fingerprints(cut)  # each part remembers its own
+    dataset.digests.of(dataset.files)  # found, and kept, in one go; the parts share them
     parts = [FeaturePart(part, extractor, whole, Path(cache_dir) / "features") for part in cut]
     absent = [part for part in parts if not cache_file(*part.place).exists()]
     if absent:

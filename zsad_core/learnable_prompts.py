@@ -76,24 +76,12 @@ class PromptDesign:
 
 
 class Frozen(NamedTuple):
-    """What is not learned: embeddings of words (2 c, t, width), of v designs (v, 2 c, t, width), and of
-    positions (t, width), and the places of the end tokens (2 c,). Both prompts of c names alternate."""
+    """What is not learned in both prompts of c names in v designs: embeddings of words (v, c, 2, t, width)
+    and of positions (t, width), and the places of the end tokens (v, c, 2)."""
 
     embeddings: Tensor
     positions: Tensor
     ends: Tensor
-
-    @classmethod
-    def stack(cls, each: Sequence[Frozen]) -> Frozen:
-        """Those of v designs, padded to the longest."""
-        positions = max((own.positions for own in each), key=len)
-        padded = [F.pad(own.embeddings, (0, 0, 0, len(positions) - len(own.positions))) for own in each]
-        return cls(torch.stack(padded), positions, torch.stack([own.ends for own in each]))
-
-    def of(self, names: Tensor) -> Frozen:
-        """The prompts of some of the c names."""
-        rows = torch.stack([2 * names, 2 * names + 1], dim=1).flatten()
-        return Frozen(self.embeddings[..., rows, :, :], self.positions, self.ends[..., rows])
 
 
 def initial_parameters(
@@ -109,33 +97,38 @@ def initial_parameters(
 
 
 @torch.no_grad()
-def freeze(encoder: ClipEncoder, design: PromptDesign, names: Sequence[str] = ("object",)) -> Frozen:
-    """Tokenise the two templates of each name and look up what training leaves alone.
+def freeze(
+    encoder: ClipEncoder, designs: Sequence[PromptDesign], names: Sequence[str] = ("object",)
+) -> Frozen:
+    """Tokenise the two templates of each name in each design, and look up what training leaves alone.
 
     Raises ValueError for a prompt that is longer than the context: cut off it would lose its object.
     """
-    tower = encoder.text_tower
-    tokens = encoder.tokenize([sentence for name in names for sentence in design.sentences(name)])
+    tower, shape = encoder.text_tower, (len(designs), len(names), 2)
+    tokens = encoder.tokenize([text for own in designs for name in names for text in own.sentences(name)])
     longest = max(map(len, tokens))
     if longest > encoder.context_length:
         raise ValueError(
-            f"a prompt has {longest} tokens, {design.context_length} of them learned, but {encoder.model_id} "
-            f"reads {encoder.context_length}; lower context_length or shorten the object's name"
+            f"a prompt has {longest} tokens, but {encoder.model_id} reads {encoder.context_length}; lower "
+            f"context_length ({designs[0].context_length} learned words) or shorten the object's name"
         )
-    ids = torch.tensor([t + (0,) * (longest - len(t)) for t in tokens], device=encoder.device)  # (2 c, t)
-    ends = torch.tensor([len(t) - 1 for t in tokens], device=encoder.device)
-    return Frozen(tower.token_embedding(ids).detach(), tower.positional_embedding[:longest].detach(), ends)
+    ids = torch.tensor([t + (0,) * (longest - len(t)) for t in tokens], device=encoder.device)
+    ends = torch.tensor([len(t) - 1 for t in tokens], device=encoder.device).reshape(shape)
+    embeddings = tower.token_embedding(ids).unflatten(0, shape)  # (v, c, 2, t, width)
+    return Frozen(embeddings.detach(), tower.positional_embedding[:longest].detach(), ends)
 
 
 def encode(
     encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
 ) -> Tensor:
-    """(c, 2, d) unit rows, normal first, differentiable in the parameters. frozen: of `freeze`. For v designs
-    that differ in fixed words only, parameters (v, ...) and a `Frozen.stack`: (v, c, 2, d)."""
-    tower = encoder.text_tower
-    x = frozen.embeddings.unflatten(-3, (-1, 2))  # (..., c, 2, t, width)
+    """(v, c, 2, d) unit rows, normal first, differentiable in the parameters, for v sets of prompts.
+
+    design: of each set; they differ in fixed words only. parameters: (v, ...), or one for all sets. frozen:
+    of `freeze`.
+    """
+    tower, x = encoder.text_tower, frozen.embeddings
     context = torch.stack([parameters[name] for name in _contexts(design)], dim=-3).to(x)
-    context = context.unsqueeze(-4).expand(*x.shape[:-2], -1, -1)  # (..., c, 2, E, width)
+    context = context.unsqueeze(-4).expand(*x.shape[:-2], -1, -1)  # (v, c, 2, E, width)
     x = torch.cat([x[..., :1, :], context, x[..., 1 + design.context_length :, :]], dim=-2)
     x, front = x + frozen.positions, design.length if design.deep == "concatenate" else 0
     for number, block in enumerate(tower.transformer.resblocks, start=1):
@@ -144,10 +137,10 @@ def encode(
             continue
         learned = parameters[f"deep/{number}"]
         learned = (learned.half() if design.half else learned).to(x)[..., None, None, :, :]
-        learned = learned.expand(*x.shape[:-2], -1, -1)  # (..., c, 2, L, width)
+        learned = learned.expand(*x.shape[:-2], -1, -1)  # (v, c, 2, L, width)
         parts = [learned, x] if front else [x[..., :1, :], learned, x[..., 1 + design.length :, :]]
         x = _block(block, torch.cat(parts, dim=-2))[..., front:, :]
-    rows = read_ends(tower, x.flatten(0, -3), frozen.ends.flatten())  # (... 2 c, d)
+    rows = read_ends(tower, x.flatten(0, -3), frozen.ends.flatten())  # (v c 2, d)
     return F.normalize(rows, dim=-1).unflatten(0, x.shape[:-2])
 
 

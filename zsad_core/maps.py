@@ -22,13 +22,8 @@ def image_maps(
     """
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
-        own = np.flatnonzero(tiles.owner == i)
-        if len(own) == 1 and tiles.boxes[own[0]].tolist() == [0, 0, width, height]:
-            whole = F.interpolate(maps[own][None].float(), (h, w), mode="bilinear")[0, 0].numpy()
-            yield gaussian_filter(whole, sigma) if sigma else whole
-            continue
         total, count = torch.zeros(h, w), torch.zeros(h, w)
-        for tile in own:
+        for tile in np.flatnonzero(tiles.owner == i):
             edges = zip(tiles.boxes[tile].tolist(), (w / width, h / height) * 2, strict=True)
             left, upper, right, lower = (round(edge * scale) for edge, scale in edges)
             size, values = (lower - upper, right - left), maps[tile][None, None].float()

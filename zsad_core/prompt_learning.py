@@ -62,8 +62,8 @@ class LearnedPrompts(Learned):
         self.check(encoder)
         design = replace(self.config.design, object_word=None) if swap else self.config.design
         with torch.no_grad():
-            frozen = freeze(encoder, design, names)
-            return encode(encoder, design, self.parameters, frozen).float().cpu()
+            frozen = freeze(encoder, [design], names)
+            return encode(encoder, design, self.parameters, frozen)[0].float().cpu()
 
 
 def train_prompts(
@@ -78,32 +78,30 @@ def train_prompts(
 ) -> LearnedPrompts:
     """Learn prompts on an auxiliary dataset, in the paper its test split with masks (Sec. 4.1).
 
-    preset, options: of `prompt_config.prompt_config_of`. The others: of `train_side_by_side`.
+    preset, options: of `prompt_config.prompt_config_of`. split: None takes all images. The others: of
+    `train_side_by_side`.
     """
-    config = prompt_config_of(encoder, preset, **options)
-    common = {"cache_dir": cache_dir, "checkpoint": checkpoint, "split": split}
-    return train_side_by_side(encoder, dataset, [config], **common)[0]
+    images = dataset if split is None else dataset.select(split=split)
+    configs = [prompt_config_of(encoder, preset, **options)]
+    return train_side_by_side(encoder, images, configs, cache_dir=cache_dir, checkpoint=checkpoint)[0]
 
 
 def train_side_by_side(
     encoder: ClipEncoder,
-    dataset: AnomalyDataset,
+    images: AnomalyDataset,
     configs: Sequence[PromptConfig],
     *,
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    split: str | None = "test",
 ) -> list[LearnedPrompts]:
     """Prompts of several configurations, each as if learned alone, up to rounding.
 
     configs: of equal optimizer, epochs, batch size and seed, with designs that differ in fixed words only.
-    split: None takes all images. cache_dir: where features are kept; None: in a temporary folder.
+    cache_dir: where features are kept; None: in a temporary folder.
     checkpoint: a file that is written after every epoch, and from which the same training goes on.
     Equal seeds give equal prompts, bit for bit, on one machine. Without any mask the local loss is left out,
-    with a warning. Raises ValueError for a set from which nothing can be learned (one class only), and the
-    errors of `Learned.trained`.
+    with a warning. Raises ValueError for a set of one class only, and the errors of `Learned.trained`.
     """
-    chosen = dataset if split is None else dataset.select(split=split)
     materials: dict[str, Auxiliary] = {}
     with tempfile.TemporaryDirectory() as temporary:
         pairs = []
@@ -112,9 +110,9 @@ def train_side_by_side(
             extractor = extractor_of(encoder, replace(config, layers=layers))
             key = content_key(**extractor.key)
             if key not in materials:
-                materials[key] = auxiliary_of(chosen, extractor, cache_dir or temporary)
-            pairs.append((_fitting(config, materials[key], dataset.name), materials[key]))
-        return learn(encoder, pairs, chosen, checkpoint=checkpoint)
+                materials[key] = auxiliary_of(images, extractor, cache_dir or temporary)
+            pairs.append((_fitting(config, materials[key], images.name), materials[key]))
+        return learn(encoder, pairs, images, checkpoint=checkpoint)
 
 
 def learn(
@@ -125,24 +123,21 @@ def learn(
 ) -> list[LearnedPrompts]:
     """`train_side_by_side` on the features of these images."""
     configs, config = [own for own, _ in pairs], pairs[0][0]
-    parameters = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
+    drawn = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
+    parameters = {name: torch.stack([value] * len(pairs)) for name, value in drawn.items()}  # (v, ...)
     names = ["object"] if config.design.object_word else pairs[0][1].names
-    frozen, recipe = freeze(encoder, config.design, names), config.key()
-    if several := len(pairs) > 1:
-        frozen = Frozen.stack([freeze(encoder, own.design, names) for own in configs])
-        parameters = {name: torch.stack([value] * len(pairs)) for name, value in parameters.items()}
-        recipe |= {"side by side": [own.key() for own in configs]}
+    frozen = freeze(encoder, [own.design for own in configs], names)
+    recipe = {**config.key(), "side by side": [own.key() for own in configs]}
     hashes = torch.from_numpy(image_hashes(images))
     start = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, hashes)
+    sources = [(id(material), own.layers if own.local else ()) for own, material in pairs]
+    read = dict(zip(sources, (material for _, material in pairs), strict=True))  # each only once
 
     def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        sources = [(id(material), own.layers if own.local else ()) for own, material in pairs]
-        read = dict(zip(sources, (material for _, material in pairs), strict=True))
         batches = {source: material.batch(rows.numpy(), source[1]) for source, material in read.items()}
         texts = texts_of(encoder, config.design, parameters, frozen, batches[sources[0]].names)
-        each = zip(configs, texts if several else [texts], sources, strict=True)
-        losses = [glocal_loss(encoder, own, text, batches[source]) for own, text, source in each]
-        return torch.stack(losses) if several else losses[0]
+        each = zip(configs, texts, sources, strict=True)
+        return torch.stack([glocal_loss(encoder, own, text, batches[source]) for own, text, source in each])
 
     own, options = {"lr": config.lr, "weight_decay": config.weight_decay}, {"checkpoint": checkpoint}
     if config.optimizer == "adam":
@@ -151,9 +146,7 @@ def learn(
         stepper, own = torch.optim.SGD, own | {"momentum": 0.9}
         cosine = [(1 + math.cos(math.pi * epoch / config.epochs)) / 2 for epoch in range(1, config.epochs)]
         options |= {"rates": [1e-5, *(config.lr * value for value in cosine)]}
-    found = start.trained(encoder, stepper, own, loss_of, len(images), images.fingerprint, **options)
-    if not several:
-        return [found]
+    found = start.trained(encoder, stepper, own, loss_of, images, **options)
     each = []
     for k, own in enumerate(configs):
         learned = {name: values[k].clone() for name, values in found.parameters.items()}
@@ -165,10 +158,11 @@ def learn(
 def texts_of(
     encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Tensor], frozen: Frozen, names: Tensor
 ) -> Tensor:
-    """(..., b, 2, d): the embeddings of each image's prompts. names: (b,) places in those of `freeze`."""
-    names = names * 0 if frozen.ends.shape[-1] == 2 else names  # one pair of prompts for all
+    """(v, b, 2, d): the embeddings of each image's prompts. names: (b,) places in those of `freeze`."""
+    names = names * 0 if frozen.ends.shape[1] == 1 else names  # one pair of prompts for all
     used, places = (values.to(encoder.device) for values in names.unique(return_inverse=True))
-    return encode(encoder, design, parameters, frozen.of(used))[..., places, :, :]
+    own = Frozen(frozen.embeddings[:, used], frozen.positions, frozen.ends[:, used])
+    return encode(encoder, design, parameters, own)[:, places]
 
 
 def glocal_loss(encoder: ClipEncoder, config: PromptConfig, texts: Tensor, batch: Batch) -> Tensor:

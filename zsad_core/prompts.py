@@ -115,10 +115,8 @@ def zero_shot_prompts(
 
         templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     if kind == "specific_states":
-        states = (
-            states[0],
-            [*states[1], *(f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects)],
-        )
+        specific = [f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects]
+        states = states[0], [*states[1], *specific]
     return compositional_ensemble(object_name, states, templates)
 
 

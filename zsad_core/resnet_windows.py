@@ -55,10 +55,8 @@ def pool_cells(attnpool: AttentionPool2d, cells: Tensor, members: Sequence[Tenso
     for window in members:
         window = window.to(cells.device)  # (w, m)
         mean = cells[:, window].mean(2) + positions[0]  # (n, w, channels)
-        keys = torch.cat(
-            [attnpool.k_proj(mean)[:, :, None], key[:, window]], dim=2
-        )  # (n, w, 1 + m, channels)
-        values = torch.cat([attnpool.v_proj(mean)[:, :, None], value[:, window]], dim=2)
+        keys = torch.cat([attnpool.k_proj(mean)[:, :, None], key[:, window]], dim=2)
+        values = torch.cat([attnpool.v_proj(mean)[:, :, None], value[:, window]], dim=2)  # (n, w, 1 + m, ...)
         query, keys, values = (
             tokens.unflatten(-1, (attnpool.num_heads, -1)).transpose(2, 3)  # (n, w, heads, 1 or 1 + m, ...)
             for tokens in (attnpool.q_proj(mean)[:, :, None], keys, values)

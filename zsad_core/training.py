@@ -18,8 +18,8 @@ from tqdm import tqdm
 from zsad_core.auxiliary import image_hashes
 from zsad_core.cache import content_key, write_atomically
 from zsad_core.datasets import AnomalyDataset
+from zsad_core.devices import one_thread
 from zsad_core.encoders import ClipEncoder
-from zsad_core.fnn import one_thread
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,7 @@ class Learned:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file of `save`, or a training checkpoint as of its last epoch.
-
-        Raises FileNotFoundError, or ValueError for a file that is cut off or holds something else.
-        """
+        """Read a file of `save`. Raises FileNotFoundError; ValueError if it is cut off or another file."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {path} with learned {cls.KIND}")
         try:
@@ -101,8 +98,7 @@ class Learned:
         optimizer: type[torch.optim.Optimizer],
         options: Mapping[str, Any],
         loss_of: Callable[[dict[str, Tensor], Tensor], Tensor],
-        n: int,
-        images: str,
+        images: AnomalyDataset,
         *,
         rates: Sequence[float] | None = None,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
@@ -110,9 +106,8 @@ class Learned:
     ) -> Self:
         """Train for the recipe's epochs.
 
-        options: of the optimizer. loss_of: mean loss of the images at some of n places, from the parameters;
-            (v,) losses where v trainings run side by side, each on its part of the parameters (v, ...).
-        images: their fingerprint; a checkpoint must agree in it, the recipe and the encoder.
+        options: of the optimizer. loss_of: mean loss of some of the n images, from the parameters and the
+            images' places; (v,) losses where v trainings run side by side on parameters (v, ...).
         rates: the learning rate of each epoch; None leaves the optimizer's.
         change: replaces the places (n,) of an epoch; it gets the generator of the order.
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
@@ -121,7 +116,7 @@ class Learned:
         parameter is no longer finite; the checkpoint of the last epoch stays.
         """
         ids = {"model": self.model_id, "weights": self.weights_id, "precision": encoder.precision}
-        key = content_key(recipe=self.recipe, images=images, **ids)
+        key, n = content_key(recipe=self.recipe, images=images.fingerprint, **ids), len(images)
         resumed = checkpoint is not None and Path(checkpoint).is_file()
         start = type(self).load(checkpoint) if resumed else replace(self, key=key)
         if start.key != key:

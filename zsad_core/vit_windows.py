@@ -1,9 +1,9 @@
 """Windows of an image in a Vision Transformer, and the whole image beside them, in one pass.
 
 A window (WinCLIP, section 4.2) is a short sequence: the class token and k x k patches, run through all
-blocks. `plain_windows` says so in four lines. `embed_scales` gives the same up to rounding and faster: one
-patch embedding and one q, k, v of the first block for all scales, many windows at once, and in the last block
-the class token alone.
+blocks, and its embedding is that of the class token. `embed_scales` does so for many windows at once, with
+one patch embedding and one q, k, v of the first block for all scales, and in the last block the class token
+alone.
 """
 
 from __future__ import annotations
@@ -17,18 +17,6 @@ from torch import Tensor, nn
 
 from zsad_core.dpam import attend, check_blocks
 from zsad_core.windows import window_indices
-
-
-@torch.no_grad()
-def plain_windows(visual: nn.Module, pixels: Tensor, size: int) -> Tensor:
-    """(n, n_windows, d): embeddings of all windows of size x size patches, not normalised (WinCLIP, Eq. 2).
-
-    visual: open_clip's Vision Transformer with a class token. pixels: (n, 3, H, W).
-    """
-    tokens = visual._embeds(pixels)  # (n, 1 + patches, width): patches with their positions in the image
-    windows = F.pad(window_indices(visual.grid_size, size) + 1, (1, 0))  # (n_windows, 1 + size^2)
-    classes = [visual.transformer(tokens[:, window])[:, 0] for window in windows]  # (n, width) each
-    return visual.ln_post(torch.stack(classes, dim=1)) @ visual.proj
 
 
 @dataclass(frozen=True)
@@ -55,10 +43,9 @@ def embed_scales(
     layers: Collection[int] = (),
     chunk_tokens: int = 3072,
 ) -> MultiScaleEmbeddings:
-    """The whole image, all windows of these sizes and the patch tokens of these blocks, not normalised.
+    """The whole image, all windows of these sizes and the patch tokens of these 1-based blocks, unnormalised.
 
-    visual: open_clip's Vision Transformer with a class token.
-    pixels: (n, 3, H, W), n > 0, on the model's device. layers: 1-based block numbers.
+    visual: open_clip's Vision Transformer with a class token. pixels: (n, 3, H, W), n > 0, on its device.
     chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
     Raises ValueError for a block that does not exist or has another build.
     """

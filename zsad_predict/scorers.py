@@ -27,9 +27,9 @@ from zsad_core.methods import Output, category_texts
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import ALPHABETS, prompt_pair
 from zsad_core.references import Memory
-from zsad_core.released_prompts import read_released
 from zsad_predict.files import Reader, Tiles
 from zsad_predict.options import METHODS, Options
+from zsad_predict.released_prompts import read_released
 
 OWN_MAP = "This one is the book's own: patch tokens with v-v attention, as AnomalyCLIP has them,"
 MAPS = {

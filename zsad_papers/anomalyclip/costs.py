@@ -88,7 +88,7 @@ def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[
     drawn = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
     parameters = {name: value.to(encoder.device).requires_grad_() for name, value in drawn.items()}
     named = config.design.object_word is None
-    frozen = freeze(encoder, config.design, [f"part {n}" for n in range(BATCH)] if named else ["object"])
+    frozen = freeze(encoder, [config.design], [f"part {n}" for n in range(BATCH)] if named else ["object"])
     pixels, (masks, numbers) = random_pixels(encoder, BATCH), (_masks(encoder), torch.arange(BATCH))
 
     def embed() -> tuple[Tensor, dict[int, Tensor]]:
@@ -99,7 +99,7 @@ def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[
 
     def loss() -> Tensor:
         batch = Batch(*(embed() if tower else kept), masks, numbers % 2, numbers)
-        texts = texts_of(encoder, config.design, parameters, frozen, numbers)
+        texts = texts_of(encoder, config.design, parameters, frozen, numbers)[0]
         return glocal_loss(encoder, config, texts, batch)
 
     return _optimized(parameters, loss)

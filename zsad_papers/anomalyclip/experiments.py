@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +21,7 @@ from zsad_core import methods
 from zsad_core.cache import content_key
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor, text_embeddings
+from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor
 from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
@@ -37,7 +35,7 @@ from zsad_papers.anomalyclip.learning import (
     learned_adapters,
     learned_variants,
 )
-from zsad_papers.baselines.vand import Adapters, vand_detector, vand_extractor
+from zsad_papers.baselines.vand import Adapters, mean_texts, vand_detector, vand_extractor
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.settings import Settings
@@ -53,10 +51,8 @@ def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
     for auxiliary in ("mvtec", "visa"):
         targets = ", ".join(role for role in there if auxiliary_role(role) == auxiliary)
         if targets and missing(settings, [auxiliary]):
-            lines.append(
-                f"Nothing is learned for {targets}, because the dataset for {auxiliary} is missing: "
-                "AnomalyCLIP, CoOp and VAND are not run on it."
-            )
+            why = f"Nothing is learned for {targets}, because the dataset for {auxiliary} is missing"
+            lines.append(f"{why}: AnomalyCLIP, CoOp and VAND are not run on it.")
     return lines
 
 
@@ -69,9 +65,7 @@ def clip_texts(
         sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
     else:
         sides = [[f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]]
-    vectors = torch.from_numpy(text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir))
-    unit = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
-    return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
+    return mean_texts(encoder, sides, cache_dir)
 
 
 ONE_MAP = {"local_weight": 1.0}
@@ -151,9 +145,8 @@ def training_options(variant: str) -> dict:
     if letter in SWEEPS and number.isdigit():
         return {SWEEPS[letter]: int(number), **(ONE_MAP if letter == "N" else {})}
     if variant not in VARIANTS:
-        raise ValueError(
-            f"variant {variant!r}: expected one of {', '.join(map(repr, VARIANTS))}, or E=, M=, L=, N="
-        )
+        known = ", ".join(map(repr, VARIANTS))
+        raise ValueError(f"variant {variant!r}: expected one of {known}, or E=, M=, L=, N=")
     return VARIANTS[variant]
 
 

@@ -44,7 +44,7 @@ def learned_variants(
     paths = {config: _kept(settings, encoder, images, {"recipe": config.key()}) for config in configs}
     for group in side_by_side([config for config, path in paths.items() if not path.is_file()]):
         name = content_key(group=[paths[config].name for config in group])
-        options = {"checkpoint": paths[group[0]].with_name(f"{name}.unfinished.safetensors"), "split": None}
+        options = {"checkpoint": paths[group[0]].with_name(f"{name}.unfinished.safetensors")}
         found = train_side_by_side(encoder, images, group, cache_dir=settings.cache_dir, **options)
         for config, prompts in zip(group, found, strict=True):
             prompts.save(paths[config])
@@ -65,7 +65,7 @@ def learned_adapters(
     path = _kept(settings, encoder, images, {"vand": 3, **recipe})
     if not path.is_file():
         unfinished = path.with_suffix(".unfinished.safetensors")
-        options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, "split": None, **recipe}
+        options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, **recipe}
         train_adapters(encoder, images, **options).save(path)
         unfinished.unlink(missing_ok=True)
     return Adapters.load(path)

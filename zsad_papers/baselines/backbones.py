@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import fetch, load_weights
-from zsad_core.encoders import choose_device
+from zsad_core.devices import choose_device
 from zsad_core.image_features import Extractor
 from zsad_papers.common.settings import Settings
 
@@ -52,17 +52,14 @@ class Backbone:
                 f"expected images as a float tensor (n, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}; "
                 "stack what backbone.transform(image) returns"
             )
-        names = layer_names(self.model)
-        depths = [names.index(layer) for layer in self.layers]
+        names, found = layer_names(self.model), []
+        options = {"indices": [names.index(layer) for layer in self.layers], "intermediates_only": True}
         limit = _PIXELS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
-        collected: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
         for batch in pixels.split(max(1, limit // max(1, pixels[:1, 0].numel()))):
-            found = self.model.forward_intermediates(
-                batch.to(self.device, torch.float32), indices=depths, stop_early=True, intermediates_only=True
-            )
-            for layer, x in zip(self.layers, found, strict=True):  # x: (b, channels, rows, columns)
-                collected[layer].append(x.permute(0, 2, 3, 1).contiguous().cpu())
-        return {layer: torch.cat(parts) for layer, parts in collected.items()}
+            batch = batch.to(self.device, torch.float32)
+            maps = self.model.forward_intermediates(batch, stop_early=True, **options)
+            found.append([x.permute(0, 2, 3, 1).contiguous().cpu() for x in maps])  # from (b, channels, ...)
+        return {layer: torch.cat(parts) for layer, parts in zip(self.layers, zip(*found), strict=True)}
 
 
 def load_backbone(
@@ -114,16 +111,10 @@ def load_backbone(
         path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
+    model, kept = model.eval().requires_grad_(False).to(chosen), tuple(sorted(set(layers), key=names.index))
     preprocess = PreprocessCfg(size=image_size, mean=config.mean, std=config.std)
-    return Backbone(
-        backbone_id=name,
-        weights_id=weights_id,
-        layers=tuple(sorted(set(layers), key=names.index)),
-        image_size=(image_size, image_size),
-        model=model.eval().requires_grad_(False).to(chosen),
-        device=chosen,
-        transform=image_transform_v2(preprocess, is_train=False),
-    )
+    transform = image_transform_v2(preprocess, is_train=False)
+    return Backbone(name, weights_id, kept, (image_size, image_size), model, chosen, transform)
 
 
 def layer_names(model: nn.Module) -> list[str]:

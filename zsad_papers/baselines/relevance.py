@@ -1,8 +1,6 @@
 """Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM.
 
 Both use the weights of a frozen CLIP with a Vision Transformer directly, without hooks or changes to it.
-ValueError for a tower without class token or with other blocks (a ResNet, say), and for pixels, texts or a
-target that do not fit.
 """
 
 from __future__ import annotations
@@ -11,8 +9,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+
+from zsad_core.dpam import heads, plain_blocks
 
 Target = Literal["logit", "difference"]
 
@@ -92,12 +92,9 @@ def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, li
     x.requires_grad_(torch.is_grad_enabled())  # autograd records the steps, despite frozen weights
     attentions = []
     for block in visual.transformer.resblocks:
-        qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # (n, l, 3 width)
-        qkv = qkv.unflatten(-1, (3, block.attn.num_heads, -1))  # (n, l, 3, heads, width / heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, l, width / heads) each
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (n, heads, l, l)
-        attentions.append(scores.softmax(-1))
-        gathered = (attentions[-1] @ value).transpose(1, 2).flatten(2)  # (n, l, width)
+        q, k, v = heads(block, block.ln_1(x))  # (n, heads, l, width / heads) each
+        attentions.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1))  # (n, heads, l, l)
+        gathered = (attentions[-1] @ v).transpose(1, 2).flatten(2)  # (n, l, width)
         x = x + block.ls_1(block.attn.out_proj(gathered))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
     return visual.ln_post(x[:, 0]) @ visual.proj, attentions
@@ -116,7 +113,7 @@ def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
 def _check(visual: nn.Module, pixels: Tensor) -> None:
     """ValueError unless the tower has a class token and plain blocks, and the pixels are its images."""
     plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
-    if not plain or any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks):
+    if not (plain and plain_blocks(visual.transformer.resblocks)):
         raise ValueError(
             "MaskCLIP and Trans-MM need open_clip's VisionTransformer with a class token and plain blocks, "
             f"not this {type(visual).__name__}; choose an architecture such as ViT-B-16-plus-240"

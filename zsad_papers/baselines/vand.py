@@ -74,9 +74,14 @@ class Adapters(Learned):
 def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path) -> Tensor:
     """(2, d) unit text embeddings, normal first: the mean of the unit embeddings of 245 and 175 sentences."""
     sides = compositional_ensemble(object_name(category), STATES, TEMPLATES)
-    vectors = torch.from_numpy(text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir))  # (420, d)
-    groups = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
-    return F.normalize(torch.stack([group.mean(0) for group in groups]), dim=-1)
+    return mean_texts(encoder, sides, cache_dir)
+
+
+def mean_texts(encoder: ClipEncoder, sides: Sequence[list[str]], cache_dir: str | Path) -> Tensor:
+    """(2, d) unit rows: the mean of the unit embeddings of each side's sentences."""
+    vectors = torch.from_numpy(text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir))
+    unit = F.normalize(vectors, dim=-1).split([len(side) for side in sides])
+    return F.normalize(torch.stack([side.mean(0) for side in unit]), dim=-1)
 
 
 def vand_extractor(encoder: ClipEncoder) -> Extractor:
@@ -96,32 +101,28 @@ def initial_adapters(
     3148800
     """
     shapes = {f"weight/{layer}": (dim, width) for layer in layers} | {f"bias/{n}": (dim,) for n in layers}
-    return {
-        name: width**-0.5 * (2 * torch.rand(*shape, generator=generator) - 1)
-        for name, shape in shapes.items()
-    }
+    uniform = {name: torch.rand(*shape, generator=generator) for name, shape in shapes.items()}
+    return {name: width**-0.5 * (2 * values - 1) for name, values in uniform.items()}
 
 
 def train_adapters(
     encoder: ClipEncoder,
-    dataset: AnomalyDataset,
+    images: AnomalyDataset,
     *,
     epochs: int = 15,
     batch_size: int = 8,
     lr: float = 1e-3,
     seed: int = 111,
     mosaic: float = 0.0,
-    split: str | None = "test",
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Adapters:
-    """Learn the linear layers on an auxiliary dataset, in the paper its test split, by `vand_loss`.
+    """Learn the linear layers on auxiliary images, in the paper the test split of a dataset, by `vand_loss`.
 
     epochs: 15 when trained on VisA, 3 when trained on MVTec. The other values are the original's.
     mosaic: probability that an image is replaced by a mosaic of 2 x 2 images of its category: 0.2 when
         trained on MVTec, 0 on VisA.
-    split, cache_dir, checkpoint: as in `prompt_learning.train_prompts`.
-    Equal seeds give equal layers, bit for bit, on one machine; the global random state is left as it was.
+    cache_dir, checkpoint, equal seeds: as in `prompt_learning.train_side_by_side`.
     Raises ValueError without masks, and the errors of `Learned.trained`.
     """
     if not min(batch_size, lr) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
@@ -134,25 +135,19 @@ def train_adapters(
     extractor = vand_extractor(encoder)
     layers = tuple(extractor.key["layers"])
     parameters = initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(seed))
-    chosen = dataset if split is None else dataset.select(split=split)
-    seen = torch.from_numpy(image_hashes(chosen))
+    seen = torch.from_numpy(image_hashes(images))
     drawn = Adapters(parameters, recipe | {"scale": scale}, encoder.model_id, encoder.weights_id, seen)
     with tempfile.TemporaryDirectory() as temporary:
         folder = cache_dir or temporary
-        material = auxiliary_of(chosen, extractor, folder)
+        material, n = auxiliary_of(images, extractor, folder), len(images)
         if not material.has_masks:
-            raise ValueError(
-                f"{dataset.name} has no anomalous image with a mask; choose another auxiliary set"
-            )
-        n = len(material)
+            raise ValueError(f"{images.name} has no anomalous image with a mask; choose another dataset")
         if mosaic:
-            mosaics = mosaics_of(chosen, encoder.image_size, folder, seed=seed)
+            mosaics = mosaics_of(images, encoder.image_size, folder, seed=seed)
             others = auxiliary_of(mosaics, extractor, folder)
-            joint = {
-                name: np.append(getattr(material, name), getattr(others, name))
-                for name in ("labels", "owners")
-            }
-            material = replace(material, parts=material.parts + others.parts, **joint)
+            labels = np.append(material.labels, others.labels)
+            owners = np.append(material.owners, others.owners)
+            material = replace(material, parts=material.parts + others.parts, labels=labels, owners=owners)
         texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
 
         def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
@@ -164,16 +159,9 @@ def train_adapters(
         def some_mosaics(places: Tensor, generator: torch.Generator) -> Tensor:
             return places + n * (torch.rand(n, generator=generator) < mosaic)  # image i has mosaic n + i
 
-        return drawn.trained(
-            encoder,
-            torch.optim.Adam,
-            {"lr": lr, "betas": (0.5, 0.999)},
-            loss_of,
-            n,
-            chosen.fingerprint,
-            change=some_mosaics if mosaic else None,
-            checkpoint=checkpoint,
-        )
+        adam, change = {"lr": lr, "betas": (0.5, 0.999)}, some_mosaics if mosaic else None
+        options = {"change": change, "checkpoint": checkpoint}
+        return drawn.trained(encoder, torch.optim.Adam, adam, loss_of, images, **options)
 
 
 def patch_logits(

@@ -42,7 +42,7 @@ class _LocalLoss(torch.autograd.Function):
         p, targets = rows @ maps @ columns.T, masks.to(maps)  # (b, H, W) both
         p = p.sigmoid_() if logits else p
         loss, slope = focal_loss(p, targets) if "focal" in parts else (0, torch.zeros_like(p))
-        for part in {*parts} - {"focal"}:
+        for part in [own for own in PARTS[1:] if own in parts]:  # in one order, which the last digits show
             own, weight, constant = dice_loss(p, targets, anomalous=part == "dice_anomalous")
             loss, slope = loss + own, slope.addcmul_(targets, weight).add_(constant)
         slope = slope.mul_(p).mul_(1 - p) if logits else slope

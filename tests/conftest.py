@@ -121,12 +121,6 @@ def square(settings, encoder):
 
 
 @pytest.fixture(scope="module")
-def oblong(settings, encoder):
-    """A category whose images have two tiles; `settings` are the test file's."""
-    return _category(settings, encoder, "mini_visa", "fuse")
-
-
-@pytest.fixture(scope="module")
 def large(settings):
     """The mini model at AnomalyCLIP's input size; `settings` are the test file's."""
     from zsad_papers.common.data import encoder_of
@@ -211,12 +205,8 @@ def small_resnet(small_clip):
 
 @pytest.fixture
 def toy_set(tmp_path):
-    """toy_set(normal, anomalous, masks=...): noise, which is darker in an anomaly, in two categories.
-
-    Each has so many images in its test split, and one in its training split. masks: how many of the anomalous
-    ones have theirs, None for all.
-    """
-
+    """toy_set(normal, anomalous, masks=...): noise, darker in an anomaly, in two categories, with one
+    training image each. masks: how many of the anomalous ones have theirs, None for all."""
     from data_scripts.prepare import prepared_folder
     from zsad_core.datasets import load_dataset
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zsad_papers.anomalyclip import analysis as anomalyclip_analysis
-from zsad_papers.anomalyclip.analysis import counts, shares_above
+from zsad_papers.anomalyclip.analysis import shares_above
 
 
 def plate(hole=200):
@@ -33,12 +33,6 @@ def test_a_cluttered_border_is_not_uniform():
     assert anomalyclip_analysis.background(near)[0][:5].all()
     near[:5] += 1
     assert not anomalyclip_analysis.background(near)[0][:5].any()
-
-
-def test_what_counts():
-    assert counts(0.95, 0.5, 0.1)
-    for uniform, share, piece in ((0.8, 0.5, 0.1), (1.0, 0.01, 0.9), (1.0, 0.95, 0.01)):
-        assert not counts(uniform, share, piece)
 
 
 def test_shares_at_the_best_threshold():

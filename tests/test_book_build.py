@@ -104,22 +104,6 @@ def test_every_link_leads_somewhere(book, pages):
     assert not broken, "\n".join(broken)
 
 
-@pytest.mark.parametrize("page", SOURCES)
-def test_buttons_open_the_source_in_the_repository(pages, page):
-    repository = FORK.removeprefix("https://github.com/")
-    before = {
-        "edit": f"{FORK}/edit/main/",
-        "colab": f"https://colab.research.google.com/github/{repository}/blob/main/",
-        "binder": f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/",
-    }
-    buttons = [unquote(tag["href"]) for tag in pages[page].select(".article-header-buttons a[href]")]
-    pairs = [(kind, start, link) for kind, start in before.items() for link in buttons]
-    opened = {kind: link.removeprefix(start) for kind, start, link in pairs if link.startswith(start)}
-    wanted = before if SOURCES[page].endswith(".ipynb") else ["edit"]  # Markdown does not run elsewhere
-    assert opened == dict.fromkeys(wanted, SOURCES[page]), buttons
-    assert (ROOT / SOURCES[page]).is_file() and FORK in buttons, buttons
-
-
 def test_figures_are_drawn_numbered_captioned_and_described(articles):
     wanted = {}
     for name in NOTEBOOKS:

@@ -42,13 +42,10 @@ def test_errors(coco, tmp_path):
         load_captions(coco, "zebra")
     with pytest.raises(ValueError, match="match='stem'"):
         load_captions(coco, "normal", "stem")
-    with pytest.raises(ValueError, match="word is empty"):
-        load_captions(coco, " ")
-    instances = tmp_path / "instances_val2017.json"
-    for content in ('{"annotations": [{"bbox": []}]}', "[]", "[" * 100_000, coco.read_text()[:100]):
-        instances.write_text(content)
-        with pytest.raises(ValueError, match="instances_val2017.json is no COCO captions file"):
-            load_captions(instances, "normal")
+    for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
+        coco.write_text(content)
+        with pytest.raises(ValueError, match="captions_val2017.json is no COCO captions file"):
+            load_captions(coco, "normal")
 
 
 def test_a_captions_file_that_is_not_there_is_told(coco):

@@ -55,13 +55,6 @@ def changed(frame, changes):
     return pd.concat([frame, new.reindex(columns=COLUMNS)], ignore_index=True) if len(new) else frame
 
 
-def measured(paper, *rows):
-    """A run's frame; what a row leaves out is a zero-shot image AUROC of the paper's method on mvtec."""
-    default = {"paper": paper, "artifact": "run", "dataset": "mvtec", "category": "mean", "task": "image"}
-    default |= {"shots": 0, "method": paper, "variant": "", "metric": "auroc", "std": math.nan}
-    return validate(pd.DataFrame([default | row for row in rows], columns=COLUMNS))
-
-
 def verdict(claim, frame, **options):
     """One claim's verdict, `rwda-c01`."""
     paper = claim.split("-")[0]
@@ -91,17 +84,10 @@ def test_verdicts_on_the_published_numbers(published, paper):
     table = evaluate(paper, published).set_index("id")
     assert table["verdict"].to_dict() == EXPECTED.loc[table.index, "verdict"].to_dict()
     assert table.loc[table["verdict"] == UNDECIDED, "reason"].str.startswith("no row for").all()
-    run = published.assign(dataset=published["dataset"].replace({"mvtec": "mini_mvtec", "visa": "mini_visa"}))
-    named = as_roles(run, {"mvtec": "mini_mvtec", "visa": "mini_visa"})
-    assert evaluate(paper, named).set_index("id").equals(table)
+    run = published.assign(dataset=published["dataset"].replace({"mvtec": "mini_mvtec"}))
+    assert evaluate(paper, as_roles(run, {"mvtec": "mini_mvtec"})).set_index("id").equals(table)
     others = published.assign(mean=published["mean"].where(published["paper"] == paper, 0.5))
     assert evaluate(paper, others).set_index("id").equals(table)
-    assert set(evaluate(paper, pd.DataFrame(columns=COLUMNS))["verdict"]) == {UNDECIDED}
-
-
-def test_c07_of_rwda_compares_spreads_too(evidence):
-    other = evidence["std"].mask(evidence["variant"] == "object_known", 0.7)
-    assert verdict("rwda-c07", evidence.assign(std=other)).verdict == FAILS
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -134,32 +120,6 @@ def test_changed_numbers_turn_a_verdict_and_limits_are_allowed(cells, case):
     assert judge(Numbers(rows, known | changes, options), tests[claim]).verdict == expected
 
 
-VALUES = {"a": 6.0, "b": 4.0, "c": 5.0}  # by method on mvtec; on visa 1 less, in aupr a half
-
-
-def synthetic(**changes):
-    frame = measured("x", *(
-        {"dataset": d, "method": name, "metric": metric, "mean": max(value - (d == "visa"), 0) * share}
-        for name, value in (VALUES | changes).items()
-        for d in ("mvtec", "visa")
-        for metric, share in (("auroc", 1), ("aupr", 0.5))
-    ))  # fmt: skip
-    return Numbers(frame, claims.cells_of(frame), {"names": ("b", "c"), "name": "b"})
-
-
-def test_rows_are_joined_and_enough_counts_cells_with_all_pairs():
-    row = Comparison("", "a", "b | c", "image auroc", "mvtec | visa")
-    assert judge(synthetic(), [row]).verdict == HOLDS
-    assert judge(synthetic(a=5.0), [row]).verdict == FAILS
-    assert judge(synthetic(), [row, row._replace(second="a")]).verdict == FAILS
-    frame = changed(synthetic().rows, measured("x", {"dataset": "visa", "method": "c", "mean": 9.0}))
-    for enough, expected in (("1", HOLDS), ("2", FAILS)):
-        found = judge(Numbers(frame, claims.cells_of(frame)), [row._replace(enough=enough)])
-        assert found.verdict == expected
-    zero = judge(synthetic(b=0.0), [row._replace(datasets="mvtec", second="b", condition="ratio >= 3")])
-    assert zero.verdict == HOLDS and list(zero.numbers.values()) == [math.inf]
-
-
 def test_conditions_allow_for_rounding():
     assert meets(92.2 - 91.2, ">= 1") and not meets(92.2 - 91.2, "> 1") and meets(92.2 - 91.2, "<= 1")
     assert meets(-2.0, "abs <= 2") and not meets(-2.1, "abs <= 2") and meets(-2.1, "< -2")
@@ -167,22 +127,18 @@ def test_conditions_allow_for_rounding():
 
 
 def test_errors_name_what_is_wrong(monkeypatch, published):
-    for bad in ("winclip[", "winclip (4)", "a b"):
-        with pytest.raises(ValueError, match="is no method; expected for example"):
-            method_key(bad)
+    with pytest.raises(ValueError, match="is no method; expected for example"):
+        method_key("winclip (4)")
     assert method_key("cutpaste (full-shot)")[2] == FULL_SHOT
     with pytest.raises(ValueError, match="'about 2' is no condition"):
         meets(1.0, "about 2")
-    with pytest.raises(
-        ValueError, match=r"'pairs' is no option of this paper's claims; .*\['name', 'names'\]"
-    ):
-        judge(synthetic(), [Comparison("", "a", "{pairs}", "image auroc", "mvtec")])
+    with pytest.raises(ValueError, match=r"'pairs' is no option of this paper's claims; .*'names'"):
+        judge(Numbers(published, {}, {"names": ()}), [Comparison("", "a", "{pairs}", "image auroc", "mvtec")])
     tables = {name: load_claims("rwda", name) for name in ("claims.csv", "claim_tests.csv")}
     monkeypatch.setattr(claims, "load_claims", lambda paper, name="claims.csv": tables[name])
     usual = tables["claim_tests.csv"]
     for table, error in (
         (usual.query("id != 'rwda-c05'"), r"\['rwda-c05'\] are not both in claims.csv and tested"),
-        (usual.replace("rwda-c05", "rwda-c29"), r"\['rwda-c05', 'rwda-c29'\] are not both"),
         (usual.replace("rwda-c05", "rwda-c07"), "rwda-c07 has a function .* and a row in claim_tests.csv"),
     ):
         tables["claim_tests.csv"] = table

@@ -4,7 +4,6 @@ import pytest
 
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
 from zsad_papers.common.contradictions import class_means, quoted
-from zsad_papers.common.contradictions import statements as text_against_tables
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.contradictions import statements
 
@@ -60,14 +59,10 @@ def anomalyclip():
                 "dataset": "visa"},
          "App. D, losses against T11: what Focal loss gains, visa pixel auroc anomalyclip[focal=1;dice=0]",
          "8.200"),
-        (10.2, {"artifact": "T8", "variant": "wo_dpam", "metric": "fps"},
-         "App. D, overhead against T8: fps anomalyclip[wo_dpam]", "10.2000"),
         (12.2, {"artifact": "T8", "method": "vand", "metric": "train_min_per_epoch"},
          "App. D, overhead against T8: shortest training per epoch", "vand"),
         (93.5, {"artifact": "T2", "method": "vand", "metric": "auroc", "dataset": "headct"},
          "4.2 against T2: AnomalyCLIP is the best of all methods, headct image auroc", "93.4"),
-        (468, {"artifact": "T6", "dataset": "mvtec", "metric": "n_normal"},
-         "App. D, overhead against T6: images of MVTec AD to train on", "1726.00"),
         (82.2, {"artifact": "T7", "variant": "-T1", "metric": "auroc", "task": "image", "dataset": "visa"},
          "App. D, 1 against T7: without DPAM more is lost at image level, visa image auroc - pixel auroc",
          "-3.7"),
@@ -77,11 +72,3 @@ def test_planted_numbers_contradict_the_text_of_anomalyclip(anomalyclip, mean, k
     assert anomalyclip_statements(anomalyclip).set_index("where").loc[where, "agrees"]
     row = anomalyclip_statements(planted(anomalyclip, mean, **keys)).set_index("where").loc[where]
     assert not row["agrees"] and row["computed"] == computed
-
-
-def test_a_statement_about_a_row_that_no_table_has_is_an_error(anomalyclip):
-    without = anomalyclip[anomalyclip["variant"] != "-T1"]
-    with pytest.raises(
-        ValueError, match=r"statements.csv, App. D, 1: no row for mvtec pixel auroc anomalyclip\[-T1"
-    ):
-        text_against_tables(without)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from zsad_core import encoders
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
 
 LAYERS = (6, 12, 18, 24)
@@ -98,26 +97,6 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(load):
     assert (encoder.embed_glocal(pixels, (24,), final_norm=True)[0] - with_norm).abs().max() > 0.01
 
 
-def test_cosines_of_an_ensemble_are_the_mean_of_its_kinds(encoder):
-    pixels, text = pixels_of(encoder), F.normalize(torch.randn(32, 2), dim=0)
-    cosines = {kind: encoder.embed_patches(pixels, (12, 24), kind) for kind in ("qq", "kk", "vv", "qq+kk+vv")}
-    for layer in (12, 24):
-        ensemble = cosines["qq+kk+vv"][layer]
-        kinds = [cosines[kind][layer] for kind in ("qq", "kk", "vv")]
-        torch.testing.assert_close(ensemble @ text, sum(kind @ text for kind in kinds) / 3)
-        assert all((kind - ensemble).abs().max() > 0.01 for kind in kinds)
-        assert ensemble.norm(dim=-1).max() < 1
-        torch.testing.assert_close(kinds[0].norm(dim=-1), torch.ones(3, 4))
-
-
-def test_batches_and_types_do_not_matter(encoder, monkeypatch):
-    pixels = pixels_of(encoder, 5)
-    whole = encoder.embed_glocal(pixels, (24,), "qq+kk+vv")
-    monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 2 * 4 * encoder.width)  # two images a batch
-    torch.testing.assert_close(encoder.embed_glocal(pixels.double(), (24,), "qq+kk+vv"), whole)
-    assert encoder.embed_glocal(pixels[:0], (24,))[1][24].shape == (0, 4, 32)
-
-
 def test_attention_weights_are_those_of_each_block(encoder):
     pixels = pixels_of(encoder)
     blocks = list(attention_weights(encoder.model.visual, pixels, ("qk", "vv", "qq")))
@@ -148,22 +127,19 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
 
 
 def test_what_is_refused(load, encoder, small_resnet):
-    def refused(message, call, *arguments, **options):
+    def refused(message, call, *arguments):
         with pytest.raises(ValueError, match=message):
-            call(*arguments, **options)
+            call(*arguments)
 
     pixels = pixels_of(encoder, 1)
     for layers, first in (((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
         refused("blocks of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)
-    for attention in ("xx", "", "vv+vv", "qq,kk"):
+    for attention in ("xx", "vv+vv"):
         refused("qk, qq, kk, vv", attention_kinds, attention)
     refused("class token", small_resnet.embed_patches, pixels_of(small_resnet, 1), (1,), "vv", 1)
-    for image_size in (29, 7, 0, -14):
+    for image_size in (29, 0):
         refused("multiple of the patch edge, 14", load, image_size)
     shallow = load(layers=5)
     assert shallow.embed_patches(pixels, (3,))[3].shape == (1, 4, 32)  # "qk" needs no first block
-    refused("first=6: expected one or more blocks of 1 to 5", shallow.embed_patches, pixels, (3,), "vv")
     shallow.model.visual.transformer.resblocks[4].attn.in_proj_bias = None
     refused("ResidualAttentionBlock", shallow.embed_patches, pixels, (5,), "vv", 2)
-    with pytest.raises(ValueError, match="only a Vision Transformer"):
-        load(image_size=96, pixels=64, layers=[1, 1, 1, 1], patch_size=None, width=8)

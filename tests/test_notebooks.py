@@ -5,7 +5,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import golden
@@ -106,34 +105,3 @@ def test_a_page_without_datasets_says_how_to_get_them(run_page, small_run, tmp_p
     assert done.returncode == 0, done.stderr
     line = r"The dataset (\w+)\S* \(stand-in for \w+\) is not prepared: `zsad prepare \1 "
     assert re.search(line, shown(tmp_path / "out.ipynb"))
-
-
-PARTIAL = [  # the dataset that is there, a page, and its sentence on the missing one
-    ("mini_visa", "winclip/54_ablations", "mini_mvtec (stand-in for mvtec) is not prepared"),
-    ("mini_visa", "anomalyclip/d_sweeps", "Nothing is learned for visa"),
-    ("mini_mvtec", "rwda/33_training_and_inference", "mini_visa (stand-in for visa) is not prepared"),
-    ("mini_medical_pixel", "anomalyclip/42_medical", "Nothing is learned for isic"),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("there", "notebook", "output"), PARTIAL, ids=[page for _, page, _ in PARTIAL])
-def test_a_page_with_one_of_its_datasets(run_page, small_data, small_run, tmp_path, there, notebook, output):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / there).symlink_to(small_data / there)
-    folders = {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
-    done = run_page(notebook, tmp_path / "out.ipynb", small_run | folders)
-    assert done.returncode == 0, done.stderr
-    assert output in shown(tmp_path / "out.ipynb")
-    (written,) = (tmp_path / "results").glob("*.csv")
-    assert {name.split("/")[0] for name in read_results(written)["dataset"] if name} == {there}
-
-
-@pytest.mark.slow
-def test_a_dataset_that_lost_an_image_is_an_error(run_page, small_data, small_run, tmp_path):
-    shutil.copytree(small_data / "mini_mvtec", tmp_path / "mini_mvtec")
-    meta = pd.read_csv(tmp_path / "mini_mvtec" / "meta.csv")
-    gone = tmp_path / "mini_mvtec" / meta.loc[meta["split"] == "test", "image"].iloc[0]
-    gone.unlink()
-    done = run_page("rwda/31_prompt_guided", tmp_path / "out.ipynb", small_run | {"data_dir": str(tmp_path)})
-    assert done.returncode != 0 and gone.name in done.stderr

@@ -10,16 +10,6 @@ def texts(found):
     return [text.get_text() for text in found]
 
 
-def test_scatter_tells_groups_by_marker_and_names_them():
-    points = pd.DataFrame({"x": [0, 1, 2, 3], "y": [0, 1, 0, 1], "group": ["a", "a", "b", "b"]})
-    figure = plots.scatter({"left": points, "right": points})
-    assert [axis.get_title() for axis in figure.axes[:2]] == ["left", "right"]
-    groups = figure.axes[0].collections
-    assert len({tuple(map(tuple, own.get_paths()[0].vertices)) for own in groups}) == 2
-    assert texts(figure.legends[0].get_texts()) == ["a", "b"]
-    np.testing.assert_allclose(groups[1].get_offsets(), [[2, 0], [3, 1]])
-
-
 def test_lines_bars_and_dots_draw_what_there_is():
     frame = pd.DataFrame({"n": [10, 100, 1000], "mean": [1.0, 3.0, 2.0], "std": [0.1, 0.2, 0.3]})
     (axis,) = plots.lines(frame, "n", log_x=True, labels=("pairs", "AUROC (%)"), mark=100).axes

@@ -72,7 +72,6 @@ def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path
     [
         ({"model": "ViT-L-14-336", "weights": "openai"}, "QuickGELU"),
         ({"model": "ViT-B-16-plus-240", "weights": "laion2b"}, "its tags"),
-        ({"weights": "away.safetensors"}, "neither an existing file nor a pretrained tag"),
         ({"model": "ViT-B-17", "weights": "openai"}, "unknown model"),
     ],
 )
@@ -92,22 +91,12 @@ def cut_table(root):
     (root / "meta.csv").write_text("image,label\nx.png,0\n")
 
 
-def lose_image(root):
-    (root / load_dataset(root).select(split="test").meta["image"].iloc[0]).unlink()
-
-
 def cut_image(root):
     path = root / load_dataset(root).select(split="test").meta["image"].iloc[-1]
     path.write_bytes(path.read_bytes()[:200])
 
 
-def lose_mask(root):
-    masks = load_dataset(root).meta["mask"]
-    meta = (root / "meta.csv").read_text()
-    (root / "meta.csv").write_text(meta.replace(masks[masks != ""].iloc[0], ""))
-
-
-@pytest.mark.parametrize("damage", [cut_table, lose_image, cut_image, lose_mask])
+@pytest.mark.parametrize("damage", [cut_table, cut_image])
 def test_a_broken_dataset_is_an_error(settings, small_data, tmp_path, damage):
     shutil.copytree(small_data / "mini_visa", tmp_path / "data" / "mine")
     damage(tmp_path / "data" / "mine")

@@ -30,14 +30,6 @@ def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known):
     assert progress.times() == {**own, "section": before.get("section", {}) | own["section"]}
 
 
-def test_a_guess_of_a_first_run_ends_with_the_first_job_of_its_rule():
-    progress = Progress({"section": {"": 100.0}, "dataset": {"": 5.0}})
-    told(progress, [*START, "Job 1: Notebook a"], 0)
-    assert progress.seconds_left(10) == 3 * 100 + 5 - 10
-    told(progress, ["Finished jobid: 1 (Rule: section)"], 20)
-    assert progress.seconds_left(20) == 2 * 20 + 5
-
-
 def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("".join(f"line {number}\n" for number in range(40)))

@@ -3,7 +3,6 @@
 import math
 import random
 import shutil
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from test_losses import plain
 
-from zsad_core import prompt_learning
+from zsad_core import image_features, prompt_learning
 from zsad_core.auxiliary import Auxiliary, auxiliary_of
 from zsad_core.datasets import load_dataset, stretched_mask
 from zsad_core.dpam import attention_kinds, dual_path
@@ -108,9 +107,10 @@ def mini():
     return load_encoder("zsad-mini", device="cpu")
 
 
-@pytest.mark.parametrize("rows", [[5, 0, 2, 7, 3], [6]], ids=["five", "one"])
 @pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
-def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_path, options, rows):
+def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(image_features, "PART", 3)  # of 4 images a category
+    rows = [5, 0, 2, 7, 3]
     config, chosen = prompt_config_of(mini, **options), toys.select(split="test")
     start = initial_parameters(mini, config.design, torch.Generator().manual_seed(0))
     loss, slope = slopes(lambda values: from_images(mini, config, values, chosen, rows), start)
@@ -196,11 +196,9 @@ def test_a_checkpoint_of_another_training_is_refused(toys, toy_set, train, small
     train(toys, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
     refused = pytest.raises(ValueError, match="belongs to another training .* delete it, or choose another")
-    for options in ({"lr": 0.1}, {"epochs": 4}, {"seed": 1}, {"preset": "paper"}, {"split": None}):
+    for options in ({"lr": 0.1}, {"seed": 1}, {"preset": "paper"}, {"split": None}):
         with refused:
             train(toys, checkpoint=checkpoint, **options)
-    with refused:
-        train(toy_set(seed=1, name="others"), checkpoint=checkpoint)
     with refused:
         train_prompts(small_clip(seed=1), toys, checkpoint=checkpoint, **SHORT)
     mask = next((toys.root / "wood" / "ground_truth" / "hole").iterdir())
@@ -208,18 +206,13 @@ def test_a_checkpoint_of_another_training_is_refused(toys, toy_set, train, small
     with refused:
         train(load_dataset(toys.root), checkpoint=checkpoint)
     assert checkpoint.read_bytes() == content
-    checkpoint.write_bytes(content[:-9])
-    with pytest.raises(ValueError, match="is no whole safetensors file"):
-        train(toys, checkpoint=checkpoint)
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(toys, train, tmp_path, monkeypatch):
     good, checkpoint = train(toys, epochs=1), tmp_path / "checkpoint.safetensors"
-    message = r"the loss \(\d.* or the prompts .* epoch 1, step 1: lower lr=1e\+38, or check .* masks$"
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 1: lower lr=1e\+38"):
         train(toys, lr=1e38, checkpoint=checkpoint, batch_size=99)  # no later step whose loss would show it
     assert not checkpoint.exists()
-
     steps = []
 
     def broken(*arguments):
@@ -227,10 +220,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(toys, tra
         return glocal_loss(*arguments) * (math.nan if len(steps) == 5 else 1)
 
     monkeypatch.setattr(prompt_learning, "glocal_loss", broken)
-    message = (
-        r"the loss \(nan\) .* in epoch 2, step 2: lower lr=0.001.*checkpoint.safetensors holds the epochs"
-    )
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(FloatingPointError, match=r"the loss \(nan\) .* epoch 2, step 2: lower lr=0.001"):
         train(toys, checkpoint=checkpoint)
     kept = LearnedPrompts.load(checkpoint)
     assert kept.losses == ([*good.losses],)
@@ -252,19 +242,10 @@ def test_rates_of_sgd_are_coops(toys, train, monkeypatch):
 
 def test_without_masks_the_image_loss_is_left(toy_set, train):
     bare = toy_set(masks=0, name="bare")
-    with pytest.warns(
-        UserWarning, match="bare has no masks: prompts are learned with the image loss alone"
-    ) as met:
+    with pytest.warns(UserWarning, match="bare has no masks: prompts are learned with the image loss alone"):
         prompts = train(bare)
-    assert met[0].filename == train.__code__.co_filename and prompts.config.local == ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for preset in ("released", "paper"):  # the paper's has four layers; none is read
-            again = train(toy_set(), local=(), preset=preset)
-            assert same(again, prompts) == (preset == "released")
-    with pytest.raises(
-        ValueError, match="bare has no masks, so nothing can be learned from local losses alone"
-    ):
+    assert prompts.config.local == () and same(train(toy_set(), local=()), prompts)
+    with pytest.raises(ValueError, match="bare has no masks, so nothing can be learned from local losses"):
         train(bare, global_loss=False)
 
 
@@ -275,54 +256,30 @@ def test_sets_that_are_refused(toy_set, train):
     with pytest.raises(ValueError, match="bad has no normal images; .* global_loss=False .* masks alone"):
         train(bad)
     assert len(train(bad, global_loss=False).losses) == 3
-    with pytest.raises(ValueError, match="2 of 4 anomalous images have no mask"):
-        train(toy_set(masks=1, name="some"))
-    with pytest.raises(ValueError, match="unknown options epoch"):
-        train(toy_set(), epoch=3)
-
-
-def test_texts_of_names(encoder, toys, train):
-    agnostic, aware = train(toys, epochs=1), train(toys, epochs=1, object_word=None)
-    names = ["metal nut", "wood", "object"]
-    one = agnostic.texts(encoder)
-    assert one.shape == (1, 2, 16) and one.dtype == torch.float32 and not one.requires_grad
-    torch.testing.assert_close(one.norm(dim=-1), torch.ones(1, 2))
-    torch.testing.assert_close(agnostic.texts(encoder, names), one.expand(3, 2, 16))
-    swapped = agnostic.texts(encoder, names, swap=True)
-    torch.testing.assert_close(swapped[2:], one)
-    assert (swapped[0] - swapped[1]).abs().max() > 1e-3 < (swapped[0] - swapped[2]).abs().max()
-    found = aware.texts(encoder, names)
-    torch.testing.assert_close(found[1:2], aware.texts(encoder, ["wood"]))
-    assert (found[0] - found[1]).abs().max() > 1e-3
 
 
 def test_prompts_survive_the_disk_and_only_whole_ones_are_read(encoder, small_clip, toys, train, tmp_path):
     path = tmp_path / "new" / "prompts.safetensors"
-    for preset in ("released", "paper", "coop"):
+    for preset in ("released", "coop"):
         prompts = train(toys, preset=preset, epochs=2)
         prompts.save(path)
         loaded = LearnedPrompts.load(path)
         assert same(loaded, prompts) and torch.equal(loaded.trained_on, prompts.trained_on)
         assert (loaded.model_id, loaded.weights_id) == (encoder.model_id, encoder.weights_id)
         assert torch.equal(loaded.texts(encoder, ["wood"]), prompts.texts(encoder, ["wood"]))
-    for other in (small_clip(seed=1), small_clip(image_size=32), small_clip(layers=5)):
-        with pytest.raises(ValueError, match=r"learned with small@\w+, weights random-seed0"):
-            prompts.texts(other)
+    with pytest.raises(ValueError, match=r"learned with small@\w+, weights random-seed0"):
+        prompts.texts(small_clip(seed=1))
     content = path.read_bytes()
-    for keep in (0, 5, 60, -1):
+    for keep in (0, -1):
         path.write_bytes(content[:keep])
         with pytest.raises(ValueError, match=r"prompts\.safetensors is no whole .*; learn again"):
             LearnedPrompts.load(path)
     features = next((tmp_path / "cache").rglob("*.safetensors"))
     with pytest.raises(ValueError, match="holds no learned prompts of this book"):
         LearnedPrompts.load(features)
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors with learned prompts"):
-        LearnedPrompts.load(tmp_path / "none.safetensors")
     own = prompts.parameters["context/shared"]
     for recipe, parameters, message in (
         ({"later": 1}, {}, "does not know the recipe"),
-        ({"design": None}, {}, "does not know the recipe"),
-        ({}, {"context/normal": own + 0}, "have the shapes"),
         ({}, {"context/shared": own[:1]}, "have the shapes"),
         ({}, {"context/shared": own + torch.nan}, "not finite"),
     ):
@@ -335,14 +292,9 @@ def test_prompts_survive_the_disk_and_only_whole_ones_are_read(encoder, small_cl
 def test_images_that_trained_the_prompts_are_refused(toys, toy_set, train, tmp_path):
     prompts = train(toys, epochs=0)
     shutil.copytree(toys.root, tmp_path / "copy")
-    for dataset, seen in (
-        (toys, "8 of 10"),
-        (toys.select("wood", "test"), "4 of 4"),
-        (load_dataset(tmp_path / "copy"), "8 of 10"),  # by content, whatever the folder
-    ):
+    copy = load_dataset(tmp_path / "copy")  # by content, whatever the folder
+    for dataset, seen in ((copy, "8 of 10"), (toys.select("wood", "test"), "4 of 4")):
         with pytest.raises(ValueError, match=f"{seen} images of {dataset.name} trained these prompts"):
             prompts.refuse_training_images(dataset)
     prompts.refuse_training_images(toys.select(split="train"))
     prompts.refuse_training_images(toy_set(seed=1, name="others"))
-    with pytest.raises(ValueError, match="2 of 2 images"):
-        train(toys, epochs=0, split=None).refuse_training_images(toys.select(split="train"))

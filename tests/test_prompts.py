@@ -76,16 +76,6 @@ def test_article_rule_of_table_4():
     assert random_word_prompts(1, normal="an") == random_word_prompts(1, normal="a")
 
 
-def test_compositional_ensemble_counts_and_wording():
-    normal, anomalous = compositional_ensemble("cable")
-    assert (len(set(normal)), len(set(anomalous))) == (154, 88)
-    assert all(s.endswith(".") and "cable" in s for s in normal + anomalous)
-    assert "a photo of a cable for visual inspection." in normal
-    assert "a blurry photo of the cable with flaw." in anomalous
-    own = compositional_ensemble("pcb1", states=(["{}"], ["burnt {}"]), templates=["a {}"])
-    assert own == (["a pcb1"], ["a burnt pcb1"])
-
-
 def test_winclips_states_and_templates_are_all_of_the_papers():
     """Public code lacks two of the 22 templates, or the full stops; "broken" came with a later method."""
     lacks = [f"{{}} without {word}" for word in ("flaw", "defect", "damage")]
@@ -112,6 +102,7 @@ def test_prompt_sets_that_winclip_compares():
         [state.format("metal nut") for state in side] for side in WINCLIP_STATES
     )
     usual = compositional_ensemble("metal nut")
+    assert [len(set(side)) for side in usual] == [154, 88]
     assert zero_shot_prompts("metal nut") == usual == zero_shot_prompts("metal nut", "specific_states")
     normal, anomalous = zero_shot_prompts("metal nut", "specific_states", ["color", "bent_lead"])
     assert normal == usual[0] and anomalous[:88] == usual[1] and len(set(anomalous)) == 88 + 2 * 22
@@ -124,7 +115,6 @@ def test_prompt_sets_that_winclip_compares():
     [
         (random_word_prompts, {"n_pairs": 0}, "n_pairs=0"),
         (random_word_prompts, {"n_pairs": 1, "alphabet": "a b"}, "blanks"),
-        (prompt_pair, {"object_name": ""}, "object_name=''"),
         (compositional_ensemble, {"object_name": "x", "states": (["{}"], [])}, "expected normal states"),
         (compositional_ensemble, {"object_name": "x", "templates": ["a photo"]}, "'{}'"),
         (zero_shot_prompts, {"object_name": "x", "kind": "states"}, "kind='states'"),

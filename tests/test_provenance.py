@@ -30,32 +30,17 @@ NO_REPRODUCTION = "no number measured here reproduces a published one"
 
 
 def test_run_line_names_everything_and_the_difference():
-    settings = read_settings({"seeds": 2, "seed": 5})
-    line = provenance.run_line(settings, ENCODER, ["mini_mvtec"], all_papers()["rwda"])
-    for part in (
-        "**mini** with seed = 5, seeds = 2",
-        "weights shipped@0123",
-        "mini_mvtec (stand-in for mvtec)",
-    ):
+    settings, rwda = read_settings({"seeds": 2, "seed": 5}), all_papers()["rwda"]
+    line = provenance.run_line(settings, ENCODER, ["mini_mvtec"], rwda)
+    for part in ("seed = 5, seeds = 2", "weights shipped@0123", "mini_mvtec (stand-in for mvtec)"):
         assert part in line
     assert "seeds 5 to 6" in line and NO_REPRODUCTION in line and "textile" not in line
-
-
-def test_run_line_of_the_paper_s_own_data_and_weights():
-    settings = read_settings({"profile": "paper"})
-    line = provenance.run_line(settings, encoder_called("ViT-B-16-plus-240"), paper=all_papers()["rwda"])
+    paper = read_settings({"profile": "paper"})
+    line = provenance.run_line(paper, encoder_called("ViT-B-16-plus-240"), paper=rwda)
     assert NO_REPRODUCTION not in line and "those that the paper names" in line
-    few = read_settings({"profile": "paper", "limit_images": 3})
-    assert "at most 3 a category" in provenance.run_line(few, ENCODER)
-    other = read_settings({"profile": "paper", "datasets": {"mvtec": "mini_mvtec"}})
-    assert NO_REPRODUCTION in provenance.run_line(other, ENCODER)
-
-
-def test_record_is_plain_json_without_paths_of_this_machine(tmp_path):
-    settings = read_settings({"captions_file": str(tmp_path / "coco.json"), "data_dir": str(tmp_path)})
-    text = json.dumps(provenance.provenance(settings, ENCODER, {"mini_mvtec": "ab"}))
-    assert str(tmp_path) not in text and "coco.json" in text
-    assert json.loads(text)["parameters"]["shots"] == [1, 2, 4]
+    other = read_settings({"profile": "paper", "datasets": {"mvtec": "mini_mvtec"}, "limit_images": 3})
+    line = provenance.run_line(other, ENCODER)
+    assert NO_REPRODUCTION in line and "at most 3 a category" in line
 
 
 def test_commit_tells_of_changes(tmp_path, monkeypatch):
@@ -66,16 +51,11 @@ def test_commit_tells_of_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path)
     assert provenance.commit() == "unknown"
     git("init")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
-    git("commit", "-m", "first")
+    git("commit", "--allow-empty", "-m", "first")
     clean = provenance.commit()
-    assert len(clean) == 12
     (tmp_path / "a").write_text("2")
-    assert provenance.commit() == clean + "+changes"
-    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path / "inner")
-    (tmp_path / "inner").mkdir()
-    assert provenance.commit() == "unknown"  # another project's repository around this copy
+    git("add", "a")
+    assert len(clean) == 12 and provenance.commit() == clean + "+changes"
 
 
 def some_rows(artifact="T1"):

@@ -9,7 +9,6 @@ import yaml
 from papermill.inspection import inspect_notebook
 
 from profiles import profile_path
-from zsad_papers import all_papers
 from zsad_papers.common.settings import Settings, parameters, parameters_cell, read_settings, repository_root
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,12 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def mini():
     return yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-
-
-def write_profile(folder, values):
-    path = folder / "own.yaml"
-    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
-    return str(path)
 
 
 def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
@@ -45,37 +38,25 @@ def test_profile_injected_by_papermill_f_equals_the_profile_by_name(profile):
 
 BAD = [
     ({"n_pairs": "400"}, "n_pairs = '400' (str): Input should be a valid integer"),
-    ({"n_pairs": 400.0}, "n_pairs = 400.0 (float): Input should be a valid integer"),
     ({"seeds": True}, "seeds = True (bool): Input should be a valid integer"),
     ({"seeds": 0}, "greater than or equal to 1; it is how many seeds"),
     ({"seed": 2**31}, "less than 2147483648"),
     ({"model": 1}, 'model: "zsad-mini"'),  # papermill -p turns 01 into the number 1
-    ({"model": ""}, "at least 1 character"),
-    ({"multi_crop": "false"}, "valid boolean"),
     ({"multi_crop": 0}, "'multi_crop: true'"),
     ({"lr": "1e-3"}, "'lr: 0.001'"),  # YAML reads 1e-3 as text
-    ({"lr": 0}, "greater than 0"),
     ({"lr": float("nan")}, "finite number"),
-    ({"dropout": 1.0}, "less than 1"),
-    ({"shots": 1}, "'shots: [1, 2, 4]'"),
     ({"shots": []}, "at least 1 item"),
     ({"shots": [1, "2"]}, "shots = '2' (str): Input should be a valid integer"),
-    ({"hidden": [256, 0]}, "greater than or equal to 1"),
     ({"precision": "fp64"}, "'fp32' or 'bf16'"),
     ({"device": "gpu"}, "it is auto, cpu, cuda"),
-    ({"alphabet": "greek"}, "letters_digits36"),
     ({"datasets": {"mvtecc": "mini_mvtec"}}, "'mvtecc'"),
-    ({"datasets": {"mvtec": 1}}, "datasets = 1 (int): Input should be a valid string"),
     ({"datasets": {"mvtec": "a/b/c"}}, "datasets = 'a/b/c'"),
-    ({"datasets": {"isic": "mini_medical_pixel/"}}, "datasets = 'mini_medical_pixel/'"),
     ({"datasets": "mini_mvtec"}, "valid dictionary"),
     ({"clip_backbones": {"rn50": "RN50"}}, "architecture and weights"),
     ({"n_pairs": 30_000}, "raise pool_pairs"),
     ({"model": "ViT-B-32"}, "shipped exist only for the model zsad-mini"),
     ({"prompt_model": "ViT-B-32"}, "got prompt_model = 'ViT-B-32'"),
     ({"n_pair": 400}, "did you mean 'n_pairs'?"),
-    ({"threshold_quantile": 1.5}, "less than or equal to 1"),
-    ({"scored_with": "patchcore"}, "'winclip', 'winclip_plus' or 'anomalyclip'"),
     ({"profile": 3}, "profile = 3: expected"),
 ]
 
@@ -84,15 +65,6 @@ BAD = [
 def test_bad_value_is_refused_with_what_was_expected(namespace, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         read_settings(namespace)
-
-
-def test_a_paper_takes_its_own_parameters_of_those_that_papermill_injects():
-    own = all_papers()["winclip"].settings
-    injected = yaml.safe_load((ROOT / "profiles" / "paper.yaml").read_text())
-    settings = read_settings(injected, own)
-    assert type(settings) is own and settings.shots == (1, 2, 4) and not hasattr(settings, "n_pairs")
-    with pytest.raises(ValueError, match="did you mean 'n_pairs'"):
-        read_settings({"n_pair": 3}, own)
 
 
 def test_unknown_profile_names_those_that_exist():
@@ -106,17 +78,18 @@ def test_unknown_profile_names_those_that_exist():
     ("change", "message"),
     [
         (lambda values: values | {"n_pair": 1}, "unknown parameter 'n_pair' in the profile own.yaml"),
-        (lambda values: values | {"n_pairs": "many"}, "n_pairs = 'many'"),
         (lambda values: values | {"n_pairs": None}, "n_pairs = None (NoneType)"),
-        (lambda values: values | {3: 4}, "unknown parameter '3'"),
         (lambda values: {"n_pairs": 4}, "lacks data_dir"),
         (lambda values: "- a\n- b\n", "lines 'name: value', got list"),
         (lambda values: "n_pairs: [1\n", "not valid YAML"),
     ],
 )
 def test_bad_profile_file_is_refused(tmp_path, mini, change, message):
+    values = change(mini)
+    path = tmp_path / "own.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_settings({"profile": write_profile(tmp_path, change(mini))})
+        read_settings({"profile": str(path)})
 
 
 def test_names_of_ipython_and_a_second_run_by_hand_are_no_parameters():
@@ -136,15 +109,6 @@ def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     own = read_settings({"images_dir": "photos", "labels_from": "folders"})
     assert (own.images_dir, own.labels_from) == ("../photos", "folders")  # a word, not a path
     assert profile_path("mini", ROOT).samefile(ROOT / "profiles" / "mini.yaml")
-
-
-def test_own_images_and_weights_are_looked_for_in_the_working_directory_first(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "own.pt").touch()
-    found = read_settings({"images_dir": "photos", "weights": "own.pt", "data_dir": "photos"})
-    assert (found.images_dir, found.weights) == ("photos", "own.pt")
-    assert Path(found.data_dir).resolve() == ROOT / "photos"
 
 
 def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_path, mini):

@@ -36,14 +36,6 @@ def test_a_comparison_says_in_words_what_was_not_run(comparison):
     assert "VisA (measured: mini_visa)" in table.html
 
 
-def test_a_method_that_is_only_quoted_is_called_so(comparison):
-    absent = {"winclip": "quoted, not run here", "clip": "no word of a measured number"}
-    lines = comparison[comparison["metric"] == "auroc"]
-    table = comparison_table(lines, caption="T", columns=("dataset", "metric"), absent=absent)
-    words = {name: table.text.count(name) for name in ("quoted, not run here", "not yet run", "no word")}
-    assert words == {"quoted, not run here": 2, "not yet run": 6, "no word": 0}  # 3 methods, 2 datasets
-
-
 def test_every_header_cell_has_a_scope_and_the_caption_is_the_tables(comparison):
     table = comparison_table(comparison, caption="Scores < 100 & more", columns=("dataset", "metric"))
     assert "<caption><span>Scores &lt; 100 &amp; more</span></caption>" in table.html

@@ -45,7 +45,6 @@ def test_a_number_decides_alone():
         ("auto", 1.5, None, "expected 0 to 1"),
         ("auto", None, math.inf, "finite"),
         ("auto", 0.5, 1.0, "leave out it, or"),
-        ("folder", None, 1.0, "leave out it, or"),
     ],
 )
 def test_options_that_contradict_each_other(source, quantile, number, message):

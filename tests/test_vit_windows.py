@@ -13,12 +13,9 @@ from zsad_core.windows import window_indices
 BUILDS = {
     "GELU": {},
     "QuickGELU": {"config": {"quick_gelu": True}},
-    "GELU by tanh": {"act_kwargs": {"approximate": "tanh"}},
     "LayerScale": {"ls_init_value": 0.1},
-    "another epsilon": {"norm_kwargs": {"eps": 0.1}},
     "no first norm": {"no_ln_pre": True},
     "norm after pooling": {"final_ln_after_pool": True},
-    "one block": {"layers": 1},
     "oblong": {"pixels": [24, 32], "patch_size": [8, 4]},
 }
 
@@ -110,31 +107,10 @@ def test_neither_batches_nor_chunks_nor_other_scales_matter(tiny, monkeypatch):
     assert shapes == ((0, 16), (0, 4, 16), (0, 9, 32))
 
 
-def test_bfloat16_is_close_to_float32(tiny):
-    exact, fast = tiny(ls_init_value=0.1), tiny(ls_init_value=0.1)
-    fast.precision = "bf16"  # load_encoder refuses it where it is slow
-    exact, fast = (e.embed_scales(pixels_of(e, 3), (2,), layers=(3,)) for e in (exact, fast))
-    pairs = (exact.image, fast.image), (exact.windows[2], fast.windows[2]), (exact.layers[3], fast.layers[3])
-    for a, b in pairs:
-        cosines = F.cosine_similarity(a, b, dim=-1)
-        assert b.dtype == torch.float32 and 0.99 < cosines.min() < 1 - 1e-6
-
-
-@pytest.mark.parametrize("changes", [{"block_type": "custom"}, {"qk_norm": True}, {"scale_fc": True}])
-def test_other_blocks_are_refused(tiny, changes):
-    encoder = tiny(**changes)
+def test_other_blocks_are_refused(tiny):
+    encoder = tiny(qk_norm=True)
     with pytest.raises(ValueError, match="CustomResidualAttentionBlock"):
         encoder.embed_scales(pixels_of(encoder, 1))
-    assert encoder.embed_images(pixels_of(encoder, 1)).shape == (1, 16)  # whole images need no windows
-
-
-def test_projected_tokens_are_open_clips(tiny):
-    """Last norm, then projection: where the class token goes too."""
-    encoder = tiny(output_tokens=True)
-    visual, pixels = encoder.model.visual, pixels_of(encoder, 2)
-    _, normed = visual(pixels)  # (n, patches, width), after the last norm, not projected
-    last = encoder.embed_scales(pixels, (), layers=(3,)).layers[3]
-    torch.testing.assert_close(encoder.project_tokens(last), normed @ visual.proj, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +118,6 @@ def test_projected_tokens_are_open_clips(tiny):
     [
         ({}, {"sizes": (4,)}, "4 x 4 patches"),
         ({}, {"layers": (4,)}, "blocks of 1 to 3"),
-        ({}, {"layers": (0,)}, "blocks of 1 to 3"),
         ({"pool_type": "avg"}, {}, "class token"),
         ({"patch_size": None, "layers": [1, 1, 1, 1]}, {"layers": (1,)}, "ResNet"),
     ],

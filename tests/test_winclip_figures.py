@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from zsad_papers.winclip import figures as winclip_figures
-from zsad_papers.winclip.figures import failures, typical
+from zsad_papers.winclip.figures import failures
 
 NAN = float("nan")
 
@@ -19,18 +19,6 @@ def made_up(monkeypatch, **frames):
 
 def described(*lines):
     return pd.DataFrame(lines, columns=["kind", "area", "auroc", "f1max", "maximum"])
-
-
-def test_the_typical_image_is_the_one_in_the_middle(monkeypatch):
-    normal = ("good", 0.0, NAN, NAN, 0.9)
-
-    def scratch(auroc):
-        return ("scratch", 0.1, auroc, 0.5, 0.5)
-
-    four = [normal, *map(scratch, (0.9, 0.2, 0.7, 0.6))]
-    frames = {"even": four, "odd": [*four, scratch(0.99)], "one": four[:2]}
-    frames = {name: described(*own) for name, own in frames.items()}
-    assert [typical(category) for category in made_up(monkeypatch, **frames)] == [3, 3, 1]
 
 
 def test_failures_by_rule(monkeypatch):

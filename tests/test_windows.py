@@ -30,9 +30,8 @@ def test_windows_are_all_valid_blocks_in_row_major_order(rows, columns, data):
 
 def test_windows_of_winclips_grid_and_those_that_do_not_fit():
     assert [window_indices(15, size).shape for size in (2, 3)] == [(196, 4), (169, 9)]  # ViT-B/16+
-    for size in (0, 4):
-        with pytest.raises(ValueError, match=f"{size} x {size} patches does not fit a grid of 3 x 4"):
-            window_indices((3, 4), size)
+    with pytest.raises(ValueError, match="4 x 4 patches does not fit a grid of 3 x 4"):
+        window_indices((3, 4), 4)
 
 
 def mean(values, average):
@@ -70,18 +69,13 @@ def test_mean_over_scales_patch_by_patch(average):
     np.testing.assert_allclose(combine_scales(maps, average), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: aggregate_windows(torch.ones(1, 5), (3, 3), 2), r"\(1, 5\): expected \(n, 4\).*2 x 2"),
-        (lambda: aggregate_windows(torch.ones(1, 4), (3, 3), 2, "max"), "average 'max': expected 'harmonic'"),
-        (lambda: combine_scales([torch.ones(1, 2, 2)], "sum"), "average 'sum': expected 'harmonic'"),
-        (lambda: zero_shot_map(None, {}, GRID, **TEXTS), "image_scale=True or a window size in scales"),
-    ],
-)
-def test_means_of_something_else(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_means_of_something_else():
+    with pytest.raises(ValueError, match=r"\(1, 5\): expected \(n, 4\).*2 x 2"):
+        aggregate_windows(torch.ones(1, 5), (3, 3), 2)
+    with pytest.raises(ValueError, match="average 'sum': expected 'harmonic'"):
+        combine_scales([torch.ones(1, 2, 2)], "sum")
+    with pytest.raises(ValueError, match="image_scale=True or a window size in scales"):
+        zero_shot_map(None, {}, GRID, **TEXTS)
 
 
 def vectors(*shape, seed=0):
@@ -132,5 +126,3 @@ def test_winclip_map_from_pixels(small_clip):
     only = winclip_map(encoder, pixels, **TEXTS, scales=(3, 2), image_scale=False, **options)
     expected = zero_shot_map(None, windows, GRID, **TEXTS, **options)
     torch.testing.assert_close(only, upsample(expected, (32, 24)))
-    with pytest.raises(ValueError, match="4 x 4 patches does not fit a grid of 4 x 3"):
-        winclip_map(encoder, pixels, **TEXTS, scales=(2, 4))

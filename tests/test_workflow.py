@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
-
-from data_scripts.prepare import prepared_folder
 
 pytestmark = pytest.mark.slow
 PACKAGES = ("zsad_core", "zsad_papers", "zsad_predict")
@@ -113,15 +110,6 @@ def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout, start):
     assert "Nothing to be done" in finish(start("--until", "embeddings"))
 
 
-def test_a_second_run_beside_the_first_is_refused(checkout, start):
-    first = start("--until", "embeddings")
-    wait_for(checkout / ".snakemake" / "run.lock", first)
-    time.sleep(0.5)  # the file is made just before it is locked
-    second = start("--until", "embeddings")
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 1 and "Another `make book` is running" in output
-
-
 def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout, start):
     """All outputs are put there by hand and declared up to date; then one source changes."""
     names = [path.relative_to(checkout / "notebooks") for path in (checkout / "notebooks").rglob("*.ipynb")]
@@ -142,36 +130,3 @@ def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout, start):
     changed.write_text(changed.read_text().replace("{", "{ ", 1))
     plan = finish(start("--until", "sections", "--dry-run"))
     assert re.findall(r"^Job \d+: (.*)", plan, re.M) == ["Notebook rwda/31_prompt_guided"], plan
-
-
-def test_a_dataset_prepared_by_hand_is_cut_and_a_lost_category_alone_is_computed_again(checkout, start):
-    """A category's name holds a space, as one of SDD's does."""
-    with prepared_folder(checkout / "data" / "shop") as out:
-        for category, n in (("electrical commutators", 3), ("nut", 2)):
-            for i in range(n):
-                picture = Image.new("RGB", (20, 20), (50 * i, len(category), 0))
-                out.add(picture, category=category, split="test", defect="good", name=f"{i}.png")
-    profile = checkout / "profiles" / "tiny.yaml"
-    values = yaml.safe_load(profile.read_text())
-    places = {**dict.fromkeys(values["datasets"]), "sewerml": "shop"}
-    profile.write_text(yaml.safe_dump({**values, "datasets": places, "limit_images": None}))
-
-    def jobs(plan):
-        return sorted(re.findall(r": (Features.*)", plan))
-
-    plan = finish(start("--until", "embeddings"))
-    names = [f"Features of shop, {name}: views" for name in ("electrical commutators", "nut")]
-    assert jobs(plan) == names, plan
-    stamp = checkout / STAMP.with_name("shop.txt")
-    assert stamp.read_text() == "shop: 5 images\n"
-    (lost,) = (checkout / "cache" / "features").glob("shop-nut-*")
-    kept = {path: path.stat().st_mtime_ns for path in lost.parent.iterdir() if path != lost}
-    content = lost.read_bytes()
-    assert "Nothing to be done" in finish(start("--until", "embeddings"))
-
-    for path in (lost, stamp, stamp.parent / "views" / "shop" / "nut.txt"):
-        path.unlink()
-    plan = finish(start("--until", "embeddings"))
-    assert jobs(plan) == names[1:], plan
-    assert lost.read_bytes() == content
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -2,13 +2,9 @@
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -128,13 +124,10 @@ def test_a_reference_is_scored_against_the_others(tmp_path, score):
     normal, folder = fill(tmp_path / "good", 3, first=50), fill(tmp_path / "photos", 3)
     result = score(folder, "winclip_plus", normal=normal)
     expected = []
-    for path in sorted(normal.iterdir()):
-        others, only = tmp_path / f"without {path.name}", tmp_path / f"only {path.name}"
-        for target in (others, only):
-            shutil.copytree(normal, target)
-        (others / path.name).unlink()
-        for other in {*only.iterdir()} - {only / path.name}:
-            other.unlink()
+    for number, path in enumerate(sorted(normal.iterdir())):
+        shutil.copytree(normal, others := tmp_path / f"without {number}")
+        (only := tmp_path / f"only {number}").mkdir()
+        shutil.move(others / path.name, only)
         expected.append(score(only, "winclip_plus", normal=others).table["score"][0])
     np.testing.assert_allclose(result.references, expected, atol=1e-9)
     assert result.threshold.value == pytest.approx(max(expected))
@@ -148,11 +141,10 @@ def test_references_that_cannot_be_read(tmp_path, score):
     for path in (normal / "broken.png", tmp_path / "bad" / "a.png"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    for method in ("winclip", "winclip_plus"):
-        result = score(folder, method, normal=normal)
-        assert len(result.references) == 2 and any("broken.png (" in message for message in result.messages)
-        with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
-            score(folder, method, normal=tmp_path / "bad")
+    result = score(folder, "winclip_plus", normal=normal)
+    assert len(result.references) == 2 and any("broken.png (" in message for message in result.messages)
+    with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
+        score(folder, "winclip_plus", normal=tmp_path / "bad")
     with pytest.raises(ValueError, match="compares with normal images"):
         score(folder, "winclip_plus")
 
@@ -186,14 +178,11 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
     foreign, mine = fill(tmp_path / "holiday", 1), tmp_path / "out" / "maps" / "mine.txt"
-    for out, error, message in (
-        (folder / "a.png" / "out", OSError, r"a\.png cannot be written \(.+\): give another folder"),
-        (folder, ValueError, "would replace"),
-        (tmp_path, ValueError, "would replace"),
-        (foreign, FileExistsError, "00.png"),
-    ):
+    for out, error, message in ((folder, ValueError, "would replace"), (foreign, FileExistsError, "00.png")):
         with pytest.raises(error, match=message):
-            report.check_out(out) if out.parent.is_file() else score(folder, out=out)
+            score(folder, out=out)
+    with pytest.raises(OSError, match=r"a\.png cannot be written \(.+\): give another folder"):
+        report.check_out(folder / "a.png" / "out")
     assert score(folder, out=tmp_path / "out").table["heat_map"].nunique() == 3, "equal stems"
     mine.write_text("kept")
     with pytest.raises(FileExistsError, match="maps/mine.txt"):
@@ -247,7 +236,6 @@ def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score
     assert values(result, "image")["auroc"] == pytest.approx(roc_auc_score(labels[:4], scores[:4]))
     for text, message in {
         "file,label\na.png,2\n": "unknown labels 2",
-        "name,label\na.png,1\n": "expected file and label",
         "file,label\na.png,1\na.png,0\n": "listed as normal and as anomalous",
         "": "is not a CSV file",
     }.items():
@@ -273,14 +261,11 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
     Image.new("L", (31, 30)).save(masks / "hole" / "1.png")
+    (masks / "hole" / "0_mask.png").unlink()
     table = score(folder, masks=masks, labels="folders").table
+    assert "labelled anomalous and has no mask" in table["error"][3]
     assert "1.png cannot be read: it is 31 x 30 (W x H), its image 30 x 30" in table["error"][4]
     assert (table["status"] == "scored").all() and table["score"].notna().all()
-    (masks / "hole" / "1.png").unlink()
-    table = score(folder, masks=masks, labels="folders").table
-    assert "labelled anomalous and has no mask" in table["error"][4]
-    noise(7).save(folder / "hole" / "0.jpg")
-    assert "could belong to" in score(folder, masks=masks).table.set_index("file")["error"]["hole/0.jpg"]
 
 
 def test_heat_map_is_marked_where_it_is_above_the_threshold():
@@ -290,20 +275,17 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
     assert (drawn[9, 12] == 255).all() and (drawn[8, 12] == 0).all(), "white, and black beside it"
     plain = np.asarray(report.decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0), math.nan))
     assert (plain[0, 0] == plain[9, 12]).all() and plain[15, 15].sum() > plain[0, 0].sum()
-    assert report._resized(Image.new("L", (4000, 10)), 640).size == (640, 2)
 
 
 def test_options_say_what_is_wrong(tmp_path):
-    wrong = {"device": "gpu", "precision": "fp8", "seed": -1, "n_pairs": 1, "scales": (), "lr": 0.0}
-    for name, value in {**wrong, "dropout": 1.0, "temperature": 0, "batch_size": True}.items():
+    for name, value in {"device": "gpu", "seed": -1, "scales": (), "dropout": 1.0}.items():
         with pytest.raises(ValueError, match=rf"{name} = .*: \w+ should"):
             options_from({name: value})
     with pytest.raises(ValueError, match="only zsad-mini has its own"):
         load_scorer("clip", read_options(model="RN50", device="cpu"))
-    for text, message in (("sedes: 3", "'sedes' .*: did you mean 'seeds'"), ("[1, 2]", "name: value")):
-        (tmp_path / "own.yaml").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            read_options(str(tmp_path / "own.yaml"))
+    (tmp_path / "own.yaml").write_text("sedes: 3")
+    with pytest.raises(ValueError, match="'sedes' .*: did you mean 'seeds'"):
+        read_options(str(tmp_path / "own.yaml"))
     with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
         read_options("no")
     assert read_options() == Options(cache_dir=read_options().cache_dir), "the profile mini has the defaults"
@@ -333,7 +315,7 @@ def run(settings, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_exit_0_when_every_file_was_scored(run, tmp_path):
+def test_exit_codes_say_whether_every_file_was_scored(run, tmp_path, monkeypatch):
     folder, normal = fill(tmp_path / "photos", 3), fill(tmp_path / "good", 2, first=50)
     code, out, err = run(folder, "--method", "winclip_plus", "--normal", normal, "--object", "nut")
     assert code == 0 and "3 files, 3 scored" in out and "each scored against the others" in out
@@ -342,13 +324,15 @@ def test_exit_0_when_every_file_was_scored(run, tmp_path):
     assert len(table) == 3 and (table["status"] == "scored").all()
     assert json.loads((tmp_path / "photos-scores" / "run.json").read_text())["object"] == "nut"
     assert run(folder, "--quiet")[1:] == ("", "")
-
-
-def test_exit_3_names_the_files_that_were_not_scored(run, tmp_path):
-    folder = fill(tmp_path / "photos", 2)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, out, _ = run(folder)
-    assert code == 3 and "3 files, 2 scored" in out and "1 with a problem: broken.jpg (" in out
+    assert code == 3 and "4 files, 3 scored" in out and "1 with a problem: broken.jpg (" in out
+    for arguments in ((), (folder, "--method", "patchcore"), (folder, "--threshold", "high")):
+        code, _, err = run(*arguments)
+        assert code == 2 and "Usage:" in err
+    monkeypatch.setattr("zsad_predict.run.score_folder", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = run(folder)
+    assert code == 130 and "The same command goes on" in err
 
 
 def test_exit_1_with_one_line_and_no_traceback(run, tmp_path):
@@ -357,52 +341,9 @@ def test_exit_1_with_one_line_and_no_traceback(run, tmp_path):
     for arguments, message in (
         ((tmp_path / "nowhere",), "correct the path"),
         ((tmp_path / "empty",), "no file in it"),
-        ((photos, "--method", "winclip_plus"), "give a folder of some"),
         ((photos, "--threshold-from", "references"), "there are none"),
         ((photos, "--labels", tmp_path / "no.csv"), "no file of labels"),
-        ((photos, "--out", photos), "would replace"),
     ):
         code, _, err = run(*arguments)
         assert code == 1 and message in err
         assert err.startswith("error: ") and err.count("\n") == 1, "nothing was begun"
-
-
-def test_exit_2_for_a_wrong_command_line(run, tmp_path):
-    photos = fill(tmp_path / "photos", 1)
-    for arguments in (
-        (),
-        (photos, "--method", "patchcore"),
-        (photos, "--threshold", "high"),
-        (photos, "--profile", "no"),
-        (photos, "--image-size", "24"),
-        (photos, "--device", "gpu"),
-    ):
-        code, _, err = run(*arguments)
-        assert code == 2 and "Usage:" in err
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_a_process_and_the_same_command_goes_on(settings, tmp_path, root):
-    folder, cache = fill(tmp_path / "photos", 130), tmp_path / "cache"
-    command = [sys.executable, "-m", "zsad_predict", "predict", str(folder), *tiny(settings)]
-    command += ["--out", str(tmp_path / "out"), "--cache", str(cache)]  # the last one counts
-    options = {"cwd": root, "stderr": subprocess.PIPE, "text": True}
-    options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    # a test run in the background ignores Ctrl-C, and its children would inherit that
-    awake = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    process = subprocess.Popen(command, **options, **awake)
-    deadline = time.monotonic() + 240
-    while not list(cache.glob("your_images/winclip-*.safetensors")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "The same command goes on" in err and "Traceback" not in err
-    assert not (tmp_path / "out").exists()
-    kept = {path: path.stat().st_mtime_ns for path in cache.glob("your_images/*.safetensors")}
-    assert 1 <= len(kept) < 5
-    done = subprocess.run(command, **options)
-    assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 130
-    assert kept == {path: path.stat().st_mtime_ns for path in kept}, "what was there is not made again"

@@ -1,8 +1,7 @@
 """A line for each job that ends, with what is left, from what Snakemake writes."""
 
-from argparse import ArgumentTypeError
-
 import pytest
+from click import BadParameter
 
 from workflow.progress import Progress
 from workflow.run import page_of
@@ -41,7 +40,7 @@ def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path):
 
 def test_the_beginning_of_a_name_is_enough_for_a_page():
     assert page_of("rwda/43") == page_of("rwda/43_state_of_the_art") == "43_state_of_the_art"
-    with pytest.raises(ArgumentTypeError, match="0 pages begin with 'rwda/99'.*\n  anomalyclip/32_prompts\n"):
+    with pytest.raises(BadParameter, match="0 pages begin with 'rwda/99'.*\n  anomalyclip/32_prompts\n"):
         page_of("rwda/99")
-    with pytest.raises(ArgumentTypeError, match="7 pages begin with 'rwda/'; expected one of\n  rwda/31"):
+    with pytest.raises(BadParameter, match="7 pages begin with 'rwda/'; expected one of\n  rwda/31"):
         page_of("rwda/")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +31,6 @@ class Progress:
     running: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Name and start of each job, by its number."""
     ended: dict[str, dict[str, float]] = field(default_factory=dict)
-    total: int = 0
     failed: bool = False
     at_once: int = 1
 
@@ -39,7 +39,6 @@ class Progress:
         if found := re.match(r"(\w+) +(\d+)$", line):
             if found[1] not in TARGETS:
                 self.left[found[1]] = int(found[2])
-                self.total += int(found[2])
         elif found := re.match(r"Job (\d+): (.*)", line):
             self.running[found[1]] = found[2], now
             self.at_once = max(self.at_once, len(self.running))
@@ -63,9 +62,9 @@ class Progress:
         self.left[rule] -= 1
         name, start = self.running.pop(job)
         self.ended.setdefault(rule, {})[name] = now - start
-        number = sum(map(len, self.ended.values()))
-        rest = f", about {duration(self.seconds_left(now))} left" if any(self.left.values()) else ""
-        return f"[{number} of {self.total}] {duration(now - start)}{rest}: {name}"
+        number, left = sum(map(len, self.ended.values())), sum(self.left.values())
+        rest = f", about {duration(self.seconds_left(now))} left" if left else ""
+        return f"[{number} of {number + left}] {duration(now - start)}{rest}: {name}"
 
     def seconds_left(self, now: float) -> float:
         """The mean of each rule, of its jobs that the last run had and this one has not, or of those that
@@ -86,9 +85,6 @@ class Progress:
         both = {rule: self.before.get(rule, {}) | own for rule, own in (self.before | self.ended).items()}
         return {rule: {name: s for name, s in own.items() if name} for rule, own in both.items()}
 
-    def bar(self, now: float) -> str:
-        return "; ".join(f"{name}, {duration(now - start)}" for name, start in self.running.values())
-
 
 def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
     """Runs the command, its output in `log`, and prints what becomes of its jobs; its exit code.
@@ -103,12 +99,8 @@ def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         code, rest = None, ""
         while code is None:
-            try:
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 code = process.wait(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                pass
-            except KeyboardInterrupt:
-                continue
             *whole, rest = (rest + lines.read()).split("\n")
             for line in whole:
                 if (said := progress.read(line, time.time())) is not None:
@@ -116,7 +108,8 @@ def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
                     sys.stdout.flush()
             now = time.time()
             bar.n = (now - start) / max(now - start + progress.seconds_left(now), 1.0)
-            bar.set_description_str(progress.bar(now))
+            jobs = (f"{name}, {duration(now - began)}" for name, began in progress.running.values())
+            bar.set_description_str("; ".join(jobs))
     return code
 
 

@@ -4,14 +4,12 @@
     python workflow/run.py --page rwda/43
     python workflow/run.py --profile paper --cluster workflow/profiles/slurm [options for Snakemake]
 
-A killed Snakemake leaves its lock behind. The lock taken here ends with its process; its holder may clear
-Snakemake's lock. What Snakemake writes goes into logs/<profile>.log, what a job writes into logs/<profile>/.
+The lock taken here ends with its process, where a killed Snakemake would leave its own behind.
+What Snakemake writes goes into logs/<profile>.log, what a job writes into logs/<profile>/.
 """
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -20,76 +18,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+from filelock import FileLock, Timeout
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this checkout
 
 from workflow.progress import Progress, end_of_log, follow  # noqa: E402
 
-# The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 FIRST_RUN = ROOT / "workflow" / "seconds.json"  # of a job of each rule, on two quiet cores
+# The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
-
-
-def check(profile: str) -> int:
-    """Run `zsad check` once for each content of the profile; 0 if the run can start. It takes seconds."""
-    places = (ROOT / "profiles" / f"{profile}.yaml", Path(profile))
-    content = next((path.read_bytes() for path in places if path.is_file()), b"")
-    passed = ROOT / ".snakemake" / f"checked-{hashlib.sha256(content).hexdigest()[:16]}"
-    if passed.exists():
-        return 0
-    command = [sys.executable, "-m", "workflow.preflight", "--profile", profile, "--quiet"]
-    code = subprocess.run(command).returncode
-    if code == 0:
-        passed.touch()
-    else:
-        print("Nothing was started. `make check` shows every check; run.py --no-check goes on without.",
-              file=sys.stderr)  # fmt: skip
-    return code
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="mini", help="a name in profiles/, or a YAML file")
-    parser.add_argument("--cores", default="2", help="of this machine, or `all`")
-    parser.add_argument("--cluster", help="instead of --cores: a folder, as workflow/profiles/slurm")
-    parser.add_argument("--until", choices=STEPS, default="book", help="stop after this step")
-    parser.add_argument("--page", type=page_of, metavar="NAME", help="only this page and what it needs")
-    parser.add_argument("--no-check", action="store_true", help="start without `zsad check`")
-    arguments, others = parser.parse_known_args()
-    if arguments.cluster and not (ROOT / arguments.cluster / "config.yaml").is_file():
-        parser.error(f"no config.yaml in {arguments.cluster}; expected a folder as workflow/profiles/slurm")
-    if Path(arguments.profile).is_file():
-        arguments.profile = os.path.relpath(arguments.profile, ROOT)
-    os.chdir(ROOT)
-    # On a cluster, --cores would be an upper limit for all nodes together.
-    where = ["--workflow-profile", arguments.cluster] if arguments.cluster else ["--cores", arguments.cores]
-
-    (ROOT / ".snakemake").mkdir(exist_ok=True)
-    with (ROOT / ".snakemake" / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another `make book` is running in this folder: wait for it, or stop it.", file=sys.stderr)
-            return 1
-        nothing_runs = {"--dry-run", "--dryrun", "-n", "--touch"} & set(others)
-        if not (arguments.no_check or nothing_runs) and (code := check(arguments.profile)):
-            return code
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
-        snakemake += ["--config", f"profile={arguments.profile}"]
-        # The weights as well are compared by content, not by time.
-        snakemake += ["--max-checksum-file-size", "1GB"]
-        unlock = [*snakemake, "--cores", "1", "--unlock", "--quiet", "all"]
-        subprocess.run(unlock, capture_output=True)
-        options = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason", *where, *others]
-        html = f"book/_build/_page/{arguments.page}/html/{arguments.page}.html"
-        targets = (html,) if arguments.page else STEPS[arguments.until]
-        commands = [[*snakemake, target, *options] for target in targets]
-        if nothing_runs:
-            return next(filter(None, (subprocess.run(command).returncode for command in commands)), 0)
-        code = run(commands, Path(arguments.profile).stem)
-        if arguments.page and not code:
-            print(f"The page is at {html}")
-        return code
 
 
 def page_of(name: str) -> str:
@@ -99,21 +38,71 @@ def page_of(name: str) -> str:
     found = [page for page in pages if page == name] or [page for page in pages if page.startswith(name)]
     if len(found) != 1:
         known = "\n  ".join(found or pages)
-        raise argparse.ArgumentTypeError(
-            f"{len(found)} pages begin with {name!r}; expected one of\n  {known}"
-        )
+        raise click.BadParameter(f"{len(found)} pages begin with {name!r}; expected one of\n  {known}")
     return Path(found[0]).name
 
 
-def run(commands: Sequence[Sequence[str]], name: str) -> int:
-    """Runs these in turn until one fails, and shows their progress; the exit code."""
-    log, times = Path("logs", f"{name}.log"), Path(".snakemake") / f"seconds-{name}.json"
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--profile", default="mini", help="A name in profiles/, or a YAML file.")
+@click.option("--cores", default="2", help="Of this machine, or `all`.")
+@click.option("--cluster", help="Instead of --cores: a folder, as workflow/profiles/slurm.")
+@click.option("--until", type=click.Choice(list(STEPS)), default="book", help="Stop after this step.")
+@click.option("--page", type=page_of, metavar="NAME", help="Only this page and what it needs.")
+@click.option("--no-check", is_flag=True, help="Start without `zsad check`.")
+@click.argument("others", nargs=-1, type=click.UNPROCESSED)
+def main(
+    profile: str, cores: str, cluster: str, until: str, page: str, no_check: bool, others: Sequence[str]
+) -> None:
+    """Run Snakemake, one run at a time; all other options are for it."""
+    if cluster and not (ROOT / cluster / "config.yaml").is_file():
+        raise click.UsageError(f"no config.yaml in {cluster}; expected a folder as workflow/profiles/slurm")
+    if Path(profile).is_file():
+        profile = os.path.relpath(profile, ROOT)
+    os.chdir(ROOT)
+    lock = FileLock(".snakemake/run.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        sys.exit("Another `make book` is running in this folder: wait for it, or stop it.")
+
+    nothing_runs = {"--dry-run", "--dryrun", "-n", "--touch"} & set(others)
+    if not (no_check or nothing_runs):
+        check(profile)
+    # The weights as well are compared by content, not by time.
+    options = ["--config", f"profile={profile}", "--max-checksum-file-size", "1GB", "--nolock"]
+    options += ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason"]
+    # On a cluster, --cores would be an upper limit for all nodes together.
+    options += ["--workflow-profile", cluster] if cluster else ["--cores", cores]
+    html = f"book/_build/_page/{page}/html/{page}.html"
+    start = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
+    targets = [html] if page else STEPS[until]
+    commands = [[*start, *options, *others, "--", target] for target in targets]
+    if nothing_runs:
+        sys.exit(any(subprocess.run(command).returncode for command in commands))
+    run(commands, Path(profile).stem)
+    if page:
+        print(f"The page is at {html}")
+
+
+def check(profile: str) -> None:
+    """Run `zsad check`, which takes seconds, once for each content of the profile."""
+    places = (Path("profiles", f"{profile}.yaml"), Path(profile))
+    content = next((path.read_bytes() for path in places if path.is_file()), b"")
+    passed = Path(".snakemake", f"checked-{hashlib.sha256(content).hexdigest()[:16]}")
+    command = [sys.executable, "-m", "workflow.preflight", "--profile", profile, "--quiet"]
+    if not passed.exists() and subprocess.run(command).returncode:
+        sys.exit("Nothing was started. `make check` shows every check; run.py --no-check goes on without.")
+    passed.touch()
+
+
+def run(commands: Sequence[Sequence[str]], name: str) -> None:
+    """Runs these in turn, and shows their progress, until one fails: then exits with its code."""
+    log, times = Path("logs", f"{name}.log"), Path(".snakemake", f"seconds-{name}.json")
     log.parent.mkdir(exist_ok=True)
     log.write_text("", encoding="utf-8")
     known = [json.loads(path.read_text()) for path in (FIRST_RUN, times) if path.is_file()]
-    progress, code = Progress({rule: own for run in known for rule, own in run.items() if own}), 0
-    for command in commands:
-        code = code or follow(command, log, progress)
+    progress = Progress({rule: own for run in known for rule, own in run.items() if own})
+    code = next(filter(None, (follow(command, log, progress) for command in commands)), 0)
     times.write_text(json.dumps(progress.times(), indent=1))
     if code:
         if not progress.failed:
@@ -124,8 +113,8 @@ def run(commands: Sequence[Sequence[str]], name: str) -> int:
             "goes on from what is finished.",
             file=sys.stderr,
         )
-    return code
+        sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,10 @@ def files_of(*programs: str) -> list[str]:
     of packages.
     """
     seen: set[str] = set()
-    ahead = list(programs)
+    ahead = {*programs}
     while ahead:
-        unit = ahead.pop()
-        if unit not in seen:
-            seen.add(unit)
-            ahead += _used_by(unit)
+        seen |= ahead
+        ahead = {used for unit in ahead for used in _used_by(unit)} - seen
     return sorted({path for unit in seen for path in _files(unit) if path.endswith(SUFFIXES)})
 
 
@@ -55,29 +53,28 @@ def papers_of(notebook: str) -> set[str]:
 
 def datasets_of(notebook: str) -> set[str] | None:
     """The names in `start(globals(), [...])` of a notebook; None: all, or not known from the text."""
-    calls = [node for node in ast.walk(_tree(notebook)) if isinstance(node, ast.Call)]
-    for call in calls:
-        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        if name == "start" and len(call.args) > 1:
-            try:
-                return set(ast.literal_eval(call.args[1]))
-            except ValueError:
-                return None
+    for call in ast.walk(_tree(notebook)):
+        match call:
+            case ast.Call(func=ast.Name(id="start") | ast.Attribute(attr="start"), args=[_, names, *_]):
+                try:
+                    return set(ast.literal_eval(names))
+                except ValueError:
+                    return None
     return None
 
 
 @cache
-def _files(unit: str) -> tuple[str, ...]:
+def _files(unit: str) -> list[str]:
     path = Path(unit)
-    if not path.is_dir():
-        return (unit,)
-    return tuple(str(p) for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    below = [str(p) for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return below if path.is_dir() else [unit]
 
 
 @cache
-def _used_by(unit: str) -> tuple[str, ...]:
+def _used_by(unit: str) -> set[str]:
     trees = (_tree(path) for path in _files(unit) if path.endswith((".py", ".ipynb")))
-    return tuple(dict.fromkeys(_units(name for tree in trees for name in _imports(tree))))
+    names = (name.split(".") for tree in trees for name in _imports(tree))
+    return {_unit(*parts) for parts in names if parts[0] in PACKAGES}
 
 
 def _tree(path: str) -> ast.Module:
@@ -90,7 +87,7 @@ def _tree(path: str) -> ast.Module:
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """`a.b` and `a.b.c` of `from a.b import c`: c may be a module."""
+    """`a.b.c` of `from a.b import c`: c may be a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -98,16 +95,9 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _units(names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        parts = name.split(".")
-        if parts[0] not in PACKAGES:
-            continue
-        if Path(parts[0]) != PAPERS:
-            yield parts[0]
-        elif len(parts) > 1 and (PAPERS / parts[1]).is_dir():
-            yield str(PAPERS / parts[1])
-        elif len(parts) > 1 and (PAPERS / f"{parts[1]}.py").is_file():
-            yield str(PAPERS / f"{parts[1]}.py")
-        else:
-            yield str(PAPERS / "__init__.py")
+def _unit(package: str, module: str = "__init__", *_: str) -> str:
+    """The package that a module belongs to; in `zsad_papers`, the folder or file."""
+    if Path(package) != PAPERS:
+        return package
+    places = (PAPERS / module, PAPERS / f"{module}.py", PAPERS / "__init__.py")
+    return str(next(path for path in places if path.exists()))

@@ -62,7 +62,7 @@ def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path
     check = next(check_weights(paper))
     assert check.state == "error" and "is damaged" in check.note
     shutil.rmtree(tmp_path / "weights")
-    monkeypatch.setattr(preflight, "size_of", lambda url, timeout: "834 MB")
+    monkeypatch.setattr(preflight, "size_of", lambda url: "834 MB")
     check = next(check_weights(paper))
     assert check.state == "ok" and "834 MB will be downloaded" in check.note
 

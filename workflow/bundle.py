@@ -39,8 +39,8 @@ PROFILE = click.option("--profile", default="mini", show_default=True, help="A n
 
 class Manifest(BaseModel):
     format: int
-    run: str
-    files: dict[str, str]  # name: SHA-256
+    run: str = ""
+    files: dict[str, str] = {}  # name: SHA-256
 
 
 @click.group(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
@@ -114,12 +114,10 @@ def pages(archive: Path) -> None:
         says = f"These pages show a run made elsewhere: {run}, from {archive.name}."
         config["html"]["announcement"] = escape(says)
         (site / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
-        options = ["--config", "_config.yml", "--path-output", "book", "--quiet"]
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
+        command += ["--config", "_config.yml", "--path-output", "book", "--quiet"]
         variables = os.environ | {"PYTHONPATH": "."}
-        if subprocess.run(
-            [*program, *options], cwd=site, env=variables, stdout=subprocess.DEVNULL
-        ).returncode:
+        if subprocess.run(command, cwd=site, env=variables, stdout=subprocess.DEVNULL).returncode:
             raise ValueError("the book was not built, for the reason above; nothing was replaced")
         _replace(site / "book" / "_build" / "html", ROOT / "pages")
     print("The pages are at pages/index.html")
@@ -130,9 +128,8 @@ def unpack_run(archive: Path, folder: Path) -> str:
     unpack(archive, folder, max_bytes=LARGEST)
     again = "fetch it again, or have it made again with `make bundle`"
     try:
-        values = json.loads((folder / MANIFEST).read_bytes())
-        manifest = Manifest(**{"run": "", "files": {}} | values)
-    except (OSError, ValueError, TypeError) as error:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{archive} is no bundle of a run, or its manifest is damaged: {again}") from error
     paths = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
@@ -153,7 +150,7 @@ def unpack_run(archive: Path, folder: Path) -> str:
 def reference(profile: str, changes: bool) -> None:
     """Renew the tables that `zsad verify` compares runs with."""
     results, out = _results(profile), ROOT / "reference" / Path(profile).stem
-    files = finished(results)
+    tables = {name: data for name, data in finished(results).items() if "/" not in name}
     unclear = [commit for commit in commits(results) if not re.fullmatch("[0-9a-f]+", commit)]
     if unclear and not changes:
         raise ValueError(f"the run is of commit {unclear[0]}, which nobody else has: commit and `make book`, "
@@ -161,9 +158,8 @@ def reference(profile: str, changes: bool) -> None:
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".reference-") as folder:
         new = Path(folder, "new")
         new.mkdir()
-        for name in files:
-            if "/" not in name:
-                (new / name).write_bytes(files[name])
+        for name, data in tables.items():
+            (new / name).write_bytes(data)
         _replace(new, out)
     print(f"The reference is in {out}: commit it, and say why its numbers moved")
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ import pandas as pd
 import timm
 import torch
 import yaml
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
 
 from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
@@ -68,34 +69,22 @@ def check_device(settings: Settings) -> Iterator[Check]:
         yield Check("anomalib", "warning", note)
 
 
-def check_weights(settings: Settings, timeout: float = TIMEOUT) -> Iterator[Check]:
+def check_weights(settings: Settings) -> Iterator[Check]:
     """A line a model. Files that are here are compared with their checksum, other addresses are tried."""
     clips = [tuple(text.split()) for text in settings.clip_backbones.values()]
     clips = [(settings.model, settings.weights), (settings.prompt_model, settings.prompt_weights), *clips]
-    finders = dict.fromkeys(clips, _clip_weights)
+    finders = dict.fromkeys(clips, partial(_clip_weights, seed=settings.seed))
     if settings.backbone != "clip":
         finders[settings.backbone, settings.backbone_weights] = _backbone_weights
     for (model, weights), find in finders.items():
         try:
-            found = find(model, weights, settings.seed)
-            note = found if isinstance(found, str) else _whole_or_reachable(found, timeout)
-            yield Check(f"weights of {model}", "ok", f"{weights or 'shipped'}: {note}")
+            yield Check(f"weights of {model}", "ok", f"{weights or 'shipped'}: {find(model, weights)}")
         except (ValueError, OSError) as error:
             yield Check(f"weights of {model}", "error", str(error))
 
 
-class Download(NamedTuple):
-    """Where a file of weights comes from, where it is kept (None: the hub decides), and what its SHA-256
-    begins with (empty: unknown)."""
-
-    url: str
-    path: Path | None
-    sha256: str = ""
-
-
-def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
-    """The weights' name if no download is needed; else the file that loading this tag of open_clip reads or
-    downloads. Nothing is downloaded here. Raises ValueError as `locate_weights` does."""
+def _clip_weights(model: str, weights: str | None, seed: int) -> str:
+    """Where the weights are, or will come from. Raises ValueError as `locate_weights`."""
     quick_gelu = read_config(model)[1].get("quick_gelu", False)
     if weights in (None, "random") or Path(weights).expanduser().is_file():
         return locate_weights(model, weights, quick_gelu, seed).weights_id
@@ -103,10 +92,10 @@ def _clip_weights(model: str, weights: str | None, seed: int) -> str | Download:
     repository, name = os.path.split(config.get("hf_hub") or "")
     # the order in which open_clip looks
     names = ("open_clip_model.safetensors", name or "open_clip_pytorch_model.bin")
-    return _download((model, weights), config.get("url", ""), repository, names)
+    return _kept_or_offered((model, weights), config.get("url", ""), repository, names)
 
 
-def _backbone_weights(name: str, weights: str, seed: int) -> str | Download:
+def _backbone_weights(name: str, weights: str) -> str:
     """As `_clip_weights`, of a timm network; errors as `backbones.load_backbone` gives them."""
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return "here"
@@ -115,39 +104,36 @@ def _backbone_weights(name: str, weights: str, seed: int) -> str | Download:
         raise ValueError(
             f"no weights {weights!r} on the hub and no such .safetensors file: correct backbone_weights"
         )
-    return _download((name, weights), "", config.hf_hub_id, ("model.safetensors",))
+    return _kept_or_offered((name, weights), "", config.hf_hub_id, ("model.safetensors",))
 
 
-def _download(key: tuple[str, str], url: str, repository: str, names: Sequence[str]) -> Download:
-    """The pinned file, or that at `url`; from a repository of the hub the first of the names that is here, or
-    the address of the last one."""
-    if key in PINNED or not repository:
-        url, sha256 = PINNED.get(key, (url, ""))
-        return Download(url, CLIP_CACHE / url.rsplit("/", 1)[-1], sha256)
-    cached = [try_to_load_from_cache(repository, name) for name in names]
-    there = [Path(path) for path in cached if isinstance(path, str)]
-    return Download(f"https://huggingface.co/{repository}/resolve/main/{names[-1]}", next(iter(there), None))
-
-
-def _whole_or_reachable(download: Download, timeout: float) -> str:
-    """OSError with what to do, if the file is neither here nor available."""
-    here = download.path is not None and download.path.is_file()
-    if here and sha256_of(download.path).startswith(download.sha256):
-        return str(download.path)
-    damaged = f"{download.path} is damaged or another file; " if here else ""
+def _kept_or_offered(key: tuple[str, str], url: str, repository: str, names: Sequence[str]) -> str:
+    """The path or the address of the pinned file, or of that at `url`; of a repository of the hub, of the
+    first of the names that is here, else of the last one. OSError if it is neither here nor available."""
+    url, sha256 = PINNED.get(key, (url, ""))
+    if url:
+        places = [CLIP_CACHE / url.rsplit("/", 1)[-1]]
+    else:
+        url = hf_hub_url(repository, names[-1])
+        cached = (try_to_load_from_cache(repository, name) for name in names)
+        places = [Path(path) for path in cached if isinstance(path, str)]
+    path = next((place for place in places if place.is_file()), None)
+    if path and sha256_of(path).startswith(sha256):
+        return str(path)
+    damaged = f"{path} is damaged or another file; " if path else ""
     try:
-        return f"{damaged}{size_of(download.url, timeout)} will be downloaded from {download.url}"
+        return f"{damaged}{size_of(url)} will be downloaded from {url}"
     except OSError as error:
-        place = f"put it at {download.path}" if download.sha256 else "give the file's path in the profile"
+        place = f"put it at {places[0]}" if sha256 else "give the file's path in the profile"
         raise OSError(
-            f"{damaged}the weights are not here and {download.url} does not answer ({error}): "
+            f"{damaged}the weights are not here and {url} does not answer ({error}): "
             f"fetch them on another machine and {place}"
         ) from error
 
 
-def size_of(url: str, timeout: float) -> str:
+def size_of(url: str) -> str:
     """A phrase on the file at an address. OSError if it does not answer."""
-    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT) as response:
         size = int(response.headers.get("Content-Length") or 0)
     return f"{size / 1e6:.0f} MB" if size else "a file of unknown size"
 
@@ -227,10 +213,8 @@ def main(profile: str, given: Sequence[tuple[str, str]], quiet: bool) -> None:
     for check in checks:
         if check.state != "ok" or not quiet:
             print(check)
-    errors = sum(check.state == "error" for check in checks)
-    if errors:
-        print(f"\n{errors} of the checks say that the run would fail.", file=sys.stderr)
-    sys.exit(1 if errors else 0)
+    if errors := sum(check.state == "error" for check in checks):
+        sys.exit(f"\n{errors} of the checks say that the run would fail.")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,15 @@ def test_auxiliary_sets_and_smoothing_are_the_papers():
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
 
+def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, large, monkeypatch):
+    first, other = (learning.learned_prompts(settings, large, "visa", seed=seed) for seed in (111, 5))
+    assert not torch.equal(first.parameters["context/normal"], other.parameters["context/normal"])
+    assert not list((Path(settings.cache_dir) / "prompts").glob("*unfinished*"))
+    monkeypatch.setattr(learning, "train_side_by_side", lambda *_, **__: pytest.fail("learned again"))
+    again = learning.learned_prompts(settings, large, "visa")
+    assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
+
+
 def test_a_map_is_the_mean_over_layers():
     rng, grid = np.random.default_rng(0), (2, 3)
     unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
@@ -66,19 +75,6 @@ def test_scores_and_maps_by_hand(settings, large):
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
     masks = [stretched_mask(category.test.mask(i), (120, 120)) for i in range(len(category.test))]
     assert found["/pixel"][0] == pytest.approx(pixel_auroc(masks, smooth), abs=2e-3)
-
-
-def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, large, monkeypatch):
-    first = learning.learned_prompts(settings, large, "visa")
-    with monkeypatch.context() as patch:
-        patch.setattr(learning, "train_side_by_side", lambda *_, **__: pytest.fail("learned again"))
-        again = learning.learned_prompts(settings, large, "visa")
-    assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
-    other = learning.learned_prompts(settings, large, "visa", seed=5)
-    assert not torch.equal(first.parameters["context/normal"], other.parameters["context/normal"])
-    assert not list((Path(settings.cache_dir) / "prompts").glob("*unfinished*"))
-    nothing = replace(settings, datasets={**settings.datasets, "visa": None})
-    assert learning.learned_prompts(nothing, large, "visa") is None
 
 
 def test_records_hold_what_the_data_allow(settings, large):

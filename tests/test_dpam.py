@@ -122,8 +122,6 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
     torch.testing.assert_close(after[1:], expected.reshape(25, 64))
     features = large.embed_patches(pixels_of(large), LAYERS, "vv")
     assert {layer: tuple(x.shape) for layer, x in features.items()} == dict.fromkeys(LAYERS, (3, 25, 32))
-    global_feature = large.embed_glocal(pixels_of(large), (24,))[0]
-    torch.testing.assert_close(global_feature, large.embed_images(pixels_of(large), final_norm=False))
 
 
 def test_what_is_refused(load, encoder, small_resnet):

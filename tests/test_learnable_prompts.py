@@ -108,18 +108,9 @@ def test_initial_values(encoder):
 def test_learned_tokens_in_half_precision(encoder):
     parameters = drawn(encoder, RELEASED, 1.0)
     rounded = {k: v.half().float() if "deep" in k else v for k, v in parameters.items()}
-    half = replace(RELEASED, half=True)
     exact, expected = (texts_of(encoder, RELEASED, values) for values in (parameters, rounded))
-    found = texts_of(encoder, half, parameters)
+    found = texts_of(encoder, replace(RELEASED, half=True), parameters)
     assert torch.equal(found, expected) and not torch.equal(found, exact) and found.dtype == torch.float32
-
-    def slopes(design, weight):
-        own = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-        (weight * texts_of(encoder, design, own)[0, 0, 0]).backward()
-        return own["deep/2"].grad
-
-    assert slopes(half, 1.0).abs().min() > 0
-    assert slopes(half, 1e-9).abs().max() == 0 and slopes(RELEASED, 1e-9).abs().max() > 0  # as in the code
 
 
 def test_designs_that_are_refused(encoder):

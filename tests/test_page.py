@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from zsad_papers import all_papers, anomalyclip, rwda
+from zsad_papers import all_papers, rwda
 from zsad_papers.common import data
 from zsad_papers.common.results import joined, rows
 
@@ -32,12 +32,6 @@ def test_facts_about_the_encoder_are_kept_without_loading_it_again(parameters, m
     assert rwda.start(parameters, ["mvtec"]).model == first and first.grid == (8, 8)
     with pytest.raises(TypeError, match="NoneType"):  # another seed of random weights
         rwda.start(parameters | {"seed": 1}, ["mvtec"]).model  # noqa: B018
-
-
-def test_anomalyclip_says_for_what_nothing_is_learned(parameters):
-    page = anomalyclip.start(parameters, ["mvtec", "isic"])
-    assert page.encoder.image_size == (144, 144)
-    assert "Nothing is learned for mvtec" in page._repr_markdown_()  # on VisA, which is missing
 
 
 def test_rows_are_compared_judged_and_written_under_the_names_of_the_paper(parameters, tmp_path):

@@ -13,6 +13,7 @@ from zsad_core.windows import window_indices
 BUILDS = {
     "GELU": {},
     "QuickGELU": {"config": {"quick_gelu": True}},
+    "another epsilon": {"norm_kwargs": {"eps": 0.1}},
     "LayerScale": {"ls_init_value": 0.1},
     "no first norm": {"no_ln_pre": True},
     "norm after pooling": {"final_ln_after_pool": True},

@@ -114,18 +114,12 @@ def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout, start):
     """All outputs are put there by hand and declared up to date; then one source changes."""
     names = [path.relative_to(checkout / "notebooks") for path in (checkout / "notebooks").rglob("*.ipynb")]
     results = yaml.safe_load((checkout / "profiles" / "tiny.yaml").read_text())["results_dir"]
-    outputs = [
-        TABLE,
-        STAMP,
-        STAMP.with_name("texts.txt"),
-        *(Path(results, "notebooks") / name for name in names),
-    ]
-    for path in outputs:
+    outputs = [Path(results, "notebooks") / name for name in names]
+    for path in (TABLE, STAMP, STAMP.with_name("texts.txt"), *outputs):
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).write_text("made")
     finish(start("--until", "sections", "--touch"))
     assert "Nothing to be done" in finish(start("--until", "sections", "--dry-run"))
-
     changed = checkout / "notebooks" / "rwda" / "31_prompt_guided.ipynb"
     changed.write_text(changed.read_text().replace("{", "{ ", 1))
     plan = finish(start("--until", "sections", "--dry-run"))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from zsad_core.devices import one_thread
+from zsad_core.devices import fast_products, one_thread
 from zsad_core.scores import Array, like, to_tensor
 
 
@@ -107,7 +107,7 @@ def train_fnns(
     if not embeddings.isfinite().all():
         raise ValueError("embeddings that are NaN or infinite: check the encoder's precision and weights")
     rows, n_pairs = torch.cat([pairs, pairs + len(normal)], dim=1), pairs.shape[1]  # (s, 2 k)
-    with one_thread():
+    with one_thread(), fast_products(embeddings.device):
         networks = {seed: _fresh(seed, normal.shape[1], hidden) for seed in draws}
         one = next(iter(networks.values()))
         parameters, buffers = stack_module_state(list(networks.values()))  # (s, ...) each

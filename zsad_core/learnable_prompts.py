@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad_core.dpam import run_block
 from zsad_core.encoders import ClipEncoder
 from zsad_core.text import read_ends
 
@@ -150,5 +151,4 @@ def _contexts(design: PromptDesign) -> list[str]:
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:
     """(..., t, width) through one block, each token seeing those before it."""
-    mask = torch.full((x.shape[-2], x.shape[-2]), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
-    return block(x.flatten(0, -3), attn_mask=mask).reshape(x.shape)
+    return run_block(block, x.flatten(0, -3), causal=True).reshape(x.shape)

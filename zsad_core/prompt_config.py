@@ -79,11 +79,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"final_norm": True, "betas": (0.9, 0.999)},
     "coop": {"context_length": 16, "shared": True, "states": ("normal", "anomalous"), "object_word": None}
     | {"depth": 0, "length": 0, "attention": "qk", "final_norm": True, "temperature": None, "local": ()}
-    | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50},
+    | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50, "batch_size": 32},
 }
 """What differs from the defaults, the code's. `paper`: its text, with the usual value where it gives none
-(final norm, betas). `coop`: its own paper's defaults; the comparison's epochs and input size are not
-published: here 50 epochs (CoOp's for its smallest sets) on the input of the others."""
+(final norm, betas). `coop`: all as in its own paper, which the comparison says it keeps; of its epochs those
+for the smallest sets, on the input of the others."""
 
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:

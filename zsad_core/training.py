@@ -18,7 +18,7 @@ from tqdm import tqdm
 from zsad_core.auxiliary import image_hashes
 from zsad_core.cache import content_key, write_atomically
 from zsad_core.datasets import AnomalyDataset
-from zsad_core.devices import one_thread
+from zsad_core.devices import fast_products, one_thread
 from zsad_core.encoders import ClipEncoder
 
 
@@ -138,7 +138,7 @@ class Learned:
             order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
             places, total = torch.randperm(n, generator=order), 0.0
             places = change(places, order) if change else places
-            with one_thread():
+            with one_thread(), fast_products(encoder.device):
                 for step, rows in enumerate(places.split(self.recipe["batch_size"]), start=1):
                     loss = loss_of(parameters, rows)
                     stepper.zero_grad()

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.prompts import object_name
+from zsad_core.prompts import object_name, zero_shot_prompts
 from zsad_papers.anomalyclip.claims import WORDS
 from zsad_papers.anomalyclip.learning import (
     FIRST_SEED,
@@ -61,11 +60,8 @@ def clip_texts(
 ) -> Tensor:
     """(2, d) unit rows of CLIP; with ensemble (CLIP's ImageNet templates) of CLIP-AC (App. A.2)."""
     name = object_name(category)
-    if ensemble:
-        sides = [[t(f"{word} {name}") for t in OPENAI_IMAGENET_TEMPLATES] for word in ("normal", "anomalous")]
-    else:
-        sides = [[f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]]
-    return mean_texts(encoder, sides, cache_dir)
+    pair = [f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]
+    return mean_texts(encoder, zero_shot_prompts(name, "imagenet") if ensemble else pair, cache_dir)
 
 
 ONE_MAP = {"local_weight": 1.0}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from profiles.record import commit
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
@@ -43,19 +44,20 @@ def test_run_line_names_everything_and_the_difference():
     assert NO_REPRODUCTION in line and "at most 3 a category" in line
 
 
-def test_commit_tells_of_changes(tmp_path, monkeypatch):
+def test_commit_tells_of_changes(tmp_path):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
-    monkeypatch.setattr(provenance, "repository_root", lambda: tmp_path)
-    assert provenance.commit() == "unknown"
+    assert commit(tmp_path) == "unknown"
     git("init")
     git("commit", "--allow-empty", "-m", "first")
-    clean = provenance.commit()
+    clean = commit(tmp_path)
     (tmp_path / "a").write_text("2")
     git("add", "a")
-    assert len(clean) == 12 and provenance.commit() == clean + "+changes"
+    assert len(clean) == 12 and commit(tmp_path) == clean + "+changes"
+    (tmp_path / "inner").mkdir()
+    assert commit(tmp_path / "inner") == "unknown"  # another project's repository around this copy
 
 
 def some_rows(artifact="T1"):

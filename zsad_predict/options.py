@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from profiles import profile_path, read_values, refuse_unknown
+from profiles.record import program_facts
 from zsad_core.prompts import ALPHABETS
 
 METHODS = {
@@ -20,7 +17,6 @@ METHODS = {
     "anomalyclip": "AnomalyCLIP",
 }  # fmt: skip
 THRESHOLDS = ("auto", "references", "folder")
-PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 ROOT = Path(__file__).resolve().parents[1]  # the checkout, or the folder of installed packages
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -99,14 +95,5 @@ def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str
         **{name: getattr(encoder, f"{name}_id", None) for name in ("model", "weights")},
         "weights_sha256": getattr(encoder, "weights_sha256", None),
         "device": str(encoder.device) if encoder else None,
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {n: version(n).split("+")[0] for n in PACKAGES},
+        **program_facts(ROOT),
     }
-
-
-def _commit() -> str:
-    """Twelve digits of the checkout's commit, '+changes' if tracked files differ; 'unknown' without git."""
-    if not ((ROOT / ".git").exists() and shutil.which("git")):
-        return "unknown"
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"

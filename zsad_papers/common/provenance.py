@@ -6,11 +6,9 @@ Facts that differ from run to run are in `run_facts`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +19,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from profiles.record import commit, program_facts
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_papers.common.data import Model, dataset_named, is_prepared, roles_of, with_roles
@@ -29,7 +28,6 @@ from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
 from zsad_papers.common.tables import as_table
 
-PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
 OF_ENCODER = {"model": "model_id", "weights": "weights_id"}
 OF_ENCODER |= {name: name for name in ("weights_sha256", "device", "precision")}
 
@@ -54,7 +52,7 @@ def run_line(
     if names:
         parts.append("datasets " + ", ".join(with_roles(name, roles.get(name, [])) for name in names))
     parts += [paper.seeds(settings)] if paper else []
-    line = f"This run: {'; '.join([*parts, f'commit {commit()}'])}. "
+    line = f"This run: {'; '.join([*parts, f'commit {commit(repository_root())}'])}. "
     differs = []
     if paper and encoder is not None and paper.encoder_in(settings) != paper.encoder:
         differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
@@ -82,10 +80,7 @@ def provenance(
         **{name: getattr(encoder, own, None) for name, own in OF_ENCODER.items()},
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
-        "commit": commit(),
-        "versions": {"python": platform.python_version()}
-        # without the label of a CPU or CUDA build
-        | {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES},
+        **program_facts(repository_root()),
     }
 
 
@@ -110,21 +105,6 @@ def folded(facts: Mapping[str, Any]) -> str:
     )
     table = as_table(shown.astype("object").T.set_axis(["value"], axis=1), "What was run", digits=1)
     return f"<details><summary>Provenance</summary>{table.html}</details>"
-
-
-def commit() -> str:
-    """Twelve digits of the checkout's commit, '+changes' if tracked files differ; 'unknown' without git, and
-    where this copy lies inside another project's repository."""
-    root = repository_root()
-    describe = ("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
-    try:
-        top, digits = (
-            subprocess.run(["git", "-C", str(root), *command], check=True, capture_output=True, text=True)
-            for command in (("rev-parse", "--show-toplevel"), describe)
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return digits.stdout.strip() if Path(top.stdout.strip()).resolve() == root.resolve() else "unknown"
 
 
 def profile_name(settings: Settings) -> str:

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
@@ -127,9 +126,8 @@ def _write_maps(
         try:
             image = result.image(scored)
         except BadImage:
-            table.loc[row, "notes"] = "; ".join(
-                filter(None, (table["notes"][row], "gone before it was drawn"))
-            )
+            notes = (table["notes"][row], "gone before it was drawn")
+            table.loc[row, "notes"] = "; ".join(filter(None, notes))
             continue
         drawn = None
         if result.has_maps:
@@ -154,15 +152,15 @@ def _chosen(result: Result) -> tuple[list[int], list[int]]:
 
 def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
     """One HTML page that needs no other file and no network."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    here = jinja2.PackageLoader("zsad_predict", ".")
+    environment = jinja2.Environment(loader=here, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:.4g}".format
-    template = environment.from_string((resources.files("zsad_predict") / "report.html").read_text("utf-8"))
     top, sample = (
         [{**result.table.loc[row].to_dict(), "pictures": pictures.get(row, ("", ""))} for row in rows]
         for rows in _chosen(result)
     )
     histogram = score_histogram(result.ranked["score"], result.threshold.value, result.references)
-    return template.render(
+    return environment.get_template("report.html").render(
         result=result,
         method=METHODS[result.facts["method"]],
         histogram=_uri(histogram, "PNG"),
@@ -201,9 +199,9 @@ def decorated(
     return Image.fromarray(pixels)
 
 
-def colour_bar(width: int = 256, height: int = 12) -> Image.Image:
-    """The colours from low to high, mixed with grey as over an image."""
-    return Image.fromarray(_mixed(np.tile(np.linspace(0, 1, width), (height, 1)), 0.5))
+def colour_bar() -> Image.Image:
+    """The colours from low to high, mixed with grey as over an image; (12, 256) pixels."""
+    return Image.fromarray(_mixed(np.tile(np.linspace(0, 1, 256), (12, 1)), 0.5))
 
 
 def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:

@@ -50,18 +50,15 @@ def score_folder(
 ) -> Result:
     """Score every image below a folder.
 
-    method: of `options.METHODS`. options: None for the profile mini.
+    method: of `options.METHODS`. options: None for the profile mini. out: None writes nothing.
     normal: a folder of a few normal images. winclip_plus compares with them; for the others they only set the
         threshold.
-    object_name, prompts_file: see `scorers.load_scorer`. labels, masks: see `annotations.read_annotations`.
-    threshold, threshold_from, threshold_quantile: see `thresholds.choose_threshold`.
-    out: a folder for the results; None writes nothing.
     heat_maps: how many are written, the highest scores first; None: all.
     whole: "tiles" (WinCLIP's) keeps the shape of an image that is not square; "squash" is what this book's
-        pages on RWDA and AnomalyCLIP do. bits: see `images.read_photo`.
+        pages on RWDA and AnomalyCLIP do.
+    For the others see `load_scorer`, `read_annotations`, `choose_threshold` and `read_photo`.
 
-    Raises ValueError or OSError with a sentence for the user: options that do not fit, a folder that is not
-    there or has no image that can be read, an `out` that holds something else.
+    Raises ValueError or OSError with a sentence for the user.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     options, folder, reader = options or read_options(), Path(folder), Reader(whole, bits)

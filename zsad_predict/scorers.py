@@ -91,8 +91,8 @@ def load_scorer(
 
 def reader_of(scorer: Scorer, reader: Reader) -> Callable[[tuple[Path, str]], tuple[Tiles | None, dict]]:
     """`Reader.tiles` for a method, which can be pickled."""
-    own = {"image_size": scorer.extractor.image_size, "transform": scorer.extractor.transform}
-    return partial(reader.tiles, **own, crops=scorer.crops)
+    model = scorer.extractor
+    return partial(reader.tiles, image_size=model.image_size, transform=model.transform, crops=scorer.crops)
 
 
 def embed(scorer: Scorer, images: Sequence[Tiles]) -> TileFeatures:

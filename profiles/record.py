@@ -1,4 +1,4 @@
-"""What the record of a run says of its program."""
+"""What the record of a run says of its parameters and of its program."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
+
+
+def recorded(value: Any) -> Any:
+    """A parameter's value for a record: a tuple as a list, a file elsewhere by its name alone."""
+    if isinstance(value, tuple):
+        return list(value)
+    elsewhere = isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute())
+    return Path(value).name if elsewhere else value
 
 
 def program_facts(root: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from profiles import profile_path, read_values, refuse_unknown
-from profiles.record import program_facts
+from profiles.record import program_facts, recorded
 from zsad_core.prompts import ALPHABETS
 
 METHODS = {
@@ -85,13 +85,10 @@ def read_options(profile: str = "mini", **given: Any) -> Options:
 def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str, Any]:
     """For `run.json` and the report, plain values. encoder: a `ClipEncoder`. more: parameters besides the
     options. Of an absolute path the name alone is kept."""
-    parameters = {**options.model_dump(mode="json", exclude={"cache_dir"}), **more}
-    for name, value in parameters.items():
-        if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
-            parameters[name] = Path(value).name
+    parameters = {**options.model_dump(exclude={"cache_dir"}), **more}
     return {
         "profile": Path(options.profile).stem,
-        "parameters": parameters,
+        "parameters": {name: recorded(value) for name, value in parameters.items()},
         **{name: getattr(encoder, f"{name}_id", None) for name in ("model", "weights")},
         "weights_sha256": getattr(encoder, "weights_sha256", None),
         "device": str(encoder.device) if encoder else None,

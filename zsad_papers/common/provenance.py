@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from profiles.record import commit, program_facts
+from profiles.record import commit, program_facts, recorded
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
 from zsad_papers.common.data import Model, dataset_named, is_prepared, roles_of, with_roles
@@ -116,12 +116,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     """The parameters for a record: without folders, allow_missing and roles that have no dataset, tuples as
     lists, absolute paths cut to the name."""
     apart = ("_dir", "allow_missing")
-    values = {name: value for name, value in vars(settings).items() if not name.endswith(apart)}
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            values[name] = list(value)
-        elif isinstance(value, str) and Path(value).is_absolute():
-            values[name] = Path(value).name
+    values = {name: recorded(value) for name, value in vars(settings).items() if not name.endswith(apart)}
     values["datasets"] = {place: dataset for place, dataset in settings.datasets.items() if dataset}
     return values | {"profile": profile_name(settings)}
 

@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from profiles.record import commit
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.scores import prompt_score
 from zsad_core.windows import upsample, window_indices, zero_shot_map
-from zsad_papers.common.provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
 MODEL, SIZES, THREADS, TEMPERATURE = "ViT-B-16-plus-240", (2, 3), 2, 0.07
@@ -135,7 +135,7 @@ def machine_facts(packages: Sequence[str], threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": commit(Path(__file__).resolve().parents[1]),
     }
 
 

@@ -88,7 +88,8 @@ def test_fingerprint_follows_content_only(root, tmp_path):
         ({"image": "01/train/good/0.png"}, "an image that is listed before"),
         ({"image": "../0.png"}, "a path that is not relative"),
         ({"mask": "/elsewhere/mask.png"}, "a path that is not relative"),
-        ({"image": "C:\\0.png"}, "a path that is not relative"),
+        ({"image": "01\\0.png"}, "a path that is not relative"),
+        ({"image": "C:/0.png"}, "a path that is not relative"),
     ],
 )
 def test_wrong_rows_are_named(root, cells, message):

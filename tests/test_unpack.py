@@ -176,3 +176,5 @@ def test_too_little_space_and_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="1,503 bytes come out of .*x, 1,502 are free") as error:
         unpack(make_zip(tmp_path / "x"), tmp_path / "out")
     assert error.value.errno == errno.ENOSPC
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1503))
+    unpack(make_zip(tmp_path / "x"), tmp_path / "out", max_bytes=1503)  # both limits hold

@@ -165,7 +165,7 @@ DOWNLOADS = [
         mvtec_files("bottle", "broken", "bottle") + mvtec_files("metal_nut", "bent", "metal_nut"),
         {"readme.txt": "terms", "bottle/readme.txt": "terms"},
     ),
-    Download("mvtec", mvtec_files("bottle", "broken", "bottle"), outer="a/MVTecAD"),
+    Download("mvtec", mvtec_files("bottle", "broken", "bottle"), outer="a/b/MVTecAD"),
     Download("mpdd", mvtec_files("tubes", "flattening", "tubes"), outer="MPDD"),
     *(
         Download("dtd_synthetic", mvtec_files(folder, "bad", "Woven_001", suffix), outer="DTD-Synthetic")
@@ -195,7 +195,7 @@ DOWNLOADS = [
     Download("cvc_clinicdb", bundle("CVC-ClinicDB"), outer="Polyp_DataSet"),
     Download("cvc_colondb", polyp_files("images.png", "masks.png"), outer="CVC-ColonDB"),
     Download("cvc_colondb", bundle("CVC-ColonDB"), outer="Polyp_DataSet"),
-    Download("kvasir", polyp_files("images.jpg", "masks.jpg"), {"boxes.json": "{}"}, outer="Kvasir-SEG"),
+    Download("kvasir", polyp_files("images.jpg", "masks.jpg"), {"boxes.json": "{}"}, outer="a/b/Kvasir-SEG"),
     Download("kvasir", bundle("Kvasir"), outer="Polyp_DataSet"),
     Download(
         "endo",

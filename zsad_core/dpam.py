@@ -109,7 +109,7 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
     """ValueError unless the tower has these 1-based blocks, all open_clip's ResidualAttentionBlock."""
     depth = len(blocks)
     if not layers or not {*layers, first} <= set(range(1, depth + 1)):
-        raise ValueError(f"layers={tuple(layers)}, first={first}: expected one or more of 1 to {depth}")
+        raise ValueError(f"layers={tuple(layers)}, first={first}: expected some blocks of 1 to {depth}")
     if not plain_blocks(blocks):
         found = type(blocks[0]).__name__
         raise ValueError(f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {found}")

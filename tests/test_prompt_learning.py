@@ -13,7 +13,7 @@ from PIL import Image
 from test_losses import plain
 
 from zsad_core import image_features, prompt_learning
-from zsad_core.auxiliary import Auxiliary, auxiliary_of
+from zsad_core.auxiliary import auxiliary_of
 from zsad_core.datasets import load_dataset, stretched_mask
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.encoders import load_encoder
@@ -155,19 +155,6 @@ def test_seeds(encoder, toys, train):
     drawn = initial_parameters(encoder, one.config.design, torch.Generator().manual_seed(111))
     assert start.losses == () and start.parameters.keys() == drawn.keys()
     assert all(torch.equal(value, drawn[name]) for name, value in start.parameters.items())
-
-
-def test_each_epoch_has_an_order_of_its_own(toys, train, monkeypatch):
-    rows, batch = [], Auxiliary.batch
-    monkeypatch.setattr(
-        Auxiliary, "batch", lambda self, own, layers: [rows.append(own), batch(self, own, layers)][1]
-    )
-    train(toys, epochs=2)
-    train(toys, epochs=2, seed=5)
-    assert [len(own) for own in rows] == [3, 3, 2] * 4
-    orders = [np.concatenate(rows[i : i + 3]).tolist() for i in (0, 3, 6, 9)]
-    assert all(sorted(order) == list(range(8)) for order in orders)
-    assert len(set(map(tuple, orders))) == 4
 
 
 @pytest.mark.parametrize("preset", ["released", "coop"])

@@ -1,4 +1,4 @@
-"""WinCLIP, WinCLIP+ and the few-shot baselines on a few images, against direct computations."""
+"""WinCLIP and WinCLIP+ on a few images, against direct computations."""
 
 from dataclasses import replace
 
@@ -7,20 +7,16 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.testing import assert_close
 
 from zsad_core import prompts
 from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import inference_views
-from zsad_core.windows import aggregate_windows, winclip_map, zero_shot_map
-from zsad_papers.baselines import few_shot as few_shot_module
-from zsad_papers.baselines.detectors import baseline_detector
+from zsad_core.windows import aggregate_windows, winclip_map
 from zsad_papers.common.experiment import Category
 from zsad_papers.winclip.experiments import (
     few_shot_arrays,
-    few_shot_detector,
     zero_shot,
     zero_shot_classification,
     zero_shot_detector,
@@ -190,66 +186,3 @@ def test_distances_to_references_by_hand(square, layer_norm):
             highest = sum(maps[name].double() for name in names).amax((1, 2)) / len(names)
             got = found[f"{variant}|{key[0]}|{key[1]}/scores"]
             np.testing.assert_allclose(got, highest, rtol=5e-3, atol=1e-5, err_msg=variant)
-
-
-# baselines
-
-
-def maps_of(category, dataset):
-    """Feature maps of a part of the dataset, as they are stored."""
-    (part,) = compute_features(category.clip, dataset, category.settings.cache_dir)
-    return {k: v.unflatten(1, category.encoder.grid) for k, v in part.load().starting("layer").items()}
-
-
-def only(maps, images):
-    return {name: values[torch.from_numpy(np.sort(images))] for name, values in maps.items()}
-
-
-def patchcore(query, references, layers, seed, size):
-    own, kept = (few_shot_module.locally_aware({k: x[k] for k in layers}) for x in (query, references))
-    return few_shot_module.patchcore(own, few_shot_module.patchcore_memory(kept, seed), size)
-
-
-def test_baselines_are_those_of_the_library_on_the_clips_tokens(square, monkeypatch):
-    # fewer channels than there are, so that PaDiM's draw matters
-    monkeypatch.setattr(few_shot_module, "DIMENSIONS", 50)
-    methods = ("spade", "padim", "patchcore", "patchcore_last")
-    detect = baseline_detector(square, [1, 2], None, methods)
-    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
-    found, size = detect(part.load()), square.encoder.image_size
-    assert {*found} == {f"{m}|{k}|{s}" for m in methods for k in (1, 2) for s in (0, 1)}
-    query, train = maps_of(square, square.test), maps_of(square, square.train)
-    hidden = ["3", "4"]
-    for (k, seed), images in square.draws([1, 2]).items():
-        own = only(train, images)
-        padim = few_shot_module.padim_memory(own, hidden, seed)
-        expected = {
-            "spade": few_shot_module.spade(query, own, hidden, "6", size),
-            "padim": few_shot_module.padim(query, padim, size),
-            "patchcore": patchcore(query, own, hidden, seed, size),
-            "patchcore_last": patchcore(query, own, ["6"], seed, size),
-        }
-        for method, (scores, maps) in expected.items():
-            output = found[f"{method}|{k}|{seed}"]
-            assert_close(output.scores, scores, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
-            assert_close(output.maps, maps, rtol=1e-4, atol=1e-4, msg=lambda m, n=method: f"{n}: {m}")
-    assert len({output.scores.sum().item() for output in found.values()}) > len(methods)
-
-
-def test_fusion_changes_the_maps_and_not_the_scores(square):
-    (part,) = compute_features(square.clip, square.test, square.settings.cache_dir)
-    features, texts = part.load(), square.texts()
-    default, harmonic, mean, none = (
-        few_shot_detector(square, [1], **fuse)(features)["P+Wm+Ws|1|0"]
-        for fuse in ({}, {"fuse": "harmonic"}, {"fuse": "mean"}, {"fuse": "none"})
-    )
-    options = {"grid": square.encoder.grid, "normal": texts[0], "anomalous": texts[1]}
-    language = zero_shot_map(
-        features.tensor("image"), features.windows(), temperature=square.temperature, **options
-    )
-    assert_close(none.maps.amax((1, 2)), default.scores)
-    assert_close(mean.maps, (none.maps + language) / 2)
-    assert_close(harmonic.maps, 2 / (1 / none.maps + 1 / language))
-    assert_close(default.maps, harmonic.maps)
-    for output in (harmonic, mean, none):
-        assert_close(output.scores, default.scores, rtol=0, atol=0)

@@ -131,7 +131,7 @@ def test_what_is_refused(load, encoder, small_resnet):
 
     pixels = pixels_of(encoder, 1)
     for layers, first in (((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
-        refused("expected one or more of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)
+        refused("blocks of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)
     for attention in ("xx", "vv+vv"):
         refused("qk, qq, kk, vv", attention_kinds, attention)
     refused("class token", small_resnet.embed_patches, pixels_of(small_resnet, 1), (1,), "vv", 1)

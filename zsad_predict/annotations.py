@@ -134,9 +134,8 @@ def with_metrics(
     table, labels, histogram = result.table.copy(), dict(known.labels or {}), PixelHistogram()
     ok = table["status"] == "scored"
     images = () if known.masks is None else result.scored_images()
-    for scored in tqdm(
-        images, total=int(ok.sum()), desc="masks", **silent(progress and known.masks is not None)
-    ):
+    bar = silent(progress and known.masks is not None)
+    for scored in tqdm(images, total=int(ok.sum()), desc="masks", **bar):
         name = table["file"][scored.row]
         try:
             height, width = scored.features.sizes[0].tolist()

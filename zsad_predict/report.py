@@ -57,9 +57,7 @@ def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
         tempfile.TemporaryDirectory(prefix=".zsad-", dir=place).cleanup()
     except OSError as error:
         raise OSError(f"{place} cannot be written ({error.strerror}): give another folder") from None
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file: give a folder for the results")
     found = sorted(path.relative_to(out).as_posix() for path in (*out.glob("*"), *out.glob("maps/*")))
     foreign = [name for name in found if name not in FILES and not re.fullmatch(r"maps/\d{5,}-.*\.jpg", name)]

@@ -52,13 +52,7 @@ class Part(NamedTuple):
 
 
 def score_parts(
-    files: Sequence[ImageFile],
-    scorer: Scorer,
-    reader: Reader,
-    cache_dir: str | Path,
-    *,
-    name: str = "images",
-    progress: bool = True,
+    files: Sequence[ImageFile], scorer: Scorer, reader: Reader, cache_dir: str, *, name: str, progress: bool
 ) -> tuple[list[Part], dict[str, BadImage]]:
     """Parts with every file that can be opened, and by name why the others cannot. name: of the bar."""
     failed: dict[str, BadImage] = {}
@@ -95,12 +89,7 @@ def score_parts(
 
 
 def score_part(
-    digests: Mapping[ImageFile, str],
-    scorer: Scorer,
-    reader: Reader,
-    *,
-    workers: int,
-    on_progress: Callable[[int], object],
+    digests: Mapping[ImageFile, str], scorer: Scorer, reader: Reader, *, workers: int, on_progress: Callable
 ) -> dict[str, np.ndarray]:
     """For each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
     error, notes and, for an image, score, size, maximum and median of its map. Names are not kept, so

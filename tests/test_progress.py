@@ -15,18 +15,16 @@ def told(progress, lines, now):
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_job_that_ends_is_a_line_with_its_time_and_what_is_left(known):
-    before = {"section": {"Notebook a": 60.0, "Notebook b": 100.0, "Notebook c": 20.0}} if known else {}
-    progress = Progress(before)
+    progress = Progress({"section": [60.0]} if known else {})
     assert told(progress, [*START, "Job 3: Dataset textile"], 0) == []
     lines = told(progress, ["Finished jobid: 3 (Rule: dataset)"], 30)
-    left = "3 min 0 s" if known else "1 min 30 s"  # three pages as the last run had them, or as this job
+    left = "3 min 0 s" if known else "1 min 30 s"  # three pages as in the last run, or as this job
     assert lines == [f"[1 of 4] 30 s, about {left} left: Dataset textile"]
     told(progress, ["Job 1: Notebook a", "Job 2: Notebook b"], 30)
     assert progress.seconds_left(40) == pytest.approx((180 - 20) / 2 if known else (90 - 20) / 2)
     (line,) = told(progress, ["Finished jobid: 1 (Rule: section)"], 80)
     assert line.startswith("[2 of 4] 50 s, about ") and line.endswith(": Notebook a")
-    own = {"dataset": {"Dataset textile": 30}, "section": {"Notebook a": 50}}
-    assert progress.times() == {**own, "section": before.get("section", {}) | own["section"]}
+    assert progress.seconds == {"dataset": [30], "section": [60, 50] if known else [50]}
 
 
 def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path):

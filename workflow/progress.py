@@ -23,14 +23,13 @@ TARGETS = ("total", "embeddings", "sections")  # these do nothing themselves
 
 @dataclass
 class Progress:
-    """The jobs of a run. before: seconds of earlier runs, {rule: {name of a job: seconds}}."""
+    """The jobs of a run. seconds: of each rule, the mean of earlier runs, and of the jobs that have ended.
+    left: jobs of each rule that have not ended. running: name and start of each job, by its number."""
 
-    before: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
-    """Jobs of each rule that have not ended."""
     running: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Name and start of each job, by its number."""
-    ended: dict[str, dict[str, float]] = field(default_factory=dict)
+    ended: int = 0
     failed: bool = False
     at_once: int = 1
 
@@ -61,29 +60,18 @@ class Progress:
             return None
         self.left[rule] -= 1
         name, start = self.running.pop(job)
-        self.ended.setdefault(rule, {})[name] = now - start
-        number, left = sum(map(len, self.ended.values())), sum(self.left.values())
+        self.seconds.setdefault(rule, []).append(now - start)
+        self.ended += 1
+        left = sum(self.left.values())
         rest = f", about {duration(self.seconds_left(now))} left" if left else ""
-        return f"[{number} of {number + left}] {duration(now - start)}{rest}: {name}"
+        return f"[{self.ended} of {self.ended + left}] {duration(now - start)}{rest}: {name}"
 
     def seconds_left(self, now: float) -> float:
-        """The mean of each rule, of its jobs that the last run had and this one has not, or of those that
-        have ended, or of all, times the number that is left; less what runs has run."""
-        times = {}
-        for rule, number in self.left.items():
-            ended = self.ended.get(rule, {})
-            seen = {"", *ended} if ended else ()  # "": a guess for all jobs of a rule
-            ahead = {name: s for name, s in self.before.get(rule, {}).items() if name not in seen}
-            times[rule] = number, list((ahead or ended).values())
-        known = [s for _, seconds in times.values() for s in seconds] or [0.0]
-        work = sum(number * fmean(seconds or known) for number, seconds in times.values())
+        """The mean of each rule, or of all, times its jobs that are left; less what runs has run."""
+        known = [s for own in self.seconds.values() for s in own] or [0.0]
+        work = sum(number * fmean(self.seconds.get(rule, known)) for rule, number in self.left.items())
         work -= sum(now - start for _, start in self.running.values())
         return max(work, 0.0) / self.at_once
-
-    def times(self) -> dict[str, dict[str, float]]:
-        """`before`, brought up to date, without guesses."""
-        both = {rule: self.before.get(rule, {}) | own for rule, own in (self.before | self.ended).items()}
-        return {rule: {name: s for name, s in own.items() if name} for rule, own in both.items()}
 
 
 def follow(command: Sequence[str], log: Path, progress: Progress) -> int:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import click
 from filelock import FileLock, Timeout
@@ -97,13 +98,13 @@ def check(profile: str) -> None:
 
 def run(commands: Sequence[Sequence[str]], name: str) -> None:
     """Runs these in turn, and shows their progress, until one fails: then exits with its code."""
-    log, times = Path("logs", f"{name}.log"), Path(".snakemake", f"seconds-{name}.json")
+    log, times = Path("logs", f"{name}.log"), Path(".snakemake", f"means-{name}.json")
     log.parent.mkdir(exist_ok=True)
     log.write_text("", encoding="utf-8")
     known = [json.loads(path.read_text()) for path in (FIRST_RUN, times) if path.is_file()]
-    progress = Progress({rule: own for run in known for rule, own in run.items() if own})
+    progress = Progress({rule: [mean] for run in known for rule, mean in run.items()})
     code = next(filter(None, (follow(command, log, progress) for command in commands)), 0)
-    times.write_text(json.dumps(progress.times(), indent=1))
+    times.write_text(json.dumps({rule: fmean(own) for rule, own in progress.seconds.items()}, indent=1))
     if code:
         if not progress.failed:
             print(end_of_log(log))

@@ -43,9 +43,7 @@ class Manifest(BaseModel):
     files: dict[str, str] = {}  # name: SHA-256
 
 
-@click.group(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
-def main() -> None:
-    pass
+main = click.Group(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
 
 
 @main.command()
@@ -69,10 +67,8 @@ def pack(profile: str) -> None:
 
 
 def finished(results: Path) -> dict[str, bytes]:
-    """The files of a run: executed notebooks, tables, their provenance, times. ValueError if one is missing.
-
-    A notebook in `unfinished/` was stopped, or ended with an error, after an earlier run had made its page.
-    """
+    """The files of a run: executed notebooks, tables, their provenance, times. ValueError if one is missing,
+    or in `unfinished/`: stopped, or ended with an error, after an earlier run had made its page."""
     tables = sorted(results.glob("*.csv")) or [results / "*.csv"]
     times = [path for path in results.glob("times/**/*") if path.is_file()]
     facts = [path.with_suffix(".json") for path in tables]
@@ -111,8 +107,7 @@ def pages(archive: Path) -> None:
         if (site / "run" / "times").is_dir():
             (site / "run" / "times").rename(site / "book" / "notebooks" / "times")
         config = yaml.safe_load((ROOT / "_config.yml").read_bytes())
-        says = f"These pages show a run made elsewhere: {run}, from {archive.name}."
-        config["html"]["announcement"] = escape(says)
+        config["html"]["announcement"] = escape(f"A run made elsewhere: {run}, from {archive.name}.")
         (site / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
         command += ["--config", "_config.yml", "--path-output", "book", "--quiet"]

@@ -18,12 +18,8 @@ PAPERS = Path("zsad_papers")
 
 def files_of(*programs: str) -> list[str]:
     """The files that programs use, sorted: modules, packages or notebooks, as paths below the checkout.
-
-    An import of one module of a package counts as an import of the whole package. `zsad_papers` is a folder
-    of packages.
-    """
-    seen: set[str] = set()
-    ahead = {*programs}
+    An import of a module counts as one of its whole package; `zsad_papers` is a folder of packages."""
+    seen, ahead = set(), {*programs}
     while ahead:
         seen |= ahead
         ahead = {used for unit in ahead for used in _used_by(unit)} - seen
@@ -31,12 +27,8 @@ def files_of(*programs: str) -> list[str]:
 
 
 def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The experiments, `paper-target`, whose records a notebook reads: those of its papers, on
-    the datasets that it starts its page with.
-
-    experiments: as `EXPERIMENTS` of a paper, by `paper-target`. A target that is no dataset means all
-    datasets whose features it needs.
-    """
+    """The experiments, by `paper-target`, whose records a notebook reads: of its papers, on the datasets that
+    it starts its page with. A target that is no dataset means all datasets whose features it needs."""
     papers, named, found = papers_of(notebook), datasets_of(notebook), []
     for name, own in experiments.items():
         paper, target = name.split("-", 1)

@@ -37,8 +37,7 @@ WORDS = {
 class Annotations(NamedTuple):
     """Labels and masks by image name. source: where labels come from, for the reader.
     labels: None if they follow from the masks. masks: None without any; else a path, or the reason why the
-    mask is unclear. An image without a mask has no anomalous pixel. messages: for the user.
-    """
+    mask is unclear. An image without a mask has no anomalous pixel. messages: for the user."""
 
     source: str
     labels: Mapping[str, int] | None
@@ -56,8 +55,7 @@ def read_annotations(
         below the folder, or the bare name where that is unique) and label (0 or 1, or a word of `WORDS`).
     masks: a folder of masks, anomalous where they are not black. `crack/001.png` has the mask
         `crack/001.png`, `crack/001_mask.png`, or `001.png` or `001_mask.png` if no other image is called 001.
-        Without labels an image is anomalous if its mask marks anything.
-    """
+        Without labels an image is anomalous if its mask marks anything."""
     found, messages = None, []
     if masks is not None:
         paths, found = _masks_below(masks), {}
@@ -154,8 +152,7 @@ def with_metrics(
     messages = [*result.messages, *known.messages]
     if number := int(ok.sum()) - len(own):
         messages.append(f"{number} scored images have no label, and do not count in the metrics.")
-    rows = _image_metrics(own, known.source)
-    rows += [] if known.masks is None else _pixel_metrics(histogram)
+    rows = _image_metrics(own, known.source) + ([] if known.masks is None else _pixel_metrics(histogram))
     metrics = pd.DataFrame(rows, columns=["task", "metric", "value", "note"])
     return replace(result, table=table, metrics=metrics, messages=tuple(messages))
 
@@ -174,15 +171,15 @@ def _mask(mask: Path | BadImage | None, size: tuple[int, int]) -> np.ndarray:
 
 
 def _image_metrics(own: pd.DataFrame, source: str) -> list[tuple]:
-    labels, scores = own["label"].to_numpy(int), own["score"].to_numpy()
+    labels, scores, found = own["label"].to_numpy(int), own["score"].to_numpy(), (math.nan,) * 3
     flagged, normal, anomalous = (own["decision"] == "anomalous").to_numpy(), labels == 0, labels == 1
-    note = f"{normal.sum()} normal and {anomalous.sum()} anomalous images, labels from {source}"
-    defined = normal.any() and anomalous.any()
-    if not defined:
+    if normal.any() and anomalous.any():
+        found = auroc(labels, scores), aupr(labels, scores), f1_max(labels, scores)
+        note = f"{normal.sum()} normal and {anomalous.sum()} anomalous images, labels from {source}"
+    else:
         kind = "" if own.empty else "anomalous " if normal.any() else "normal "
         note = f"undefined: no {kind}image has a label"
-    metrics = {"auroc": auroc, "ap": aupr, "f1max": f1_max}
-    rows = [("image", name, f(labels, scores) if defined else math.nan, note) for name, f in metrics.items()]
+    rows = [("image", name, value, note) for name, value in zip(("auroc", "ap", "f1max"), found)]
     for name, part, whole, missing in (
         ("precision", flagged & anomalous, flagged, "labelled image is above the threshold"),
         ("recall", flagged & anomalous, anomalous, "anomalous image has a label"),

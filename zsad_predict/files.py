@@ -18,8 +18,7 @@ from zsad_core.cache import sha256_of
 from zsad_core.images import BadImage, read_photo
 from zsad_core.views import Whole, boxes_of, inference_views
 
-MADE_BY = ("zsad_predict", "zsad_core.score")
-"""The keys by which a `run.json`, of this version or an earlier one, marks a folder of results."""
+MADE_BY = "zsad_predict"  # by which a `run.json` marks a folder of results
 PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")  # how the `meta.csv` of a dataset begins
 
 
@@ -41,8 +40,7 @@ def find_files(folder: str | Path, other: Sequence[str | Path] = ()) -> tuple[li
     """All files below a folder, sorted by name, and the numbers of skipped entries by reason.
 
     other: files and folders that are not images to score. Links that leave the folder, and links to folders,
-    are not followed: a folder from elsewhere could point at anything.
-    Raises FileNotFoundError, NotADirectoryError, and OSError when the folder itself cannot be listed."""
+    are not followed: a folder from elsewhere could point at anything. Raises OSError, ValueError."""
     folder, apart = Path(folder), {os.path.realpath(path) for path in other}
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}: correct the path")
@@ -91,9 +89,8 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def is_result_folder(folder: Path) -> bool:
-    """Whether this version or an earlier one has written it."""
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("made_by") in MADE_BY
+        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("made_by") == MADE_BY
     except (OSError, ValueError, AttributeError):
         return False
 

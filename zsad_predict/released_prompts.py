@@ -25,12 +25,9 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     path: a torch file with one entry, `prompt_learner`: contexts `ctx_pos` and `ctx_neg` (1, 1, E, width),
         deep tokens `compound_prompts_text.<set>` (L, width), and ids and embeddings of the templates, which
         repeat the encoder. The file's linear layers are not used. No pickled code runs.
-    encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518. A
-        UserWarning says so when the embeddings in the file are not this encoder's.
-    Returns a config "released" with E, L and M from the shapes, and an empty `trained_on`: the file does not
-    record its training images.
-    Raises FileNotFoundError, or ValueError for a file that is cut off, holds code or other entries, or does
-    not fit the encoder.
+    encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518.
+    `trained_on` is empty: the file does not record its training images.
+    Raises FileNotFoundError, or ValueError. A UserWarning tells of words embedded by another encoder.
     """
     content = read_content(path := Path(path))
     state = content.get("prompt_learner") if isinstance(content, dict) else None
@@ -51,14 +48,12 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
     return LearnedPrompts(parameters, config.key(), encoder.model_id, encoder.weights_id, nothing)
 
 
-def _check_shapes(
-    path: Path, state: dict[str, Tensor], deep: list[str], encoder: ClipEncoder
-) -> dict[str, int]:
+def _check_shapes(path: Path, state: dict[str, Tensor], deep: list[str], encoder: ClipEncoder) -> dict:
     """E, M and L. Raises ValueError unless all entries are there, fit each other and the text tower."""
     width, context = encoder.text_tower.token_embedding.embedding_dim, encoder.context_length
     rows = torch.atleast_2d(state.get("ctx_pos", torch.empty(0))).shape[-2]
     length = len(state[deep[0]]) if deep and deep[0] in state else 0
-    expected: dict[str, tuple[int, ...]] = {}
+    expected = {}
     for end in _ENDS.values():
         expected |= {f"ctx_{end}": (1, 1, rows, width), f"tokenized_prompts_{end}": (1, 1, context)}
         expected |= {f"token_prefix_{end}": (1, 1, 1, width)}

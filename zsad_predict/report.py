@@ -153,16 +153,15 @@ def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
     here = jinja2.PackageLoader("zsad_predict", ".")
     environment = jinja2.Environment(loader=here, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:.4g}".format
-    top, sample = (
-        [{**result.table.loc[row].to_dict(), "pictures": pictures.get(row, ("", ""))} for row in rows]
-        for rows in _chosen(result)
-    )
+    table = result.table.assign(pictures=[pictures.get(row, ("", "")) for row in result.table.index])
+    top, sample = (table.loc[rows].to_dict("records") for rows in _chosen(result))
     histogram = score_histogram(result.ranked["score"], result.threshold.value, result.references)
+    colours = np.tile(np.linspace(0, 1, 256), (12, 1))  # from low to high
     return environment.get_template("report.html").render(
         result=result,
         method=METHODS[result.facts["method"]],
         histogram=_uri(histogram, "PNG"),
-        colour_bar=_uri(colour_bar(), "PNG") if result.has_maps else "",
+        colour_bar=_uri(Image.fromarray(_mixed(colours, 0.5)), "PNG") if result.has_maps else "",
         top=top,
         sample=sample,
         n_rows=ROWS,
@@ -195,11 +194,6 @@ def decorated(
     pixels[binary_dilation(line)] = 0
     pixels[line] = 255
     return Image.fromarray(pixels)
-
-
-def colour_bar() -> Image.Image:
-    """The colours from low to high, mixed with grey as over an image; (12, 256) pixels."""
-    return Image.fromarray(_mixed(np.tile(np.linspace(0, 1, 256), (12, 1)), 0.5))
 
 
 def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:

@@ -57,9 +57,7 @@ def score_folder(
     whole: "tiles" (WinCLIP's) keeps the shape of an image that is not square; "squash" is what this book's
         pages on RWDA and AnomalyCLIP do.
     For the others see `load_scorer`, `read_annotations`, `choose_threshold` and `read_photo`.
-
-    Raises ValueError or OSError with a sentence for the user.
-    """
+    Raises ValueError or OSError with a sentence for the user."""
     started, clock = datetime.now(UTC), time.monotonic()
     options, folder, reader = options or read_options(), Path(folder), Reader(whole, bits)
     if method == "winclip_plus" and normal is None:
@@ -100,7 +98,7 @@ def score_folder(
         notes=_notes(table, digests, scorer.trained_on, references.digests),
     )
     facts = {
-        **{"made_by": MADE_BY[0], "method": method, "object": object_name, "folder": folder.resolve().name},
+        **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
         "images": content_key(files=sorted(digests.values())),
         "normal": content_key(files=sorted(references.digests)) if normal else None,
         **{"whole": whole, "bits": bits, "threshold": line.value, "rule": line.rule},
@@ -149,7 +147,7 @@ def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, scor
     else:
         parts, failed = score(files, scorer, name="normal references")
     table = table_of(files, parts, failed)
-    bad = table[table["error"].notna() & (table["error"] != "")]
+    bad = table[table["error"].fillna("") != ""]
     if len(bad) == len(files):
         raise ValueError(f"no normal reference can be read: {named(bad)}")
     messages += [f"Normal references that could not be used: {named(bad)}."] if len(bad) else []
@@ -196,10 +194,8 @@ def _notes(
     table: pd.DataFrame, digests: Mapping[str, str], trained_on: frozenset[str], references: Sequence[str]
 ) -> list[str]:
     """The notes of the table, and others on images that are references, or that trained the prompts."""
-    notes = []
-    for name, note in zip(table["file"], table["notes"], strict=True):
-        digest = digests.get(name, "")
-        reference = "also a normal reference" if digest in references else ""
-        seen = "the prompts were learned from it, so its score is not zero-shot"
-        notes.append("; ".join(filter(None, (note, reference, seen if digest[:16] in trained_on else ""))))
-    return notes
+    own = [digests.get(name, "") for name in table["file"]]
+    also = ["also a normal reference" if digest in references else "" for digest in own]
+    seen = "the prompts were learned from it, so its score is not zero-shot"
+    learned = [seen if digest[:16] in trained_on else "" for digest in own]
+    return ["; ".join(filter(None, notes)) for notes in zip(table["notes"], also, learned, strict=True)]

@@ -52,8 +52,7 @@ class Scorer:
     fit_references: makes `detect` from the features of references; `images` counts through all `parts`.
     crops: whether `views` (t, v, d) of a tile are six crops or the whole tile; None: no views are needed.
     about_map: a sentence for readers. smooth: whether maps are smoothed as AnomalyCLIP's are.
-    trained_on: the first 16 digits of the digests of images whose scores are not zero-shot.
-    """
+    trained_on: the first 16 digits of the digests of images whose scores are not zero-shot."""
 
     method: str
     encoder: ClipEncoder
@@ -70,11 +69,9 @@ class Scorer:
 def load_scorer(
     method: str, options: Options, *, object_name: str = "object", prompts_file: str | Path | None = None
 ) -> Scorer:
-    """object_name: the object's name in the sentences. RWDA and object-agnostic prompts do not use it.
-    prompts_file: learned prompts of AnomalyCLIP, a safetensors file of this book or the torch file that its
-        authors released; None: those that ship with zsad-mini.
-    Raises ValueError for an unknown method, or one that the encoder cannot serve.
-    """
+    """object_name: in the sentences. RWDA and object-agnostic prompts do not use it.
+    prompts_file: learned prompts of AnomalyCLIP, as in `read_prompts`.
+    Raises ValueError for an unknown method, or one that the encoder cannot serve."""
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
     if prompts_file is not None and method != "anomalyclip":
@@ -140,9 +137,9 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
         patches = features.tensor("local").flatten(0, 1)[:, None]  # (t patches, 1, d): images of one view
         return Output(scores, score(patches).scores.unflatten(0, (-1, *encoder.grid)))
 
-    key |= {"crops": options.multi_crop}
     about = MAPS[method] if has_map else "No maps: the model has no patch tokens."
-    return Scorer(method, encoder, extractor, key, about, detect, crops=options.multi_crop)
+    crops = options.multi_crop
+    return Scorer(method, encoder, extractor, key | {"crops": crops}, about, detect, crops=crops)
 
 
 def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> tuple[FNN, dict[str, object]]:
@@ -150,8 +147,7 @@ def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> t
     of random words, all that are drawn: the profile's pool takes much longer to embed."""
     names = {"seed", "epochs", "batch_size", "lr", "weight_decay", "dropout", "hidden"}
     own = options.model_dump(include=names)
-    key = {**key, **own, "hidden": list(options.hidden)}
-    key |= {"n_pairs": options.n_pairs, "alphabet": options.alphabet}
+    key = {**key, **options.model_dump(mode="json", include={*names, "n_pairs", "alphabet"})}
 
     def train() -> dict[str, np.ndarray]:
         words = {"seed": options.seed, "alphabet": ALPHABETS[options.alphabet]}
@@ -184,10 +180,9 @@ def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: s
         return partial(with_memory, memory=methods.fit_references(parts, images, patches))
 
     extractor = image_features.clip_extractor(encoder, options.scales, (encoder.depth,) if plus else ())
-    key = {**extractor.key, "texts": _numbers(*texts), "temperature": temperature}
-    key |= {"crops": options.multi_crop}
+    crops, key = options.multi_crop, {**extractor.key, "texts": _numbers(*texts), "temperature": temperature}
     own = {"fit_references": fit_references} if plus else {"detect": zero_shot}
-    return Scorer(method, encoder, extractor, key, MAPS[method], crops=options.multi_crop, **own)
+    return Scorer(method, encoder, extractor, key | {"crops": crops}, MAPS[method], crops=crops, **own)
 
 
 def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Path | None) -> Scorer:
@@ -202,8 +197,8 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
 
 
 def read_prompts(encoder: ClipEncoder, path: str | Path | None = None) -> LearnedPrompts:
-    """Learned prompts from a file of either kind; None: those that ship with zsad-mini. Raises ValueError
-    when they belong to another encoder, FileNotFoundError."""
+    """Learned prompts from a safetensors file of this book, or the torch file that AnomalyCLIP's authors
+    released; None: those that ship with zsad-mini. ValueError when they belong to another encoder."""
     if path is not None and Path(path).suffix != ".safetensors":
         return read_released(path, encoder)
     prompts = LearnedPrompts.load(path or SHIPPED / "zsad-mini-prompts.safetensors")

@@ -49,24 +49,22 @@ def choose_threshold(
     left_out: bool = False,
 ) -> Threshold:
     """folder, references: columns score and map_maximum, NaN without maps.
-    threshold: the value itself. threshold_from: the scores that set it, "references", "folder", or "auto":
-        references if any can be compared. threshold_quantile: of these scores, by linear
+    threshold_from: "auto" takes the references if any can be compared. threshold_quantile: by linear
         interpolation; None: `DEFAULTS`.
     left_out: whether each reference was scored against the others. A single one then has no score."""
     if threshold is not None:
         place = math.nan if references is None else references["map_maximum"].max(skipna=False)
         return Threshold(threshold, float(place), f"above {threshold:g}, a number that was given")
-    warnings, sample, q = [], references, threshold_quantile
-    if threshold_from == "folder" or references is None:
-        sample = folder
-    elif references.empty:
-        sample, q = folder, None
+    warnings, q, own = [], threshold_quantile, threshold_from == "folder" or references is None
+    if not own and references.empty:
+        own, q = True, None
         warnings.append(
             "There is one reference only, which can be compared with none but itself, so the threshold comes "
             "from the folder's own scores. Give two references or more."
         )
-    q = DEFAULTS["folder" if sample is folder else "references"] if q is None else q
-    if sample is folder:
+    sample, default = (folder, DEFAULTS["folder"]) if own else (references, DEFAULTS["references"])
+    q = default if q is None else q
+    if own:
         where, kind = f"{q:g}-quantile of the folder's own {len(sample)} scores", "image"
         warnings.append(
             f"A quantile of the folder's own scores flags about {100 * (1 - q):.0f} % of the images, "

@@ -68,17 +68,19 @@ def operation_table(encoder: ClipEncoder, sizes: Sequence[int]) -> pd.DataFrame:
     """Multiply-accumulates (10^9) of one image: the whole image, windows of each size as separate sequences,
     and all of it when what windows share is computed once."""
     tower = tower_of(encoder)
+    image, width = len(tower.positional_embedding), tower.transformer.width
+    mlp = tower.transformer.resblocks[0].mlp.c_fc.out_features
     length = {size: 1 + size**2 for size in sizes}
-    count = {size: len(window_indices(tower.grid, size)) for size in sizes}
-    whole = multiply_accumulates(tower, [(1, tower.tokens)], patch_embeddings=1)
+    count = {size: len(window_indices(tower.grid_size, size)) for size in sizes}
+    whole = multiply_accumulates(tower, [(1, image)], patch_embeddings=1)
     apart = {s: multiply_accumulates(tower, [(count[s], length[s])], patch_embeddings=0) for s in sizes}
-    saved = sum(count[s] * _saved(tower.width, tower.mlp_width, length[s]) for s in sizes)
-    lines = [("the whole image", tower.tokens, whole)]
+    saved = sum(count[s] * _saved(width, mlp, length[s]) for s in sizes)
+    lines = [("the whole image", image, whole)]
     lines += [
         (f"{count[s]} windows of {s} x {s}, each by itself", count[s] * length[s], apart[s]) for s in sizes
     ]
     every = sum(apart.values()) + whole
-    tokens = tower.tokens + sum(count[s] * length[s] for s in sizes)
+    tokens = image + sum(count[s] * length[s] for s in sizes)
     lines += [("together, each by itself", tokens, every), ("together, in one pass", tokens, every - saved)]
     frame = pd.DataFrame(lines, columns=["what", "tokens", "multiply-accumulates"])
     frame["multiply-accumulates"] /= 1e9

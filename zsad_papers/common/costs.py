@@ -1,15 +1,14 @@
 """Parameters, multiply-accumulates and latency of an image tower.
 
-Counts need only sizes, not a loaded model. There are two kinds: everything, and what the profiler behind
-RWDA's Table 3 counted of the image tower: patch embedding and MLPs.
+Counts need only a tower's shapes, not its weights. There are two kinds: everything, and what the profiler
+behind RWDA's Table 3 counted of the image tower: patch embedding and MLPs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from copy import deepcopy
 from typing import Literal
 
 import numpy as np
@@ -23,54 +22,26 @@ from zsad_core.encoders import ClipEncoder
 Counted = Literal["all", "profiler"]
 
 
-@dataclass(frozen=True)
-class VisionTower:
-    """Sizes of an open_clip vision transformer; the defaults are ViT-B/16+ at 240 pixels."""
-
-    image_size: tuple[int, int] = (240, 240)
-    patch_size: tuple[int, int] = (16, 16)
-    width: int = 896
-    layers: int = 12
-    mlp_width: int = 3584
-    dim: int = 640
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches in a column and in a row."""
-        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
-
-    @property
-    def tokens(self) -> int:
-        """Patches and the class token."""
-        return self.grid[0] * self.grid[1] + 1
-
-
-def tower_of(encoder: ClipEncoder) -> VisionTower:
-    """The sizes of an encoder's image tower."""
-    mlp = encoder.model.visual.transformer.resblocks[0].mlp
-    sizes = (encoder.image_size, encoder.patch_size, encoder.width, encoder.depth)
-    return VisionTower(*sizes, mlp.c_fc.out_features, encoder.dim)
-
-
-@cache
-def _module(tower: VisionTower) -> VisionTransformer:
-    """The tower without weights, in training mode, because the counter misses fused attention."""
-    sizes = (tower.image_size, tower.patch_size, tower.width, tower.layers)
+def published_tower() -> VisionTransformer:
+    """ViT-B/16+ at 240 pixels, without weights."""
     with torch.device("meta"):
-        ratio = tower.mlp_width / tower.width
-        return VisionTransformer(*sizes, heads=1, mlp_ratio=ratio, output_dim=tower.dim).train()
+        return VisionTransformer(240, 16, width=896, layers=12, heads=14, mlp_ratio=4.0, output_dim=640)
 
 
-def parameters(tower: VisionTower, counted: Counted = "all") -> int:
+def tower_of(encoder: ClipEncoder) -> VisionTransformer:
+    """An encoder's image tower, without weights."""
+    return deepcopy(encoder.model.visual).float().to("meta")
+
+
+def parameters(tower: VisionTransformer, counted: Counted = "all") -> int:
     """Number of parameters of the tower."""
-    module = _module(tower)
-    seen = [module.conv1, *(block.mlp for block in module.transformer.resblocks)]
-    parts = {"all": [module], "profiler": seen}[counted]
+    seen = [tower.conv1, *(block.mlp for block in tower.transformer.resblocks)]
+    parts = {"all": [tower], "profiler": seen}[counted]
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
 def multiply_accumulates(
-    tower: VisionTower,
+    tower: VisionTransformer,
     sequences: Sequence[tuple[int, int]] | None = None,
     *,
     patch_embeddings: int = 1,
@@ -81,25 +52,25 @@ def multiply_accumulates(
     sequences : (number, tokens in each) that the blocks process; default: one whole image.
     patch_embeddings : number of images whose patches are embedded; windows share those of their image.
     """
-    module = _module(tower)
-    mlps = nn.Sequential(*(block.mlp for block in module.transformer.resblocks))
-    blocks = {"all": module.transformer, "profiler": mlps}[counted]
+    tower.train()  # the counter misses the fused attention of evaluation
+    mlps = nn.Sequential(*(block.mlp for block in tower.transformer.resblocks))
+    blocks = {"all": tower.transformer, "profiler": mlps}[counted]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if patch_embeddings:
-            module.conv1(torch.empty(patch_embeddings, 3, *tower.image_size))
-        for number, tokens in [(1, tower.tokens)] if sequences is None else sequences:
-            found = blocks(torch.empty(number, tokens, tower.width))
+            tower.conv1(torch.empty(patch_embeddings, 3, *tower.image_size))
+        for number, tokens in [(1, len(tower.positional_embedding))] if sequences is None else sequences:
+            found = blocks(torch.empty(number, tokens, tower.transformer.width))
             if counted == "all":
-                found[:, 0] @ module.proj
+                found[:, 0] @ tower.proj
     return counter.get_total_flops() // 2
 
 
-def window_sequences(tower: VisionTower, sizes: Sequence[int] = (2, 3)) -> list[tuple[int, int]]:
+def window_sequences(tower: VisionTransformer, sizes: Sequence[int] = (2, 3)) -> list[tuple[int, int]]:
     """WinCLIP's windows as sequences: k x k patches and the class token, at every position of the grid."""
-    rows, columns = tower.grid
+    rows, columns = tower.grid_size
     if not all(1 <= k <= min(rows, columns) for k in sizes):
         raise ValueError(
-            f"window sizes {tuple(sizes)} on a grid of {tower.grid}; expected 1 to {min(tower.grid)}"
+            f"window sizes {tuple(sizes)} on a grid of {(rows, columns)}; expected 1 to {min(rows, columns)}"
         )
     return [((rows - k + 1) * (columns - k + 1), k * k + 1) for k in sizes]
 

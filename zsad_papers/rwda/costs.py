@@ -7,13 +7,14 @@ from functools import partial
 
 import pandas as pd
 import torch
+from open_clip.transformer import VisionTransformer
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.prompts import prompt_pair
 from zsad_core.scores import average_views, prompt_score
 from zsad_papers.common import costs
-from zsad_papers.common.costs import VisionTower, latencies
+from zsad_papers.common.costs import latencies
 from zsad_papers.common.results import joined, rows
 
 VIEWS = 6
@@ -47,11 +48,11 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFr
 
 
 def image_counts(
-    tower: VisionTower, fnn: FNN, method: str, counted: costs.Counted = "all"
+    tower: VisionTransformer, fnn: FNN, method: str, counted: costs.Counted = "all"
 ) -> dict[str, float]:
     """Parameters (millions) and multiply-accumulates (10^9) of a method for one image. WinCLIP is counted as
     the paper does: its windows once, on one patch embedding."""
-    views, sequences = VIEWS, VIEWS * [(1, tower.tokens)]
+    views, sequences = VIEWS, VIEWS * [(1, len(tower.positional_embedding))]
     if method == "winclip":
         views, sequences = 1, costs.window_sequences(tower)
     numbers = costs.parameters(tower, counted)
@@ -67,8 +68,8 @@ def complexity_table() -> pd.DataFrame:
 
     Three widths of 256 are the only equal ones that fit the printed total.
     """
-    frames = []
+    tower, frames = costs.published_tower(), []
     for method in ("clip", "winclip", "rwda", "clip_rwda"):
-        ways = {way: image_counts(VisionTower(), FNN(640), method, way) for way in ("profiler", "all")}
+        ways = {way: image_counts(tower, FNN(640), method, way) for way in ("profiler", "all")}
         frames.append(pd.DataFrame(ways).rename_axis("metric").reset_index().assign(method=method))
     return pd.concat(frames, ignore_index=True)

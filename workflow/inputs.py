@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,13 @@ def _files(unit: str) -> list[str]:
 
 @cache
 def _used_by(unit: str) -> set[str]:
-    trees = (_tree(path) for path in _files(unit) if path.endswith((".py", ".ipynb")))
-    names = (name.split(".") for tree in trees for name in _imports(tree))
-    return {_unit(*parts) for parts in names if parts[0] in PACKAGES}
+    names = set()
+    for path in (path for path in _files(unit) if path.endswith((".py", ".ipynb"))):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Import | ast.ImportFrom):  # `from a.b import c`: c may be a module
+                start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                names |= {start + alias.name for alias in node.names}
+    return {_unit(*name.split(".")) for name in names if name.split(".")[0] in PACKAGES}
 
 
 def _tree(path: str) -> ast.Module:
@@ -76,15 +80,6 @@ def _tree(path: str) -> ast.Module:
         text = "\n".join("".join(cell["source"]) for cell in cells)
         text = "\n".join(line for line in text.splitlines() if not line.startswith(("%", "!")))
     return ast.parse(text)
-
-
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """`a.b.c` of `from a.b import c`: c may be a module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _unit(package: str, module: str = "__init__", *_: str) -> str:

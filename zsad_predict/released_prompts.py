@@ -84,10 +84,9 @@ def _check_templates(
                 f"{path}: tokenized_prompts_{end} begins with {found[: len(ids)].tolist()}, but {sentence!r} "
                 f"is {list(ids)}, padded with zeros: these prompts have another template"
             )
-        own = [state[f"token_{part}_{end}"][0, 0].float() for part in ("prefix", "suffix")]
+        own = torch.cat([state[f"token_{part}_{end}"][0, 0] for part in ("prefix", "suffix")]).float()
         words = encoder.text_tower.token_embedding(wanted.to(encoder.device)).cpu()  # (context, width)
-        words = torch.cat([words[:1], words[-len(own[1]) :]])
-        known &= torch.allclose(torch.cat(own), words, atol=1e-4)
+        known &= torch.allclose(own, words[[0, *range(1 - len(own), 0)]], atol=1e-4)
     if not known:
         warnings.warn(
             f"the words in {path} are embedded in another way than by {encoder.model_id}, weights "

@@ -122,7 +122,7 @@ def _write_maps(
     for scored in tqdm(images, total=len(wanted | shown), desc="heat maps", **silent(progress)):
         row = scored.row
         try:
-            image = result.image(scored)
+            image = result.reader.photo(scored.path, scored.digest)[0]
         except BadImage:
             notes = (table["notes"][row], "gone before it was drawn")
             table.loc[row, "notes"] = "; ".join(filter(None, notes))

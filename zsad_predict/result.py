@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from zsad_core.cache import cached_arrays
@@ -212,10 +211,6 @@ class Result:
             for i in places:
                 file = part.files[i]
                 yield ScoredImage(rows[file.name], file.path, part.digests[i], features.only(i))
-
-    def image(self, scored: ScoredImage) -> Image.Image:
-        """The picture; raises BadImage or FileChanged if the file has changed."""
-        return self.reader.photo(scored.path, scored.digest)[0]
 
     def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
         """The heat map (h, w)."""

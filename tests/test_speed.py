@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
 from zsad_core.encoders import load_encoder
-from zsad_papers.common.costs import multiply_accumulates, published_tower, window_sequences
+from zsad_papers.common.costs import multiply_accumulates, paper_tower, window_sequences
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.costs import complexity_table
 
@@ -24,7 +24,7 @@ def encoder():
 @pytest.fixture
 def papers_tower(monkeypatch):
     """ViT-B/16+ at 240 pixels, without its weights."""
-    monkeypatch.setattr(speed, "tower_of", lambda encoder: published_tower())
+    monkeypatch.setattr(speed, "tower_of", lambda encoder: paper_tower())
 
 
 def test_operations_of_the_papers_model(papers_tower):
@@ -70,7 +70,7 @@ def test_counts_are_those_by_hand():
     assert multiply_accumulates(tower) == expected
     assert multiply_accumulates(tower, 3 * [(1, tokens)], patch_embeddings=3) == 3 * expected
     with pytest.raises(ValueError, match="window sizes .16,. on a grid of .15, 15."):
-        window_sequences(published_tower(), (16,))
+        window_sequences(paper_tower(), (16,))
 
 
 def test_table_3_is_reproduced_by_the_profilers_way_of_counting():

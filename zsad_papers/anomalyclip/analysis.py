@@ -173,9 +173,7 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[floa
 
 def shares_above(counts: np.ndarray) -> tuple[float, float]:
     """The background's share of the normal pixels above the threshold of the best F1, and of all of them.
-
-    counts: (3, b) of anomalous, background and other normal pixels by score, ascending.
-    """
+    counts: (3, b) of anomalous, background and other normal pixels by score, ascending."""
     hits, behind, other = np.cumsum(counts[:, ::-1], axis=1)
     best = np.argmax(2 * hits / np.maximum(hits + behind + other + hits[-1], 1))
     false = behind[best] + other[best]

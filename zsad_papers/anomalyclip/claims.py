@@ -54,11 +54,8 @@ def c06(n: Numbers) -> Verdict:
 
 
 def _sweep(n: Numbers, letter: str, needed: Sequence[int] = (), least: int = 1) -> Curves:
-    """The numbers at each value of a hyperparameter, by dataset and measure, in rising order.
-
-    The values come from a dataset's variants, as in `E=12`, and from `needed`. Fewer values than `least` are
-    a problem that is noted.
-    """
+    """The numbers at each value of a hyperparameter, by dataset and measure, in rising order. The values come
+    from a dataset's variants, as in `E=12`, and from `needed`; there must be at least `least`."""
     rows = n.rows[(n.rows["method"] == "anomalyclip") & (n.rows["category"] == "mean")]
     rows = rows[(rows["task"] + " " + rows["metric"]).isin(SWEPT)]
     values = rows["variant"].str.extract(rf"^{letter}=(\d+)$", expand=False).dropna().astype(int)

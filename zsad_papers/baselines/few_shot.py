@@ -237,9 +237,7 @@ def _concatenate(maps: Iterable[Tensor], mode: str = "bilinear", grid: Size | No
 
 def _nearest(query: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances and indices, (p, k) each, of the k entries (m, d) nearest to each of (p, d), nearest first.
-
-    They are compared in chunks and in float64, so that equal rows have a distance of almost 0.
-    """
+    They are compared in chunks and in float64, so that equal rows have a distance of almost 0."""
     found, first = [], 0
     for part in entries.split(8192):
         distances = torch.cdist(query.double(), part.double())

@@ -85,9 +85,7 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
 
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Extractor:
     """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for images stretched to its size.
-
-    Training starts when features are first computed, and not at all if `compute_features` has them cached.
-    """
+    Training starts when features are first computed, and not at all if `compute_features` has them cached."""
     trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:

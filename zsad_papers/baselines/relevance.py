@@ -83,10 +83,8 @@ def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, target: Target 
 
 
 def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(n, d) embeddings, not normalised, and the attention probabilities of each block.
-
-    These are (n, heads, tokens, tokens) and, where gradients are enabled, part of the embeddings' graph.
-    """
+    """(n, d) embeddings, not normalised, and the attention probabilities of each block: (n, heads, tokens,
+    tokens) and, where gradients are enabled, part of the embeddings' graph."""
     with torch.no_grad():
         x = visual._embeds(pixels.to(visual.conv1.weight))  # (n, 1 + patches, width)
     x.requires_grad_(torch.is_grad_enabled())  # autograd records the steps, despite frozen weights

@@ -56,9 +56,7 @@ def tiling_extractor(encoder: ClipEncoder, sizes: Sequence[int]) -> Extractor:
 
 def tiling_map(scores: dict[int, Tensor], image: Tensor, grid: tuple[int, int]) -> Tensor:
     """(n, rows, columns) from the scores (n, n_tiles) of each size and those of whole images (n,).
-
-    The harmonic mean, as of windows: over the tiles that cover a patch, then over the scales and the image.
-    """
+    The harmonic mean, as of windows, over the tiles that cover a patch, then over scales and image."""
     scales = [image[:, None, None].expand(-1, *grid)]
     for size, values in scores.items():
         members = window_indices(grid, size)[tile_numbers(grid, size)]  # (n_tiles, size²)

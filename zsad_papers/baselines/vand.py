@@ -58,10 +58,8 @@ TEMPLATES = tuple(
 
 
 class Adapters(Learned):
-    """One linear layer for each block: `weight/<block>` (d, width) and `bias/<block>` (d,).
-
-    recipe: options of `train_adapters`; its `scale` multiplies the cosines.
-    """
+    """One linear layer for each block: `weight/<block>` (d, width) and `bias/<block>` (d,). recipe: options
+    of `train_adapters`; its `scale` multiplies the cosines."""
 
     KIND, PREFIXES = "adapters", ("weight/", "bias/")
 
@@ -172,9 +170,7 @@ def patch_logits(
     grid: tuple[int, int],
 ) -> list[Tensor]:
     """(n, rows, columns) of each layer: anomalous minus normal logits of tokens {block: (n, p, width)}.
-
-    texts: (2, d) for all images, or (n, 2, d).
-    """
+    texts: (2, d) for all images, or (n, 2, d)."""
     direction = scale * (texts[..., 1, :] - texts[..., 0, :])[..., None]  # (d, 1) or (n, d, 1)
     logits = []
     for layer, x in tokens.items():

@@ -107,10 +107,7 @@ def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
 
 @cache
 def load_tests(paper: str) -> tuple[dict[str, Test], dict[str, Any]]:
-    """The tests of a paper by claim, rows or a function, and the paper's own values of its options.
-
-    A claim without a test, or with both, and a test without a claim are errors.
-    """
+    """The tests of a paper by claim, rows or a function, and the paper's own values of its options."""
     claims, module = load_claims(paper), import_module(f"zsad_papers.{paper}.claims")
     names = [name for name in vars(module) if re.fullmatch(r"c\d+", name)]
     tests: dict[str, Any] = {f"{paper}-{name}": getattr(module, name) for name in names}

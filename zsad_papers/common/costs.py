@@ -22,7 +22,7 @@ from zsad_core.encoders import ClipEncoder
 Counted = Literal["all", "profiler"]
 
 
-def published_tower() -> VisionTransformer:
+def paper_tower() -> VisionTransformer:
     """ViT-B/16+ at 240 pixels, without weights."""
     with torch.device("meta"):
         return VisionTransformer(240, 16, width=896, layers=12, heads=14, mlp_ratio=4.0, output_dim=640)

@@ -205,10 +205,8 @@ def dots(
 ) -> Figure:
     """One line a label, one dot a group, in its own marker and colour; a panel for each value of `panel`.
 
-    frame: a row a dot. reference: a vertical line at this x, such as 0 for changes. share_x: one scale for
-        all panels.
-    Lines keep the order in which labels first appear, and are in every panel. Dots need no axis from 0, so
-    small differences between high numbers stay visible.
+    reference: a vertical line at this x. share_x: one scale for all panels.
+    Dots need no axis from 0, so small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
     columns, n_rows = grid_of(len(panels), columns)
@@ -288,10 +286,7 @@ def diagram(
     emphasis: Sequence[str] = (),
 ) -> Figure:
     """Boxes and arrows. boxes: name -> (x, y, text), centres in [0, 1] x [0, 1]; arrows: (from, to) or (from,
-    to, text).
-
-    Boxes named in `emphasis` have a thick frame and a tint: the parts that are trained.
-    """
+    to, text). emphasis: boxes with a thick frame and a tint, the parts that are trained."""
     figure, [[axis]] = new_figure(width=width, height=height)
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.set_axis_off()

@@ -59,11 +59,8 @@ ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 
 def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = True) -> pd.DataFrame:
-    """The frame in canonical order and types, or a ValueError that names source, row and expectation.
-
-    `undefined=False` also refuses NaN means. Rows are counted as lines of a file with a header: the first is
-    line 2.
-    """
+    """The frame in canonical order and types, or a ValueError that names source, line and expectation.
+    `undefined=False` also refuses NaN means."""
     if sorted(frame.columns) != sorted(COLUMNS):
         missing, extra = sorted(set(COLUMNS) - set(frame)), sorted(set(frame) - set(COLUMNS))
         raise ValueError(f"{source}: missing columns {missing}, unknown columns {extra}; expected {COLUMNS}")

@@ -65,10 +65,8 @@ def image_counts(
 
 def complexity_table() -> pd.DataFrame:
     """Table 3's first two columns for the paper's models, counted both ways: method, metric, profiler, all.
-
-    Three widths of 256 are the only equal ones that fit the printed total.
-    """
-    tower, frames = costs.published_tower(), []
+    Three widths of 256 are the only equal ones that fit the printed total."""
+    tower, frames = costs.paper_tower(), []
     for method in ("clip", "winclip", "rwda", "clip_rwda"):
         ways = {way: image_counts(tower, FNN(640), method, way) for way in ("profiler", "all")}
         frames.append(pd.DataFrame(ways).rename_axis("metric").reset_index().assign(method=method))

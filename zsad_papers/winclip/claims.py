@@ -17,10 +17,7 @@ LAST, HIDDEN = "patchcore_clip_last", "patchcore_clip_hidden"
 
 
 def _one_backbone(n: Numbers, *methods: str) -> list[str]:
-    """The methods at 1, 2 and 4 shots, with the one backbone that all of them have in artifact S8.
-
-    Nothing, and a problem noted, if they share none or several.
-    """
+    """The methods at 1, 2 and 4 shots, with the one backbone that all of them have in artifact S8."""
     rows = n.rows[(n.rows["artifact"] == "S8") & n.rows["variant"].str.startswith("backbone=")]
     shared = sorted(set.intersection(*(set(rows["variant"][rows["method"] == m]) for m in methods)))
     if len(shared) != 1:

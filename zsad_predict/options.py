@@ -69,8 +69,7 @@ def options_from(values: Mapping[str, Any]) -> Options:
 def read_options(profile: str = "mini", **given: Any) -> Options:
     """Options of a profile, a name in profiles/ or a YAML file; given values replace its own. Relative paths
     in it start at the checkout. Raises FileNotFoundError, and ValueError for a name or a value."""
-    path = profile_path(profile, ROOT)
-    values = read_values(path)
+    values = read_values(path := profile_path(profile, ROOT))
     known = [*read_values(profile_path("mini", ROOT)), *Options.model_fields]  # mini has all parameters
     refuse_unknown(values, list(dict.fromkeys(known)), f"profile {path.name}")
     start = ROOT if (ROOT / "pyproject.toml").is_file() else Path()

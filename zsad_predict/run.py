@@ -154,10 +154,9 @@ def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, scor
     if not compares:
         digests = [digest for part in parts for digest in part.digests]
         return References(scorer, table[table["status"] == "scored"], digests, messages)
-    scores = _left_out_scores(list(embedded.values()), scorer.fit_references)
-    detect = scorer.fit_references(list(embedded.values()), range(len(embedded)))
-    scorer = replace(scorer, detect=detect, key={**scorer.key, "references": sorted(embedded)})
-    return References(scorer, scores, list(embedded), messages)
+    features, key = list(embedded.values()), {**scorer.key, "references": sorted(embedded)}
+    fitted = replace(scorer, detect=scorer.fit_references(features, range(len(features))), key=key)
+    return References(fitted, _left_out_scores(features, scorer.fit_references), list(embedded), messages)
 
 
 def _embedded(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,15 +52,6 @@ def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
             why = f"Nothing is learned for {targets}, because the dataset for {auxiliary} is missing"
             lines.append(f"{why}: AnomalyCLIP, CoOp and VAND are not run on it.")
     return lines
-
-
-def clip_texts(
-    encoder: ClipEncoder, category: str, cache_dir: str | Path, *, ensemble: bool = False
-) -> Tensor:
-    """(2, d) unit rows of CLIP; with ensemble (CLIP's ImageNet templates) of CLIP-AC (App. A.2)."""
-    name = object_name(category)
-    pair = [f"A photo of a normal {name}"], [f"A photo of an anomalous {name}"]
-    return mean_texts(encoder, zero_shot_prompts(name, "imagenet") if ensemble else pair, cache_dir)
 
 
 ONE_MAP = {"local_weight": 1.0}
@@ -183,10 +173,13 @@ def clip_method(
 ) -> Method:
     """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
 
-    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's.
+    ensemble: CLIP-AC, with CLIP's ImageNet templates (App. A.2). attention: "vv" for CLIP with DPAM (claim
+    15, Table 4 +T1). name: a word that replaces the category's.
     """
-    encoder = category.encoder
-    texts = clip_texts(encoder, name or category.name, category.settings.cache_dir, ensemble=ensemble)
+    encoder, word = category.encoder, object_name(name or category.name)
+    sides = [f"A photo of a normal {word}"], [f"A photo of an anomalous {word}"]
+    sides = zero_shot_prompts(word, "imagenet") if ensemble else sides
+    texts = mean_texts(encoder, sides, category.settings.cache_dir)
     detect, sigma = detector(anomalyclip, texts, encoder.grid), methods.smoothing(encoder.image_size)
     key = {"texts": _hash(texts=texts)}
     return Method("anomalyclip-clip", clip_features(encoder, attention), detect, sigma, key)
@@ -270,17 +263,6 @@ def baselines(category: Category) -> list[dict]:
     return [record for key, arrays in found.items() for record in records_of(category, arrays, *key)]
 
 
-def learned_records(
-    category: Category, learned: LearnedPrompts | Adapters, variant: str, seed: int
-) -> list[dict]:
-    """Records of AnomalyCLIP in a variant, of CoOp or of VAND."""
-    method, _, rest = variant.partition(";")
-    if method not in ("coop", "vand"):
-        method, rest = "anomalyclip", variant
-    found = measured(category, method_of(category, learned, swap=variant == "class_name_at_test"))
-    return [{**record, "seed": seed} for record in records_of(category, found, method, rest)]
-
-
 def learned_for(
     settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]
 ) -> dict[tuple[str, int], LearnedPrompts | Adapters]:
@@ -324,7 +306,10 @@ def run_experiment(
     for category in tqdm(chosen, desc=f"prompts, {role}", leave=False):
         records += baselines(category) if "baselines" in variants else []
         for (variant, seed), own in learned.items():
-            records += learned_records(category, own, variant, seed)
+            method, _, rest = variant.partition(";")
+            names = (method, rest) if method in ("coop", "vand") else ("anomalyclip", variant)
+            found = measured(category, method_of(category, own, swap=variant == "class_name_at_test"))
+            records += [record | {"seed": seed} for record in records_of(category, found, *names)]
     return as_frame(records)
 
 

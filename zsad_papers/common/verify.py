@@ -56,7 +56,7 @@ def compare_rows(a: pd.DataFrame, b: pd.DataFrame, exact: bool = False) -> pd.Da
     allowed = np.where(table["metric"].isin(PERCENT), POINTS, RELATIVE * size)
     by_rank = table["metric"].map(ONE_RANK).where(table["task"] == "image")
     table["allowed"] = 0.0 if exact else np.fmax(allowed, np.fmax(by_rank, _by_seeds(table)))
-    near = np.isclose(left, right, rtol=0, atol=table[["allowed"]] + 1e-9 * (not exact), equal_nan=True)
+    near = np.isclose(left, right, rtol=0, atol=table[["allowed"]] + 1e-6 * (not exact), equal_nan=True)
     problems = {
         "only in A": table["side"] == "left_only",
         "only in B": table["side"] == "right_only",

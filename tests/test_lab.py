@@ -18,5 +18,5 @@ def test_the_labs_solutions_run_in_their_order(root, small_run, monkeypatch, cap
         exec(compile(block, "lab.md", "exec"), namespace)
     printed = capsys.readouterr().out
     assert namespace["guided"].shape == (len(namespace["images"].labels),)
-    for line in ("scatter", "accuracy on unseen sentences", "swapped", "100 pairs"):
+    for line in ("scatter", "accuracy on unseen sentences", "swapped", "64 pairs"):
         assert line in printed, f"the lab no longer prints {line!r}"

@@ -114,7 +114,7 @@ def test_figures_are_drawn_numbered_captioned_and_described(articles):
         (page, tag.get("id")): tag for page, article in articles.items() for tag in article.select("figure")
     }
     assert set(shown) == set(wanted)
-    lacking = {place for place, figure in shown.items() if "among this run's data" in figure.get_text()}
+    lacking = {place for place, figure in shown.items() if " is among this run" in figure.get_text()}
     drawn = {place: figure for place, figure in shown.items() if place not in lacking}
     empty = [place for place, figure in drawn.items() if len(figure.select("img")) != 1]
     assert len(drawn) > len(lacking) and not empty, f"no picture above the caption: {empty}"

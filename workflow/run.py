@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # as a script: `workflow` is a package of this ch
 
 from workflow.progress import Progress, end_of_log, follow  # noqa: E402
 
-FIRST_RUN = ROOT / "workflow" / "seconds.json"  # of a job of each rule, on two quiet cores
+FIRST_RUN = ROOT / "workflow" / "seconds.json"  # a job of each rule, measured on two shared cores
 # The targets of Snakemake, in turn. The ledger reads the sections' result files: see the Snakefile.
 STEPS = {"embeddings": ("embeddings",), "sections": ("sections",), "book": ("sections", "book")}
 

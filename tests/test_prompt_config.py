@@ -42,6 +42,8 @@ def test_a_recipe_fits_the_depth_of_the_encoder(small_clip):
     coop = PromptDesign(16, True, ("normal", "anomalous"), None, depth=0, length=0)
     assert prompt_config_of(small, "coop").design == coop
     assert prompt_config_of(small, "coop").temperature == small.temperature  # the model's own
+    own = prompt_config_of(small, "coop")
+    assert (own.optimizer, own.lr, own.epochs, own.batch_size) == ("sgd", 0.002, 50, 32)  # CoOp's paper
     mini = prompt_config_of(load_encoder("zsad-mini", "random", device="cpu"), "paper")
     assert (mini.first, mini.layers, mini.design.depth) == (2, (2, 3, 5, 6), 2)
 

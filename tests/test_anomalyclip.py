@@ -26,12 +26,12 @@ def settings(settings_of):
     return settings_of(prompt_epochs=1, prompt_seeds=2, limit_images=2, prompt_image_size=120)
 
 
-def squashed_category(settings, encoder, role, number=0):
-    return replace(categories(settings, encoder, role)[number], whole="squash")
+def squashed_category(settings, encoder, dataset, number=0):
+    return replace(categories(settings, encoder, dataset)[number], whole="squash")
 
 
 def test_auxiliary_sets_and_smoothing_are_the_papers():
-    found = [learning.auxiliary_role(role) for role in ("mvtec", "visa", "isic", "dagm")]
+    found = [learning.auxiliary_dataset(dataset) for dataset in ("mvtec", "visa", "isic", "dagm")]
     assert found == ["visa", "mvtec", "mvtec", "mvtec"]
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
 
@@ -79,8 +79,8 @@ def test_scores_and_maps_by_hand(settings, large):
 
 def test_records_hold_what_the_data_allow(settings, large):
     """Image metrics need both classes, pixel metrics need masks."""
-    frames = {role: run_experiment(settings, large, role, [""]) for role in ("mvtec", "headct", "isic")}
-    kinds = {role: set(frame["task"]) for role, frame in frames.items()}
+    frames = {name: run_experiment(settings, large, name, [""]) for name in ("mvtec", "headct", "isic")}
+    kinds = {name: set(frame["task"]) for name, frame in frames.items()}
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
     assert set(frames["mvtec"]["seed"]) == {111, 112}
     category = squashed_category(settings, large, "mvtec")

@@ -28,7 +28,7 @@ from zsad_papers.common.claims import (
     meets,
     method_key,
 )
-from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, as_roles, load_published, validate
+from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, as_published, load_published, validate
 
 HERE = Path(__file__).parent
 CELL = [key for key in KEYS if key not in ("paper", "artifact")]
@@ -85,7 +85,7 @@ def test_verdicts_on_the_published_numbers(published, paper):
     assert table["verdict"].to_dict() == EXPECTED.loc[table.index, "verdict"].to_dict()
     assert table.loc[table["verdict"] == UNDECIDED, "reason"].str.startswith("no row for").all()
     run = published.assign(dataset=published["dataset"].replace({"mvtec": "mini_mvtec"}))
-    assert evaluate(paper, as_roles(run, {"mvtec": "mini_mvtec"})).set_index("id").equals(table)
+    assert evaluate(paper, as_published(run, {"mvtec": "mini_mvtec"})).set_index("id").equals(table)
     others = published.assign(mean=published["mean"].where(published["paper"] == paper, 0.5))
     assert evaluate(paper, others).set_index("id").equals(table)
 

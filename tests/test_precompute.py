@@ -26,7 +26,7 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
         return pytest.fail("an image was read again")
 
     monkeypatch.setattr(image_features, "load_batch", fail)
-    records = {role: winclip_tables.all_records(settings, encoder, role) for role in PLACES}
+    records = {dataset: winclip_tables.all_records(settings, encoder, dataset) for dataset in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.open_choice_rows(settings, encoder, "visa", PLACES["visa"]))
     assert len(winclip_tables.patchcore_rows(settings, encoder, records["mvtec"], PLACES["mvtec"]))

@@ -12,7 +12,7 @@ from zsad_papers.common.results import (
     COLUMNS,
     FULL_SHOT,
     KEYS,
-    as_roles,
+    as_published,
     compare,
     load_published,
     read_results,
@@ -123,24 +123,24 @@ def test_rows_refuses_incomplete_or_unknown_values():
             rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda")
 
 
-ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa", "sewerml": "mini_visa"}
+STAND_INS = {"mvtec": "mini_mvtec", "visa": "mini_visa", "sewerml": "mini_visa"}
 
 
-def test_roles_rename_and_may_share_a_dataset():
+def test_published_names_may_share_a_stand_in():
     measured = validate(frame_of({}, {"dataset": "mini_visa"}, {"dataset": "", "metric": "params_M"}))
-    named = as_roles(measured, ROLES)
+    named = as_published(measured, STAND_INS)
     assert sorted(named["dataset"]) == ["", "mvtec", "sewerml", "visa"]
     assert list(named.columns) == COLUMNS
-    assert as_roles(measured, {"mini_mvtec": "mini_mvtec"})["dataset"].tolist().count("mini_mvtec") == 1
+    assert as_published(measured, {"mini_mvtec": "mini_mvtec"})["dataset"].tolist().count("mini_mvtec") == 1
     with pytest.raises(ValueError, match=r"rows of \['visa'\] beside their stand-ins"):
-        as_roles(validate(frame_of({"dataset": "visa"})), ROLES)
+        as_published(validate(frame_of({"dataset": "visa"})), STAND_INS)
 
 
 def test_compare_shows_what_is_missing_on_either_side():
     published = load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
     own = {"dataset": "mini_visa", "variant": "object_known", "method": "rwda"}
     measured = validate(frame_of({"mean": 90.0}, own, {"dataset": "mini_visa", "mean": math.nan}))
-    table = compare(published, measured, roles={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
+    table = compare(published, measured, stand_ins={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
     assert table["published"].tolist()[: len(published)] == published["mean"].tolist()
     cell = table.set_index(["dataset", "method", "variant"])
     first = cell.loc[("mvtec", "clip", "object_unknown")]

@@ -9,7 +9,7 @@ import pytest
 from zsad_papers.common.results import compare, load_published
 from zsad_papers.common.tables import as_table, comparison_table
 
-ROLES = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
+STAND_INS = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def comparison():
     """Table 1, zero-shot; CLIP measured on stand-ins, undefined on one."""
     published = load_published("rwda").query("artifact == 'T1' and shots == 0 and metric != 'aupr'")
     measured = published[published["method"] == "clip"].assign(mean=90.25, std=0.5)
-    measured["dataset"] = measured["dataset"].map(ROLES)
+    measured["dataset"] = measured["dataset"].map(STAND_INS)
     measured.loc[measured["dataset"] == "mini_visa", "mean"] = math.nan
-    return compare(published, measured, roles=ROLES)
+    return compare(published, measured, stand_ins=STAND_INS)
 
 
 def test_a_comparison_says_in_words_what_was_not_run(comparison):

@@ -30,14 +30,14 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
-from zsad_papers.common.data import dataset_named, missing, roles_of
+from zsad_papers.common.data import dataset_named, datasets_by_stand_in, missing
 from zsad_papers.common.settings import Settings, read_settings
 
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 TIMEOUT = 5.0  # seconds that an address has to answer in
 LEAST_FREE = 10**9  # bytes that must stay free
 MADE = ("mini_", "textile")  # datasets with these prefixes are made by `make book`
-WITH_REFERENCES = {"mvtec", "visa"}  # roles with reference images and measured maps
+WITH_REFERENCES = {"mvtec", "visa"}  # datasets with reference images and measured maps
 
 
 class Check(NamedTuple):
@@ -139,9 +139,9 @@ def size_of(url: str) -> str:
 
 
 def check_datasets(settings: Settings) -> Iterator[Check]:
-    """One line or more for each dataset that has a role."""
-    roles = roles_of(settings)
-    for name, own in roles.items():
+    """One line or more for each prepared dataset that stands in for one of the papers'."""
+    stand_ins = datasets_by_stand_in(settings)
+    for name, own in stand_ins.items():
         lacking = missing(settings, own[:1])
         if lacking and name.startswith(MADE):
             yield Check(f"dataset {name}", "ok", "not there yet: `make book` makes it")
@@ -152,31 +152,31 @@ def check_datasets(settings: Settings) -> Iterator[Check]:
                 yield from _check_dataset(settings, name, own)
             except (ValueError, OSError) as error:
                 yield Check(f"dataset {name}", "error", str(error))
-    if not roles:
+    if not stand_ins:
         yield Check("datasets", "warning", "the profile names none")
 
 
-def _check_dataset(settings: Settings, name: str, roles: Sequence[str]) -> Iterator[Check]:
-    dataset = dataset_named(settings, name, limit=False)
-    test = dataset.select(split="test")
+def _check_dataset(settings: Settings, name: str, datasets: Sequence[str]) -> Iterator[Check]:
+    images = dataset_named(settings, name, limit=False)
+    test = images.select(split="test")
     for i in {0, len(test) // 2, len(test) - 1} & set(range(len(test))):
         test.image(i)
         test.mask(i)
     normal, anomalous = int((test.labels == 0).sum()), int((test.labels == 1).sum())
     note = f"{len(test.categories)} categories, {normal} normal and {anomalous} anomalous test images"
     yield Check(f"dataset {name}", "ok", note)
-    compared = bool(WITH_REFERENCES & set(roles))
+    compared = bool(WITH_REFERENCES & set(datasets))
     bare = int(((test.meta["label"] == 1) & (test.meta["mask"] == "")).sum())
     if 0 < bare < anomalous or (bare and compared):
         note = f"{bare} of {anomalous} anomalous test images have no mask, so maps cannot be measured"
         yield Check(f"masks of {name}", "error", f"{note}: add them")
-    shots = max(settings.shots if roles == ["visa"] else (*settings.shots, *settings.ablation_shots))
-    train = dataset.meta[dataset.meta["split"] == "train"]["category"].value_counts()
-    few = [category for category in dataset.categories if train.get(category, 0) < shots]
+    shots = max(settings.shots if datasets == ["visa"] else (*settings.shots, *settings.ablation_shots))
+    train = images.meta[images.meta["split"] == "train"]["category"].value_counts()
+    few = [category for category in images.categories if train.get(category, 0) < shots]
     if compared and few:
         note = f"fewer than {shots} normal training images in {', '.join(few)}: add some, or lower shots"
         yield Check(f"references of {name}", "error", note)
-    for known in pd.read_csv(PUBLISHED).query("dataset == @name and dataset in @roles").itertuples():
+    for known in pd.read_csv(PUBLISHED).query("dataset == @name and dataset in @datasets").itertuples():
         if (known.n_normal, known.n_anomalous) != (normal, anomalous):
             note = f"published are {known.n_normal} normal and {known.n_anomalous} anomalous test images"
             yield Check(f"counts of {name}", "warning", f"{note}; prepared.json may know the reason")

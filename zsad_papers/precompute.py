@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from zsad_core import prompts
 from zsad_core.image_features import compute_features, random_word_embeddings, view_extractor
-from zsad_papers.anomalyclip import COMPARED, ROLES
+from zsad_papers.anomalyclip import COMPARED, DATASETS
 from zsad_papers.anomalyclip.experiments import extractors_of
-from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_role
+from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_dataset
 from zsad_papers.anomalyclip.tables import variants_of
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.detectors import baseline_extractor
@@ -36,52 +36,52 @@ def compute(settings: Settings, kind: str, name: str, category: str | None = Non
     name: `name` or `name/category`, as in `settings.datasets`. category: only this one; None: all."""
     encoder = encoder_of(settings, "prompt_" if kind == "anomalyclip" else "")
     backbone = backbone_of(settings) if kind in ("winclip", "backbone") else None
-    dataset = dataset_named(settings, name)
-    chosen, folder = dataset.select(category), dataset.root.name
+    images = dataset_named(settings, name)
+    chosen, folder = images.select(category), images.root.name
     if kind == "views":
         compute_features(view_extractor(encoder), chosen, settings.cache_dir, whole="squash")
     for own in chosen.categories:
-        for role, value in settings.datasets.items():
-            if role not in ROLES or value not in (folder, f"{folder}/{own}"):
+        for dataset, value in settings.datasets.items():
+            if dataset not in DATASETS or value not in (folder, f"{folder}/{own}"):
                 continue
-            whole = dataset if value == dataset.name else dataset_named(settings, value)
+            whole = images if value == images.name else dataset_named(settings, value)
             found = Category(settings, encoder, whole, own)
             if kind == "views":
-                _views(found, role)
+                _views(found, dataset)
             elif kind == "anomalyclip":
-                _local_features(found, role)
+                _local_features(found, dataset)
             elif kind == "winclip":
-                _windows(found, role, backbone)
-            elif backbone is not None and role in COMPARED:
+                _windows(found, dataset, backbone)
+            elif backbone is not None and dataset in COMPARED:
                 _baselines(found, backbone)
-    return f"{dataset.name}: {len(chosen)} images"
+    return f"{images.name}: {len(chosen)} images"
 
 
-def _views(category: Category, role: str) -> None:
+def _views(category: Category, dataset: str) -> None:
     """Tiles and crops of images that are not square, for `winclip.experiments.zero_shot_classification`."""
-    if role in COMPARED or len(set(category.test.labels.tolist())) == 2:
+    if dataset in COMPARED or len(set(category.test.labels.tolist())) == 2:
         extractor, cache = view_extractor(category.encoder), category.settings.cache_dir
         for images, options in map(category.viewed, ("tiles", "center_crop")):
             if options:
                 compute_features(extractor, images, cache, **options)
 
 
-def _windows(category: Category, role: str, backbone: Backbone | None) -> None:
+def _windows(category: Category, dataset: str, backbone: Backbone | None) -> None:
     """For `zero_shot`, `other_localization`, `tiling`, `few_shot` and `open_choices`, with the references
     that are drawn from the training images."""
     settings = category.settings
-    if role in COMPARED or has_masks(category.test):
+    if dataset in COMPARED or has_masks(category.test):
         category.computed(category.clip, category.test)
-    if role not in COMPARED:
+    if dataset not in COMPARED:
         return
     squashed = category.seen("squash")
     squashed.computed(category.clip, category.test)
     squashed.references(category.draws([1]), category.clip)
     category.computed(other_localization_extractor(category), category.test)
-    shots = [few_shot_design(settings, role)[0], [1]]
-    if role == "mvtec":
+    shots = [few_shot_design(settings, dataset)[0], [1]]
+    if dataset == "mvtec":
         category.computed(tiling_extractor(category.encoder, settings.scales), category.test)
-    if role == "mvtec" or backbone is None:
+    if dataset == "mvtec" or backbone is None:
         shots.append(settings.shots)
     if backbone is None:
         _baselines(category, None)
@@ -98,14 +98,14 @@ def _baselines(category: Category, backbone: Backbone | None) -> None:
     category.computed(extractor, category.test)
 
 
-def _local_features(category: Category, role: str) -> None:
+def _local_features(category: Category, dataset: str) -> None:
     """For `anomalyclip.experiments`, and for learning prompts for other datasets from these images."""
     category, settings = replace(category, whole="squash"), category.settings
-    learners = [r for r in ROLES if settings.datasets.get(r) and auxiliary_role(r) == role]
-    variants = [name for r in (role, *learners) for name in variants_of(settings, r)]
+    learners = [r for r in DATASETS if settings.datasets.get(r) and auxiliary_dataset(r) == dataset]
+    variants = [name for r in (dataset, *learners) for name in variants_of(settings, r)]
     for extractor in extractors_of(category.encoder, variants):
         category.computed(extractor, category.test)
-    if role == MEDICAL:  # prompts are learned on all of its images
+    if dataset == MEDICAL:  # prompts are learned on all of its images
         for extractor in extractors_of(category.encoder, ["tuned=medical", "vand"]):
             category.computed(extractor, category.dataset.select(category.name))
 

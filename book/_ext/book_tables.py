@@ -184,7 +184,7 @@ def _value(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{role}: {name}" for role, name in value.items())
+        return ", ".join(f"{dataset}: {name}" for dataset, name in value.items())
     return json.dumps(value).strip('"')
 
 

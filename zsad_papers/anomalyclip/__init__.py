@@ -23,7 +23,7 @@ def _seeds(settings: Any) -> str:
 INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
 MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
 MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
-ROLES = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
+DATASETS = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
 COMPARED = ("mvtec", "visa")
 """Datasets with ablations and baselines; the prompts for each are learned on the other."""
 
@@ -41,18 +41,18 @@ PAPER = Paper(
     encoder=("ViT-L-14-336-quickgelu", "openai"),
     prefix="prompt_",
     also_missing=_also_missing,
-    datasets=ROLES,
+    datasets=DATASETS,
     settings=AnomalyclipSettings,
     seeds=_seeds,
 )
 
 start = partial(start_page, PAPER)
 
-_OTHERS = tuple(role for role in ROLES if role not in COMPARED)
+_OTHERS = tuple(dataset for dataset in DATASETS if dataset not in COMPARED)
 
 EXPERIMENTS = {
-    role: {"needs": (role,), "features": {"anomalyclip": COMPARED}, "after": (f"winclip-{role}",)}
-    for role in COMPARED
+    dataset: {"needs": (dataset,), "features": {"anomalyclip": COMPARED}, "after": (f"winclip-{dataset}",)}
+    for dataset in COMPARED
 } | {
     # The prompts for VisA and for all other datasets are learned on MVTec AD: once, so one after the other.
     "others": {

@@ -29,7 +29,7 @@ from zsad_papers.anomalyclip.claims import WORDS
 from zsad_papers.anomalyclip.learning import (
     FIRST_SEED,
     MEDICAL,
-    auxiliary_role,
+    auxiliary_dataset,
     learned_adapters,
     learned_variants,
 )
@@ -42,12 +42,12 @@ SPREAD = ("", "coop", "vand")
 """Variants that are trained with `prompt_seeds` seeds, from the first on: Tables 1 and 2. Others have one."""
 
 
-def nothing_learned(settings: Settings, roles: Sequence[str]) -> list[str]:
+def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
     """For a page's reader: the datasets for which nothing can be learned, because their auxiliary dataset is
     missing."""
-    there, lines = [role for role in roles if not missing(settings, [role])], []
+    there, lines = [dataset for dataset in datasets if not missing(settings, [dataset])], []
     for auxiliary in ("mvtec", "visa"):
-        targets = ", ".join(role for role in there if auxiliary_role(role) == auxiliary)
+        targets = ", ".join(dataset for dataset in there if auxiliary_dataset(dataset) == auxiliary)
         if targets and missing(settings, [auxiliary]):
             why = f"Nothing is learned for {targets}, because the dataset for {auxiliary} is missing"
             lines.append(f"{why}: AnomalyCLIP, CoOp and VAND are not run on it.")
@@ -155,11 +155,11 @@ class Method(NamedTuple):
     key: dict[str, str]
 
 
-def squashed(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories in a role, images squashed as in AnomalyCLIP; without a dataset none, no warning."""
-    if missing(settings, [role]):
+def squashed(settings: Settings, encoder: ClipEncoder, dataset: str) -> list[Category]:
+    """A stand-in's categories, images squashed as in AnomalyCLIP; without a stand-in none, no warning."""
+    if missing(settings, [dataset]):
         return []
-    return [replace(category, whole="squash") for category in categories(settings, encoder, role)]
+    return [replace(category, whole="squash") for category in categories(settings, encoder, dataset)]
 
 
 def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
@@ -264,13 +264,13 @@ def baselines(category: Category) -> list[dict]:
 
 
 def learned_for(
-    settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]
+    settings: Settings, encoder: ClipEncoder, dataset: str, variants: Sequence[str]
 ) -> dict[tuple[str, int], LearnedPrompts | Adapters]:
-    """What each variant and seed learned for the dataset in a role; nothing without the auxiliary set."""
+    """What each variant and seed learned for a dataset's stand-in; nothing without the auxiliary set."""
     seeds = {variant: settings.prompt_seeds if variant in SPREAD else 1 for variant in variants}
     tasks = [(v, FIRST_SEED + k) for v, number in seeds.items() if v != "baselines" for k in range(number)]
     found: dict = {}
-    for auxiliary in (auxiliary_role(role), MEDICAL):
+    for auxiliary in (auxiliary_dataset(dataset), MEDICAL):
         own = [task for task in tasks if (auxiliary == MEDICAL) == task[0].endswith("tuned=medical")]
         layers = [task for task in own if task[0].startswith("vand")]
         prompts = [task for task in own if task not in layers]
@@ -295,15 +295,15 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
 
 
 def run_experiment(
-    settings: Settings, encoder: ClipEncoder, role: str, variants: Sequence[str]
+    settings: Settings, encoder: ClipEncoder, dataset: str, variants: Sequence[str]
 ) -> pd.DataFrame:
-    """The records of variants on the dataset in a role; empty without it or its auxiliary set.
+    """The records of variants on a dataset's stand-in; empty without it or its auxiliary set.
 
     variants: of `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical".
     """
-    chosen, records = squashed(settings, encoder, role), []
-    learned = learned_for(settings, encoder, role, variants) if chosen else {}
-    for category in tqdm(chosen, desc=f"prompts, {role}", leave=False):
+    chosen, records = squashed(settings, encoder, dataset), []
+    learned = learned_for(settings, encoder, dataset, variants) if chosen else {}
+    for category in tqdm(chosen, desc=f"prompts, {dataset}", leave=False):
         records += baselines(category) if "baselines" in variants else []
         for (variant, seed), own in learned.items():
             method, _, rest = variant.partition(";")

@@ -33,13 +33,13 @@ PromptSource = LearnedPrompts | Adapters | ClipEncoder | None
 def prompt_sources(
     settings: Settings,
     encoder: ClipEncoder,
-    role: str,
+    dataset: str,
     methods: Sequence[str] = ("AnomalyCLIP",),
     windows: ClipEncoder | None = None,
 ) -> dict[str, PromptSource]:
-    """The prompt source of each method for the dataset in a role, learned on its auxiliary set; without that
+    """The prompt source of each method for a dataset's stand-in, learned on its auxiliary set; without that
     set the method is left out. windows: WinCLIP's encoder."""
-    options = (settings, encoder, learning.auxiliary_role(role))
+    options = (settings, encoder, learning.auxiliary_dataset(dataset))
     learners = {
         "CoOp": partial(learning.learned_prompts, *options, "coop"),
         "VAND": partial(learning.learned_adapters, *options),
@@ -142,18 +142,18 @@ def strip(examples: Sequence[Example]) -> Figure:
 
 
 SHOWN = load_claims("anomalyclip", "figure_maps.csv").set_index("figure")
-"""For Figures 14 to 37: the category, its dataset, and what can show it, in order: role and category, or role
-alone for its first category. The paper does not name the circuit board, the bracket or the set of colon or
-brain images: these are our choice."""
+"""For Figures 14 to 37: the category, its dataset, and what can show it, in order: dataset and category,
+or a dataset alone for its first category. The paper does not name the circuit board, the bracket or the set
+of colon or brain images: these are our choice."""
 
 
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
-    """The role and the category that show one of `SHOWN`; None if there is none."""
+    """The dataset and the category that show one of `SHOWN`; None if there is none."""
     for place in SHOWN.loc[artifact, "shown_by"].split(" | "):
-        role, _, name = place.partition(" ")
-        for category in experiments.squashed(settings, encoder, role):
+        dataset, _, name = place.partition(" ")
+        for category in experiments.squashed(settings, encoder, dataset):
             if name in ("", category.name):
-                return role, category
+                return dataset, category
     return None
 
 
@@ -163,10 +163,10 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
     for artifact, shown in SHOWN.iterrows():
         here, masks, learned_on = "nothing: no such data", "", ""
         if found := shown_category(settings, encoder, artifact):
-            role, category = found
+            dataset, category = found
             here = f"{object_name(category.name)}, {category.dataset.name}"
             masks = "yes" if has_masks(category.test) else "none"
-            learned_on = settings.datasets[learning.auxiliary_role(role)] or "nothing"
+            learned_on = settings.datasets[learning.auxiliary_dataset(dataset)] or "nothing"
         lines.append((artifact[1:], f"{shown['category']}, {shown['dataset']}", here, masks, learned_on))
     names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
     return pd.DataFrame(lines, columns=names)
@@ -178,8 +178,8 @@ def shown_maps(settings: Settings, encoder: ClipEncoder, artifact: str) -> Figur
     if found is None:
         words = f"Neither {SHOWN.loc[artifact, 'category']} nor a stand-in for it is among this run's data."
         return plots.Placeholder(words)
-    role, category = found
-    sources = prompt_sources(settings, encoder, role)
+    dataset, category = found
+    sources = prompt_sources(settings, encoder, dataset)
     if not sources:
         return plots.Placeholder("No auxiliary set to learn prompts on is among this run's data.")
     return strip(map_examples(category, sources, spread_out(category, 5)))

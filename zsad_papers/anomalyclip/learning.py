@@ -16,19 +16,19 @@ from zsad_papers.common.data import dataset_of
 from zsad_papers.common.settings import Settings
 
 MEDICAL = "cvc_colondb"
-"""The role of the medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
+"""The medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
 FIRST_SEED = PromptConfig().seed
 
 
-def auxiliary_role(role: str) -> str:
+def auxiliary_dataset(dataset: str) -> str:
     """The dataset that prompts for this one are learned on: VisA for MVTec AD, MVTec AD for all others."""
-    return "visa" if role == "mvtec" else "mvtec"
+    return "visa" if dataset == "mvtec" else "mvtec"
 
 
 def learned_prompts(
     settings: Settings, encoder: ClipEncoder, auxiliary: str, preset: str = "released", **options
 ) -> LearnedPrompts | None:
-    """Prompts learned on the dataset in a role, read if they are kept; None without the dataset."""
+    """Prompts learned on a dataset's stand-in, read if they are kept; None without the dataset."""
     return next(iter(learned_variants(settings, encoder, auxiliary, [{"preset": preset, **options}])), None)
 
 
@@ -71,10 +71,10 @@ def learned_adapters(
     return Adapters.load(path)
 
 
-def _auxiliary_images(settings: Settings, role: str) -> AnomalyDataset | None:
+def _auxiliary_images(settings: Settings, dataset: str) -> AnomalyDataset | None:
     """Of `MEDICAL` all images, of other sets the test split; None without the dataset."""
-    dataset = dataset_of(settings, role)
-    return dataset if dataset is None or role == MEDICAL else dataset.select(split="test")
+    images = dataset_of(settings, dataset)
+    return images if images is None or dataset == MEDICAL else images.select(split="test")
 
 
 def _kept(settings: Settings, encoder: ClipEncoder, images: AnomalyDataset, key: dict) -> Path:

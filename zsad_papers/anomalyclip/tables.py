@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from zsad_core.encoders import ClipEncoder
-from zsad_papers.anomalyclip import COMPARED, INDUSTRIAL, ROLES, experiments, learning
+from zsad_papers.anomalyclip import COMPARED, DATASETS, INDUSTRIAL, experiments, learning
 from zsad_papers.baselines.backbones import Backbone, backbone_of
 from zsad_papers.baselines.rd4ad import LAYERS, rd4ad_detector, rd4ad_extractor
 from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_masks
@@ -33,44 +33,44 @@ CLASSWISE = {
     "visa": {"pixel": {"auroc": "T19", "pro": "T20"}, "image": {"auroc": "T21", "ap": "T22"}},
     "mpdd": {"pixel": {"auroc": "T23", "pro": "T24"}, "image": {"auroc": "T25", "ap": "T26"}},
 }
-"""The tables of Appendix F, by role, task and metric."""
+"""The tables of Appendix F, by dataset, task and metric."""
 
 
-def variants_of(settings: Settings, role: str) -> list[str]:
-    """All variants to measure on the dataset in a role."""
+def variants_of(settings: Settings, dataset: str) -> list[str]:
+    """All variants to measure on a dataset's stand-in."""
     found = [*MAIN, "object_aware", "class_name_at_test", *(f"word={word}" for word in experiments.WORDS)]
-    if role not in INDUSTRIAL and settings.datasets[role] != settings.datasets[learning.MEDICAL]:
+    if dataset not in INDUSTRIAL and settings.datasets[dataset] != settings.datasets[learning.MEDICAL]:
         found += TUNED
-    if role in COMPARED:
+    if dataset in COMPARED:
         ablations = [name for table in experiments.ABLATIONS.values() for name in table]
         found += [name for name in ablations if name in experiments.VARIANTS]
         found += ["wo_dpam", *(f"code:{name}" for name in experiments.SWITCHES)]
-        found += experiments.sweep_variants(settings) if role == "mvtec" else []
+        found += experiments.sweep_variants(settings) if dataset == "mvtec" else []
     return list(dict.fromkeys(found))
 
 
-def first_roles(names: Mapping[str, str]) -> dict[str, str]:
-    """{dataset: its first role}: a dataset with several roles is measured once. names: {role: dataset}."""
+def first_datasets(names: Mapping[str, str]) -> dict[str, str]:
+    """{stand-in: its first dataset}: each stand-in is measured once. names: {dataset: stand-in}."""
     first: dict[str, str] = {}
-    for role, dataset in names.items():
-        first.setdefault(dataset, role)
+    for dataset, stand_in in names.items():
+        first.setdefault(stand_in, dataset)
     return first
 
 
-def winclip_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+def winclip_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """WinCLIP's records on any dataset. encoder: that of WinCLIP."""
     records: list[dict] = []
-    for category in categories(settings, encoder, role):
+    for category in categories(settings, encoder, dataset):
         records += zero_shot_classification(category) if len(set(category.test.labels.tolist())) == 2 else []
-        records += zero_shot(category, role in COMPARED) if has_masks(category.test) else []
+        records += zero_shot(category, dataset in COMPARED) if has_masks(category.test) else []
     return _with_ap([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
 
 
-def full_shot_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+def full_shot_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP. RD4AD needs a
     trained network: it is left out where the baselines run on CLIP's tokens, and, with a warning, without its
     extra."""
-    found = [category for category in categories(settings, encoder, role) if len(category.train)]
+    found = [category for category in categories(settings, encoder, dataset) if len(category.train)]
     backbone = backbone_of(settings)
     records = [record for category in found for record in full_shot(category, backbone)]
     if backbone is not None and find_spec("anomalib") is None:
@@ -95,49 +95,49 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
     return [image, category.record(found["/pixel"], "pixel", "rd4ad", shots=FULL_SHOT)]
 
 
-def rows_of(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
+def rows_of(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
     """Rows of one artifact of this paper, of the first seed, which all variants have; where and keep: as in
     `results.tidy`."""
-    return _tidy(records[records["seed"] <= learning.FIRST_SEED], dataset, artifact, **where)
+    return _tidy(records[records["seed"] <= learning.FIRST_SEED], stand_in, artifact, **where)
 
 
-def _tidy(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    return tidy(records, dataset, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
+def _tidy(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
+    return tidy(records, stand_in, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
 
 
-def ablation_rows(records: pd.DataFrame, dataset: str, artifact: str) -> pd.DataFrame:
+def ablation_rows(records: pd.DataFrame, stand_in: str, artifact: str) -> pd.DataFrame:
     """Rows of a table in `ABLATIONS`."""
-    return rows_of(records, dataset, artifact, method="anomalyclip", variant=experiments.ABLATIONS[artifact])
+    return rows_of(records, stand_in, artifact, method="anomalyclip", variant=experiments.ABLATIONS[artifact])
 
 
-def main_rows(records: pd.DataFrame, dataset: str, artifact: Artifact, **where: object) -> pd.DataFrame:
+def main_rows(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
     """Rows of Tables 1 or 2: six methods without their variants, over all seeds."""
-    return _tidy(records, dataset, artifact, method=METHODS, variant="", shots=0, **where)
+    return _tidy(records, stand_in, artifact, method=METHODS, variant="", shots=0, **where)
 
 
-def classwise_rows(records: pd.DataFrame, role: str, dataset: str) -> pd.DataFrame:
+def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str) -> pd.DataFrame:
     """Rows of the four tables of Appendix F for one dataset."""
     return joined(
-        main_rows(records, dataset, artifacts, task=task, metrics=list(artifacts), keep="both")
-        for task, artifacts in CLASSWISE.get(role, {}).items()
+        main_rows(records, stand_in, artifacts, task=task, metrics=list(artifacts), keep="both")
+        for task, artifacts in CLASSWISE.get(dataset, {}).items()
     )
 
 
-def score_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def score_rows(records: pd.DataFrame, stand_in: str) -> pd.DataFrame:
     """Rows of claim 48: the spread of the scores over all categories."""
     where = {"method": ["clip", "anomalyclip"], "variant": "", "task": "image"}
     metrics = ["score_mean", "score_std", "score_overlap"]
-    return rows_of(records, dataset, "appE", metrics=metrics, **where)
+    return rows_of(records, stand_in, "appE", metrics=metrics, **where)
 
 
 def count_rows(settings: Settings) -> pd.DataFrame:
     """Rows of Table 6 for the datasets of this run."""
     frames = []
-    for role, name in dataset_names(settings, ROLES).items():
-        test = dataset_of(settings, role).select(split="test")
+    for dataset, stand_in in dataset_names(settings, DATASETS).items():
+        test = dataset_of(settings, dataset).select(split="test")
         counts = {"n_categories": len(test.categories), "n_normal": (test.labels == 0).sum()}
         counts["n_anomalous"] = (test.labels == 1).sum()
-        names = {"paper": "anomalyclip", "artifact": "T6", "dataset": name, "method": "", "task": ""}
+        names = {"paper": "anomalyclip", "artifact": "T6", "dataset": stand_in, "method": "", "task": ""}
         frames.append(rows(pd.DataFrame([counts]), **names))
     return joined(frames).drop_duplicates()
 
@@ -151,13 +151,13 @@ def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[
 
 
 def run(settings: Settings, target: str) -> str:
-    """Run all experiments on the dataset in a role, or on all `others`; a line of summary for each."""
-    roles = [role for role in ROLES if role not in COMPARED] if target == "others" else [target]
+    """Run all experiments on a dataset's stand-in, or on all `others`'; a line of summary for each."""
+    datasets = [name for name in DATASETS if name not in COMPARED] if target == "others" else [target]
     encoder, windows, lines = encoder_of(settings, "prompt_"), encoder_of(settings), []
-    for name, role in first_roles(dataset_names(settings, roles)).items():
-        records = experiments.run_experiment(settings, encoder, role, variants_of(settings, role))
-        found = [records, winclip_records(settings, windows, role)]
-        if role in COMPARED:
-            found.append(full_shot_records(settings, windows, role))
-        lines.append(f"{name}: {sum(map(len, found))} measurements")
+    for stand_in, dataset in first_datasets(dataset_names(settings, datasets)).items():
+        records = experiments.run_experiment(settings, encoder, dataset, variants_of(settings, dataset))
+        found = [records, winclip_records(settings, windows, dataset)]
+        if dataset in COMPARED:
+            found.append(full_shot_records(settings, windows, dataset))
+        lines.append(f"{stand_in}: {sum(map(len, found))} measurements")
     return "\n".join(lines)

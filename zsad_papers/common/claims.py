@@ -2,7 +2,7 @@
 
 A paper's `claims.csv` says what it claims. Its test is one or more rows of `claim_tests.csv`, which must all be
 met, or a function of its `claims.py` that has the claim's number as its name: `c07`. Both read the paper's own
-rows of a valid tidy frame (`zsad_papers.common.results`) with published dataset names (`results.as_roles`).
+rows of a valid tidy frame (`zsad_papers.common.results`) with published dataset names (`results.as_published`).
 
 A row of `claim_tests.csv` says: on these datasets and in these measures, the first setting minus the second
 meets a condition. Each of its columns but the last three may hold several names, with ` | ` between them.

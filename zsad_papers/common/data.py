@@ -66,47 +66,48 @@ def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
     )
 
 
-def dataset_of(settings: Settings, role: str) -> AnomalyDataset | None:
+def dataset_of(settings: Settings, dataset: str) -> AnomalyDataset | None:
     """The stand-in for a published dataset, at most `limit_images` test images a category and label, by the
-    name that `settings.datasets` has for the role, as `results.as_roles` expects; None if the settings name
+    name that `settings.datasets` has for it, as `results.as_published` expects; None if the settings name
     none, and with a warning if the one they name is not prepared."""
-    name = settings.datasets.get(role)
+    name = settings.datasets.get(dataset)
     if name is not None and not is_prepared(settings, name):
-        warnings.warn(missing(settings, [role])[0], stacklevel=2)
+        warnings.warn(missing(settings, [dataset])[0], stacklevel=2)
         return None
     return None if name is None else dataset_named(settings, name)
 
 
-def dataset_names(settings: Settings, roles: Sequence[str]) -> dict[str, str]:
+def dataset_names(settings: Settings, datasets: Sequence[str]) -> dict[str, str]:
     """{published dataset: the prepared one that stands in for it}, without those that are missing."""
-    places = {role: settings.datasets.get(role) for role in roles}
-    return {role: name for role, name in places.items() if name and is_prepared(settings, name)}
+    named = {dataset: settings.datasets.get(dataset) for dataset in datasets}
+    return {dataset: name for dataset, name in named.items() if name and is_prepared(settings, name)}
 
 
-def roles_of(settings: Settings) -> dict[str, list[str]]:
+def datasets_by_stand_in(settings: Settings) -> dict[str, list[str]]:
     """{prepared dataset: the published ones that it stands in for}, of all that the settings name."""
-    roles: dict[str, list[str]] = {}
-    for role, name in settings.datasets.items():
+    found: dict[str, list[str]] = {}
+    for dataset, name in settings.datasets.items():
         if name:
-            roles.setdefault(name, []).append(role)
-    return roles
+            found.setdefault(name, []).append(dataset)
+    return found
 
 
-def with_roles(name: str, roles: Sequence[str]) -> str:
-    """The name of a prepared dataset, with its roles if they have other names."""
-    return name if list(roles) in ([], [name]) else f"{name} (stand-in for {', '.join(roles)})"
+def described(name: str, datasets: Sequence[str]) -> str:
+    """The name of a prepared dataset, and which ones it stands in for, if they have other names."""
+    return name if list(datasets) in ([], [name]) else f"{name} (stand-in for {', '.join(datasets)})"
 
 
-def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
-    """For a page's reader: for each role without a prepared dataset, what is missing and how to get it."""
+def missing(settings: Settings, datasets: Sequence[str]) -> list[str]:
+    """For a page's reader: for each dataset without a prepared stand-in, what to do about it."""
     lines = []
-    for role in roles:
-        name = settings.datasets.get(role)
+    for dataset in datasets:
+        name = settings.datasets.get(dataset)
         if name is None:
-            lines.append(f"No dataset stands in for {role}: name a prepared one in the parameter `datasets`.")
+            how = "name a prepared one in the parameter `datasets`"
+            lines.append(f"No dataset stands in for {dataset}: {how}.")
         elif not is_prepared(settings, name):
             how = how_to_prepare(folder_and_category(name)[0])
-            lines.append(f"The dataset {with_roles(name, [role])} is not prepared: {how}.")
+            lines.append(f"The dataset {described(name, [dataset])} is not prepared: {how}.")
     return lines
 
 
@@ -124,14 +125,14 @@ def dataset_named(settings: Settings, name: str, *, limit: bool = True) -> Anoma
 
 
 def embedded_datasets(
-    settings: Settings, encoder: ClipEncoder, roles: Sequence[str]
+    settings: Settings, encoder: ClipEncoder, datasets: Sequence[str]
 ) -> dict[str, TileFeatures]:
-    """Embeddings of the datasets of these roles, six views each; the single-view results use view 0. A role
-    without a prepared dataset is left out."""
+    """Embeddings of the stand-ins for these datasets, six views each; the single-view results use view 0. A
+    dataset without a prepared one is left out."""
     from zsad_core.image_features import image_embeddings  # here: see above
 
-    found = {role: dataset for role in roles if (dataset := dataset_of(settings, role)) is not None}
-    return {role: image_embeddings(encoder, own, settings.cache_dir) for role, own in found.items()}
+    found = {dataset: images for dataset in datasets if (images := dataset_of(settings, dataset)) is not None}
+    return {dataset: image_embeddings(encoder, own, settings.cache_dir) for dataset, own in found.items()}
 
 
 def has_masks(dataset: AnomalyDataset) -> bool:

@@ -272,19 +272,19 @@ def flipped(category: Category, scores: np.ndarray, method: str, **where: int) -
     return [part.record(scores[own], "image", method, "defect=flip", **where)]
 
 
-def categories(settings: Settings, encoder: ClipEncoder, role: str) -> list[Category]:
-    """The categories of the dataset in a role; none without it (`dataset_of` warns of an unprepared one)."""
-    dataset = dataset_of(settings, role)
-    return [] if dataset is None else [Category(settings, encoder, dataset, n) for n in dataset.categories]
+def categories(settings: Settings, encoder: ClipEncoder, dataset: str) -> list[Category]:
+    """The categories of a dataset's stand-in; none without it (`dataset_of` warns of an unprepared one)."""
+    images = dataset_of(settings, dataset)
+    return [] if images is None else [Category(settings, encoder, images, n) for n in images.categories]
 
 
 def run_experiment(
-    settings: Settings, encoder: ClipEncoder, role: str, run: Callable[..., list[dict]], *options
+    settings: Settings, encoder: ClipEncoder, dataset: str, run: Callable[..., list[dict]], *options
 ) -> pd.DataFrame:
-    """The records that `run(category, *options)` gives of all categories of the dataset in a role."""
+    """The records that `run(category, *options)` gives of all categories of a dataset's stand-in."""
     records = []
-    bar = f"{run.__name__.replace('_', ' ')}, {role}"
-    for category in tqdm(categories(settings, encoder, role), desc=bar, leave=False):
+    bar = f"{run.__name__.replace('_', ' ')}, {dataset}"
+    for category in tqdm(categories(settings, encoder, dataset), desc=bar, leave=False):
         records += run(category, *options)
     return as_frame(records)
 

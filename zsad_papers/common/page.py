@@ -14,7 +14,7 @@ from zsad_papers.common.claims import ledger
 from zsad_papers.common.data import Model, dataset_names, dataset_of, encoder_of, missing, model_of
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.provenance import run_line, write_record
-from zsad_papers.common.results import as_roles, compare, load_published, read_results, write_results
+from zsad_papers.common.results import as_published, compare, load_published, read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -52,16 +52,16 @@ class Page:
         published = self.published
         if artifact is not None:
             published = published[published["artifact"] == artifact]
-        return compare(published, measured, **{"roles": self.names, "keep": "both", **options})
+        return compare(published, measured, **{"stand_ins": self.names, "keep": "both", **options})
 
     def verdicts(self, measured: pd.DataFrame) -> pd.DataFrame:
         """The ledger of the paper's claims on these rows, by the claims' names."""
-        return ledger(self.paper.key, as_roles(measured, self.names), self.settings).set_index("id")
+        return ledger(self.paper.key, as_published(measured, self.names), self.settings).set_index("id")
 
     def write(self, name: str, rows: pd.DataFrame) -> None:
         """Writes result rows and their provenance; see `provenance.write_record`. Raises FileNotFoundError
         where they would replace rows on a dataset that is not prepared any more."""
-        places = {own for role in self.datasets if (own := self.settings.datasets.get(role))}
+        places = {own for dataset in self.datasets if (own := self.settings.datasets.get(dataset))}
         path = Path(self.settings.results_dir) / f"{name}.csv"
         before = set(read_results(path)["dataset"]) if path.is_file() else set()
         if lost := sorted((places - set(self.names.values())) & before):
@@ -69,7 +69,7 @@ class Page:
                 f"{path} has results on {', '.join(lost)}, which this run would lose, since the data are not "
                 "prepared now: prepare them again, give another results_dir, or remove the file"
             )
-        first = {own: name for name, own in reversed(self.names.items())}  # datasets may have several roles
+        first = {own: name for name, own in reversed(self.names.items())}  # one may stand in for several
         datasets = [dataset_of(self.settings, place) for place in first.values()]
         write_record(name, rows, self.settings, self.model, datasets)
 
@@ -94,7 +94,7 @@ def start(
     named = [name for name, own in settings.datasets.items() if own]
     page = Page(settings, tuple(dict.fromkeys(named if datasets is None else datasets)), paper)
     if page.datasets and not (page.names or settings.allow_missing):
-        places = dict.fromkeys(own for role in page.datasets if (own := settings.datasets.get(role)))
+        places = dict.fromkeys(own for dataset in page.datasets if (own := settings.datasets.get(dataset)))
         raise FileNotFoundError(
             f"no dataset of this page is prepared in {settings.data_dir}: "
             f"{', '.join(places) or 'none is named'}. `make notebook NB=<page>` makes those of the profile "

@@ -22,7 +22,7 @@ import psutil
 from profiles.record import commit, program_facts, recorded
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
-from zsad_papers.common.data import Model, dataset_named, is_prepared, roles_of, with_roles
+from zsad_papers.common.data import Model, dataset_named, datasets_by_stand_in, described, is_prepared
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -40,8 +40,8 @@ def run_line(
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`. datasets: names of those in use; None: all."""
-    roles = roles_of(settings)
-    names = list(dict.fromkeys(roles if datasets is None else datasets))
+    published = datasets_by_stand_in(settings)
+    names = list(dict.fromkeys(published if datasets is None else datasets))
     parts = [f"profile **{profile_name(settings)}**"]
     usual = _recorded(read_settings({"profile": settings.profile}, type(settings)))
     recorded = _recorded(settings)
@@ -50,13 +50,13 @@ def run_line(
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
-        parts.append("datasets " + ", ".join(with_roles(name, roles.get(name, [])) for name in names))
+        parts.append("datasets " + ", ".join(described(name, published.get(name, [])) for name in names))
     parts += [paper.seeds(settings)] if paper else []
     line = f"This run: {'; '.join([*parts, f'commit {commit(repository_root())}'])}. "
     differs = []
     if paper and encoder is not None and paper.encoder_in(settings) != paper.encoder:
         differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
-    if any(roles.get(name) != [name] for name in names):
+    if any(published.get(name) != [name] for name in names):
         differs.append("the data")
     if settings.limit_images is not None and names:
         differs.append(f"the number of images (at most {settings.limit_images} a category and label)")
@@ -113,7 +113,7 @@ def profile_name(settings: Settings) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The parameters for a record: without folders, allow_missing and roles that have no dataset, tuples as
+    """The parameters for a record: without folders, allow_missing and datasets without a stand-in, tuples as
     lists, absolute paths cut to the name."""
     apart = ("_dir", "allow_missing")
     values = {name: recorded(value) for name, value in vars(settings).items() if not name.endswith(apart)}

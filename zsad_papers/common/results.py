@@ -223,18 +223,18 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else validate(pd.DataFrame(columns=COLUMNS))
 
 
-def as_roles(frame: pd.DataFrame, roles: Mapping[str, str | None]) -> pd.DataFrame:
+def as_published(frame: pd.DataFrame, stand_ins: Mapping[str, str | None]) -> pd.DataFrame:
     """The frame with measured dataset names replaced by the published names that they stand in for, one or
-    several; a dataset without a role keeps its name. roles: `{"mvtec": "mini_mvtec"}`, or to None."""
-    roles = {name: other for name, other in roles.items() if other}
-    shadowed = sorted({name for name, own in roles.items() if name != own} & set(frame["dataset"]))
+    several; another dataset keeps its name. stand_ins: `{"mvtec": "mini_mvtec"}`, or to None."""
+    stand_ins = {name: other for name, other in stand_ins.items() if other}
+    shadowed = sorted({name for name, own in stand_ins.items() if name != own} & set(frame["dataset"]))
     if shadowed:
         raise ValueError(
-            f"rows of {shadowed} beside their stand-ins ({dict(roles)}): one name would mean two datasets; "
+            f"rows of {shadowed} beside their stand-ins ({dict(stand_ins)}): one name would mean two datasets; "
             "leave one of them out"
         )
-    staying = frame[~frame["dataset"].isin(list(roles.values()))]
-    named = [frame[frame["dataset"] == other].assign(dataset=name) for name, other in roles.items()]
+    staying = frame[~frame["dataset"].isin(list(stand_ins.values()))]
+    named = [frame[frame["dataset"] == other].assign(dataset=name) for name, other in stand_ins.items()]
     return pd.concat([staying, *named], ignore_index=True)
 
 
@@ -242,7 +242,7 @@ def compare(
     published: pd.DataFrame,
     measured: pd.DataFrame,
     *,
-    roles: Mapping[str, str | None] | None = None,
+    stand_ins: Mapping[str, str | None] | None = None,
     keep: Literal["published", "both"] = "published",
 ) -> pd.DataFrame:
     """Published beside measured, matched on `KEYS`, in the order of the published rows.
@@ -251,11 +251,11 @@ def compare(
     NaN where one is missing); measured_on (the measured dataset's own name); status: 'measured', 'not yet
     run', 'dataset missing' (none stands in for it), 'undefined' or 'no published number'.
 
-    roles : as in `as_roles`, without missing datasets; None if that is not known.
+    stand_ins : as in `as_published`, without missing datasets; None if that is not known.
     keep : "both" adds the measured rows without a published number (other categories, say).
     """
-    there = {name: other for name, other in (roles or {}).items() if other}
-    measured = as_roles(measured, there)
+    there = {name: other for name, other in (stand_ins or {}).items() if other}
+    measured = as_published(measured, there)
     measured = measured.assign(measured_on=measured["dataset"].map(lambda name: there.get(name, name)))
     sides = []
     for side, frame in (("published", published), ("measured", measured)):
@@ -271,7 +271,7 @@ def compare(
     table["measured_on"] = table["measured_on"].fillna("").astype("str")
     table.insert(len(table.columns) - 1, "difference", table["measured"] - table["published"])
     missing = table["measured"].isna()
-    no_dataset = ~table["dataset"].isin(["", *there]) & (roles is not None)
+    no_dataset = ~table["dataset"].isin(["", *there]) & (stand_ins is not None)
     states = {
         "undefined": missing & (table["measured_on"] != ""),
         "dataset missing": missing & no_dataset,

@@ -33,8 +33,7 @@ settings_class = dataclass(
 
 
 def published_datasets() -> tuple[str, ...]:
-    """The roles of a profile: for each a prepared dataset, `name`, or one of its categories,
-    `name/category`."""
+    """The papers' datasets. A profile names a prepared stand-in for each: `name` or `name/category`."""
     return tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
 
 

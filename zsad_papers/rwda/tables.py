@@ -32,24 +32,24 @@ CLASSWISE = {
     "mvtec": {"auroc": "A5", "aupr": "A6", "f1max": "A7"},
     "visa": {"auroc": "A8", "aupr": "A9", "f1max": "A10"},
 }
-"""The appendix's class-wise tables, by role and metric."""
+"""The appendix's class-wise tables, by dataset and metric."""
 
 
 def score_rows(
-    test: TileFeatures, runs: Runs, artifact: str, method: str, *, role: str = "", **names: object
+    test: TileFeatures, runs: Runs, artifact: str, method: str, *, dataset: str = "", **names: object
 ) -> pd.DataFrame:
-    """The mean rows of one score on test images; with a role also those of its class-wise tables."""
+    """The mean rows of one score on test images; with `dataset` also those of its class-wise tables."""
     values = measure(test, runs)
     names |= {"paper": "rwda", "dataset": test.name, "method": method}
     frames = [rows(values, artifact=artifact, keep="mean", **names)]
-    if role in CLASSWISE:
-        frames.append(rows(values, artifact=CLASSWISE[role], keep="categories", **names))
+    if dataset in CLASSWISE:
+        frames.append(rows(values, artifact=CLASSWISE[dataset], keep="categories", **names))
     return joined(frames)
 
 
 def zero_shot_rows(
     images: TileFeatures,
-    role: str,
+    dataset: str,
     encoder: ClipEncoder,
     cache_dir: str | Path,
     fnns: Mapping[int, FNN],
@@ -60,7 +60,7 @@ def zero_shot_rows(
     Table 2: known objects, the whole image only."""
     test, frames = images.select(split="test"), []
     alone = {seed: fnn_scores(test, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
-    where = {"artifact": "T1", "role": role} if multi_crop else {"artifact": "T2"}
+    where = {"artifact": "T1", "dataset": dataset} if multi_crop else {"artifact": "T2"}
     for variant in ("object_unknown", "object_known") if multi_crop else ("object_known;multi_crop=0",):
         known = variant != "object_unknown"
         guided = prompt_scores(test, encoder, cache_dir, known=known, multi_crop=multi_crop)
@@ -71,7 +71,7 @@ def zero_shot_rows(
 
 def few_shot_rows(
     images: TileFeatures,
-    role: str,
+    dataset: str,
     shots: Sequence[int],
     encoder: ClipEncoder,
     cache_dir: str | Path,
@@ -85,12 +85,12 @@ def few_shot_rows(
     for k in shots:
         reference = {seed: experiments.similarity_scores(test, train, k, seed) for seed in fnns}
         total = sum_scores(guided, alone, reference)
-        frames.append(score_rows(test, total, "T1", "clip_rwda", role=role, shots=k))
+        frames.append(score_rows(test, total, "T1", "clip_rwda", dataset=dataset, shots=k))
         frames.append(score_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
     return joined(frames)
 
 
-def winclip_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+def winclip_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of WinCLIP, WinCLIP+ and the few-shot baselines, as in the RWDA paper's tables."""
     main = main_records(records)
     main = main[main["task"] == "image"]
@@ -99,20 +99,20 @@ def winclip_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence
     reference = records[(records["variant"] == "score=max_map") & records["shots"].isin(shots)]
     single = records[(records["method"] == "winclip") & (records["variant"] == "prompt_ens")]
     single = single.assign(variant="object_known;multi_crop=0")
-    own = {"method": "winclip", "keep": "categories"}
-    parts = [(zero, "T1", {}), (few, "T1", {}), (zero, CLASSWISE[role], own), (few, CLASSWISE[role], own)]
-    parts += [(reference, "sec4.3", {})] + ([(single, "T2", {})] if role == "mvtec" else [])
-    return joined(tidy(part, dataset, artifact, paper="rwda", **where) for part, artifact, where in parts)
+    tables, own = CLASSWISE[dataset], {"method": "winclip", "keep": "categories"}
+    parts = [(zero, "T1", {}), (few, "T1", {}), (zero, tables, own), (few, tables, own)]
+    parts += [(reference, "sec4.3", {})] + ([(single, "T2", {})] if dataset == "mvtec" else [])
+    return joined(tidy(part, stand_in, artifact, paper="rwda", **where) for part, artifact, where in parts)
 
 
 def with_random_words(
-    settings: Settings, encoder: ClipEncoder, images: TileFeatures, role: str, fnns: Mapping[int, FNN]
+    settings: Settings, encoder: ClipEncoder, images: TileFeatures, dataset: str, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Rows of claim rwda-c12: WinCLIP+ with RWDA's score added, seed by seed."""
     test, records = images.select(split="test"), []
-    for category in categories(settings, encoder, role):
+    for category in categories(settings, encoder, dataset):
         own = (test.meta["category"] == category.name).to_numpy()
-        for (k, seed), scores in few_shot_scores(category, *few_shot_design(settings, role)).items():
+        for (k, seed), scores in few_shot_scores(category, *few_shot_design(settings, dataset)).items():
             if k in settings.shots and seed in fnns:
                 both = scores + fnn_scores(test, fnns[seed])[own]
                 records.append(category.record(both, "image", "winclip_plus_rwda", shots=k, seed=seed))

@@ -24,12 +24,12 @@ start = partial(start_page, PAPER)
 
 
 EXPERIMENTS = {
-    role: {
-        "needs": (role,),
-        "features": dict.fromkeys(("views", "winclip", "backbone"), (role,)),
+    dataset: {
+        "needs": (dataset,),
+        "features": dict.fromkeys(("views", "winclip", "backbone"), (dataset,)),
         "after": (),
     }
-    for role in ("mvtec", "visa")
+    for dataset in ("mvtec", "visa")
 }
-"""The experiments that run before the notebooks, by dataset: the roles that they need, the features to
-compute first, with the roles of their datasets, and the experiments, `paper-dataset`, that run before."""
+"""The experiments that run before the notebooks, by dataset: the datasets that they need, the features
+to compute first, with their datasets, and the experiments, `paper-dataset`, that run before."""

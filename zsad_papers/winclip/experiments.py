@@ -187,9 +187,9 @@ def tiling(category: Category) -> list[dict]:
     return [category.record(found["image_tiling/pixel"], "pixel", "winclip", "image_tiling")]
 
 
-def few_shot_design(settings: Settings, role: str) -> tuple[Sequence[int], Sequence[str]]:
+def few_shot_design(settings: Settings, dataset: str) -> tuple[Sequence[int], Sequence[str]]:
     """The shots and sets of maps of the tables; the ablations (Tables 5, 6) are on MVTec-AD only."""
-    if role == "mvtec":
+    if dataset == "mvtec":
         return sorted({*settings.shots, *settings.ablation_shots}), tuple(methods.MAPS)
     return settings.shots, FULL
 

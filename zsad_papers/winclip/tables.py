@@ -23,24 +23,24 @@ CLASSWISE = {
     ("visa", "image"): {"auroc": "T16", "aupr": "T17", "f1max": "T18"},
     ("visa", "pixel"): {"auroc": "T19", "pro": "T20", "f1max": "T21"},
 }
-"""The tables of supplement D, by role, task and metric."""
+"""The tables of supplement D, by dataset, task and metric."""
 
 FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
 """The full method's name in the ablations."""
 
 
-def all_records(settings: Settings, encoder: ClipEncoder, role: str) -> pd.DataFrame:
+def all_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """All records for Tables 1 to 8 and 10 to 21 of a dataset; empty without it."""
     backbone = backbone_of(settings)
     designs = [
         (experiments.zero_shot_classification,),
         (experiments.zero_shot,),
         (experiments.other_localization,),
-        (experiments.few_shot, *experiments.few_shot_design(settings, role)),
+        (experiments.few_shot, *experiments.few_shot_design(settings, dataset)),
         (experiments.few_shot_baselines, settings.shots, backbone),
     ]
-    designs += [(experiments.tiling,), (experiments.full_shot, backbone)] if role == "mvtec" else []
-    frames = [run_experiment(settings, encoder, role, *design) for design in designs]
+    designs += [(experiments.tiling,), (experiments.full_shot, backbone)] if dataset == "mvtec" else []
+    frames = [run_experiment(settings, encoder, dataset, *design) for design in designs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -50,18 +50,18 @@ def main_records(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records["variant"] == "") & ~records["method"].isin(["patchcore_last"])]
 
 
-def comparison_rows(records: pd.DataFrame, dataset: str, task: str, shots: Sequence[int]) -> pd.DataFrame:
+def comparison_rows(records: pd.DataFrame, stand_in: str, task: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of Table 1 (task image) or Table 4 (task pixel)."""
     main = main_records(records)
-    return tidy(main, dataset, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])
+    return tidy(main, stand_in, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])
 
 
-def classwise_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of the six tables of supplement D for one dataset."""
     main = main_records(records)
     where = {"shots": [0, *shots], "method": ["winclip", "winclip_plus", "spade", "padim", "patchcore"]}
-    tables = {task: CLASSWISE[role, task] for task in ("image", "pixel")}
-    return joined(tidy(main, dataset, own, keep="both", task=task, **where) for task, own in tables.items())
+    tables = {task: CLASSWISE[dataset, task] for task in ("image", "pixel")}
+    return joined(tidy(main, stand_in, own, keep="both", task=task, **where) for task, own in tables.items())
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
@@ -91,21 +91,21 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     return as_table(frame, caption + (f"; measured on {', '.join(stand_in)}" if len(stand_in) else missing))
 
 
-def many_shot_rows(records: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def many_shot_rows(records: pd.DataFrame, stand_in: str) -> pd.DataFrame:
     """Rows of Table 2 that a run can give: WinCLIP, WinCLIP+ and PatchCore with all normal images."""
     main = main_records(records)
     ours = main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])
     everything = (main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)
-    return tidy(pd.concat([main[ours], main[everything]]), dataset, "T2", metrics=["auroc"])
+    return tidy(pd.concat([main[ours], main[everything]]), stand_in, "T2", metrics=["auroc"])
 
 
-def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequence[int]) -> pd.DataFrame:
+def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table; claim 30 needs a
     dataset with flipped metal nuts."""
     zero = {"method": "winclip", "task": "image"}
     few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
     windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
-    if role == "visa":
+    if dataset == "visa":
         parts = {
             "T7": {"variant": ["", "specific_states"], "keep": "both", "metrics": ["auroc"], **zero},
             "suppA": {"variant": ["whole=center_crop", "whole=squash"], **zero},
@@ -118,11 +118,11 @@ def ablation_rows(records: pd.DataFrame, role: str, dataset: str, shots: Sequenc
             "T8": {"variant": [*windows, "image_tiling"], **zero, "task": "pixel"},
             "sec4.3": {"variant": "defect=flip", "keep": "categories"},
         }
-    return joined(tidy(records, dataset, artifact, **where) for artifact, where in parts.items())
+    return joined(tidy(records, stand_in, artifact, **where) for artifact, where in parts.items())
 
 
 def patchcore_rows(
-    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, stand_in: str
 ) -> pd.DataFrame:
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
     name = f"backbone={published_name(encoder)}"
@@ -137,7 +137,7 @@ def patchcore_rows(
     if not is_clip:
         own = main_records(records).query("method == 'patchcore'")
         parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
-    return tidy(pd.concat(parts), dataset, "S8", shots=settings.shots)
+    return tidy(pd.concat(parts), stand_in, "S8", shots=settings.shots)
 
 
 PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
@@ -149,7 +149,7 @@ def published_name(encoder: ClipEncoder) -> str:
 
 
 def backbone_rows(
-    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, dataset: str
+    settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, stand_in: str
 ) -> pd.DataFrame:
     """Rows of Table S9: single-crop WinCLIP on this run's CLIP and on `settings.clip_backbones`."""
     of_run = {published_name(encoder): records}
@@ -164,12 +164,12 @@ def backbone_rows(
     for name, found in of_run.items():
         own = (found["method"] == "winclip") & (found["variant"] == found["task"].map(shown))
         frames.append(found[own].assign(variant=f"backbone={name}"))
-    return tidy(pd.concat(frames), dataset, "S9", metrics=["auroc"])
+    return tidy(pd.concat(frames), stand_in, "S9", metrics=["auroc"])
 
 
-def open_choice_rows(settings: Settings, encoder: ClipEncoder, role: str, dataset: str) -> pd.DataFrame:
+def open_choice_rows(settings: Settings, encoder: ClipEncoder, dataset: str, stand_in: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    return tidy(run_experiment(settings, encoder, role, experiments.open_choices), dataset, "open")
+    return tidy(run_experiment(settings, encoder, dataset, experiments.open_choices), stand_in, "open")
 
 
 def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -188,15 +188,15 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
     return rows(pd.DataFrame([{"spearman": value}]), **names), images
 
 
-def run(settings: Settings, role: str) -> str:
-    """Run all experiments on the dataset in a role, for the notebooks to read; returns a line of summary."""
-    if not settings.datasets[role]:
-        return f"no dataset stands in for {role}"
-    if dataset_of(settings, role) is None:
-        raise FileNotFoundError(missing(settings, [role])[0])
+def run(settings: Settings, dataset: str) -> str:
+    """Run all experiments on a dataset's stand-in, for the notebooks to read; returns a line of summary."""
+    if not settings.datasets[dataset]:
+        return f"no dataset stands in for {dataset}"
+    if dataset_of(settings, dataset) is None:
+        raise FileNotFoundError(missing(settings, [dataset])[0])
     encoder = encoder_of(settings)
-    records = all_records(settings, encoder, role)
-    if role == "mvtec":
-        patchcore_rows(settings, encoder, records, settings.datasets[role])
-    open_choice_rows(settings, encoder, role, settings.datasets[role])
-    return f"{settings.datasets[role]}: {len(records)} measurements, {encoder.weights_id}"
+    records = all_records(settings, encoder, dataset)
+    if dataset == "mvtec":
+        patchcore_rows(settings, encoder, records, settings.datasets[dataset])
+    open_choice_rows(settings, encoder, dataset, settings.datasets[dataset])
+    return f"{settings.datasets[dataset]}: {len(records)} measurements, {encoder.weights_id}"

@@ -16,7 +16,9 @@ from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
 from zsad_papers.common.experiment import Category
 from zsad_papers.winclip.experiments import (
+    few_shot,
     few_shot_arrays,
+    few_shot_scores,
     zero_shot,
     zero_shot_classification,
     zero_shot_detector,
@@ -186,3 +188,16 @@ def test_distances_to_references_by_hand(square, layer_norm):
             highest = sum(maps[name].double() for name in names).amax((1, 2)) / len(names)
             got = found[f"{variant}|{key[0]}|{key[1]}/scores"]
             np.testing.assert_allclose(got, highest, rtol=5e-3, atol=1e-5, err_msg=variant)
+
+
+def test_winclip_plus_is_the_mean_of_both_scores(square, kept):
+    """Equation 6, in the tables and where RWDA adds its own score."""
+    language = values_of(zero_shot_classification(square))["winclip", ""]
+    maxima, sums = few_shot_arrays(square, [1, 2], ALL), few_shot_scores(square, [1, 2], ALL)
+    records = [r for r in few_shot(square, [1, 2], ALL) if r["variant"] == "score=ascore0+max_map"]
+    assert len(records) == len(sums) == 4
+    for record in records:
+        k, seed = record["shots"], record["seed"]
+        expected = (language + maxima[f"P+Wm+Ws|{k}|{seed}/scores"]) / 2
+        np.testing.assert_allclose(record["values"], expected)
+        np.testing.assert_allclose(sums[k, seed], expected)

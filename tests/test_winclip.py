@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from exact import pixel_auroc
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from zsad_core import image_features
 from zsad_core.image_features import Extractor, TileFeatures, compute_features
@@ -94,6 +96,10 @@ def test_overlapping_tiles_are_averaged():
     np.testing.assert_allclose(tall, np.transpose([row] * 4))
     (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
     np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
+    grid = torch.arange(4.0).reshape(1, 1, 2, 2)
+    (smooth,) = image_maps(tiled(8, 6, [(0, 0, 8, 6)]), grid[0], sigma=1.5)
+    expected = gaussian_filter(F.interpolate(grid, (6, 8), mode="bilinear")[0, 0], 1.5)
+    np.testing.assert_allclose(smooth, expected)
 
 
 # measuring

@@ -23,7 +23,7 @@ from zsad_papers.common.experiment import categories
 
 @pytest.fixture(scope="module")
 def settings(settings_of):
-    return settings_of(prompt_epochs=1, prompt_seeds=2, limit_images=2, prompt_image_size=120)
+    return settings_of(epochs_share=0.01, prompt_seeds=2, limit_images=2, prompt_image_size=120)
 
 
 def squashed_category(settings, encoder, dataset, number=0):
@@ -34,6 +34,13 @@ def test_auxiliary_sets_and_smoothing_are_the_papers():
     found = [learning.auxiliary_dataset(dataset) for dataset in ("mvtec", "visa", "isic", "dagm")]
     assert found == ["visa", "mvtec", "mvtec", "mvtec"]
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "expected"), [(1, 15, 15), (0.333, 50, 17), (0.01, 3, 1), (1, 0, 0)]
+)
+def test_a_share_of_the_epochs_is_at_least_one_of_any(settings, share, epochs, expected):
+    assert learning.shared_epochs(replace(settings, epochs_share=share), epochs) == expected
 
 
 def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, large, monkeypatch):

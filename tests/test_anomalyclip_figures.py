@@ -20,7 +20,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def settings(settings_of):
-    return settings_of(limit_images=2, prompt_epochs=1)
+    return settings_of(limit_images=2, epochs_share=0.01)
 
 
 @pytest.fixture(scope="module")

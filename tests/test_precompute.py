@@ -13,7 +13,7 @@ PLACES = {"mvtec": "mini_mvtec/hex_nut", "visa": "mini_visa/fuse"}  # the second
 
 @pytest.fixture(scope="module")
 def settings(settings_of):
-    few = {"shots": [1], "ablation_shots": [2], "reference_seeds": 1, "prompt_epochs": 1}
+    few = {"shots": [1], "ablation_shots": [2], "reference_seeds": 1, "epochs_share": 0.01}
     return settings_of(datasets=PLACES, **few)
 
 

@@ -39,8 +39,8 @@ def learned_variants(
     images = _auxiliary_images(settings, auxiliary)
     if images is None:
         return []
-    own = {} if settings.prompt_epochs is None else {"epochs": settings.prompt_epochs}
-    configs = [prompt_config_of(encoder, **{**own, **options}) for options in variants]
+    configs = [prompt_config_of(encoder, **options) for options in variants]
+    configs = [replace(own, epochs=shared_epochs(settings, own.epochs)) for own in configs]
     paths = {config: _kept(settings, encoder, images, {"recipe": config.key()}) for config in configs}
     for group in side_by_side([config for config, path in paths.items() if not path.is_file()]):
         name = content_key(group=[paths[config].name for config in group])
@@ -60,7 +60,7 @@ def learned_adapters(
     images = _auxiliary_images(settings, auxiliary)
     if images is None:
         return None
-    epochs = settings.prompt_epochs or (3 if auxiliary == "mvtec" else 15)
+    epochs = shared_epochs(settings, 3 if auxiliary == "mvtec" else 15)
     recipe = {"epochs": epochs, "mosaic": 0.2 if auxiliary == "mvtec" else 0.0, "seed": seed}
     path = _kept(settings, encoder, images, {"vand": 3, **recipe})
     if not path.is_file():
@@ -69,6 +69,11 @@ def learned_adapters(
         train_adapters(encoder, images, **options).save(path)
         unfinished.unlink(missing_ok=True)
     return Adapters.load(path)
+
+
+def shared_epochs(settings: Settings, epochs: int) -> int:
+    """The settings' share of a method's own epochs: at least one, none of none."""
+    return min(epochs, max(1, round(settings.epochs_share * epochs)))
 
 
 def _auxiliary_images(settings: Settings, dataset: str) -> AnomalyDataset | None:

@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 
+from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
+from zsad_papers.common.plots import tsne
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
+from zsad_papers.rwda.figures import layer_features
 
 DIM = 16
 DAMAGE = np.eye(DIM)[0]
@@ -144,3 +148,27 @@ def test_held_out_accuracy_by_hand(monkeypatch):
     settings = SimpleNamespace(pair_counts=[4], n_pairs=4)
     table = rwda_tables.pair_count_rows(None, settings, None).set_index("metric")["mean"]
     assert table["heldout_accuracy"] == pytest.approx(62.5)
+
+
+def test_statistics_of_texts_by_hand():
+    vectors = np.random.default_rng(0).normal(size=(7, DIM))
+    assert rwda_tables.cosine_distance(vectors) == pytest.approx(pdist(vectors, "cosine").mean())
+    sides = DAMAGE + 0.1 * vectors, 0.1 * vectors - DAMAGE
+    assert [rwda_tables.linear_accuracy(sides, (sides[0], side)) for side in sides] == [0.5, 1]
+    groups = {"good told": [[1, 0], [2, 0]], "good drawn": [[9, 0], [5, 0]]}
+    groups |= {"bad told": [[0, 1], [0, 2]], "bad drawn": [[0, 9], [0, 7]]}
+    names = [{group: group.split()[k] for group in groups} for k in (0, 1)]
+    found = rwda_tables.silhouette_rows({"1": groups}, *names).set_index("metric")["mean"]
+    # by cosine a domain's four are 2 / 3 apart, and 1 / 2 from the other domain's
+    assert found.to_dict() == pytest.approx({"silhouette_state": 1, "silhouette_domain": -1 / 4})
+
+
+def test_figure_5_has_each_layer_and_tells_clouds_apart():
+    rng, fnn = np.random.default_rng(0), FNN(DIM, (8, 4)).eval()
+    groups = {"few": rng.normal(size=(10, DIM)), "many": 9 + rng.normal(size=(30, DIM))}
+    panels = layer_features(fnn, groups)
+    widths = {name: own["many"].shape[1] for name, own in panels.items()}
+    assert widths == {"clip": DIM, "1": 8, "2": 4}
+    clouds = tsne(panels["clip"]).groupby("group")
+    assert clouds.size().to_dict() == {"few": 10, "many": 30}
+    assert np.ptp(clouds.mean(), axis=0).max() > 2 * clouds.std().to_numpy().max()

@@ -17,7 +17,7 @@ from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import aupr, auroc
 from zsad_papers.anomalyclip import learning
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
-from zsad_papers.anomalyclip.experiments import measured, method_of, run_experiment
+from zsad_papers.anomalyclip.experiments import measured, method_of, run_experiment, score_statistics
 from zsad_papers.common.experiment import categories
 
 
@@ -119,8 +119,11 @@ def test_rows_are_made_of_the_records_that_they_are_named_for():
     assert set(by_class["category"]) == {"a", "b", "mean"} and set(by_class["variant"]) == {""}
 
 
-def test_gain_is_better_minus_worse_and_ap_is_the_aupr():
+def test_gain_is_better_minus_worse_ap_is_the_aupr_and_scores_overlap_by_half():
     names = {"method": "anomalyclip", "category": "mean", "dataset": "d", "task": "image", "metric": "auroc"}
     beside = pd.DataFrame([{**names, "variant": v, "mean": mean} for v, mean in (("", 90.0), ("-T1", 87.0))])
     assert anomalyclip_tables.gain(beside, "", "-T1", [("image", "auroc")])["gain"].tolist() == [3.0]
     assert anomalyclip_tables._with_ap([{"auroc": 0.9, "aupr": 0.7}])["ap"].tolist() == [0.7]
+    scores, labels = np.array([0.1, 0.3, 0.3, 0.5, 0.3, 0.9]), np.array([0, 0, 0, 0, 1, 1])
+    expected = {"score_mean": 0.4, "score_std": np.std(scores), "score_overlap": 0.5}
+    assert score_statistics(scores, labels) == pytest.approx(expected)

@@ -1,10 +1,12 @@
 """What a change of a file makes run again: the jobs whose programs use it, and no others."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from workflow.inputs import experiments_read, files_of
 from zsad_papers import anomalyclip, winclip
@@ -72,3 +74,16 @@ def test_the_workflow_and_pages_that_show_kept_numbers_wait_for_no_torch():
     code = f"import sys, {', '.join(names)}; assert not {{'torch', 'sklearn'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code])
     assert done.returncode == 0
+
+
+def test_a_page_runs_after_its_experiments_and_also_without_some_datasets(root, tmp_path):
+    places = {name: str(tmp_path / name) for name in ("data_dir", "cache_dir", "results_dir")}
+    profile, mini = tmp_path / "own.yaml", yaml.safe_load((root / "profiles" / "mini.yaml").read_text())
+    profile.write_text(yaml.safe_dump(mini | places))
+    page = f"{places['results_dir']}/notebooks/rwda/43_state_of_the_art.ipynb"
+    options = ["--snakefile", "workflow/Snakefile", "--config", f"profile={profile}", "--cores", "1"]
+    command = [sys.executable, "-m", "snakemake", *options, "--nolock", "--dry-run", "--printshellcmds"]
+    done = subprocess.run([*command, "--", page], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    *before, last = re.findall(r"^Job \d+: (.*)", done.stdout, re.M)
+    assert {f"Experiments of winclip: {dataset}" for dataset in ("mvtec", "visa")} <= set(before)
+    assert last == "Notebook rwda/43_state_of_the_art" and "-p allow_missing True" in done.stdout

@@ -97,11 +97,15 @@ def test_sweeps_sort_by_number_and_mark_the_default():
     assert not layers.texts and layers.get_xlabel() == "image layers N"
 
 
-def test_times_stand_beside_published_ones(tiny_clip):
+def test_times_stand_beside_published_ones(tiny_clip, monkeypatch):
+    def run_once(steps, repeats):
+        return {name: (step(), 20.0)[1] for name, step in steps.items()}  # milliseconds
+
+    monkeypatch.setattr(costs, "latencies", run_once)
     settings, keys = read_settings({"profile": "mini"}), ["dataset", "method", "variant", "metric"]
-    measured = costs.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 20, repeats=1)
+    measured = costs.time_rows(settings, tiny_clip, tiny_clip, "mvtec", 17)
     published = load_published("anomalyclip").query("artifact == 'T8' and task == ''")
     own = measured[measured["artifact"] == "T8"]
     assert sorted(own[keys].to_numpy().tolist()) == sorted(published[keys].to_numpy().tolist())
-    assert (measured["mean"] > 0).all()
-    assert costs.minutes(600, 17) == pytest.approx(0.03)  # a step for the last few images
+    found = measured.groupby("metric")["mean"].unique().map(list).to_dict()
+    assert found == {"fps": [50.0], "train_min_per_epoch": [0.001]}  # a step for the last image as well

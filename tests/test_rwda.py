@@ -10,6 +10,7 @@ from scipy.spatial.distance import pdist
 
 from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
+from zsad_core.references import image_similarity_score, sample_references
 from zsad_papers.common.plots import tsne
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
@@ -102,6 +103,9 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
         for multi_crop in (True, False)
     )
     near = {seed: rwda_experiments.similarity_scores(own, train, 2, seed) for seed in fnns}
+    second = (own.meta["category"] == own.categories[1]).to_numpy()
+    drawn = train.select(category=own.categories[1]).views[sample_references(6, 2, seed=1001)]
+    np.testing.assert_allclose(near[1][second], image_similarity_score(own.views[second], drawn))
     for key, *parts in (
         ("object_known", known, learned),
         ("object_unknown", unknown, learned),

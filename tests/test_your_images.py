@@ -23,6 +23,7 @@ from zsad_predict import result as result_module
 from zsad_predict.options import Options, options_from, read_options
 from zsad_predict.run import score_folder
 from zsad_predict.scorers import load_scorer, read_prompts
+from zsad_predict.thresholds import Threshold
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +220,10 @@ def values(result, task):
 
 def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score):
     folder, file, labels = labelled(tmp_path / "photos"), tmp_path / "labels.csv", np.array([0, 0, 0, 1, 1])
-    result = score(folder, labels="folders")
+    result = score(folder, labels="folders", threshold_quantile=0.3)
     scores, found = result.table["score"].to_numpy(), values(result, "image")
     assert result.table["label"].tolist() == labels.tolist()
-    flagged = scores > np.quantile(scores, 0.9)
+    flagged = scores > np.quantile(scores, 0.3)  # three of five
     expected = {"auroc": roc_auc_score(labels, scores), "ap": average_precision_score(labels, scores)}
     expected |= {"recall": flagged[3:].sum() / 2, "precision": flagged[3:].sum() / flagged.sum()}
     expected |= {"false_alarms": flagged[:3].sum() / 3}
@@ -275,6 +276,9 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
     assert (drawn[9, 12] == 255).all() and (drawn[8, 12] == 0).all(), "white, and black beside it"
     plain = np.asarray(report.decorated(Image.new("RGB", (40, 40), "grey"), heat, (0.0, 1.0), math.nan))
     assert (plain[0, 0] == plain[9, 12]).all() and plain[15, 15].sum() > plain[0, 0].sum()
+    table = pd.DataFrame({"map_maximum": [*np.zeros(99), 0.9]})
+    own = result_module.Result(table, Threshold(0.5, 0.5, ""), (), {}, "", map_low=0.1)
+    assert own.scale == pytest.approx((0.1, 0.6)), "the threshold 0.5 lies inside"
 
 
 def test_options_say_what_is_wrong(tmp_path):

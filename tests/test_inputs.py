@@ -46,6 +46,7 @@ def test_an_edit_runs_what_uses_the_file_and_nothing_else():
     [
         ("rwda/43_state_of_the_art", {"winclip-mvtec", "winclip-visa"}),
         ("anomalyclip/42_medical", {"anomalyclip-mvtec", "anomalyclip-visa", "anomalyclip-others"}),
+        ("anomalyclip/32_prompts", {"anomalyclip-mvtec", "anomalyclip-visa", "anomalyclip-others"}),
         ("speed", set()),
     ],
 )

@@ -286,8 +286,8 @@ def tidy(
     dataset: str,
     artifact: str | Mapping[str, str],
     *,
+    paper: str,
     keep: str = "mean",
-    paper: str = "winclip",
     metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
     **where: object,
 ) -> pd.DataFrame:

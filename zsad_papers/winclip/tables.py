@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from scipy.stats import spearmanr
@@ -10,9 +11,10 @@ from scipy.stats import spearmanr
 from zsad_core import methods
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_papers.baselines.backbones import backbone_of
+from zsad_papers.common import results
 from zsad_papers.common.data import dataset_of, encoder_of, missing
 from zsad_papers.common.experiment import Category, run_experiment
-from zsad_papers.common.results import FULL_SHOT, joined, rows, tidy
+from zsad_papers.common.results import FULL_SHOT, joined, rows
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
 from zsad_papers.winclip import experiments
@@ -27,6 +29,8 @@ CLASSWISE = {
 
 FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
 """The full method's name in the ablations."""
+
+tidy = partial(results.tidy, paper="winclip")
 
 
 def all_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
@@ -158,8 +162,7 @@ def backbone_rows(
             model, weights = text.split()
             other = load_encoder(model, weights, device=settings.device, precision=settings.precision)
             runs = (experiments.zero_shot_classification, experiments.zero_shot)
-            frames = [run_experiment(settings, other, "mvtec", run) for run in runs]
-            of_run[name] = pd.concat(frames)
+            of_run[name] = pd.concat(run_experiment(settings, other, "mvtec", run) for run in runs)
     shown, frames = {"image": "prompt_ens", "pixel": ""}, []
     for name, found in of_run.items():
         own = (found["method"] == "winclip") & (found["variant"] == found["task"].map(shown))

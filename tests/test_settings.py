@@ -9,7 +9,13 @@ import yaml
 from papermill.inspection import inspect_notebook
 
 from profiles import profile_path
-from zsad_papers.common.settings import parameters, parameters_cell, read_settings, repository_root
+from zsad_papers.common.settings import (
+    parameters,
+    parameters_cell,
+    read_profile,
+    read_settings,
+    repository_root,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,7 +117,7 @@ def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     assert profile_path("mini", ROOT).samefile(ROOT / "profiles" / "mini.yaml")
 
 
-def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_path, mini):
+def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_path):
     import nbformat
 
     cell = nbformat.v4.new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]})
@@ -120,7 +126,7 @@ def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_p
     nbformat.write(notebook, tmp_path / "all.ipynb")
     shown = inspect_notebook(str(tmp_path / "all.ipynb"))
     found = {name: (entry["inferred_type_name"], entry["help"]) for name, entry in shown.items()}
-    usual = {name: f"; mini: {json.dumps(value)}" for name, value in mini.items()}
+    usual = {name: f"; mini: {json.dumps(value)}" for name, value in read_profile("mini").items()}
     usual |= {"profile": "", "datasets": "; mini: see profiles/mini.yaml"}
     assert found == {name: (kind, meaning + usual[name]) for name, (kind, meaning) in parameters().items()}
     assert list(parameters())[:2] == [

@@ -90,6 +90,8 @@ def test_records_hold_what_the_data_allow(settings, large):
     kinds = {name: set(frame["task"]) for name, frame in frames.items()}
     assert kinds == {"mvtec": {"image", "pixel"}, "headct": {"image"}, "isic": {"pixel"}}
     assert set(frames["mvtec"]["seed"]) == {111, 112}
+    counts = anomalyclip_tables.count_rows(settings).set_index(["dataset", "metric"])["mean"]
+    assert counts[settings.datasets["isic"]].to_dict() == {"n_categories": 1, "n_normal": 0, "n_anomalous": 2}
     category = squashed_category(settings, large, "mvtec")
     prompts = learning.learned_prompts(settings, large, "visa")
     scores = measured(category, method_of(category, prompts))["/scores"]

@@ -197,7 +197,7 @@ def test_results_never_overwrite_anything_else(tmp_path, score):
 def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     names = [f"{i:02d}.png" for i in range(39)] + ["<script>alert(1)<&>.png"]
     folder = fill(tmp_path / "photos", names, size=(12, 12))
-    score(folder, out=tmp_path / "out", heat_maps=2)
+    table = score(folder, out=tmp_path / "out", heat_maps=2).table
     text = (tmp_path / "out" / "report.html").read_text()
     page = BeautifulSoup(text, "html.parser")
     assert not page.find_all("script") and "<script>alert(1)<&>.png" in page.get_text()
@@ -206,7 +206,7 @@ def test_report_stands_alone_and_shows_names_as_text(tmp_path, score):
     assert not [tag for tag in page.find_all(src=True) if not tag["src"].startswith("data:")]
     assert not page.find_all("link") and "http" not in text.replace("http-equiv", "")
     assert len(page.select(".gallery li")) == report.TOP + 8  # every second of the others
-    assert len(list((tmp_path / "out" / "maps").iterdir())) == 2
+    assert set(table["score"][table["heat_map"] != ""]) == set(table["score"].nlargest(2))
 
 
 def labelled(folder):
@@ -220,10 +220,10 @@ def values(result, task):
 
 def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score):
     folder, file, labels = labelled(tmp_path / "photos"), tmp_path / "labels.csv", np.array([0, 0, 0, 1, 1])
-    result = score(folder, labels="folders", threshold_quantile=0.3)
+    result = score(folder, labels="folders", threshold_quantile=0.25)
     scores, found = result.table["score"].to_numpy(), values(result, "image")
     assert result.table["label"].tolist() == labels.tolist()
-    flagged = scores > np.quantile(scores, 0.3)  # three of five
+    flagged = scores > np.quantile(scores, 0.25)  # the second lowest: three are above it
     expected = {"auroc": roc_auc_score(labels, scores), "ap": average_precision_score(labels, scores)}
     expected |= {"recall": flagged[3:].sum() / 2, "precision": flagged[3:].sum() / flagged.sum()}
     expected |= {"false_alarms": flagged[:3].sum() / 3}

@@ -44,10 +44,9 @@ from zsad_core.image_features import (
     load_batch,
     made_ahead,
     view_extractor,
-    worker_count,
 )
 
-MODEL, THREADS = "ViT-B-16-plus-240", 2
+MODEL, THREADS, WORKERS = "ViT-B-16-plus-240", 2, 1
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))
 JOB = 1024
 """Images that a job embeds, for the share that the start of its workers takes."""
@@ -92,13 +91,13 @@ def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[s
             times["encode"].append(timed(encoder, held))
             times["serial"].append(timed(encoder, made_ahead(batches[:n], make, workers=0)))
             began = time.perf_counter()
-            stream = made_ahead(batches, make, workers=worker_count(JOB))
+            stream = made_ahead(batches, make, workers=WORKERS)
             first = next(stream)
             times["start"].append(time.perf_counter() - began)
             encode(encoder, [first])  # meanwhile the queue fills
             times["workers"].append(timed(encoder, (next(stream) for _ in range(n))))
             stream.close()
-    row: dict[str, object] = {"views": views, "images": n, "workers": worker_count(JOB)}
+    row: dict[str, object] = {"views": views, "images": n, "workers": WORKERS}
     row |= {
         f"seconds_{way}": round(statistics.median(times[way]) / n, 4)
         for way in ("encode", "serial", "workers")
@@ -145,7 +144,7 @@ def memory(folder: Path) -> dict[str, object]:
         done.set()
         watcher.join()
     seconds = time.perf_counter() - start
-    row = {"images": len(dataset), "workers": worker_count(len(dataset)), "mib_before": before}
+    row = {"images": len(dataset), "mib_before": before}
     return row | {"peak_mib": peak[0], "peak_mib_without_workers": peak[1], "seconds": round(seconds, 1)}
 
 

@@ -107,7 +107,7 @@ def test_categories_are_cut_and_read_their_own_files_whatever_the_order_and_work
     alone = [part.load() for part in compute_features(extractor, dataset, tmp_path / "alone")]
     hashed, real = [], datasets.sha256_of
     monkeypatch.setattr(datasets, "sha256_of", lambda path: hashed.append(path) or real(path))
-    monkeypatch.setattr(image_features, "worker_count", lambda _: 1)
+    monkeypatch.setattr(image_features, "worker_count", lambda *_: 1)
     for category in reversed(dataset.categories):
         part = load_dataset(dataset.root, tmp_path / "digests").select(category)
         compute_features(extractor, part, tmp_path / "cut")
@@ -300,9 +300,10 @@ def test_a_file_that_cannot_be_read_is_named_and_those_before_it_come(dataset_wi
 
 def test_number_of_workers(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
-    assert worker_count(FEW - 1) == 0  # they would start longer than it takes
-    assert worker_count(FEW) == 4
+    gpu = torch.device("cuda")
+    assert worker_count(FEW - 1, gpu) == 0  # they would start longer than it takes
+    assert worker_count(FEW, gpu) == 4 and worker_count(FEW, torch.device("cpu")) == 0
     monkeypatch.setattr(joblib, "cpu_count", lambda: 256)
-    assert worker_count(10**6) == 16
+    assert worker_count(10**6, gpu) == 16
     monkeypatch.setattr(image_features.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
-    assert worker_count(10**6) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few
+    assert worker_count(10**6, gpu) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few

@@ -29,7 +29,7 @@ def exact(pairs, max_fpr=0.3):
 
 
 def smooth_pairs(temperature, layers):
-    """Smooth maps through a softmax of two logits and summed, with defects in every other image."""
+    """Smooth maps through a softmax of two logits, the mean over layers; defects in every other one."""
     rng = np.random.default_rng(5)
     pairs = []
     for i in range(8):
@@ -38,7 +38,7 @@ def smooth_pairs(temperature, layers):
             mask[row : row + 21, column : column + 16] = True
         noise = gaussian_filter(rng.normal(size=mask.shape), 3)
         logits = noise / noise.std() + 1.5 * mask + np.linspace(-2, 0, layers)[:, None, None]
-        pairs.append((mask, (1 / (1 + np.exp(-logits / temperature))).sum(axis=0).astype(np.float32)))
+        pairs.append((mask, (1 / (1 + np.exp(-logits / temperature))).mean(axis=0).astype(np.float32)))
     return pairs
 
 

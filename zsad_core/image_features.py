@@ -253,7 +253,7 @@ def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
     views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
     make = partial(load_batch, image_size=own.image_size, transform=own.transform, **views)
-    workers, on_gpu = worker_count(sum(map(len, batches))), own.device.type == "cuda"
+    workers, on_gpu = worker_count(sum(map(len, batches)), own.device), own.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
         for part in parts:
             yield _features(part, islice(loaded, len(part.batches)))
@@ -321,13 +321,14 @@ def made_ahead(
             running._shutdown_workers()
 
 
-def worker_count(images: int) -> int:
-    """Half of the cores that this process may use, at most 16; none for few images, or on Windows."""
+def worker_count(images: int, device: torch.device) -> int:
+    """For a GPU half of the cores that this process may use, at most 16; none for few images, or on Windows.
+    On a CPU none: reading is a small part of the work, and each process imports torch again."""
+    if device.type == "cpu" or images < FEW or "forkserver" not in multiprocessing.get_all_start_methods():
+        return 0
     shared = Path("/dev/shm")  # through it workers hand over batches; containers often have 64 MB
     full = shared.is_dir() and shutil.disk_usage(shared).free < 2**29
-    if images < FEW or full or "forkserver" not in multiprocessing.get_all_start_methods():
-        return 0
-    return min(16, max(1, joblib.cpu_count() // 2))
+    return 0 if full else min(16, max(1, joblib.cpu_count() // 2))
 
 
 def _made(item: Any, make: Callable[[Any], Any]) -> Any:

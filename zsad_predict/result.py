@@ -56,8 +56,7 @@ def score_parts(
     """Parts with every file that can be opened, and by name why the others cannot. name: of the bar."""
     failed: dict[str, BadImage] = {}
     candidates = [file for file in files if not file.problem]
-    # on a CPU, workers would take the encoder's cores: a tenth slower with two
-    workers = 0 if scorer.encoder.device.type == "cpu" else worker_count(len(candidates))
+    workers = worker_count(len(candidates), scorer.encoder.device)
 
     def cached_part(files: Sequence[ImageFile]) -> Part:
         """Without the files that cannot be opened, or change meanwhile."""

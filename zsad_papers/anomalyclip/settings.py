@@ -15,7 +15,10 @@ class AnomalyclipSettings(Settings):
         "edge of AnomalyCLIP's input in pixels (null in a profile: the model's own)", ge=1
     )
     epochs_share: float = parameter(
-        "share of each method's own epochs (15; CoOp 50; VAND 3 on MVTec AD, else 15)", default=1.0, gt=0, le=1
+        "share of each method's own epochs (15; CoOp 50; VAND 3 on MVTec AD, else 15)",
+        default=1.0,
+        gt=0,
+        le=1,
     )
     prompt_seeds: int = parameter(
         "how many trainings of AnomalyCLIP, CoOp and VAND in the main tables; others have one", ge=1

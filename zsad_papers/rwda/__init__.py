@@ -19,3 +19,6 @@ PAPER = Paper(
 )
 
 start = partial(start_page, PAPER)
+
+FEATURES = ("views", "texts")
+"""What `zsad_papers.precompute` computes for the pages: views of all images, sentences of random words."""

@@ -109,11 +109,13 @@ def test_only_the_encoder_reaches_into_itself():
     assert not {str(path): found for path, tree in parts if (found := private_to_the_encoder(tree))}
 
 
-def test_nothing_branches_on_the_name_of_a_paper_or_profile():
+def test_nothing_branches_on_the_name_of_a_paper_or_profile(root):
     for code in ("settings.profile == 'mini'", "paper in ('rwda', 'x')", "'paper' != PAPER"):
         assert branches_on_a_name(ast.parse(code)), code
     found = {str(path): lines for path, tree in trees(*PRODUCT) if (lines := branches_on_a_name(tree))}
     assert not found
+    snakefile = (root / "workflow" / "Snakefile").read_text(encoding="utf-8")
+    assert not [paper for paper in all_papers() if paper in snakefile]
 
 
 def test_the_readme_lists_every_file_of_the_core_and_first_what_is_read_first(root):

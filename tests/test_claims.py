@@ -23,6 +23,7 @@ from zsad_papers.common.claims import (
     Numbers,
     evaluate,
     judge,
+    ledger,
     load_claims,
     load_tests,
     meets,
@@ -84,6 +85,8 @@ def test_verdicts_on_the_published_numbers(published, paper):
     table = evaluate(paper, published).set_index("id")
     assert table["verdict"].to_dict() == EXPECTED.loc[table.index, "verdict"].to_dict()
     assert table.loc[table["verdict"] == UNDECIDED, "reason"].str.startswith("no row for").all()
+    agreement = ledger(paper, published)["agreement"].to_numpy()
+    assert (agreement == np.where(table["verdict"] == UNDECIDED, "open", "same verdict")).all()
     run = published.assign(dataset=published["dataset"].replace({"mvtec": "mini_mvtec"}))
     assert evaluate(paper, as_published(run, {"mvtec": "mini_mvtec"})).set_index("id").equals(table)
     others = published.assign(mean=published["mean"].where(published["paper"] == paper, 0.5))

@@ -176,3 +176,15 @@ def test_figure_5_has_each_layer_and_tells_clouds_apart():
     clouds = tsne(panels["clip"]).groupby("group")
     assert clouds.size().to_dict() == {"few": 10, "many": 30}
     assert np.ptp(clouds.mean(), axis=0).max() > 2 * clouds.std().to_numpy().max()
+
+
+def test_claim_c12_adds_the_score_of_the_network_to_winclip_plus(images, fnns, monkeypatch):
+    few, test = {(1, 0): np.arange(20.0), (1, 9): None, (3, 0): None}, images.select(split="test")
+    category = SimpleNamespace(name="nut", record=lambda values, *_, **where: values)
+    for name, value in (("categories", [category]), ("few_shot_scores", few), ("few_shot_design", ())):
+        monkeypatch.setattr(rwda_tables, name, lambda *_, value=value: value)
+    monkeypatch.setattr(rwda_tables, "as_frame", list)
+    monkeypatch.setattr(rwda_tables, "tidy", lambda records, *_, **__: records)
+    (found,) = rwda_tables.with_random_words(SimpleNamespace(shots=[1]), None, images, "mvtec", fnns)
+    own = (test.meta["category"] == "nut").to_numpy()
+    np.testing.assert_array_equal(found, few[1, 0] + rwda_experiments.fnn_scores(test, fnns[0])[own])

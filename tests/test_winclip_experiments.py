@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from zsad_core import prompts
 from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
+from zsad_core.methods import clip
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
-from zsad_papers.common.experiment import Category
+from zsad_papers.common.experiment import Category, flipped, hidden_layers
 from zsad_papers.winclip.experiments import (
     few_shot,
     few_shot_arrays,
@@ -113,6 +114,14 @@ def test_language_of_squares_is_the_direct_computation(square, kept):
     assert same == {("winclip", v) for v in ("", "multi_crop", "whole=center_crop", "whole=squash")}
 
 
+def test_without_crops_each_of_two_tiles_counts_once(square, kept, monkeypatch):
+    views = np.random.default_rng(0).normal(size=(len(square.test), 12, square.encoder.dim))
+    monkeypatch.setattr(Category, "views", lambda *_: views)
+    expected = clip(views[:, [0, 6]], square.texts("two_class"), square.temperature).scores
+    found = values_of(zero_shot_classification(square))["winclip", "two_class"]
+    np.testing.assert_allclose(found, expected)
+
+
 # maps
 
 
@@ -201,3 +210,11 @@ def test_winclip_plus_is_the_mean_of_both_scores(square, kept):
         expected = (language + maxima[f"P+Wm+Ws|{k}|{seed}/scores"]) / 2
         np.testing.assert_allclose(record["values"], expected)
         np.testing.assert_allclose(sums[k, seed], expected)
+
+
+def test_claim_30_is_about_good_and_flipped_images_and_hidden_layers_are_the_papers(square, kept):
+    dataset = replace(square.dataset, meta=square.dataset.meta.replace({"defect": {"hole": "flip"}}))
+    wanted = square.test.meta["defect"].isin(["good", "hole"]).to_numpy()
+    (record,) = flipped(replace(square, dataset=dataset), np.arange(len(wanted)), "winclip")
+    assert record["values"].tolist() == np.flatnonzero(wanted).tolist() != list(range(len(wanted)))
+    assert flipped(square, np.arange(len(wanted)), "winclip") == [] and hidden_layers(12) == (6, 9)

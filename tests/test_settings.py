@@ -42,6 +42,12 @@ def test_profile_injected_by_papermill_f_equals_the_profile_by_name(profile):
     assert read_settings(injected) == read_settings({"profile": profile})
 
 
+def test_mini_full_differs_from_mini_in_what_is_cut_down_for_time_alone(mini):
+    full = yaml.safe_load((ROOT / "profiles" / "mini-full.yaml").read_text())
+    different = {name for name in mini if full[name] != mini[name]}
+    assert full.keys() == mini.keys() and different == {"profile", "results_dir", "epochs_share"}
+
+
 BAD = [
     ({"n_pairs": "400"}, "n_pairs = '400' (str): Input should be a valid integer"),
     ({"seeds": True}, "seeds = True (bool): Input should be a valid integer"),
@@ -74,7 +80,7 @@ def test_bad_value_is_refused_with_what_was_expected(namespace, message):
 
 
 def test_unknown_profile_names_those_that_exist():
-    with pytest.raises(FileNotFoundError, match="'minni': expected one of mini, paper"):
+    with pytest.raises(FileNotFoundError, match="'minni': expected one of mini, mini-full, paper"):
         read_settings({"profile": "minni"})
     with pytest.raises(FileNotFoundError, match="path of a YAML file that exists"):
         read_settings({"profile": "nowhere/own.yaml"})

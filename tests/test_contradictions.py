@@ -3,7 +3,7 @@
 import pytest
 
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
-from zsad_papers.common.contradictions import class_means, quoted
+from zsad_papers.common.contradictions import class_means, quoted, stated_twice
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.contradictions import statements
 
@@ -37,6 +37,8 @@ def test_quoted_numbers_agree_until_one_is_changed(published):
     methods = ("winclip", "spade", "padim", "patchcore")
     found = quoted(published, methods)
     assert len(found) == 402 and found["agrees"].all()
+    again = [check["agrees"] for check in stated_twice("anomalyclip")]
+    assert (again.count(True), again.count(False)) == (4, 6)
     other = planted(published, 63.8, artifact="T1", dataset="visa", method="padim", metric="auroc", shots=1)
     assert quoted(other, methods).query("not agrees")["difference"].tolist() == [-1.0]
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 from exact import pixel_auroc
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad_core.encoders import load_encoder
@@ -112,6 +114,9 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
     result = score_folder(folder, "anomalyclip", options=own, progress=False)
     assert result.table["score"].between(0, 1).all() and result.smooth
     assert result.facts["model"] == "zsad-mini-144px"
+    scored, size = next(result.scored_images()), (259, 518)
+    smooth = gaussian_filter(replace(result, smooth=False).map(scored, size), 2.0)  # 4 pixels at 518
+    np.testing.assert_allclose(result.map(scored, size), smooth)
     with pytest.raises(ValueError, match="give prompts_file"):
         read_prompts(load_encoder(settings.model, "random", device="cpu"))
     with pytest.raises(FileNotFoundError, match="no.pth"):

@@ -1,9 +1,13 @@
 """The features computed by category are all that the experiments need."""
 
+import sys
+
 import pytest
+import yaml
+from conftest import ROOT
 
 from zsad_core import image_features
-from zsad_papers import precompute
+from zsad_papers import precompute, run
 from zsad_papers.anomalyclip import experiments as anomalyclip_experiments
 from zsad_papers.common import data
 from zsad_papers.winclip import tables as winclip_tables
@@ -34,3 +38,14 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     variants = ["baselines", "", "attention=qq+kk+vv", "N=3", "coop", "vand"]
     found = anomalyclip_experiments.run_experiment(settings, large, "mvtec", variants)
     assert {"clip", "clip_ac", "coop", "anomalyclip", "vand"} == set(found["method"])
+
+
+@pytest.mark.parametrize("paper", ["winclip", "anomalyclip"])
+def test_experiments_without_their_dataset_are_refused(tmp_path, monkeypatch, capsys, paper):
+    mini = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text()) | {"data_dir": str(tmp_path)}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(mini))
+    command = ["run", "--profile", str(tmp_path / "own.yaml"), "--paper", paper, "--dataset", "mvtec"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="2"):
+        run.main()
+    assert "mini_mvtec (stand-in for mvtec) is not prepared" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from zsad_papers.common.data import missing
 from zsad_papers.common.settings import read_settings
 
 
@@ -18,6 +19,8 @@ def main() -> None:
     if arguments.dataset not in known:
         parser.error(f"--dataset {arguments.dataset}: expected one of {', '.join(known)}")
     settings = read_settings({"profile": arguments.profile})
+    if lacking := missing(settings, known[arguments.dataset]["needs"]):
+        parser.error(lacking[0])
     try:
         print(import_module(f"zsad_papers.{arguments.paper}.tables").run(settings, arguments.dataset))
     except FileNotFoundError as error:

@@ -14,12 +14,13 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
+from data_scripts.prepare import prepared_folder
+from zsad_core.datasets import load_dataset
+from zsad_papers.common.settings import read_settings
+
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(
-    path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
-    for path in (ROOT / "notebooks").rglob("*.ipynb")
-    if ".ipynb_checkpoints" not in path.parts
-)
+PAGES = [path.relative_to(ROOT / "notebooks") for path in (ROOT / "notebooks").rglob("*.ipynb")]
+NOTEBOOKS = sorted(p.with_suffix("").as_posix() for p in PAGES if ".ipynb_checkpoints" not in p.parts)
 CATEGORIES = {  # of the datasets that tests render
     "mini_mvtec": ("bottle_top", "carpet", "hex_nut"),
     "mini_visa": ("candles", "fuse", "gear"),
@@ -69,18 +70,6 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_module():
-    """Runs `python -m ...` from the checkout as a user would, one thread, without asking for success."""
-
-    def run(*arguments, **environment):
-        command = [sys.executable, "-m", *map(str, arguments)]
-        environment = {**os.environ, **KERNEL, **environment}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def small_data(once):
     """A data_dir with the datasets of the mini profile: few categories of the first two, few images each."""
 
@@ -99,7 +88,6 @@ def small_data(once):
 
 @pytest.fixture(scope="session")
 def encoder():
-    """The mini model with its weights."""
     from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
 
     return load_encoder("zsad-mini", device="cpu")
@@ -108,8 +96,6 @@ def encoder():
 @pytest.fixture(scope="module")
 def settings_of(small_data, tmp_path_factory):
     """settings_of(**parameters): the mini profile on few images, with a cache of the test file's own."""
-    from zsad_papers.common.settings import read_settings
-
     folders = {"data_dir": str(small_data), "cache_dir": str(tmp_path_factory.mktemp("cache"))}
     return lambda **parameters: read_settings({**folders, "device": "cpu", **parameters})
 
@@ -117,7 +103,10 @@ def settings_of(small_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def square(settings, encoder):
     """A category of square images with the defects hole, spot and stain; `settings` are the test file's."""
-    return _category(settings, encoder, "mini_mvtec", "bottle_top")
+    from zsad_papers.common.experiment import Category
+
+    dataset = load_dataset(Path(settings.data_dir) / "mini_mvtec")
+    return Category(settings, encoder, dataset, "bottle_top")
 
 
 @pytest.fixture(scope="module")
@@ -128,28 +117,16 @@ def large(settings):
     return encoder_of(settings, "prompt_")
 
 
-def _category(settings, encoder, dataset, name):
-    from zsad_core.datasets import load_dataset
-    from zsad_papers.common.experiment import Category
-
-    return Category(settings, encoder, load_dataset(Path(settings.data_dir) / dataset), name)
-
-
 @pytest.fixture
 def dataset_with(tmp_path):
-    """dataset_with(images, name): a dataset of the category screw with these test images, in this order:
-    normal pictures, and (anomalous picture, mask)."""
-    from data_scripts.prepare import prepared_folder
-    from zsad_core.datasets import load_dataset
+    """dataset_with(images, name): the category screw of normal images and pairs (anomalous one, mask)."""
 
     def make(images, name="shop"):
         with prepared_folder(tmp_path / name) as out:
             for i, image in enumerate(images):
-                names = {"category": "screw", "split": "test", "name": f"{i:02d}.png"}
-                if isinstance(image, tuple):
-                    out.add(image[0], defect="scratch", mask=image[1], **names)
-                else:
-                    out.add(image, defect="good", **names)
+                picture, mask = image if isinstance(image, tuple) else (image, None)
+                own = {"defect": "good"} if mask is None else {"defect": "scratch", "mask": mask}
+                out.add(picture, category="screw", split="test", name=f"{i:02d}.png", **own)
         return load_dataset(tmp_path / name)
 
     return make
@@ -163,7 +140,6 @@ def small_clip(tmp_path_factory):
     pixels, text, config and keywords change the architecture; image_size is asked of `load_encoder`.
     """
     path = tmp_path_factory.mktemp("configs") / "small.json"
-
     from zsad_core.encoders import load_encoder  # here: tests without a model need not wait for torch
 
     def load(seed=0, image_size=None, lively=False, pixels=24, text=None, config=None, **vision):
@@ -207,8 +183,6 @@ def small_resnet(small_clip):
 def toy_set(tmp_path):
     """toy_set(normal, anomalous, masks=...): noise, darker in an anomaly, in two categories, with one
     training image each. masks: how many of the anomalous ones have theirs, None for all."""
-    from data_scripts.prepare import prepared_folder
-    from zsad_core.datasets import load_dataset
 
     def make(normal=2, anomalous=2, masks=None, seed=0, name="toys"):
         rng = np.random.default_rng(seed)
@@ -220,9 +194,8 @@ def toy_set(tmp_path):
                     if defect == "hole":
                         row, column = rng.integers(0, 20, 2)
                         pixels[row : row + 12, column : column + 16] //= 4
-                        given = masks is None or number - normal <= masks
-                        mask = np.zeros((36, 36), np.uint8) if given else None
-                        if given:
+                        if masks is None or number - normal <= masks:
+                            mask = np.zeros((36, 36), np.uint8)
                             mask[row : row + 12, column : column + 16] = 1
                     options = {"category": category, "split": split, "defect": defect, "mask": mask}
                     out.add(Image.fromarray(pixels), name=f"{number:02d}.png", **options)
@@ -235,16 +208,12 @@ def toy_set(tmp_path):
 def small_run(small_data, once):
     """The smallest parameters, with folders that all notebooks of this test run share."""
     parameters = yaml.safe_load((ROOT / "tests" / "smallest.yaml").read_text())["every notebook"]
-    folders = {name: str(once(name, lambda path: path.mkdir(parents=True))) for name in ("cache", "results")}
-    return parameters | {
-        "data_dir": str(small_data),
-        "cache_dir": folders["cache"],
-        "results_dir": folders["results"],
-    }
+    made = {f"{name}_dir": once(name, lambda path: path.mkdir(parents=True)) for name in ("cache", "results")}
+    return parameters | {name: str(path) for name, path in {"data_dir": small_data, **made}.items()}
 
 
 @pytest.fixture(scope="session")
-def run_page(run_module, tmp_path_factory):
+def run_page(tmp_path_factory):
     """run_page(notebook, output, parameters, *options): the executed notebook, whether it failed or not."""
 
     def execute(notebook, output, parameters, *options):
@@ -252,11 +221,12 @@ def run_page(run_module, tmp_path_factory):
         values = tmp_path_factory.mktemp("parameters") / "values.yaml"
         values.write_text(yaml.safe_dump(parameters))
         source = ROOT / "notebooks" / f"{notebook}.ipynb"
-        command = ("papermill", source, output, "-f", values, "-k", "python3", "--no-progress-bar")
-        command += ("--start-timeout", "300", *options)
-        done = run_module(*command)
+        command = [sys.executable, "-m", "papermill", source, output, "-f", values, "-k", "python3"]
+        command += ["--no-progress-bar", "--start-timeout", "300", *options]
+        own = {"cwd": ROOT, "env": {**os.environ, **KERNEL}, "capture_output": True, "text": True}
+        done = subprocess.run(command, **own)
         # Two kernels that start at once may choose the same port, and one of them dies before its first cell.
-        return run_module(*command) if "Kernel died before replying" in done.stderr else done
+        return subprocess.run(command, **own) if "Kernel died before replying" in done.stderr else done
 
     return execute
 
@@ -269,7 +239,6 @@ def executed(once, small_run):
         import papermill
 
         source = ROOT / "notebooks" / f"{notebook}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in KERNEL.items():
                 patch.setenv(name, value)

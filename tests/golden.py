@@ -11,9 +11,8 @@ import torch
 FOLDER = Path(__file__).parent / "golden" / "smallest"
 GLUED = "application/papermill.record/text/plain"
 NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
-TIMED = re.compile(
-    r"\b(?:ms|fps|FPS|GiB|MiB|minutes|seconds|latency)\b|_test |_train |^verdicts|run's numbers"
-)
+CLOCK = r"\b(?:ms|fps|FPS|GiB|MiB|minutes|seconds|latency)\b"
+TIMED = re.compile(CLOCK + r"|_test |_train |^verdicts|run's numbers")
 PAPERS = Path(__file__).parents[1] / "zsad_papers"
 CLAIMS = pd.concat([pd.read_csv(path, dtype=str) for path in sorted(PAPERS.glob("*/claim_tests.csv"))])
 CLOCKED = set(CLAIMS["id"][CLAIMS["measures"].str.contains("_ms|fps|train_min", na=False)])

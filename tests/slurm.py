@@ -61,7 +61,7 @@ def cluster(folder, cpus=4, memory=64_000):
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(1024))
-    controller, node = _free_ports(2)
+    controller, node = _free_ports()
     names = {"host": host, "user": getuser(), "folder": folder, "controller": controller, "node": node}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(cpus=cpus, memory=memory, **names))
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
@@ -100,9 +100,8 @@ def _own_srun(folder):
 def _running(name, options, folder, environment):
     """A daemon in the foreground, as a child that ends with the block, however the block ends."""
     with (folder / f"{name}.out").open("w") as out:
-        process = subprocess.Popen(
-            [str(_program(name)), *options], env=environment, cwd=folder, stdout=out, stderr=out
-        )
+        command = [str(_program(name)), *options]
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=out)
     try:
         yield
     finally:
@@ -141,13 +140,10 @@ def _wait_until(ready, folder, seconds=60):
         time.sleep(0.1)
 
 
-def _free_ports(number):
-    """Free ports; they are held together, so that they differ."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def _free_ports():
+    """Two free ports; they are held together, so that they differ."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _program(name):

@@ -1,11 +1,10 @@
-"""What AnomalyCLIP's pages show beside tables: maps, attention, tokens, losses, sweeps and times."""
-
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import refused
 
 from zsad_core import methods
 from zsad_core.auxiliary import auxiliary_of
@@ -36,18 +35,15 @@ def nut(settings, large):
 
 def test_training_images_are_refused(settings, large, prompts):
     trained = experiments.squashed(settings, large, "visa")[0]
-    with pytest.raises(ValueError, match="not zero-shot"):
-        figures.map_examples(trained, {"AnomalyCLIP": prompts}, [0])
+    refused("not zero-shot", figures.map_examples, trained, {"AnomalyCLIP": prompts}, [0])
     assert len(figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1
 
 
 def test_images_by_rule(monkeypatch):
     category = SimpleNamespace(test=SimpleNamespace(labels=np.array([0, 1, 1, 1, 0, 1, 1])))
     assert figures.spread_out(category, 3) == [1, 3, 6] and figures.spread_out(category, 9) == [1, 2, 3, 5, 6]
-    frames = {
-        "a": [(0, NAN, 0.2), (1, 0.9, 0.5), (1, 0.1, 0.5), (0, NAN, 0.7)],
-        "b": [(0, NAN, 0.9), (1, 0.95, 0.5), (1, 0.3, 1.0)],
-    }
+    frames = {"a": [(0, NAN, 0.2), (1, 0.9, 0.5), (1, 0.1, 0.5), (0, NAN, 0.7)]}
+    frames |= {"b": [(0, NAN, 0.9), (1, 0.95, 0.5), (1, 0.3, 1.0)]}
 
     def described(category, _):
         return pd.DataFrame(frames[category.name], columns=["label", "auroc", "maximum"])
@@ -56,11 +52,9 @@ def test_images_by_rule(monkeypatch):
     monkeypatch.setattr(figures, "has_masks", lambda test: test)
     made = [(SimpleNamespace(name=name, test=name != "c"), None) for name in "abc"]
     found = figures.successes_and_failures(made, 2)
-    assert {group: [(category.name, i) for category, i in own] for group, own in found.items()} == {
-        "success": [("b", 1), ("a", 1)],
-        "failure": [("a", 2), ("b", 2)],
-        "false alarm": [("b", 0), ("a", 3)],
-    }
+    named = [(group, [(category.name, i) for category, i in own]) for group, own in found.items()]
+    success, failure = ("success", [("b", 1), ("a", 1)]), ("failure", [("a", 2), ("b", 2)])
+    assert named == [success, failure, ("false alarm", [("b", 0), ("a", 3)])]
 
 
 def test_self_attention_is_the_mean_of_the_diagonal(large, nut):
@@ -86,10 +80,10 @@ def test_the_loss_of_one_image_is_that_of_training(settings, large, nut, prompts
 
 def test_sweeps_sort_by_number_and_mark_the_default():
     variants = ["E=12", "E=4", "E=8", "full", "N=1", "N=2"]
-    frames = [
-        pd.DataFrame({"variant": variants, "task": task, "metric": metric, "mean": [first, 50, 60, 0, 1, 2]})
-        for task, metric, first in (("pixel", "pro", 70), ("image", "ap", 40), ("image", "auroc", 0))
-    ]
+    frames = []
+    for task, metric, first in (("pixel", "pro", 70), ("image", "ap", 40), ("image", "auroc", 0)):
+        own = {"variant": variants, "task": task, "metric": metric, "mean": [first, 50, 60, 0, 1, 2]}
+        frames.append(pd.DataFrame(own))
     pro, ap, layers, _ = figures.sweeps(pd.concat(frames), {"E": 12}).axes
     np.testing.assert_allclose(pro.lines[0].get_xydata(), [[4, 50], [8, 60], [12, 70]])
     np.testing.assert_allclose(ap.lines[0].get_ydata(), [50, 60, 40])
@@ -109,3 +103,27 @@ def test_times_stand_beside_published_ones(tiny_clip, monkeypatch):
     assert sorted(own[keys].to_numpy().tolist()) == sorted(published[keys].to_numpy().tolist())
     found = measured.groupby("metric")["mean"].unique().map(list).to_dict()
     assert found == {"fps": [50.0], "train_min_per_epoch": [0.001]}  # a step for the last image as well
+
+
+def plate(hole=200):
+    """A dark plate on white ground, with a spot of the ground's colour in it."""
+    image = np.full((50, 60, 3), 200, np.uint8)
+    image[10:40, 15:45] = 60
+    image[20:25, 20:25] = hole
+    return image
+
+
+def test_the_background_is_what_is_joined_to_the_border():
+    found, uniform = analysis.background(plate())
+    expected = np.ones((50, 60), bool)
+    expected[10:40, 15:45] = False
+    np.testing.assert_array_equal(found, expected)  # the spot inside does not belong to it
+    assert uniform == 1.0
+
+
+def test_shares_at_the_best_threshold():
+    # ascending; at the two highest bins F1 is 2 * 8 / (8 + 2 + 10), and less at any other threshold
+    anomalous, behind, other = [2, 0, 4, 4], [50, 3, 1, 0], [30, 20, 0, 1]
+    assert analysis.shares_above(np.array([anomalous, behind, other])) == pytest.approx((0.5, 54 / 105))
+    clean = analysis.shares_above(np.array([[0, 5], [4, 0], [6, 0]]))
+    assert np.isnan(clean[0]) and clean[1] == 0.4

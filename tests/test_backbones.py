@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers import refused
 from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
@@ -31,7 +32,6 @@ def torchvision_maps(model, layers=LAYERS):
 
 @pytest.fixture(scope="module")
 def resnet():
-    """torchvision's ResNet-18 with weights and norms of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = torchvision.models.resnet18(weights=None)
@@ -63,7 +63,6 @@ def test_wide_resnet_is_torchvisions():
 
 
 def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
-    """The hub gives a tag's file; timm's own loader, which may read pickles, is not called."""
     backbone = load_backbone("resnet18", weights_file)
     assert (backbone.backbone_id, backbone.layers) == ("resnet18", LAYERS)
     assert backbone.weights_id.startswith("file@") and len(backbone.weights_id) == 17
@@ -75,8 +74,7 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
     assert_close(backbone.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
     assert backbone.feature_maps(PIXELS[:0])["layer2"].shape == (0, 8, 12, 128)
     for pixels in (PIXELS[0], PIXELS[:, :1], PIXELS.byte()):
-        with pytest.raises(ValueError, match=r"float tensor \(n, 3, H, W\), got"):
-            backbone.feature_maps(pixels)
+        refused(r"float tensor \(n, 3, H, W\), got", backbone.feature_maps, pixels)
 
     download = Mock(return_value=str(weights_file))
     monkeypatch.setattr(backbones, "hf_hub_download", download)
@@ -97,8 +95,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
     other.write_bytes(b"another network")
     download = Mock(return_value=str(other))
     monkeypatch.setattr(checkpoints, "download_pretrained_from_url", download)
-    with pytest.raises(ValueError, match=f"expected {digits}"):
-        load_backbone(profile.backbone, profile.backbone_weights)
+    refused(f"expected {digits}", load_backbone, profile.backbone, profile.backbone_weights)
     download.assert_called_once_with(url)
     content = load_backbone("resnet18", "random").model.state_dict()
     torch.save(content, other)  # as torchvision ships it
@@ -117,9 +114,9 @@ def test_preprocessing_by_hand():
     assert backbone.transform(Image.new("L", (200, 100), 128)).shape == (3, 48, 48)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_bad_names_layers_and_weights(weights_file, monkeypatch):
+    monkeypatch.setattr(backbones, "hf_hub_download", Mock(side_effect=OSError("no connection")))
+    for arguments, error, message in (
         (("wideresnet50", "random"), ValueError, "no architecture of timm"),
         (("resnet18.tv_in1k", "random"), ValueError, "Tags go to `weights`"),
         (("resnet18", "random", ("layer5",)), ValueError, "act1, layer1, layer2, layer3, layer4"),
@@ -129,11 +126,7 @@ def test_preprocessing_by_hand():
         (("resnet18", Path("resnet18.pth")), ValueError, "a pickle"),
         (("resnet34", "a file of resnet18"), ValueError, "does not fit resnet34; .*Missing key"),
         (("resnet18", "tv_in1k"), OSError, "no connection.* fetch https://huggingface"),
-    ],
-)
-def test_bad_names_layers_and_weights(weights_file, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(backbones, "hf_hub_download", Mock(side_effect=OSError("no connection")))
-    name, weights, *layers = arguments
-    weights = weights_file if weights == "a file of resnet18" else weights
-    with pytest.raises(error, match=message):
-        load_backbone(name, weights, *layers)
+    ):
+        name, weights, *layers = arguments
+        weights = weights_file if weights == "a file of resnet18" else weights
+        refused(message, load_backbone, name, weights, *layers, error=error)

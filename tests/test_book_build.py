@@ -15,11 +15,12 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from conftest import LEDGERS, NOTEBOOKS, ROOT
+from test_book_sources import MADE, TEXTS
 
 FORK = "https://github.com/someone/fork"  # the buttons must follow BOOK_REPOSITORY
 HTML = "book/_build/html"
-MADE = {"_build", "notebooks"}  # folders in book/ that `make book` fills
-TEXTS = [path.relative_to(ROOT / "book") for path in sorted((ROOT / "book").rglob("*.md"))]
+# what book/_ext and an included page read
+READ = ("zsad_core", "zsad_papers", "data_scripts", "profiles", "workflow", "pyproject.toml")
 SOURCES = {f"notebooks/{name}": f"notebooks/{name}.ipynb" for name in NOTEBOOKS}  # page -> its source
 SOURCES |= {path.with_suffix("").as_posix(): f"book/{path}" for path in TEXTS if path.parts[0] not in MADE}
 
@@ -31,14 +32,7 @@ def book(once, executed, root):
     def make(folder):
         shutil.copytree(root / "book", folder / "book", ignore=shutil.ignore_patterns(*MADE))
         shutil.copy(root / "_config.yml", folder)
-        for name in (
-            "zsad_core",
-            "zsad_papers",
-            "data_scripts",
-            "profiles",
-            "workflow",
-            "pyproject.toml",
-        ):  # book/_ext and an included page read them
+        for name in READ:
             (folder / name).symlink_to(root / name)
         for name in NOTEBOOKS:
             page = folder / "book" / "notebooks" / f"{name}.ipynb"
@@ -64,15 +58,7 @@ def pages(book):
     """Every page that was built, by its path without .html."""
     names = [path.relative_to(book / HTML) for path in sorted((book / HTML).rglob("*.html"))]
     texts = {name: (book / HTML / name).read_text() for name in names if name.parts[0] != "_static"}
-    return {
-        name.with_suffix("").as_posix(): BeautifulSoup(text, "html.parser") for name, text in texts.items()
-    }
-
-
-@pytest.fixture(scope="session")
-def articles(pages):
-    """The body of each page that somebody wrote: not of the index and the search."""
-    return {page: pages[page].select_one("article.bd-article") for page in SOURCES}
+    return {name.with_suffix("").as_posix(): BeautifulSoup(x, "html.parser") for name, x in texts.items()}
 
 
 def test_book_builds_without_a_warning(book):
@@ -104,15 +90,15 @@ def test_every_link_leads_somewhere(book, pages):
     assert not broken, "\n".join(broken)
 
 
-def test_figures_are_drawn_numbered_captioned_and_described(articles):
+def test_figures_are_drawn_numbered_captioned_and_described(pages):
     wanted = {}
     for name in NOTEBOOKS:
         for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
             if "figure" in (metadata := cell.metadata.get("mystnb", {})):
                 wanted[f"notebooks/{name}", metadata.figure.name] = metadata.image.alt
-    shown = {
-        (page, tag.get("id")): tag for page, article in articles.items() for tag in article.select("figure")
-    }
+    # in the body of each page that somebody wrote: not of the index and the search
+    found = [(page, tag) for page in SOURCES for tag in pages[page].select("article.bd-article figure")]
+    shown = {(page, tag.get("id")): tag for page, tag in found}
     assert set(shown) == set(wanted)
     lacking = {place for place, figure in shown.items() if " is among this run" in figure.get_text()}
     drawn = {place: figure for place, figure in shown.items() if place not in lacking}

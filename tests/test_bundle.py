@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import yaml
 from click.testing import CliRunner
+from helpers import refused, written
 
 from workflow import bundle
 from zsad_papers.common.settings import read_profile
@@ -17,11 +18,10 @@ from zsad_papers.common.settings import read_profile
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with a finished run of the profile `own`, whose book has two pages."""
+    profile = read_profile("mini") | {"results_dir": f"{tmp_path}/results/own"}
     files = {
         "book/_toc.yml": "- file: intro\n- file: notebooks/a\n- file: notebooks/rwda/b\n",
-        "profiles/own.yaml": yaml.safe_dump(
-            read_profile("mini") | {"results_dir": f"{tmp_path}/results/own"}
-        ),
+        "profiles/own.yaml": yaml.safe_dump(profile),
         "results/own/notebooks/a.ipynb": "{}",
         "results/own/notebooks/rwda/b.ipynb": "{}",
         "results/own/rwda_43.csv": "paper\n",
@@ -29,8 +29,7 @@ def checkout(tmp_path, monkeypatch):
         "results/own/times/rwda_43.json": "{}",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        written(tmp_path / name, text)
     monkeypatch.setattr(bundle, "ROOT", tmp_path)
     monkeypatch.setattr(bundle, "LARGEST", 10_000)
     return tmp_path
@@ -57,8 +56,7 @@ def test_an_unfinished_run_is_refused(checkout, fault):
     path = checkout / "results" / "own" / fault
     path.unlink() if path.exists() else (path.parent.mkdir(parents=True), path.touch())
     for command in ("pack", "reference"):
-        with pytest.raises(ValueError, match=f"not finished .{fault}.: `make book` goes on"):
-            call(checkout, command)
+        refused(f"not finished .{fault}.: `make book` goes on", call, checkout, command)
     assert not (checkout / "reference").exists() and not (checkout / "results" / "own.zip").exists()
 
 
@@ -68,8 +66,7 @@ def test_the_reference_holds_tables_of_a_commit(checkout):
     names = {path.name for path in (checkout / "reference").rglob("*.*")}
     assert names == {"rwda_43.csv", "rwda_43.json"}
     (checkout / "results" / "own" / "rwda_43.json").write_text('{"commit": "4567+changes"}')
-    with pytest.raises(ValueError, match="of commit 4567.changes, which nobody else has"):
-        call(checkout, "reference")
+    refused("of commit 4567.changes, which nobody else has", call, checkout, "reference")
     call(checkout, "reference", "--changes")
     assert "4567" in (checkout / "reference" / "own" / "rwda_43.json").read_text()
 
@@ -104,38 +101,31 @@ def test_a_bundle_that_was_tampered_with_is_refused(checkout, name, content, mes
         for own, kept in files.items():
             if kept is not None:
                 new.writestr(own, kept)
-    with pytest.raises(ValueError, match=message):
-        call(checkout, "pages", str(archive))
+    refused(message, call, checkout, "pages", str(archive))
     assert {path.name for path in checkout.iterdir()} == {"book", "profiles", "results"}
 
 
 def test_half_a_bundle_and_one_without_a_page_are_refused(checkout):
     call(checkout, "pack")
     archive = checkout / "results" / "own.zip"
-    half = checkout / "half.zip"
-    half.write_bytes(archive.read_bytes()[:400])
-    with pytest.raises(ValueError, match="is cut off or damaged"):
-        bundle.unpack_run(half, checkout / "out")
+    (half := checkout / "half.zip").write_bytes(archive.read_bytes()[:400])
+    refused("is cut off or damaged", bundle.unpack_run, half, checkout / "out")
     with (checkout / "book" / "_toc.yml").open("a") as contents:
         contents.write("- file: notebooks/new\n")
-    with pytest.raises(ValueError, match="lacks notebooks/new.ipynb.*commit 0123abc"):
-        bundle.unpack_run(archive, checkout / "other")
+    refused("lacks notebooks/new.ipynb.*commit 0123abc", bundle.unpack_run, archive, checkout / "other")
 
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_pages_name_their_run_and_replace_older_ones_only_when_whole(checkout, monkeypatch, code):
     def jupyter_book(command, cwd, **_):
-        shown = (cwd / "_config.yml").read_text() + ",".join(
-            p.name for p in (cwd / "book" / "notebooks").iterdir()
-        )
-        (cwd / "book" / "_build" / "html").mkdir(parents=True)
-        (cwd / "book" / "_build" / "html" / "index.html").write_text(shown)
+        names = ",".join(path.name for path in (cwd / "book" / "notebooks").iterdir())
+        shown = (cwd / "_config.yml").read_text() + names
+        written(cwd / "book" / "_build" / "html" / "index.html", shown)
         return subprocess.CompletedProcess(command, code)
 
     monkeypatch.setattr(bundle.subprocess, "run", jupyter_book)
     (checkout / "_config.yml").write_text("html: {}\n")
-    (checkout / "pages").mkdir()
-    (checkout / "pages" / "index.html").write_text("old")
+    written(checkout / "pages" / "index.html", "old")
     call(checkout, "pack")
     with pytest.raises(ValueError, match="nothing was replaced") if code else nullcontext():
         call(checkout, "pages", str(checkout / "results" / "own.zip"))

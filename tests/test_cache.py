@@ -1,8 +1,10 @@
 import errno
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -10,8 +12,6 @@ from safetensors import SafetensorError
 from zsad_core.cache import cached_arrays, content_key, sha256_of, write_atomically
 
 PARTS = {"weights": "zsad-mini@0123", "views": {"zoom": 1.5, "multi_crop": True}, "files": ["a", "b"]}
-
-
 KINDS = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
 ARRAYS = {kind: np.arange(6).reshape(2, 3).astype(kind) for kind in KINDS}
 ARRAYS |= {"none": np.empty((0, 3), np.float32), "one": np.array(7.0), "turned": ARRAYS["f4"].T}
@@ -45,9 +45,9 @@ def test_arrays_are_computed_once_for_each_content_and_anew_after_a_kill(tmp_pat
     other.rename(folder / f"images-{content_key(**PARTS)}.safetensors")
     with pytest.warns(RuntimeWarning, match="other parts"):
         found()
-    with pytest.raises(SafetensorError, match="Unknown dtype"):
-        cached_arrays(tmp_path / "none", "images", {}, lambda: {"names": np.array(["a"])})
-    assert not [*(tmp_path / "none").glob("*")]
+    names, folder = {"names": np.array(["a"])}, tmp_path / "none"
+    refused("Unknown dtype", cached_arrays, folder, "images", {}, lambda: names, error=SafetensorError)
+    assert not [*folder.glob("*")]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -65,8 +65,7 @@ def test_a_full_disk_or_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path, er
 
 
 def test_two_writers_leave_one_whole_file(tmp_path):
-    path = tmp_path / "result.txt"
-    together = threading.Barrier(2)
+    path, together = tmp_path / "result.txt", threading.Barrier(2)
 
     def write_all(letter):
         def write(temporary):
@@ -77,11 +76,8 @@ def test_two_writers_leave_one_whole_file(tmp_path):
 
         write_atomically(path, write)
 
-    writers = [threading.Thread(target=write_all, args=(letter,)) for letter in "ab"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write_all, "ab"))
     assert path.read_text() in ("a" * 2000, "b" * 2000) and [*tmp_path.iterdir()] == [path]
 
 
@@ -101,10 +97,8 @@ def test_keys_see_content_and_not_order(parts, name, value):
 
 
 def test_keys_refuse_what_has_no_canonical_form(tmp_path):
-    with pytest.raises(TypeError, match="ndarray"):
-        content_key(array=np.ones(2))
-    with pytest.raises(ValueError, match="JSON compliant"):
-        content_key(score=float("nan"))
+    refused("ndarray", content_key, array=np.ones(2), error=TypeError)
+    refused("JSON compliant", content_key, score=float("nan"))
     (tmp_path / "abc").write_bytes(b"abc")  # the first example of FIPS 180-2
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(tmp_path / "abc") == expected

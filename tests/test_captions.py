@@ -1,54 +1,89 @@
+"""COCO's captions: the file that the script makes, and which ones a page shows for a word."""
+
 import json
+import shutil
 
 import pytest
+from helpers import refused
 
+from data_scripts import coco_captions
+from data_scripts.prepare import only_one
 from zsad_papers.rwda.figures import load_captions, missing_captions
 
-CAPTIONS = [
-    "A normal street. ",
-    "An abnormal  clock\non a wall\n",
-    "Damaged bus at a stop.",
-    "Storm DAMAGE on a roof",
-    "A normal street.",
-    "It looks Normally busy",
-    "Normal, quiet beach",
-]
+CAPTIONS = ["A normal street. ", "An abnormal  clock\non a wall\n", "Damaged bus at a stop."]
+CAPTIONS += ["Storm DAMAGE on a roof\n", "A normal street.", "It looks Normally busy", "Normal, quiet beach"]
 
 
 @pytest.fixture
 def coco(tmp_path):
-    path = tmp_path / "captions_val2017.json"
+    """The validation set's file; the one of the training set lies beside it."""
+    folder = tmp_path / "raw" / "annotations"
+    folder.mkdir(parents=True)
     annotations = [{"image_id": 1, "id": i, "caption": caption} for i, caption in enumerate(CAPTIONS)]
-    path.write_text(json.dumps({"info": {}, "licenses": [], "images": [], "annotations": annotations}))
-    return path
+    for split in ("train", "val"):
+        content = {"info": {}, "licenses": [], "images": [], "annotations": annotations}
+        (folder / f"captions_{split}2017.json").write_text(json.dumps(content))
+    return folder / "captions_val2017.json"
+
+
+@pytest.fixture
+def script(coco, tmp_path):
+    """script(*options): the file that it makes of the annotations."""
+
+    def call(*options):
+        coco_captions.main(["--raw", f"{tmp_path}/raw", "--out", f"{tmp_path}/captions.json", *options])
+        return tmp_path / "captions.json"
+
+    return call
 
 
 def test_matching_rules(coco):
     assert load_captions(coco, "normal") == ["A normal street.", "Normal, quiet beach"]
     assert load_captions(coco, "damage") == ["Storm DAMAGE on a roof"]
     assert load_captions(coco, "damage", "prefix") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
-    assert load_captions(coco, "normal", "prefix") == [
-        "A normal street.",
-        "It looks Normally busy",
-        "Normal, quiet beach",
-    ]
+    prefixed = ["A normal street.", "It looks Normally busy", "Normal, quiet beach"]
+    assert load_captions(coco, "normal", "prefix") == prefixed
     assert "An abnormal clock on a wall" in load_captions(coco, "normal", "substring")
 
 
 def test_errors(coco, tmp_path):
-    with pytest.raises(FileNotFoundError, match="annotations_trainval2017.zip"):
-        load_captions(tmp_path / "none.json", "normal")
-    with pytest.raises(ValueError, match="none of the 6 captions in .* has 'zebra'"):
-        load_captions(coco, "zebra")
-    with pytest.raises(ValueError, match="match='stem'"):
-        load_captions(coco, "normal", "stem")
+    missing = tmp_path / "none.json"
+    refused("annotations_trainval2017.zip", load_captions, missing, "normal", error=FileNotFoundError)
+    refused("none of the 6 captions in .* has 'zebra'", load_captions, coco, "zebra")
+    refused("match='stem'", load_captions, coco, "normal", "stem")
     for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
         coco.write_text(content)
-        with pytest.raises(ValueError, match="captions_val2017.json is no COCO captions file"):
-            load_captions(coco, "normal")
+        refused("captions_val2017.json is no COCO captions file", load_captions, coco, "normal")
 
 
 def test_a_captions_file_that_is_not_there_is_told(coco):
     assert missing_captions(None) == missing_captions(coco) == []
     (line,) = missing_captions(coco.with_name("gone.json"))
     assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line
+
+
+def test_the_script_notes_its_rule_which_another_one_overrules(script):
+    assert load_captions(script(), "damage") == ["Storm DAMAGE on a roof"]
+    kept = script("--match", "prefix", "--split", "train")
+    assert load_captions(kept, "damage") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
+    assert load_captions(kept, "damage", "word") == ["Storm DAMAGE on a roof"]
+    assert "An abnormal clock on a wall" in load_captions(script("--match", "substring"), "normal")
+
+
+def test_annotations_that_the_script_refuses(script, coco, tmp_path, capsys):
+    def refuse(message):
+        with pytest.raises(SystemExit):
+            script()
+        assert message in capsys.readouterr().err and not (tmp_path / "captions.json").exists()
+
+    with only_one(tmp_path / "captions.json"):
+        refuse("captions.json is running")
+    shutil.make_archive(str(tmp_path / "annotations_trainval2017"), "zip", tmp_path / "raw")
+    coco.write_text('{"annotations": [{"bbox": [0, 0, 1, 1]}]}')
+    refuse("no COCO captions file")
+    coco.unlink()
+    refuse("captions_val2017.json")
+    shutil.rmtree(coco.parent)
+    shutil.move(tmp_path / "annotations_trainval2017.zip", tmp_path / "raw")
+    refuse("expected 252,907,541")
+    assert load_captions(script("--checksum", "warn"), "damage") == ["Storm DAMAGE on a roof"]

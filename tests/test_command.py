@@ -17,9 +17,7 @@ def installed(root, monkeypatch):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     group = "zsad.commands"
     points = [EntryPoint(name, value, group) for name, value in project["entry-points"][group].items()]
-    monkeypatch.setattr(
-        __main__, "entry_points", lambda group, name: [point for point in points if point.name == name]
-    )
+    monkeypatch.setattr(__main__, "entry_points", lambda group, name: [p for p in points if p.name == name])
     return points
 
 
@@ -52,13 +50,11 @@ def test_commands(installed, arguments, code, words):
 
 
 def test_help_and_errors_wait_for_no_torch(root):
-    lines = [
-        "import sys",
-        "from zsad_predict.__main__ import main",
-        "for arguments in (['--help'], ['predict', '--help'], ['predict'], ['forecast']):",
-        "    try: main(arguments)",
-        "    except SystemExit: pass",
-        "assert not {'torch', 'pandas'} & set(sys.modules)",
-    ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
+    program = """import sys
+from zsad_predict.__main__ import main
+for arguments in (['--help'], ['predict', '--help'], ['predict'], ['forecast']):
+    try: main(arguments)
+    except SystemExit: pass
+assert not {'torch', 'pandas'} & set(sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,3 @@
-"""The papers' contradictions.py: what is found in print, and planted errors."""
-
 import pytest
 
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
@@ -44,17 +42,11 @@ def test_quoted_numbers_agree_until_one_is_changed(published):
 
 
 def test_a_changed_word_pair_contradicts_the_text(published):
-    other = planted(
-        published, 88.4, artifact="T4", method="clip_rwda", variant="normal=a good;anomaly=a damaged"
-    )
+    pair = "normal=a good;anomaly=a damaged"
+    other = planted(published, 88.4, artifact="T4", method="clip_rwda", variant=pair)
     found = statements(other).set_index("where").loc["Section 4.4 against T4: word pairs without a gain"]
     assert not found["agrees"]
-    assert found["computed"] == "normal=an;anomaly=a broken, normal=a good;anomaly=a damaged"
-
-
-@pytest.fixture(scope="module")
-def anomalyclip():
-    return load_published("anomalyclip")
+    assert found["computed"] == f"normal=an;anomaly=a broken, {pair}"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +67,8 @@ def anomalyclip():
          "-3.7"),
     ],
 )  # fmt: skip
-def test_planted_numbers_contradict_the_text_of_anomalyclip(anomalyclip, mean, keys, where, computed):
-    assert anomalyclip_statements(anomalyclip).set_index("where").loc[where, "agrees"]
-    row = anomalyclip_statements(planted(anomalyclip, mean, **keys)).set_index("where").loc[where]
+def test_planted_numbers_contradict_the_text_of_anomalyclip(mean, keys, where, computed):
+    printed = load_published("anomalyclip")
+    assert anomalyclip_statements(printed).set_index("where").loc[where, "agrees"]
+    row = anomalyclip_statements(planted(printed, mean, **keys)).set_index("where").loc[where]
     assert not row["agrees"] and row["computed"] == computed

@@ -1,6 +1,5 @@
 """The scripts of all datasets, each on fabricated downloads in its original layouts."""
 
-import json
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +10,9 @@ import trees
 import yaml
 from PIL import Image
 
-from data_scripts import coco_captions, covid19, sdd
-from data_scripts.prepare import only_one
+from data_scripts import covid19, sdd
 from data_scripts.source import all_sources
 from zsad_core.datasets import load_dataset
-from zsad_papers.rwda.figures import load_captions
 
 TRAIN = {"mvtec": 3629, "visa": 8659, "mpdd": 888, "btad": 1799, "dagm": 16_100 - 6996 - 1054 - 1046}
 SCRIPTS = list({download.script: None for download in trees.DOWNLOADS})
@@ -50,7 +47,6 @@ def refused(prepare, tmp_path, capsys):
 
 
 def write(script, root):
-    """The first of the script's downloads."""
     return next(tree for tree in trees.DOWNLOADS if tree.script == script).write(root)
 
 
@@ -81,10 +77,7 @@ def test_layouts(download, packed, tmp_path, prepare):
 
 def pack(tree, raw, *, each):
     """One archive, or one for each folder and the files beside them."""
-    if not each:
-        shutil.make_archive(str(raw / "download"), "zip", tree)
-        return
-    for path in tree.iterdir():
+    for path in tree.iterdir() if each else [tree]:
         if path.is_dir():
             shutil.make_archive(str(raw / path.name), "zip", path)
         else:
@@ -125,10 +118,6 @@ def remove(place):
     return lambda raw: shutil.rmtree(raw / place) if (raw / place).is_dir() else (raw / place).unlink()
 
 
-def move(place, to):
-    return lambda raw: (raw / place).rename(raw / to)
-
-
 def copy(place, to):
     return lambda raw: (shutil.copytree if (raw / place).is_dir() else shutil.copy)(raw / place, raw / to)
 
@@ -139,6 +128,13 @@ def put(place, text):
 
 def listed(*change):
     return put("split_csv/1cls.csv", trees.VISA_LIST.replace(*change))
+
+
+def reduced(script, name, n):
+    """The first n images of a polyp set, as in PraNet's bundle."""
+    numbers = ",".join(map(str, range(n)))
+    images, masks = (f"TestDataset/{name}/{kind}/{{{numbers}}}.png" for kind in ("images", "masks"))
+    return lambda raw: (shutil.rmtree(raw), trees.Download(script, f"{images} & {masks}").write(raw))
 
 
 ENDO, HEAD, LABEL = "EndoTect_2020_Segmentation_Test_Dataset", "head_ct/head_ct", "Class1/Test/Label"
@@ -163,7 +159,7 @@ SPLIT, VALID, BTAD = "split_csv/1cls.csv", "SewerML_Val.csv", "BTech_Dataset_tra
         ("dagm", remove(LABEL), "has no folder Label"),
         ("dagm", put(f"{LABEL}/Labels.txt", "1\n3\tyes\t0003.PNG\n"), "is not as expected"),
         ("dagm", copy("Class9", "Class09"), "are both Class9"),
-        ("dagm", move("Class1/Test/Label", "Class1/Test/good"), "re-packed copy"),
+        ("dagm", lambda raw: (raw / LABEL).rename(raw / "Class1/Test/good"), "re-packed copy"),
         ("endo", lambda raw: trees.draw_mask(raw / ENDO / "masks/2.png", "", size=(6, 8)), "2.jpg has shape"),
         ("endo", remove(f"{ENDO}/images/10.jpg"), "10.png"),
         ("isic", remove(trees.MASKS), f"fetch {trees.MASKS}.zip"),
@@ -177,6 +173,8 @@ SPLIT, VALID, BTAD = "split_csv/1cls.csv", "SewerML_Val.csv", "BTech_Dataset_tra
         ("sewerml", put(VALID, "Filename,Defect\n1.png,1\n1.png,0\n"), "line 3"),
         ("sewerml", put(VALID, b"\xff\xfeF"), "SewerML_Val.csv is no table"),
         ("sewerml", remove(VALID), VALID),
+        ("cvc_clinicdb", reduced("cvc_clinicdb", "CVC-ClinicDB", 62), "only 62 of"),
+        ("kvasir", reduced("kvasir", "Kvasir", 100), "only 100 of"),
     ],
 )
 def test_bad_downloads(script, spoil, message, tmp_path, refused):
@@ -191,17 +189,6 @@ def test_options_that_do_not_fit_and_half_a_download(tmp_path, refused):
     shutil.rmtree(tmp_path / "raw")
     write("mvtec", tmp_path / "raw")
     refused("mvtec", "found 2 and 2, published 467 and 1258", counts="stop")
-
-
-@pytest.mark.parametrize(
-    ("script", "name", "n"), [("cvc_clinicdb", "CVC-ClinicDB", 62), ("kvasir", "Kvasir", 100)]
-)
-def test_the_reduced_sets_of_the_pranet_bundle_are_refused(script, name, n, tmp_path, refused):
-    numbers = ",".join(map(str, range(n)))
-    folder = f"TestDataset/{name}"
-    files = f"{folder}/images/{{{numbers}}}.png & {folder}/masks/{{{numbers}}}.png"
-    trees.Download(script, files).write(tmp_path / "raw")
-    refused(script, f"only {n} of")
 
 
 @pytest.mark.parametrize(
@@ -287,8 +274,8 @@ def test_sdd_in_halves(halves, tmp_path, prepare, capsys):
     assert "30 halves, 3 with label pixels, 27 without; 798, 74 and 724 are expected" in printed
     assert "6 of the 27 normal halves, drawn with seed 0" in printed and "kos21_Part7 is left out" in printed
     anomalous = dataset.meta[dataset.labels == 1]
-    names = [f"{sdd.CATEGORY}/test/defect/{name}.png" for name in (
-        "kos01_Part2_0", "kos01_Part2_1", "kos21_Part3_1")]  # fmt: skip
+    halved = ("kos01_Part2_0", "kos01_Part2_1", "kos21_Part3_1")
+    names = [f"{sdd.CATEGORY}/test/defect/{name}.png" for name in halved]
     assert anomalous["image"].tolist() == names
     for name, (top, bottom), size in zip(names, ((10, 12), (0, 3), (0, 2)), (12, 13, 13), strict=True):
         expected = np.zeros((size, 10), bool)
@@ -317,51 +304,3 @@ def test_sdd_stops_for_missing_images_only(halves, prepare, refused, tmp_path, c
     refused("sdd", "found 6 and 3, published 181 and 74", counts="stop")
     trees.draw_mask(halves / "kos01/Part4_label.bmp", "", size=(10, 24))
     refused("sdd", "it is 10 x 24 (W x H), its image 10 x 25")
-
-
-CAPTIONS = ["A normal street. ", "An abnormal  clock\non a wall\n", "Damaged bus at a stop.",
-            "Storm DAMAGE on a roof\n", "A normal street.", "A dog."]  # fmt: skip
-VALIDATION = "annotations/captions_val2017.json"
-
-
-@pytest.fixture
-def captions(tmp_path):
-    """COCO's annotations; the options of the script."""
-    (tmp_path / "raw/annotations").mkdir(parents=True)
-    for split in ("train", "val"):
-        rows = [{"image_id": 1, "id": i, "caption": caption} for i, caption in enumerate(CAPTIONS)]
-        content = {"info": {}, "images": [], "annotations": rows}
-        (tmp_path / f"raw/annotations/captions_{split}2017.json").write_text(json.dumps(content))
-    return ["--raw", f"{tmp_path}/raw", "--out", f"{tmp_path}/captions.json"]
-
-
-def test_coco_captions(captions, tmp_path):
-    found = tmp_path / "captions.json"
-    coco_captions.main(captions)
-    assert load_captions(found, "normal") == ["A normal street."]
-    assert load_captions(found, "damage") == ["Storm DAMAGE on a roof"]
-    coco_captions.main([*captions, "--match", "prefix", "--split", "train"])
-    assert load_captions(found, "damage") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
-    assert load_captions(found, "damage", "word") == ["Storm DAMAGE on a roof"]
-    coco_captions.main([*captions, "--match", "substring"])
-    assert "An abnormal clock on a wall" in load_captions(found, "normal")
-
-
-def test_coco_captions_that_are_refused(captions, tmp_path, capsys):
-    def refuse(message, *options):
-        with pytest.raises(SystemExit):
-            coco_captions.main([*captions, *options])
-        assert message in capsys.readouterr().err and not (tmp_path / "captions.json").exists()
-
-    with only_one(tmp_path / "captions.json"):
-        refuse("captions.json is running")
-    shutil.make_archive(str(tmp_path / "annotations_trainval2017"), "zip", tmp_path / "raw")
-    put(VALIDATION, '{"annotations": [{"bbox": [0, 0, 1, 1]}]}')(tmp_path / "raw")
-    refuse("no COCO captions file")
-    remove(VALIDATION)(tmp_path / "raw")
-    refuse("captions_val2017.json")
-    remove("annotations")(tmp_path / "raw")
-    move("annotations_trainval2017.zip", "raw/annotations_trainval2017.zip")(tmp_path)
-    refuse("expected 252,907,541")
-    coco_captions.main([*captions, "--checksum", "warn"])
-    assert load_captions(tmp_path / "captions.json", "normal") == ["A normal street."]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import refused, written
 from PIL import Image
 
 from data_scripts.prepare import prepared_folder
@@ -35,7 +36,6 @@ def root(tmp_path):
 
 
 def rewrite(root, **cells):
-    """Put values into the last row of meta.csv."""
     meta = pd.read_csv(root / "meta.csv", dtype=str, keep_default_na=False)
     for column, value in cells.items():
         meta.loc[len(meta) - 1, column] = value
@@ -94,22 +94,16 @@ def test_fingerprint_follows_content_only(root, tmp_path):
 )
 def test_wrong_rows_are_named(root, cells, message):
     rewrite(root, **cells)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load_dataset(root)
+    refused(re.escape(message), load_dataset, root)
 
 
 def test_wrong_tables(tmp_path):
     for name, advice in (("textile", "zsad prepare textile --help"), ("mini_visa", "zsad prepare mini_")):
-        with pytest.raises(FileNotFoundError, match=advice):
-            load_dataset(tmp_path / name)
-    for text, message in (
-        ("category,split,label\na,test,0\n", "no CSV file with the columns category, .*'mask'"),
-        (",".join(COLUMNS) + "\n", "lists no images"),
-        ("", "no CSV file"),
-    ):
-        (tmp_path / "meta.csv").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            load_dataset(tmp_path)
+        refused(advice, load_dataset, tmp_path / name, error=FileNotFoundError)
+    columns, meta = "no CSV file with the columns category, .*'mask'", tmp_path / "meta.csv"
+    refused(columns, load_dataset, written(meta, "category,split,label\na,test,0\n").parent)
+    refused("lists no images", load_dataset, written(meta, ",".join(COLUMNS) + "\n").parent)
+    refused("no CSV file", load_dataset, written(meta, "").parent)
 
 
 def test_what_cannot_be_read_or_chosen(root):
@@ -118,19 +112,14 @@ def test_what_cannot_be_read_or_chosen(root):
     path.write_bytes(path.read_bytes()[:-40])
     test = dataset.select("01", "test")
     Image.new("L", (7, 9)).save(root / test.meta["mask"].iloc[-1])
-    for call, message in (
-        (lambda: dataset.image(0), f"image {path} cannot be read: .*cut off or damaged"),
-        (lambda: test.mask(len(test) - 1), r"3_mask.png cannot be read: it is 7 x 9 \(W x H\).* 9 x 7"),
-        (lambda: dataset.select("bolt"), "category='bolt' .*01, metal_nut1"),
-        (lambda: dataset.select(split="val"), "split='val'"),
-        (lambda: dataset.select(split="train").select(split="test"), "no images with"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
+    refused(f"image {path} cannot be read: .*cut off or damaged", dataset.image, 0)
+    refused(r"3_mask.png cannot be read: it is 7 x 9 \(W x H\).* 9 x 7", test.mask, len(test) - 1)
+    refused("category='bolt' .*01, metal_nut1", dataset.select, "bolt")
+    refused("split='val'", dataset.select, split="val")
+    refused("no images with", dataset.select(split="train").select, split="test")
     for gone in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
         gone.unlink()
-    with pytest.raises(FileNotFoundError, match="prepare the dataset again"):
-        test.image(0)
+    refused("prepare the dataset again", test.image, 0, error=FileNotFoundError)
     with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*; …") as error:
         load_dataset(root)
     assert str(error.value).count(".png") == 5

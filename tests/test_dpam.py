@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pixels_of, refused
 from PIL import Image
 
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
@@ -26,10 +27,6 @@ def encoder(load):
     return load()
 
 
-def pixels_of(encoder, n=3):
-    return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
-
-
 def plain(encoder, pixels, kind="vv", first=6):
     """(h_0 ... h_L, u_1 ... u_L, attention weights of `kind`) in float64, from the formulas of Sec. 3.3."""
     visual = copy.deepcopy(encoder.model.visual).double()
@@ -47,9 +44,8 @@ def plain(encoder, pixels, kind="vv", first=6):
         for name in {kind, "qk"}:
             scores = torch.einsum("nhsd,nhtd->nhst", parts[name[0]], parts[name[1]])
             shares[name] = (scores / math.sqrt(q.shape[-1])).softmax(-1)
-            mixed[name] = (
-                torch.einsum("nhst,nhtd->nshd", shares[name], v).flatten(2) @ out.weight.T + out.bias
-            )
+            heads_joined = torch.einsum("nhst,nhtd->nshd", shares[name], v).flatten(2)
+            mixed[name] = heads_joined @ out.weight.T + out.bias
         weights.append(shares[kind])
         u.append(mixed[kind])
         x = h[-1] + mixed["qk"]
@@ -103,9 +99,8 @@ def test_attention_weights_are_those_of_each_block(encoder):
     for kind in ("qk", "vv"):
         _, _, weights = plain(encoder, pixels, kind)
         for number, (block, expected) in enumerate(zip(blocks, weights, strict=True), start=1):
-            torch.testing.assert_close(
-                block[kind].double(), expected, atol=1e-4, rtol=1e-4, msg=f"block {number}"
-            )
+            close = {"atol": 1e-4, "rtol": 1e-4, "msg": f"block {number}"}
+            torch.testing.assert_close(block[kind].double(), expected, **close)
     for block in blocks:
         torch.testing.assert_close(block["qq"].sum(-1), torch.ones(3, 4, 5))
 
@@ -125,10 +120,6 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
 
 
 def test_what_is_refused(load, encoder, small_resnet):
-    def refused(message, call, *arguments):
-        with pytest.raises(ValueError, match=message):
-            call(*arguments)
-
     pixels = pixels_of(encoder, 1)
     for layers, first in (((0,), 6), ((25,), 6), ((24,), 0), ((24,), 25)):
         refused("blocks of 1 to 24", encoder.embed_patches, pixels, layers, "vv", first)

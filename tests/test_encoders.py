@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pixels_of, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,11 +23,8 @@ CAUSAL = {
     "linear projection": {"text": {"proj_bias": True}},
     "read at the end token's id": {"text": {"pool_type": "eos", "eos_id": 49407}},
 }
-sentences = st.lists(
-    st.text(string.ascii_letters + string.digits + " .,_", max_size=40)
-    | st.sampled_from(["a photo", "A photo", "<end_of_text> a photo", "ü &amp; é", ""]),
-    max_size=12,
-)
+plain = st.text(string.ascii_letters + string.digits + " .,_", max_size=40)
+special = st.sampled_from(["a photo", "A photo", "<end_of_text> a photo", "ü &amp; é", ""])
 
 
 @pytest.fixture(scope="module")
@@ -35,46 +33,39 @@ def tiny(small_clip):
     return lambda text=None, **changes: small_clip(text={"layers": 2} | (text or {}), layers=2, **changes)
 
 
-def pixels_of(encoder, n):
-    return torch.randn(n, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("changes", CAUSAL.values(), ids=CAUSAL)
 def test_text_embeddings_are_open_clips(tiny, changes):
     encoder = tiny(**changes)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
 
-    @given(sentences, st.booleans())
+    @given(st.lists(plain | special, max_size=12), st.booleans())
     def check(prompts, normalize):
         with torch.no_grad():
-            expected = (
-                encoder.model.encode_text(tokenizer(prompts), normalize) if prompts else torch.empty(0, 16)
-            )
+            tokens = tokenizer(prompts) if prompts else None
+            expected = encoder.model.encode_text(tokens, normalize) if prompts else torch.empty(0, 16)
         actual = encoder.embed_text(prompts, normalize)
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
     check()
     if not changes:
+        prompts = ["a photo", "scratch " * 100]
         with pytest.warns(UserWarning, match="1 prompts are longer"):
-            long = encoder.embed_text(["a photo", "scratch " * 100], normalize=False)
-        expected = encoder.model.encode_text(open_clip.tokenize(["a photo", "scratch " * 100]))
+            long = encoder.embed_text(prompts, normalize=False)
+        expected = encoder.model.encode_text(open_clip.tokenize(prompts))
         torch.testing.assert_close(long, expected, rtol=0, atol=1e-5)
 
 
-def test_other_text_towers_are_refused(tiny):
-    with pytest.raises(ValueError, match="expected a causal text tower"):
-        tiny(text={"no_causal_mask": True}, config={"custom_text": True})
+def test_other_text_towers_and_prompts_that_are_no_list_are_refused(tiny):
+    refused("list of sentences", tiny().embed_text, "a photo", error=TypeError)
+    refused("expected a causal text tower", tiny, text={"no_causal_mask": True}, config={"custom_text": True})
 
 
 def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(tiny, monkeypatch):
     encoder, prompts = tiny(), [f"{i} " + "scratch " * (i % 7) for i in range(30)] * 2
     expected = encoder.embed_text(prompts)
-    batches = []
-    encode = encoder._encode_text
-    monkeypatch.setattr(
-        encoder, "_encode_text", lambda sequences: batches.append(sequences) or encode(sequences)
-    )
+    batches, encode = [], encoder._encode_text
+    monkeypatch.setattr(encoder, "_encode_text", lambda batch: batches.append(batch) or encode(batch))
     monkeypatch.setitem(encoders._NUMBERS_PER_BATCH, "cpu", 40 * 32)
     torch.testing.assert_close(encoder.embed_text(prompts), expected, rtol=0, atol=1e-5)
     assert sum(map(len, batches)) == 30 and len(batches) > 5
@@ -98,19 +89,10 @@ def test_image_embeddings_are_open_clips(tiny, monkeypatch, changes):
         torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
 
 
-def test_prompts_that_are_no_list_of_sentences(tiny):
-    with pytest.raises(TypeError, match="list of sentences"):
-        tiny().embed_text("a photo")
-
-
-WRONG = [torch.zeros(1, 3, 32, 24), torch.zeros(1, 3, 24, 24).byte(), np.zeros(3)]
-
-
-@pytest.mark.parametrize("pixels", WRONG)
-def test_wrong_pixels_are_told_apart(tiny, pixels):
-    for embed in (tiny().embed_images, lambda pixels: tiny().embed_windows(pixels, 2)):
-        with pytest.raises(ValueError, match=r"\(n, 3, 24, 24\), got"):
-            embed(pixels)
+def test_wrong_pixels_are_told_apart(tiny):
+    for pixels in (torch.zeros(1, 3, 32, 24), torch.zeros(1, 3, 24, 24).byte(), np.zeros(3)):
+        refused(r"\(n, 3, 24, 24\), got", tiny().embed_images, pixels)
+        refused(r"\(n, 3, 24, 24\), got", tiny().embed_windows, pixels, 2)
 
 
 def test_preprocessing_is_open_clips(tiny, tmp_path):
@@ -118,9 +100,8 @@ def test_preprocessing_is_open_clips(tiny, tmp_path):
     picture = Image.fromarray(values)
     expected = open_clip.image_transform(24, is_train=False)(picture)
     torch.testing.assert_close(tiny().preprocess(picture), expected, rtol=0, atol=0)
-    path = tmp_path / "dark.json"
     own = {"model_cfg": read_config("zsad-mini")[1], "preprocess_cfg": {"mean": [0] * 3}}
-    path.write_text(json.dumps(own))
+    (path := tmp_path / "dark.json").write_text(json.dumps(own))
     dark, light = (load_encoder(model, "random", device="cpu") for model in (path, "zsad-mini"))
     shift = torch.tensor(open_clip.OPENAI_DATASET_MEAN) / torch.tensor(open_clip.OPENAI_DATASET_STD)
     torch.testing.assert_close(dark.preprocess(picture), light.preprocess(picture) + shift[:, None, None])
@@ -137,22 +118,15 @@ def test_random_weights_are_seeded_and_leave_the_global_state_alone():
 def test_bf16_is_close_to_fp32(tiny):
     exact, fast = tiny(), tiny()
     fast.precision = "bf16"  # load_encoder refuses it where it is slow
-    for embed in (
-        lambda encoder: encoder.embed_text(["a photo", "scratch " * 9]),
-        lambda encoder: encoder.embed_images(pixels_of(encoder, 4)),
-        lambda encoder: encoder.embed_windows(pixels_of(encoder, 4), 2),
-    ):
-        cosine = (embed(exact) * embed(fast)).sum(-1)
-        assert embed(fast).dtype == torch.float32 and 0.99 < cosine.min() < 1 - 1e-7
+    texts, pixels = ["a photo", "scratch " * 9], pixels_of(exact, 4)
+    found = [(e.embed_text(texts), e.embed_images(pixels), e.embed_windows(pixels, 2)) for e in (exact, fast)]
+    for one, other in zip(*found, strict=True):
+        assert other.dtype == torch.float32 and 0.99 < (one * other).sum(-1).min() < 1 - 1e-7
 
 
 def test_what_the_machine_cannot_do(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for options, message in (
-        ({"precision": "fp16"}, "expected 'fp32' or 'bf16'"),
-        ({"precision": "bf16", "device": "cpu"}, "would be slow on this CPU"),
-        ({"device": "cuda"}, "torch sees no CUDA GPU"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_encoder("zsad-mini", "random", **options)
+    refused("expected 'fp32' or 'bf16'", load_encoder, "zsad-mini", "random", precision="fp16")
+    refused("would be slow on this CPU", load_encoder, "zsad-mini", "random", precision="bf16", device="cpu")
+    refused("torch sees no CUDA GPU", load_encoder, "zsad-mini", "random", device="cuda")

@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from filelock import FileLock
+from helpers import refused
 
 from data_scripts.fetch import Archive, fetch
 
@@ -19,12 +20,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requested = []
-        self.archive = Archive(
-            "set.zip",
-            f"http://127.0.0.1:{self.server_port}/set.zip",
-            hashlib.sha256(CONTENT).hexdigest(),
-            bytes=len(CONTENT),
-        )
+        url, sha256 = f"http://127.0.0.1:{self.server_port}/set.zip", hashlib.sha256(CONTENT).hexdigest()
+        self.archive = Archive("set.zip", url, sha256, bytes=len(CONTENT))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,8 +61,7 @@ def test_fetches_once(server, tmp_path):
     assert server.requested == [None], "a whole file is not fetched again"
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["set.zip"]
     (tmp_path / "set.zip").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"set.zip has 4 bytes: expected 102,400"):
-        fetch(server.archive, tmp_path)
+    refused(r"set.zip has 4 bytes: expected 102,400", fetch, server.archive, tmp_path)
     (tmp_path / "set.zip").rename(tmp_path / "mine.zip")
     (tmp_path / "set.zip.part").write_bytes(CONTENT)  # killed between the last byte and the rename
     with FileLock(tmp_path / "set.zip.part.lock"), pytest.raises(BlockingIOError, match="another process"):
@@ -77,8 +73,8 @@ def test_fetches_once(server, tmp_path):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_goes_on_after_an_interruption(server, tmp_path, ranges):
     server.ranges, server.stop = ranges, 1000
-    with pytest.raises(ConnectionError, match=r"ended after 1,000 of 102,400 bytes: run this again"):
-        fetch(server.archive, tmp_path)
+    message = r"ended after 1,000 of 102,400 bytes: run this again"
+    refused(message, fetch, server.archive, tmp_path, error=ConnectionError)
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.part"]
     server.stop = None
     assert fetch(server.archive, tmp_path).read_bytes() == CONTENT
@@ -90,16 +86,14 @@ def test_goes_on_after_an_interruption(server, tmp_path, ranges):
 def test_wrong_checksum(server, tmp_path, kind):
     archive = replace(server.archive, **({"sha256": None} | {kind: "0" * 64}))
     found = hashlib.new(kind, CONTENT).hexdigest()
-    with pytest.raises(ValueError, match=f"{found}: expected {'0' * 64}.*Nothing was deleted"):
-        fetch(archive, tmp_path)
+    refused(f"{found}: expected {'0' * 64}.*Nothing was deleted", fetch, archive, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip.part"], "it must not get its name"
     assert (tmp_path / "set.zip.part").read_bytes() == CONTENT
 
 
 def test_without_checksum_any_archive_is_taken(server, tmp_path, monkeypatch):
     archive = Archive("set.zip", server.archive.url)
-    with pytest.raises(ValueError, match="set.zip.part is no archive, it may be a page that asks"):
-        fetch(archive, tmp_path)
+    refused("set.zip.part is no archive, it may be a page that asks", fetch, archive, tmp_path)
     (tmp_path / "set.zip.part").unlink()
     monkeypatch.setitem(globals(), "CONTENT", b"PK\x05\x06" + bytes(18))
     assert fetch(archive, tmp_path).read_bytes() == CONTENT
@@ -109,5 +103,4 @@ def test_server_cannot_be_reached(server, tmp_path):
     for url in ("http://127.0.0.1:9/set.zip", f"{server.archive.url}.missing"):
         with pytest.raises(ConnectionError, match=f"cannot fetch {url}.*another machine.*{tmp_path}/set.zip"):
             fetch(replace(server.archive, url=url), tmp_path)
-    with pytest.raises(ValueError, match="without its owners' consent"):
-        fetch(replace(server.archive, url=None), tmp_path)
+    refused("without its owners' consent", fetch, replace(server.archive, url=None), tmp_path)

@@ -16,19 +16,7 @@ from PIL import Image, ImageOps
 
 from zsad_core import datasets, image_features
 from zsad_core.datasets import load_dataset
-from zsad_core.image_features import (
-    FEW,
-    Extractor,
-    TileFeatures,
-    clip_extractor,
-    compute_features,
-    image_embeddings,
-    join_parts,
-    load_batch,
-    made_ahead,
-    view_extractor,
-    worker_count,
-)
+from zsad_core.image_features import FEW, clip_extractor, compute_features, join_parts, worker_count
 from zsad_core.views import inference_views
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 
@@ -40,7 +28,8 @@ class Counting:
 
     def __init__(self, **key):
         self.calls = []
-        self.extractor = Extractor({"model": "stub", **key}, (SIDE, SIDE), self.transform, self.features)
+        key = {"model": "stub", **key}
+        self.extractor = image_features.Extractor(key, (SIDE, SIDE), self.transform, self.features)
 
     def transform(self, image):
         image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX)  # cuts the ends off as CLIP does
@@ -68,10 +57,6 @@ def assert_same(one, other):
     np.testing.assert_equal(vars(one) | {"meta": None}, vars(other) | {"meta": None})
 
 
-def no_loading(*_, **__):
-    pytest.fail("an image was read again")
-
-
 def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(dataset_with, tmp_path, monkeypatch):
     monkeypatch.setattr(image_features, "PART", 3)
     dataset, first, again, fresh = dataset_with(reds(8)), Counting(), Counting(), Counting()
@@ -86,9 +71,8 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(dataset_with,
     parts = compute_features(again.extractor, load_dataset(dataset.root), tmp_path / "cache")
     assert [len(part.dataset) for part in parts] == [3, 3, 2]
     assert first.calls == [3, 3] and again.calls == [2]
-    for part, other in zip(
-        parts, compute_features(fresh.extractor, dataset, tmp_path / "other"), strict=True
-    ):
+    unbroken = compute_features(fresh.extractor, dataset, tmp_path / "other")
+    for part, other in zip(parts, unbroken, strict=True):
         assert_same(part.load(), other.load())
         assert part.load().owner.tolist() == list(range(len(part.dataset)))
     together = join_parts(parts)
@@ -97,9 +81,7 @@ def test_parts_are_computed_once_in_order_and_a_killed_run_goes_on(dataset_with,
     assert compute_features(again.extractor, dataset.where(np.zeros(8, bool)), tmp_path) == []
 
 
-def test_categories_are_cut_and_read_their_own_files_whatever_the_order_and_workers(
-    tiny_clip, toy_set, tmp_path, monkeypatch
-):
+def test_categories_read_their_own_files_whatever_the_order(tiny_clip, toy_set, tmp_path, monkeypatch):
     monkeypatch.setattr(image_features, "PART", 2)
     dataset, extractor = toy_set(), clip_extractor(tiny_clip, (2,), (1,))
     for path in dataset.root.rglob("*.png"):
@@ -113,7 +95,7 @@ def test_categories_are_cut_and_read_their_own_files_whatever_the_order_and_work
         compute_features(extractor, part, tmp_path / "cut")
         assert sorted(hashed) == sorted(dataset.root / path for path in part.files)
         hashed.clear()
-    monkeypatch.setattr(image_features, "load_batch", no_loading)
+    monkeypatch.setattr(image_features, "load_batch", lambda *_, **__: pytest.fail("an image was read again"))
     kept = load_dataset(dataset.root, tmp_path / "digests")
     for one, other in zip(alone, compute_features(extractor, kept, tmp_path / "cut"), strict=True):
         assert_same(one, other.load())
@@ -141,12 +123,11 @@ def test_key_is_made_of_what_features_depend_on(dataset_with, tmp_path):
 
 def test_keys_of_extractors(tiny_clip):
     options = ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
-    keys = [view_extractor(tiny_clip).key, *(clip_extractor(tiny_clip, *own).key for own in options)]
+    keys = [image_features.view_extractor(tiny_clip).key]
+    keys += [clip_extractor(tiny_clip, *own).key for own in options]
     network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), None, torch.device("cpu"), None)
-    others = [
-        replace(network, **x) for x in ({"layers": ("a",)}, {"weights_id": "w"}, {"image_size": (48, 48)})
-    ]
-    keys += [backbone_extractor(backbone).key for backbone in (network, *others)]
+    changes = ({}, {"layers": ("a",)}, {"weights_id": "w"}, {"image_size": (48, 48)})
+    keys += [backbone_extractor(replace(network, **change)).key for change in changes]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
     assert {tiny_clip.model_id, tiny_clip.weights_id, tiny_clip.precision} <= set(map(str, keys[0].values()))
 
@@ -174,7 +155,6 @@ def test_tiles_of_images_that_are_not_square(dataset_with, tmp_path):
 
 
 def test_what_is_stored_is_half_precision_and_finite(dataset_with, tmp_path, monkeypatch):
-    """Cosines move by less than 1e-4; a cache file that is cut off is computed again."""
     monkeypatch.setattr(image_features, "PART", 2)
     dataset = dataset_with([quadrants(20, 20)] * 4)
     cut = dataset.root / dataset.meta["image"].iloc[3]
@@ -206,7 +186,7 @@ def test_arrays_by_name_and_by_image():
     arrays = {name: i + np.arange(4.0) for i, name in enumerate(["layer/2", "windows/3", "layer/1"])}
     meta = pd.DataFrame({"image": list("abc"), "category": list("xxy"), "split": ["train", "test", "test"]})
     sizes, owner = np.array([[4, 6], [4, 4], [4, 8]]), np.array([0, 0, 1, 2])
-    found = TileFeatures(meta, sizes, owner, np.arange(16).reshape(4, 4), arrays)
+    found = image_features.TileFeatures(meta, sizes, owner, np.arange(16).reshape(4, 4), arrays)
     assert {name: value[0].item() for name, value in found.starting("layer").items()} == {"2": 0, "1": 2}
     assert [*found.windows()] == [3]
     for image, tiles in ((0, [0, 1]), (1, [2])):
@@ -237,7 +217,7 @@ def test_features_are_the_encoders(tiny_clip, dataset_with, tmp_path):
 def test_views_are_those_of_the_images_and_keep_their_means(tiny_clip, dataset_with, tmp_path, whole):
     """One, two and three tiles in one category, as scans have."""
     dataset = dataset_with([quadrants(*size) for size in ((40, 40), (60, 40), (90, 40), (40, 40))])
-    found = image_embeddings(tiny_clip, dataset, tmp_path, whole=whole)
+    found = image_features.image_embeddings(tiny_clip, dataset, tmp_path, whole=whole)
     model = tiny_clip.image_size, tiny_clip.transform
     pixels = [inference_views(dataset.image(i), *model, whole=whole) for i in range(4)]
     own = [tiny_clip.embed_images(views, normalize=False) for views in pixels]
@@ -253,10 +233,9 @@ def noise(n, size=(40, 30)):
 
 
 def loaded(dataset, options, workers):
-    """Batches of eight images."""
     paths = [dataset.root / path for path in dataset.meta["image"]]
     batches = [paths[start : start + 8] for start in range(0, len(paths), 8)]
-    return made_ahead(batches, partial(load_batch, **options), workers=workers)
+    return image_features.made_ahead(batches, partial(image_features.load_batch, **options), workers=workers)
 
 
 @pytest.fixture

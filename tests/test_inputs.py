@@ -11,8 +11,6 @@ import yaml
 from workflow.inputs import experiments_read, files_of
 from zsad_papers import anomalyclip, winclip
 
-EMBEDDINGS = ("zsad_papers/precompute.py",)
-
 
 @pytest.fixture(autouse=True)
 def in_checkout(root, monkeypatch):
@@ -25,7 +23,7 @@ def jobs(path):
     programs = {name: (name,) for name in notebooks}
     for paper in ("winclip", "anomalyclip"):
         programs[paper] = ("zsad_papers/run.py", f"zsad_papers/{paper}")
-    programs["embeddings"] = EMBEDDINGS
+    programs["embeddings"] = ("zsad_papers/precompute.py",)
     return {name for name, own in programs.items() if path in files_of(*own)}
 
 
@@ -52,15 +50,11 @@ def test_an_edit_runs_what_uses_the_file_and_nothing_else():
 )
 def test_a_page_waits_for_the_experiments_that_it_reads(page, expected):
     """Without a list of datasets in the text, for all of its paper; WinCLIP's come before AnomalyCLIP's."""
-    experiments = {
-        f"{paper.PAPER.key}-{target}": own
-        for paper in (winclip, anomalyclip)
-        for target, own in paper.EXPERIMENTS.items()
-    }
+    experiments = {}
+    for paper in (winclip, anomalyclip):
+        experiments |= {f"{paper.PAPER.key}-{target}": own for target, own in paper.EXPERIMENTS.items()}
     found = set(experiments_read(f"notebooks/{page}.ipynb", experiments))
-    assert {
-        name for name in found if name.startswith(page.split("/")[0]) or page.startswith("rwda")
-    } == expected
+    assert {name for name in found if page.startswith((name.split("-")[0], "rwda"))} == expected
 
 
 def test_data_files_count_and_caches_do_not():

@@ -6,13 +6,13 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refused
 
 from zsad_core.learnable_prompts import PromptDesign, encode, freeze, initial_parameters
 
 RELEASED = PromptDesign()
 CONCATENATE = PromptDesign(deep="concatenate", ending="")
 X, OBJECT, DAMAGED, STOP, START, END = 343, 14115, 13568, 269, 49406, 49407
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +66,23 @@ def test_tokens_of_the_released_templates(encoder):
     assert freeze(encoder, [PromptDesign(ending="")]).ends.tolist() == [[[14, 15]]]
 
 
-@pytest.mark.parametrize(
-    "design",
-    [
-        RELEASED,
-        CONCATENATE,
-        PromptDesign(5, states=("", "broken"), depth=3, length=2),
-        PromptDesign(16, True, ("normal", "anomalous"), None, depth=0, length=0),
-        replace(CONCATENATE, context_length=2, depth=12),
-    ],
-    ids=["released", "paper", "small", "CoOp", "all blocks"],
-)
+DESIGNS = {
+    "released": RELEASED,
+    "paper": CONCATENATE,
+    "small": PromptDesign(5, states=("", "broken"), depth=3, length=2),
+    "CoOp": PromptDesign(16, True, ("normal", "anomalous"), None, depth=0, length=0),
+    "all blocks": replace(CONCATENATE, context_length=2, depth=12),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 def test_running_the_prompt_alone_equals_running_the_whole_context(encoder, design):
     parameters = drawn(encoder, design)
     names = ("metal nut", "wood")
     texts = texts_of(encoder, design, parameters, names)
     assert texts.shape == (2, 2, 24)
     expected = torch.stack([over_77(encoder, design, parameters, name) for name in names])
-    torch.testing.assert_close(texts, expected, **CLOSE)
+    torch.testing.assert_close(texts, expected, rtol=1e-4, atol=1e-5)
     assert (texts[:, 0] - texts[:, 1]).abs().max() > 0.01
     assert torch.equal(texts[0], texts[1]) == (design.object_word is not None)
 
@@ -114,15 +113,9 @@ def test_learned_tokens_in_half_precision(encoder):
 
 
 def test_designs_that_are_refused(encoder):
-    for options, message in (
-        ({"length": 13}, "length=13"),
-        ({"context_length": 0}, "one learned word"),
-        ({"depth": -1}, "negative"),
-        ({"deep": "append"}, "overwrite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            PromptDesign(**options)
-    with pytest.raises(ValueError, match="12 text blocks"):
-        initial_parameters(encoder, replace(RELEASED, depth=13), torch.Generator())
-    with pytest.raises(ValueError, match="78 tokens"):
-        freeze(encoder, [replace(RELEASED, context_length=73)])
+    refused("length=13", PromptDesign, length=13)
+    refused("one learned word", PromptDesign, context_length=0)
+    refused("negative", PromptDesign, depth=-1)
+    refused("overwrite", PromptDesign, deep="append")
+    refused("12 text blocks", initial_parameters, encoder, replace(RELEASED, depth=13), torch.Generator())
+    refused("78 tokens", freeze, encoder, [replace(RELEASED, context_length=73)])

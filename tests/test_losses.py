@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refused
 
 from zsad_core.losses import PARTS, local_loss
 
@@ -56,13 +57,9 @@ def test_float32_and_certain_maps():
 
 def test_what_is_refused():
     probabilities, masks = example()
-    with pytest.raises(ValueError, match="focal, dice_anomalous, dice_normal"):
-        local_loss(probabilities, masks, ("dice",))
-    for own, wrong in (
-        (probabilities[:1], masks[0]),  # a squeezed batch of one: dice would average over rows
-        (probabilities, masks[:1]),
-        (probabilities, masks.long()),
-        (probabilities[:, None], masks),
-    ):
-        with pytest.raises(ValueError, match=r"expected \(b, rows, columns\) and bool \(b, H, W\)"):
-            local_loss(own, wrong)
+    refused("focal, dice_anomalous, dice_normal", local_loss, probabilities, masks, ("dice",))
+    message = r"expected \(b, rows, columns\) and bool \(b, H, W\)"
+    refused(message, local_loss, probabilities[:1], masks[0])  # squeezed: dice would average over rows
+    refused(message, local_loss, probabilities, masks[:1])
+    refused(message, local_loss, probabilities, masks.long())
+    refused(message, local_loss, probabilities[:, None], masks)

@@ -1,9 +1,8 @@
 """Rendering: the same bytes every time, masks where the pictures differ, and no test category in training."""
 
-import hashlib
-
 import numpy as np
 import pytest
+from helpers import contents, refused
 from PIL import Image
 
 from data_scripts.mini import LOOKS, N_NORMAL, N_TRAIN, write_dataset
@@ -37,15 +36,10 @@ def test_every_look_renders_a_visible_defect_where_the_mask_says(look):
     assert change[~pair.mask].mean() < 4  # shadows may move a little beyond the mask
 
 
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def test_written_dataset_has_the_same_bytes_every_time(tmp_path):
     for name in ("first", "second"):
         write_dataset("mini_mvtec", tmp_path / name, n_train=2, n_normal=2, n_anomalous=3, categories=2)
-    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
     dataset = load_dataset(tmp_path / "first")
     assert dataset.categories == sorted(look.name for look in LOOKS["mini_mvtec"][:2])
     sizes = dataset.meta.groupby(["split", "label"]).size().to_dict()
@@ -76,9 +70,8 @@ def test_the_whole_textile_set(tmp_path):
     assert sizes["test"].to_dict() == {"good": 984, "local": 500, "global": 500}
     assert not dataset.has_masks
     assert dataset.image(0).size == (250, 250)
-    assert (tmp_path / "textile/textile/test/global/textile_0007.jpg").read_bytes() == (
-        source / "global/textile_0007.jpg"
-    ).read_bytes()
+    copied = tmp_path / "textile/textile/test/global/textile_0007.jpg"
+    assert copied.read_bytes() == (source / "global/textile_0007.jpg").read_bytes()
 
 
 def test_seed_chooses_the_references(tmp_path):
@@ -88,8 +81,7 @@ def test_seed_chooses_the_references(tmp_path):
 
     assert references(0) != references(1)
     (tmp_path / "nominal").mkdir()
-    with pytest.raises(ValueError, match="holds 0 .jpg files: expected 1000"):
-        write_textile(tmp_path, tmp_path / "out")
+    refused("holds 0 .jpg files: expected 1000", write_textile, tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("view", EVERY_VIEW, ids=lambda view: view.name)

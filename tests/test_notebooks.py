@@ -5,6 +5,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import golden
@@ -15,12 +16,6 @@ from conftest import NOTEBOOKS, ROOT
 
 from zsad_papers.common import verify
 from zsad_papers.common.results import read_results
-
-
-def results(folder):
-    """The result files of a run, without measured times."""
-    paths = (path for path in Path(folder).glob("*.*") if path.suffix in (".csv", ".json"))
-    return {path.name: path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
@@ -52,10 +47,10 @@ def test_page(executed, notebook, small_run, request):
 
 def test_result_tables_are_the_golden_ones_and_name_their_origin(executed, small_run, request):
     executed("claims")  # and with it all others
-    written = results(small_run["results_dir"])
-    tables = {name: read_results(Path(small_run["results_dir"]) / name) for name in written if ".csv" in name}
+    files = {path.name: path for path in Path(small_run["results_dir"]).glob("*.csv")}
+    tables = {name: read_results(path) for name, path in files.items()}
     for name, table in tables.items():
-        origin = json.loads(written[name.replace(".csv", ".json")])
+        origin = json.loads(files[name].with_suffix(".json").read_text())
         assert len(table) and origin["parameters"]["limit_images"] == small_run["limit_images"]
         assert origin["commit"] and origin["versions"]["torch"]
     if request.config.getoption("--renew"):
@@ -63,7 +58,7 @@ def test_result_tables_are_the_golden_ones_and_name_their_origin(executed, small
         for path in golden.FOLDER.glob("*.csv"):
             path.unlink()
         for name in tables:
-            (golden.FOLDER / name).write_bytes(written[name])
+            shutil.copy(files[name], golden.FOLDER)
     kept = {path.name: read_results(path) for path in golden.FOLDER.glob("*.csv")}
     assert kept.keys() == tables.keys()
     rows = {name: verify.compare_rows(kept[name], table) for name, table in tables.items()}
@@ -91,15 +86,12 @@ def shown(path):
     return "\n".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
 
 
-NEED_NONE = ("contradictions", "coverage", "speed", "rwda/45_feature_embeddings")
-WITHOUT_DATA = [
-    pytest.param(name, marks=[] if name == "rwda/31_prompt_guided" else pytest.mark.slow)
-    for name in NOTEBOOKS
-    if name not in NEED_NONE
-]
+NEED_NONE = {"contradictions", "coverage", "speed", "rwda/45_feature_embeddings"}
+ONE = "rwda/31_prompt_guided"
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NOTEBOOKS if name not in {ONE, *NEED_NONE}]
 
 
-@pytest.mark.parametrize("notebook", WITHOUT_DATA)
+@pytest.mark.parametrize("notebook", [ONE, *SLOW])
 def test_a_page_without_datasets_says_how_to_get_them(run_page, small_run, tmp_path, notebook):
     folders = {"data_dir": str(tmp_path / "nowhere"), "results_dir": str(tmp_path / "results")}
     done = run_page(notebook, tmp_path / "out.ipynb", small_run | folders | {"allow_missing": True})

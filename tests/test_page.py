@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from helpers import refused
 
 from zsad_papers import all_papers, rwda
 from zsad_papers.common import data
@@ -53,11 +54,9 @@ def test_a_page_without_data_stops_and_never_replaces_results_on_data_that_are_g
     page.write("one", rows(pd.DataFrame({"auroc": [0.9]}), dataset="mini_mvtec", **names))
     written = (tmp_path / "one.csv").read_bytes()
     gone = parameters | {"data_dir": str(tmp_path / "gone")}
-    with pytest.raises(
-        FileNotFoundError, match="no dataset of this page is prepared .*: mini_mvtec, nowhere"
-    ):
-        rwda.start(gone, ["mvtec", "visa"])
+    message = "no dataset of this page is prepared .*: mini_mvtec, nowhere"
+    refused(message, rwda.start, gone, ["mvtec", "visa"], error=FileNotFoundError)
     page = rwda.start(gone | {"allow_missing": True}, ["mvtec", "visa"])
-    with pytest.raises(FileNotFoundError, match="has results on mini_mvtec, which this run would lose"):
-        page.write("one", joined([]))
+    message = "has results on mini_mvtec, which this run would lose"
+    refused(message, page.write, "one", joined([]), error=FileNotFoundError)
     assert (tmp_path / "one.csv").read_bytes() == written

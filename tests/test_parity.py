@@ -6,9 +6,7 @@ these options the two agree up to rounding.
 """
 
 import json
-from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
@@ -23,18 +21,12 @@ from zsad_core.windows import upsample, winclip_map, zero_shot_map
 TIGHT = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}  # what rounding in float32 leaves
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return tiny_encoder(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def theirs():
+def test_winclip_and_winclip_plus(tmp_path):
     with safe_open(FILE, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        theirs = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        templates = json.loads(file.metadata()["templates"])
+    encoder = tiny_encoder(tmp_path)
 
-
-def test_winclip_and_winclip_plus(encoder, theirs):
     def embed(pixels):
         scales = encoder.embed_scales(pixels, SIZES, layers=(encoder.depth,))
         return scales.image, scales.windows, encoder.model.visual.ln_post(scales.layers[encoder.depth])
@@ -45,9 +37,6 @@ def test_winclip_and_winclip_plus(encoder, theirs):
     expected = {n: F.normalize(theirs[f"windows/{n}"], dim=-1) for n in SIZES}
     assert_close(windows, expected, **TIGHT)
     assert_close(tokens, theirs["tokens"], **TIGHT)
-
-    with safe_open(FILE, "pt") as file:
-        templates = json.loads(file.metadata()["templates"])
     sides = compositional_ensemble(OBJECT, templates=templates)
     texts = [encoder.embed_text(side, normalize=False).mean(0) for side in sides]
     assert_close(F.normalize(torch.stack(texts), dim=-1), F.normalize(theirs["texts"], dim=-1), **TIGHT)
@@ -55,7 +44,6 @@ def test_winclip_and_winclip_plus(encoder, theirs):
     scores, warm = prompt_score(image, *texts, 0.07), {"temperature": 0.07}
     assert_close(scores, theirs["scores"], **TIGHT)
     assert_close(winclip_map(encoder, pixels, *texts, **warm), theirs["maps"], **TIGHT)
-
     _, kept, patches = embed(pixels_of(SHOTS, seed=2))
     memory = Memory(patches.flatten(0, 1), {n: values.flatten(0, 1) for n, values in kept.items()})
     found = reference_maps(tokens, windows, memory, encoder.grid)
@@ -64,10 +52,3 @@ def test_winclip_and_winclip_plus(encoder, theirs):
     plus_scores, plus_maps = winclip_plus(scores, maps, list(found.values()), fuse="mean")
     assert_close(plus_scores, theirs["plus_scores"], **TIGHT)
     assert_close(upsample(plus_maps, size), theirs["plus_maps"], **TIGHT)
-
-
-def test_the_numbers_say_something(theirs):
-    """Images, windows and scores differ by much more than the tolerance, and the file is small."""
-    for name in ("scores", "maps", "plus_scores", "plus_maps", "P", "W2", "W3", "windows/2", "windows/3"):
-        assert theirs[name].std(0).mean() > 1e-3, name
-    assert Path(FILE).stat().st_size < 60_000

@@ -26,10 +26,7 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
         lines = {precompute.compute(settings, kind, *place.split("/")) for place in PLACES.values()}
         assert {line.split(":")[0] for line in lines} == {"mini_mvtec", "mini_visa"}
 
-    def fail(*_, **__):
-        return pytest.fail("an image was read again")
-
-    monkeypatch.setattr(image_features, "load_batch", fail)
+    monkeypatch.setattr(image_features, "load_batch", lambda *_, **__: pytest.fail("an image was read again"))
     records = {dataset: winclip_tables.all_records(settings, encoder, dataset) for dataset in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
     assert len(winclip_tables.open_choice_rows(settings, encoder, "visa", PLACES["visa"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import contents, refused, saved
 from PIL import Image
 
 from data_scripts.folders import find_root, folders_in, images_in
@@ -24,20 +25,13 @@ def write(out, values):
             folder.add(image, category="c", split="test", defect=defect, name=f"{value}.png", mask=mask)
 
 
-def tree(root):
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (2, 2), 1).save(path)
-    return path
+PICTURE, MASKS = Image.new("L", (2, 2), 1), "ground_truth/bad"
 
 
 def test_same_bytes_whatever_the_order(tmp_path):
     write(tmp_path / "a", (0, 1, 2))
     write(tmp_path / "b", (2, 0, 1))
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert (tmp_path / "a/meta.csv").read_bytes() == (
         b"category,split,label,defect,image,mask\n"
         b"c,test,0,good,c/test/good/0.png,\n"
@@ -52,12 +46,11 @@ def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path):
     write(tmp_path / "d", (0, 2))
     (tmp_path / "d/meta.csv").unlink()  # Snakemake deletes an output before it makes it again
     write(tmp_path / "d", (1,))
-    assert sorted(tree(tmp_path / "d")) == ["c/test/good/1.png", "meta.csv"]
+    assert sorted(contents(tmp_path / "d")) == ["c/test/good/1.png", "meta.csv"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="no prepared folder, it holds thesis.txt"):
-        write(tmp_path / "mine", (1,))
-    assert tree(tmp_path / "mine") == {"thesis.txt": b"x"}
+    refused("no prepared folder, it holds thesis.txt", write, tmp_path / "mine", (1,), error=FileExistsError)
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"x"}
 
 
 def test_killed_between_the_two_renames(tmp_path):
@@ -76,9 +69,9 @@ def test_copies_where_links_are_refused(tmp_path, monkeypatch, code):
         raise OSError(code, "no link")
 
     monkeypatch.setattr(os, "link", refuse)
-    path = picture(tmp_path / "raw/0.png")
-    refused = pytest.raises(OSError, match="no link") if code == errno.ENOSPC else nullcontext()
-    with refused, prepared_folder(tmp_path / "d", link=True) as folder:
+    path = saved(tmp_path / "raw/0.png", PICTURE)
+    full = pytest.raises(OSError, match="no link") if code == errno.ENOSPC else nullcontext()
+    with full, prepared_folder(tmp_path / "d", link=True) as folder:
         folder.add(path, category="c", split="test", defect="good", name="0.png")
     assert (tmp_path / "d").exists() == (code != errno.ENOSPC)
 
@@ -103,29 +96,24 @@ def test_files_are_paired_by_stem():
     assert by_stem(paths, "_label") == {"0020": paths[0], "kos": paths[1]}
     assert by_stem([Path("1_mask.png"), Path("2.png")], ("_mask", "")).keys() == {"1", "2"}
     assert by_stem([Path("Cafe\u0301.png")]).keys() == by_stem([Path("caf\u00e9.jpg")]).keys()
-    with pytest.raises(ValueError, match="a/0.bmp and 0.BMP differ only in case and ends"):
-        by_stem([Path("a/0.BMP"), Path("a/0.bmp")])
+    refused("a/0.bmp and 0.BMP differ only in case and ends", by_stem, [Path("a/0.BMP"), Path("a/0.bmp")])
 
 
 def test_mvtec_layout_of_one_category_without_masks(tmp_path):
     for name in ("Train/ok/1.png", "Test/OK/1.png", "Test/Bad/1.png"):
-        picture(tmp_path / "raw" / name)
+        saved(tmp_path / "raw" / name, PICTURE)
     with prepared_folder(tmp_path / "out") as out:
         add_mvtec_layout(tmp_path / "raw", out, category="nut")
     dataset = load_dataset(tmp_path / "out")
-    assert dataset.meta["image"].tolist() == [
-        f"nut/{name}" for name in ("test/good/1.png", "test/Bad/1.png", "train/good/1.png")
-    ]
+    names = ["nut/test/good/1.png", "nut/test/Bad/1.png", "nut/train/good/1.png"]
+    assert dataset.meta["image"].tolist() == names
     assert dataset.labels.tolist() == [0, 1, 0] and not dataset.has_masks
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (
-            ("test/bad/1", "ground_truth/bad/1_mask", "ground_truth/bad/7_mask"),
-            "1 without image in .*: 7_mask",
-        ),
+        (("test/bad/1", f"{MASKS}/1_mask", f"{MASKS}/7_mask"), "1 without image in .*: 7_mask"),
         (("test/bad/1", "ground_truth/worse/1_mask"), "ground_truth/bad does not exist, but .*test/bad does"),
         (("test/good/1", "ground_truth/bad/1_mask"), "test/bad does not exist, but .*ground_truth/bad does"),
         (("test/good/1", "test/bad/1", "test/Bad/1"), "differ only in case"),
@@ -134,7 +122,7 @@ def test_mvtec_layout_of_one_category_without_masks(tmp_path):
 )
 def test_nothing_is_left_out_silently(tmp_path, names, message):
     for name in ("train/good/1", *names):
-        picture(tmp_path / f"raw/c/{name}.png")
+        saved(tmp_path / f"raw/c/{name}.png", PICTURE)
     with pytest.raises(ValueError, match=message), prepared_folder(tmp_path / "out") as out:
         add_mvtec_layout(tmp_path / "raw", out)
 
@@ -150,8 +138,8 @@ def test_lists(tmp_path):
 
 
 def test_find_root(tmp_path):
-    picture(tmp_path / "b/c/Split/1.PNG")
-    picture(tmp_path / "a/__MACOSX/split/1.png")
+    saved(tmp_path / "b/c/Split/1.PNG", PICTURE)
+    saved(tmp_path / "a/__MACOSX/split/1.png", PICTURE)
     assert find_root(tmp_path, "split/1.png") == tmp_path / "b/c"
     assert find_root(tmp_path, lambda folder: folder.name == "c") == tmp_path / "b/c"
     shutil.copytree(tmp_path / "b/c", tmp_path / "z")

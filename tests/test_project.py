@@ -15,12 +15,6 @@ def pinned(lines):
     return {canonicalize_name(m[1]): Version(m[2]) for m in found if m}
 
 
-def environment_pins(root):
-    environment = yaml.safe_load((root / "environment.yml").read_text())
-    lists = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    return pinned(lists[0])
-
-
 def requirements(root):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
@@ -28,7 +22,9 @@ def requirements(root):
 
 def test_conda_pins_are_the_verified_versions_and_lie_in_the_ranges(root):
     lock = pinned((root / "requirements.lock").read_text().splitlines())
-    environment, wanted = environment_pins(root), requirements(root)
+    entries = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+    (pips,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    environment, wanted = pinned(pips), requirements(root)
     assert environment and environment == {name: lock[name] for name in environment}
     assert set(environment) == {canonicalize_name(requirement.name) for requirement in wanted}
     for requirement in wanted:
@@ -37,33 +33,25 @@ def test_conda_pins_are_the_verified_versions_and_lie_in_the_ranges(root):
 
 
 def test_commands_that_are_promised_exist(root):
-    """`make ...` in the README, the book and the workflow file; .ci/run calls the README's test command."""
     targets = set(re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.M))
     pages = [root / "README.md", *(root / "book").glob("*.md"), root / ".github" / "workflows" / "book.yml"]
-    promised = {
-        name
-        for page in pages
-        for name in re.findall(r"^(?:\s*- run: )?make ([\w-]+)", page.read_text(), re.M)
-    }
+    text = "\n".join(page.read_text() for page in pages)
+    promised = set(re.findall(r"^(?:\s*- run: )?make ([\w-]+)", text, re.M))
     assert {"book", "test"} <= promised <= targets
     commands = [line for line in (root / ".ci" / "run").read_text().splitlines() if line.startswith("make")]
     assert commands == ["make test"]
 
 
 def test_packages_take_their_data_along(root):
-    """Every data file of a package matches a pattern of package-data: a copy without it would not run."""
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = [
-        f"{'*/**' if package == '*' else package.replace('.', '/')}/{pattern}"
-        for package, own in tool["package-data"].items()
-        for pattern in own
-    ]
-    taken = {path for pattern in patterns for path in root.glob(pattern)}
+    taken = set()
+    for package, patterns in tool["package-data"].items():
+        folder = "*/**" if package == "*" else package.replace(".", "/")
+        taken |= {path for pattern in patterns for path in root.glob(f"{folder}/{pattern}")}
     for package in ("zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "profiles"):
         assert any(package == name.rstrip("*") for name in tool["packages"]["find"]["include"])
-        data = {
-            p for p in (root / package).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".tmp")
-        }
+        files = (path for path in (root / package).rglob("*") if path.is_file())
+        data = {path for path in files if path.suffix not in (".py", ".pyc", ".tmp")}
         assert data <= taken, data - taken
 
 

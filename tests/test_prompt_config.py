@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from helpers import refused
 
 from zsad_core.encoders import load_encoder
 from zsad_core.learnable_prompts import PromptDesign
@@ -48,24 +49,13 @@ def test_a_recipe_fits_the_depth_of_the_encoder(small_clip):
     assert (mini.first, mini.layers, mini.design.depth) == (2, (2, 3, 5, 6), 2)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"preset": "authors"}, "released, paper, coop"),
-        ({"epoch": 3, "rate": 1}, "unknown options epoch, rate"),
-        ({"local": ["dice"]}, "'focal', 'dice_anomalous', 'dice_normal'"),
-        ({"local": (), "global_loss": False}, "at least one loss"),
-        ({"optimizer": "adamw"}, "'adam' or 'sgd'"),
-        ({"attention": "vq"}, "attention='vq'"),
-        ({"lr": 0.0}, "lr=0.0"),
-        ({"n_layers": 5}, "n_layers=5"),
-    ],
-)
-def test_what_is_refused(small_clip, options, message):
-    with pytest.raises(ValueError, match=message):
-        prompt_config_of(small_clip(), **options)
-
-
-def test_a_resnet_is_refused(small_resnet):
-    with pytest.raises(ValueError, match="class token"):
-        prompt_config_of(small_resnet)
+def test_what_is_refused(small_clip, small_resnet):
+    refused("released, paper, coop", prompt_config_of, small_clip(), preset="authors")
+    refused("unknown options epoch, rate", prompt_config_of, small_clip(), epoch=3, rate=1)
+    refused("'focal', 'dice_anomalous', 'dice_normal'", prompt_config_of, small_clip(), local=["dice"])
+    refused("at least one loss", prompt_config_of, small_clip(), local=(), global_loss=False)
+    refused("'adam' or 'sgd'", prompt_config_of, small_clip(), optimizer="adamw")
+    refused("attention='vq'", prompt_config_of, small_clip(), attention="vq")
+    refused("lr=0.0", prompt_config_of, small_clip(), lr=0.0)
+    refused("n_layers=5", prompt_config_of, small_clip(), n_layers=5)
+    refused("class token", prompt_config_of, small_resnet)

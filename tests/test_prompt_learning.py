@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refused
 from PIL import Image
 from test_losses import plain
 
@@ -78,12 +79,6 @@ def from_images(encoder, config, parameters, dataset, rows):
     return loss
 
 
-def material_of(encoder, config, dataset, folder, dtype=torch.float32):
-    options = config.layers, config.attention, config.first, config.final_norm
-    extractor = replace(glocal_extractor(encoder, *options), dtype=dtype)
-    return auxiliary_of(dataset.select(split="test"), extractor, folder)
-
-
 def slopes(loss, values):
     """The loss and its gradient by all parameters in one vector."""
     own = {name: value.clone().requires_grad_() for name, value in values.items()}
@@ -101,14 +96,10 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def mini():
-    """Trained weights: with random ones patches are nearly parallel, which costs float32 half its digits."""
-    return load_encoder("zsad-mini", device="cpu")
-
-
 @pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES)
-def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_path, monkeypatch, options):
+def test_a_step_on_cached_features_is_a_step_from_the_images_on(toys, tmp_path, monkeypatch, options):
+    # trained weights: with random ones patches are nearly parallel, which costs float32 half its digits
+    mini = load_encoder("zsad-mini", device="cpu")
     monkeypatch.setattr(image_features, "PART", 3)  # of 4 images a category
     rows = [5, 0, 2, 7, 3]
     config, chosen = prompt_config_of(mini, **options), toys.select(split="test")
@@ -117,7 +108,9 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_
     names = ["metal nut", "wood"] if config.design.object_word is None else ["object"]
     frozen = freeze(mini, [config.design], names)
     for dtype, close in ((torch.float32, 1e-5), (torch.float16, 1e-4)):
-        material = material_of(mini, config, toys, tmp_path, dtype)
+        options = config.layers, config.attention, config.first, config.final_norm
+        extractor = replace(glocal_extractor(mini, *options), dtype=dtype)
+        material = auxiliary_of(chosen, extractor, tmp_path)
         batch = material.batch(np.array(rows), config.layers if config.local else ())
 
         def cached(values, batch=batch):
@@ -132,9 +125,8 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(mini, toys, tmp_
 
 def test_side_by_side_each_learns_what_it_learns_alone(encoder, toys, train, tmp_path):
     options = [{}, {"states": ("", "very broken")}, {"attention": "qk", "n_layers": 2}, {"local": ()}]
-    short = {"epochs": 3, "batch_size": 3}
-    configs = [prompt_config_of(encoder, **short, **own) for own in options]
-    others = [prompt_config_of(encoder, **short, **own) for own in ({"context_length": 8}, {"seed": 5})]
+    configs = [prompt_config_of(encoder, **SHORT, **own) for own in options]
+    others = [prompt_config_of(encoder, **SHORT, **own) for own in ({"context_length": 8}, {"seed": 5})]
     assert learning.side_by_side([*configs, *others]) == [configs, *([own] for own in others)]
     together = train_side_by_side(encoder, toys.select(split="test"), configs, cache_dir=tmp_path / "cache")
     for own, found in zip(options, together, strict=True):
@@ -182,16 +174,13 @@ def test_a_checkpoint_of_another_training_is_refused(toys, toy_set, train, small
     checkpoint = tmp_path / "checkpoint.safetensors"
     train(toys, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
-    refused = pytest.raises(ValueError, match="belongs to another training .* delete it, or choose another")
+    message = "belongs to another training .* delete it, or choose another"
     for options in ({"lr": 0.1}, {"seed": 1}, {"preset": "paper"}, {"split": None}):
-        with refused:
-            train(toys, checkpoint=checkpoint, **options)
-    with refused:
-        train_prompts(small_clip(seed=1), toys, checkpoint=checkpoint, **SHORT)
+        refused(message, train, toys, checkpoint=checkpoint, **options)
+    refused(message, train_prompts, small_clip(seed=1), toys, checkpoint=checkpoint, **SHORT)
     mask = next((toys.root / "wood" / "ground_truth" / "hole").iterdir())
     Image.new("L", (36, 36), 255).save(mask)
-    with refused:
-        train(load_dataset(toys.root), checkpoint=checkpoint)
+    refused(message, train, load_dataset(toys.root), checkpoint=checkpoint)
     assert checkpoint.read_bytes() == content
 
 
@@ -215,14 +204,11 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(toys, tra
 
 
 def test_rates_of_sgd_are_coops(toys, train, monkeypatch):
-    met, step = [], torch.optim.SGD.step
-    monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self: [met.append(dict(self.param_groups[0])), step(self)][1]
-    )
+    met, sgd, step = [], torch.optim.SGD, torch.optim.SGD.step
+    monkeypatch.setattr(sgd, "step", lambda self: met.append(dict(self.param_groups[0])) or step(self))
     prompts = train(toys, preset="coop", epochs=4, batch_size=8)
-    assert [group["lr"] for group in met] == pytest.approx(
-        [1e-5, *(0.002 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3))]
-    )
+    expected = [1e-5, *(0.002 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3))]
+    assert [group["lr"] for group in met] == pytest.approx(expected)
     assert all((group["momentum"], group["weight_decay"]) == (0.9, 5e-4) for group in met)
     assert set(prompts.parameters) == {"context/shared"}
 
@@ -232,16 +218,13 @@ def test_without_masks_the_image_loss_is_left(toy_set, train):
     with pytest.warns(UserWarning, match="bare has no masks: prompts are learned with the image loss alone"):
         prompts = train(bare)
     assert prompts.config.local == () and same(train(toy_set(), local=()), prompts)
-    with pytest.raises(ValueError, match="bare has no masks, so nothing can be learned from local losses"):
-        train(bare, global_loss=False)
+    refused("bare has no masks, so nothing can be learned from local losses", train, bare, global_loss=False)
 
 
 def test_sets_that_are_refused(toy_set, train):
-    with pytest.raises(ValueError, match="good has no anomalous images; .* from both; add some$"):
-        train(toy_set(anomalous=0, name="good"))
+    refused("good has no anomalous images; .* from both; add some$", train, toy_set(anomalous=0, name="good"))
     bad = toy_set(normal=0, name="bad")
-    with pytest.raises(ValueError, match="bad has no normal images; .* global_loss=False .* masks alone"):
-        train(bad)
+    refused("bad has no normal images; .* global_loss=False .* masks alone", train, bad)
     assert len(train(bad, global_loss=False).losses) == 3
 
 
@@ -254,26 +237,21 @@ def test_prompts_survive_the_disk_and_only_whole_ones_are_read(encoder, small_cl
         assert same(loaded, prompts) and torch.equal(loaded.trained_on, prompts.trained_on)
         assert (loaded.model_id, loaded.weights_id) == (encoder.model_id, encoder.weights_id)
         assert torch.equal(loaded.texts(encoder, ["wood"]), prompts.texts(encoder, ["wood"]))
-    with pytest.raises(ValueError, match=r"learned with small@\w+, weights random-seed0"):
-        prompts.texts(small_clip(seed=1))
+    refused(r"learned with small@\w+, weights random-seed0", prompts.texts, small_clip(seed=1))
     content = path.read_bytes()
     for keep in (0, -1):
         path.write_bytes(content[:keep])
-        with pytest.raises(ValueError, match=r"prompts\.safetensors is no whole .*; learn again"):
-            LearnedPrompts.load(path)
+        refused(r"prompts\.safetensors is no whole .*; learn again", LearnedPrompts.load, path)
     features = next((tmp_path / "cache").rglob("*.safetensors"))
-    with pytest.raises(ValueError, match="holds no learned prompts of this book"):
-        LearnedPrompts.load(features)
+    refused("holds no learned prompts of this book", LearnedPrompts.load, features)
     own = prompts.parameters["context/shared"]
-    for recipe, parameters, message in (
-        ({"later": 1}, {}, "does not know the recipe"),
-        ({}, {"context/shared": own[:1]}, "have the shapes"),
-        ({}, {"context/shared": own + torch.nan}, "not finite"),
+    for changed, message in (
+        (replace(prompts, recipe=prompts.recipe | {"later": 1}), "does not know the recipe"),
+        (replace(prompts, parameters={"context/shared": own[:1]}), "have the shapes"),
+        (replace(prompts, parameters={"context/shared": own + torch.nan}), "not finite"),
     ):
-        changed = prompts.parameters | parameters
-        replace(prompts, parameters=changed, recipe=prompts.recipe | recipe).save(path)
-        with pytest.raises(ValueError, match=message):
-            LearnedPrompts.load(path).texts(encoder)
+        changed.save(path)
+        refused(message, lambda: LearnedPrompts.load(path).texts(encoder))
 
 
 def test_images_that_trained_the_prompts_are_refused(toys, toy_set, train, tmp_path):
@@ -281,7 +259,21 @@ def test_images_that_trained_the_prompts_are_refused(toys, toy_set, train, tmp_p
     shutil.copytree(toys.root, tmp_path / "copy")
     copy = load_dataset(tmp_path / "copy")  # by content, whatever the folder
     for dataset, seen in ((copy, "8 of 10"), (toys.select("wood", "test"), "4 of 4")):
-        with pytest.raises(ValueError, match=f"{seen} images of {dataset.name} trained these prompts"):
-            prompts.refuse_training_images(dataset)
+        message = f"{seen} images of {dataset.name} trained these prompts"
+        refused(message, prompts.refuse_training_images, dataset)
     prompts.refuse_training_images(toys.select(split="train"))
     prompts.refuse_training_images(toy_set(seed=1, name="others"))
+
+
+def test_material_that_is_refused_or_has_no_masks(encoder, toy_set, tmp_path):
+    extractor = glocal_extractor(encoder, (2, 4), "vv", 2)
+    message = r"2 of 4 anomalous images have no mask, the first is metal_nut/test/hole"
+    refused(message, auxiliary_of, toy_set(masks=1), extractor, tmp_path / "cache")
+    bare = auxiliary_of(toy_set(masks=0), extractor, tmp_path / "cache")
+    assert not bare.has_masks and not bare.batch(np.arange(8), (2, 4)).masks.any()
+    blind = replace(extractor, image_size=(1, 1), transform=lambda _: torch.zeros(3, 1, 1))
+    blind = replace(blind, features=lambda pixels: {"global": pixels.flatten(1)})
+    with pytest.warns(UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels"):
+        material = auxiliary_of(toy_set().select("wood", "test"), blind, tmp_path)
+    assert not material.batch(np.arange(4), ()).masks.any()
+    refused("toys has no images", auxiliary_of, toy_set().where(np.zeros(10, bool)), extractor, tmp_path)

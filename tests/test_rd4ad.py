@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from torch import nn
 from torch.testing import assert_close
 
@@ -69,12 +70,10 @@ def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(wood, backbon
     output = found.predict(pixels)
     assert_close(output.maps, own.eval()(pixels).anomaly_map[:, 0].detach(), rtol=1e-2, atol=1e-2)
     assert_close(output.scores, output.maps.amax((1, 2)))
-    with pytest.raises(ValueError, match=r"expected \(n, 3, 32, 32\)"):
-        found.predict(pixels[..., :16])
+    refused(r"expected \(n, 3, 32, 32\)", found.predict, pixels[..., :16])
 
 
 def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
-    """One training for all parts, and none when all is on the disk."""
     normal, trainings, train = wood.where(wood.labels == 0), [], train_rd4ad
     monkeypatch.setattr(rd4ad, "train_rd4ad", lambda *own: [trainings.append(1), train(*own)][1])
     monkeypatch.setattr("zsad_core.image_features.PART", 2)
@@ -90,12 +89,9 @@ def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
 
 def test_what_is_refused(wood, backbone, monkeypatch):
     normal = wood.where(wood.labels == 0)
-    with pytest.raises(ValueError, match="expected normal images"):
-        train_rd4ad(wood, backbone)
+    refused("expected normal images", train_rd4ad, wood, backbone)
     monkeypatch.setattr(rd4ad, "LR", 1e38)
-    with pytest.raises(FloatingPointError, match="check the images"):
-        train_rd4ad(normal, backbone, epochs=9)
+    refused("check the images", train_rd4ad, normal, backbone, epochs=9, error=FloatingPointError)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "anomalib.models.image.reverse_distillation.loss", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[baselines\]'"):
-        train_rd4ad(normal, backbone)
+    refused(r"pip install '\.\[baselines\]'", train_rd4ad, normal, backbone, error=ImportError)

@@ -5,6 +5,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pixels_of, refused
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
@@ -34,10 +35,6 @@ def tiny(frozen=True, **changes):
     return model.eval().requires_grad_(not frozen)
 
 
-def pixels_of(model, n):
-    return torch.randn(n, 3, *model.visual.image_size, generator=torch.Generator().manual_seed(1))
-
-
 def texts_of(model):
     return torch.randn(2, model.visual.output_dim, generator=torch.Generator().manual_seed(2))
 
@@ -58,9 +55,8 @@ def logits_with(visual, pixels, texts, scale, change):
             probabilities.append(torch.softmax(torch.einsum("nid,njd->nij", q, k) / size**0.5, -1))
             values.append(v)
         probabilities = change(number, torch.stack(probabilities, 1))  # (n, heads, l, l)
-        x = x + block.ls_1(
-            attention.out_proj(torch.cat([probabilities[:, h] @ values[h] for h in range(heads)], -1))
-        )
+        mixed = torch.cat([probabilities[:, h] @ values[h] for h in range(heads)], -1)
+        x = x + block.ls_1(attention.out_proj(mixed))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
     image = visual.ln_post(x[:, 0]) @ visual.proj
     return scale * F.cosine_similarity(image[:, None], texts[None], dim=-1)
@@ -90,7 +86,6 @@ TARGETS = {"logit": lambda logits: logits[:, 1], "difference": lambda logits: lo
 
 
 def patch_by_hand(model, image, patch, residual_and_mlp):
-    """(d,) of one patch in float64."""
     visual = copy.deepcopy(model.visual).double()
     x = visual._embeds(image[None].double())
     for block in visual.transformer.resblocks[:-1]:
@@ -109,10 +104,9 @@ def patch_by_hand(model, image, patch, residual_and_mlp):
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_maskclip_by_hand(changes, residual_and_mlp, monkeypatch):
     model = tiny(**changes)
-    pixels = pixels_of(model, 3)
-    expected = torch.stack(
-        [torch.stack([patch_by_hand(model, x, p, residual_and_mlp) for p in range(12)]) for x in pixels]
-    )
+    pixels = pixels_of(model.visual, 3)
+    patches = [patch_by_hand(model, x, p, residual_and_mlp) for x in pixels for p in range(12)]
+    expected = torch.stack(patches).unflatten(0, (3, 12))
     for tokens in (2048, 26, 1):  # one batch; two images a batch; one
         monkeypatch.setattr(relevance, "TOKENS", tokens)
         actual = maskclip_tokens(model.visual, pixels, residual_and_mlp=residual_and_mlp)
@@ -124,7 +118,7 @@ def test_maskclip_by_hand(changes, residual_and_mlp, monkeypatch):
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_relevance_by_hand(changes, target, monkeypatch):
     model = tiny(**changes | {"vision_cfg": {"layers": 3} | changes.get("vision_cfg", {})})
-    pixels, texts = pixels_of(model, 3), texts_of(model)
+    pixels, texts = pixels_of(model.visual, 3), texts_of(model)
     scale, precise = model.logit_scale.exp().item(), [x.double() for x in (pixels, texts)]
     whole = relevance_by_hand(model.double(), *precise, TARGETS[target], scale)
     expected = whole[:, 0, 1:].unflatten(1, (3, 4))
@@ -141,7 +135,7 @@ def test_relevance_by_hand(changes, target, monkeypatch):
 def test_the_model_is_left_as_it_was(frozen):
     model = tiny(frozen)
     before = copy.deepcopy(model.state_dict())
-    pixels, texts = pixels_of(model, 2), texts_of(model).requires_grad_()
+    pixels, texts = pixels_of(model.visual, 2), texts_of(model).requires_grad_()
     expected = trans_mm(model, pixels, 5 * texts)  # only their directions count
     maskclip_tokens(model.visual, pixels)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -154,25 +148,19 @@ def test_the_model_is_left_as_it_was(frozen):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"target": "loss"}, "target='loss'"),
-        ({"texts": torch.ones(2, 8)}, r"texts are \(2, 8\)"),
-        ({"pixels": torch.ones(1, 3, 32, 24)}, r"\(n, 3, 24, 32\), got torch.float32"),
-        ({"pixels": torch.ones(1, 3, 24, 32).byte()}, "got torch.uint8"),
-    ],
-)
-def test_wrong_arguments_are_named(options, message):
+def test_wrong_arguments_are_named():
     model = tiny()
-    with pytest.raises(ValueError, match=message):
-        trans_mm(model, **{"pixels": pixels_of(model, 1), "texts": texts_of(model)} | options)
+    pixels, texts = pixels_of(model.visual, 1), texts_of(model)
+    refused("target='loss'", trans_mm, model, pixels, texts, target="loss")
+    refused(r"texts are \(2, 8\)", trans_mm, model, pixels, torch.ones(2, 8))
+    refused(r"\(n, 3, 24, 32\), got torch.float32", trans_mm, model, pixels.mT, texts)
+    refused("got torch.uint8", trans_mm, model, pixels.byte(), texts)
 
 
 @pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"scale_fc": True}, None])
 def test_towers_that_do_not_fit(vision):
     model = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
     model = model if vision is None else tiny(vision_cfg=vision)
-    for method in (maskclip_tokens, lambda visual, pixels: trans_mm(model, pixels, torch.zeros(2, 16))):
-        with pytest.raises(ValueError, match=f"plain blocks, not this {type(model.visual).__name__}"):
-            method(model.visual, torch.zeros(1, 3, 24, 32))
+    message, pixels = f"plain blocks, not this {type(model.visual).__name__}", torch.zeros(1, 3, 24, 32)
+    refused(message, maskclip_tokens, model.visual, pixels)
+    refused(message, trans_mm, model, pixels, torch.zeros(2, 16))

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import pixels_of, refused
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
@@ -26,19 +27,11 @@ def tiny(rows=3, columns=3):
     return visual.eval().requires_grad_(False)
 
 
-def pixels_of(visual, n):
-    return torch.randn(n, 3, *visual.image_size, generator=torch.Generator().manual_seed(1))
-
-
-def feature_map(visual, pixels):
-    for layer in (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-        pixels = layer(pixels)
-    return pixels  # (n, channels, rows, columns)
-
-
 def windows_by_hand(visual, pixels, size):
     """(n, n_windows, d): open_clip's own pooling, called on every crop with the positions of the crop."""
-    features = feature_map(visual, pixels)
+    features = pixels
+    for layer in (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        features = layer(features)  # (n, channels, rows, columns)
     rows, columns = features.shape[2:]
     result = []
     for top in range(rows - size + 1):
@@ -54,7 +47,7 @@ def windows_by_hand(visual, pixels, size):
 @pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 3)])
 def test_windows_by_hand(rows, columns):
     visual = tiny(rows, columns)
-    pixels = pixels_of(visual, 3)
+    pixels = pixels_of(visual)
     sizes = range(1, min(rows, columns) + 1)
     expected = {size: windows_by_hand(visual, pixels, size) for size in sizes}
     image, windows = embed_resnet(visual, pixels, sizes)
@@ -65,7 +58,7 @@ def test_windows_by_hand(rows, columns):
 def test_as_part_of_a_clip(small_resnet, monkeypatch):
     encoder = small_resnet
     assert (encoder.grid, encoder.patch_size, encoder.depth) == ((2, 2), (32, 32), 0)
-    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    pixels = pixels_of(encoder)
     image, windows = embed_resnet(encoder.model.visual, pixels, (1, 2))
     for numbers in (2**21, 1):  # all images in one batch; one image a batch
         monkeypatch.setitem(encoders._WINDOW_NUMBERS, "cpu", numbers)
@@ -74,7 +67,5 @@ def test_as_part_of_a_clip(small_resnet, monkeypatch):
         torch.testing.assert_close(found.image, F.normalize(image, dim=-1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.windows[1], F.normalize(windows[1], dim=-1), rtol=1e-4, atol=1e-5)
     assert encoder.embed_windows(pixels[:0], 1).shape == (0, 4, 16)
-    with pytest.raises(ValueError, match="3 x 3 patches"):
-        encoder.embed_windows(pixels, 3)
-    with pytest.raises(ValueError, match="reads the class token"):
-        encoder.embed_images(pixels, final_norm=False)
+    refused("3 x 3 patches", encoder.embed_windows, pixels, 3)
+    refused("reads the class token", encoder.embed_images, pixels, final_norm=False)

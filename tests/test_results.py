@@ -1,39 +1,19 @@
-"""zsad_papers.common.results: the schema, files, aggregation over seeds, published beside measured."""
-
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsad_papers.common.results import (
-    COLUMNS,
-    FULL_SHOT,
-    KEYS,
-    as_published,
-    compare,
-    load_published,
-    read_results,
-    rows,
-    validate,
-    write_results,
-)
+from zsad_papers.common import results
+from zsad_papers.common.results import KEYS, as_published, read_results, rows, validate, write_results
 
-ROW = {
-    "paper": "rwda",
-    "artifact": "T1",
-    "dataset": "mini_mvtec",
-    "category": "mean",
-    "task": "image",
-    "shots": 0,
-    "method": "clip",
-    "variant": "object_unknown",
-    "metric": "auroc",
-    "mean": 90.0,
-    "std": math.nan,
-}
+NAMES = {"paper": "rwda", "artifact": "T1", "dataset": "d", "method": "rwda"}
+ROW = {"paper": "rwda", "artifact": "T1", "dataset": "mini_mvtec", "category": "mean", "task": "image"}
+ROW |= {"shots": 0, "method": "clip", "variant": "object_unknown", "metric": "auroc"}
+ROW |= {"mean": 90.0, "std": math.nan}
 
 
 def frame_of(*changes):
@@ -53,11 +33,12 @@ def frame_of(*changes):
     ],
 )
 def test_bad_rows_are_named(change, message):
-    with pytest.raises(ValueError, match=f"some.csv, {message}"):
-        validate(frame_of({}, {"artifact": "T2"} | change if change else {}), source="some.csv")
+    frame = frame_of({}, {"artifact": "T2"} | change if change else {})
+    refused(f"some.csv, {message}", validate, frame, source="some.csv")
 
 
-CELLS = st.tuples(st.text('a_ ;é,"', max_size=6), st.sampled_from([FULL_SHOT, 4]), *[st.floats(0, 100)] * 2)
+SHOTS = st.sampled_from([results.FULL_SHOT, 4])
+CELLS = st.tuples(st.text('a_ ;é,"', max_size=6), SHOTS, st.floats(0, 100), st.floats(0, 100))
 
 
 @settings(max_examples=10, deadline=None)
@@ -80,24 +61,22 @@ def test_files_have_the_same_bytes_whatever_the_order_and_round_trip(tmp_path_fa
 def test_files_that_claim_one_number_and_a_file_cut_off_are_named(tmp_path):
     for name in ("a.csv", "b.csv"):
         write_results(frame_of({}, {"method": name}), tmp_path / name)
-    with pytest.raises(ValueError, match="a.csv.*b.csv.*hold the same row.*'method': 'clip'"):
-        read_results([tmp_path / "a.csv", tmp_path / "b.csv"])
     path = tmp_path / "a.csv"
+    twice = "a.csv.*b.csv.*hold the same row.*'method': 'clip'"
+    refused(twice, read_results, [path, tmp_path / "b.csv"])
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="a.csv: empty, or cut off in its last line; delete it"):
-        read_results(path)
+    refused("a.csv: empty, or cut off in its last line; delete it", read_results, path)
 
 
 def seeds_table():
     """Two categories whose ups and downs cancel: each varies over seeds, their mean does not."""
-    return pd.DataFrame(
-        {"category": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "auroc": [0.8, 0.9, 0.9, 0.8, 0.85, 0.85]}
-    )
+    aurocs = [0.8, 0.9, 0.9, 0.8, 0.85, 0.85]
+    return pd.DataFrame({"category": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "auroc": aurocs})
 
 
 def test_the_mean_row_averages_over_categories_first():
     values = pd.concat([seeds_table(), seeds_table()[::2].assign(category="c", auroc=0.55)])
-    table = rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda").set_index("category")
+    table = rows(values, **NAMES).set_index("category")
     np.testing.assert_allclose(table["mean"], [85, 85, 55, 75])
     np.testing.assert_allclose(table.loc["a", "std"], np.std([80, 90, 85], ddof=1))
     np.testing.assert_allclose(table.loc["mean", "std"], 0.0, atol=1e-9)  # not the mean of the categories'
@@ -107,19 +86,15 @@ def test_an_undefined_category_makes_the_mean_undefined_with_a_warning():
     values = seeds_table()
     values.loc[values["category"] == "b", "auroc"] = math.nan
     with pytest.warns(UserWarning, match=r"auroc of d is undefined for \['b'\]; so is its mean"):
-        table = rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda").set_index("category")
+        table = rows(values, **NAMES).set_index("category")
     assert math.isnan(table.loc["b", "mean"]) and math.isnan(table.loc["mean", "mean"])
     np.testing.assert_allclose(table.loc["a", "mean"], 85.0)
 
 
 def test_rows_refuses_incomplete_or_unknown_values():
-    for values, message in (
-        (seeds_table().iloc[:-1], "5 rows of 2 categories and 3 seeds"),
-        (seeds_table().rename(columns={"auroc": "auc"}), r"unknown \['auc'\]"),
-        (seeds_table().assign(auroc=85.0), r"rows\(\) takes fractions"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            rows(values, paper="rwda", artifact="T1", dataset="d", method="rwda")
+    refused("5 rows of 2 categories and 3 seeds", rows, seeds_table().iloc[:-1], **NAMES)
+    refused(r"unknown \['auc'\]", rows, seeds_table().rename(columns={"auroc": "auc"}), **NAMES)
+    refused(r"rows\(\) takes fractions", rows, seeds_table().assign(auroc=85.0), **NAMES)
 
 
 STAND_INS = {"mvtec": "mini_mvtec", "visa": "mini_visa", "sewerml": "mini_visa"}
@@ -129,17 +104,18 @@ def test_published_names_may_share_a_stand_in():
     measured = validate(frame_of({}, {"dataset": "mini_visa"}, {"dataset": "", "metric": "params_M"}))
     named = as_published(measured, STAND_INS)
     assert sorted(named["dataset"]) == ["", "mvtec", "sewerml", "visa"]
-    assert list(named.columns) == COLUMNS
+    assert list(named.columns) == results.COLUMNS
     assert as_published(measured, {"mini_mvtec": "mini_mvtec"})["dataset"].tolist().count("mini_mvtec") == 1
-    with pytest.raises(ValueError, match=r"rows of \['visa'\] beside their stand-ins"):
-        as_published(validate(frame_of({"dataset": "visa"})), STAND_INS)
+    beside = validate(frame_of({"dataset": "visa"}))
+    refused(r"rows of \['visa'\] beside their stand-ins", as_published, beside, STAND_INS)
 
 
 def test_compare_shows_what_is_missing_on_either_side():
-    published = load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
+    published = results.load_published("rwda").query("artifact == 'T1' and metric == 'auroc' and shots == 0")
     own = {"dataset": "mini_visa", "variant": "object_known", "method": "rwda"}
     measured = validate(frame_of({"mean": 90.0}, own, {"dataset": "mini_visa", "mean": math.nan}))
-    table = compare(published, measured, stand_ins={"mvtec": "mini_mvtec", "visa": "mini_visa"}, keep="both")
+    stand_ins = {"mvtec": "mini_mvtec", "visa": "mini_visa"}
+    table = results.compare(published, measured, stand_ins=stand_ins, keep="both")
     assert table["published"].tolist()[: len(published)] == published["mean"].tolist()
     cell = table.set_index(["dataset", "method", "variant"])
     first = cell.loc[("mvtec", "clip", "object_unknown")]

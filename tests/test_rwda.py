@@ -1,5 +1,6 @@
 """RWDA's scores, runs and rows, on made-up embeddings whose answer is known."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,8 +22,7 @@ DAMAGE = np.eye(DIM)[0]
 
 
 class Texts:
-    """An encoder of sentences alone: 'damaged' points along DAMAGE, every sentence has some noise of its
-    own."""
+    """An encoder of sentences alone: 'damaged' points along DAMAGE, and each sentence has its own noise."""
 
     model_id, weights_id, precision, dim = "made up", "none", "fp32", DIM
 
@@ -94,14 +94,10 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
     rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns, multi_crop=False)
 
     own, train = images.select(split="test"), images.select(split="train")
-    known, unknown, first = (
-        rwda_experiments.prompt_scores(own, Texts(), tmp_path, **options)
-        for options in ({"known": True}, {"known": False}, {"known": True, "multi_crop": False})
-    )
-    learned, of_view = (
-        {seed: rwda_experiments.fnn_scores(own, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
-        for multi_crop in (True, False)
-    )
+    prompted = partial(rwda_experiments.prompt_scores, own, Texts(), tmp_path)
+    known, unknown = prompted(known=True), prompted(known=False)
+    first, scores = prompted(known=True, multi_crop=False), rwda_experiments.fnn_scores
+    learned, of_view = ({s: scores(own, fnn, multi_crop=m) for s, fnn in fnns.items()} for m in (True, False))
     near = {seed: rwda_experiments.similarity_scores(own, train, 2, seed) for seed in fnns}
     second = (own.meta["category"] == own.categories[1]).to_numpy()
     drawn = train.select(category=own.categories[1]).views[sample_references(6, 2, seed=1001)]
@@ -143,9 +139,8 @@ def test_held_out_accuracy_by_hand(monkeypatch):
     """Scores stand for prompts: 3 of 4 normal ones are below 0.5, 2 of 4 anomalous ones are not: 5 of 8."""
     unseen = (np.array([0.1, 0.2, 0.3, 0.7]), np.array([0.9, 0.5, 0.4, 0.4]))
     fnns = {0: SimpleNamespace(score=lambda prompts: prompts)}
-    plain = rwda_tables.rows(
-        pd.DataFrame({"auroc": [0.9]}), paper="rwda", artifact="F4", dataset="a", method="rwda"
-    )
+    names = {"paper": "rwda", "artifact": "F4", "dataset": "a", "method": "rwda"}
+    plain = rwda_tables.rows(pd.DataFrame({"auroc": [0.9]}), **names)
     for name, value in (("pool", None), ("held_out", unseen), ("default_runs", fnns)):
         monkeypatch.setattr(rwda_experiments, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(rwda_tables, "fnn_rows", lambda *_: plain)

@@ -1,8 +1,8 @@
 import math
 
 import numpy as np
-import pytest
 import torch
+from helpers import refused
 
 from zsad_core.methods import clip
 from zsad_core.scores import average_views, prompt_score
@@ -11,7 +11,6 @@ RNG = np.random.default_rng(0)
 
 
 def test_prompt_score_is_the_softmax_of_section_3_1():
-    """A side is one embedding, or several sentences whose unit vectors are averaged; lengths do not count."""
     images, normal, anomalous = RNG.normal(size=(20, 16)), RNG.normal(size=(5, 16)), RNG.normal(size=16)
     mean = np.mean([sentence / math.sqrt(sentence @ sentence) for sentence in normal], axis=0)
 
@@ -44,9 +43,6 @@ def test_views_kinds_and_agreement():
 
 
 def test_wrong_shapes():
-    with pytest.raises(ValueError, match=r"\(3, 8\), normal \(9,\)"):
-        prompt_score(np.ones((3, 8)), np.ones(9), np.ones(9))
-    with pytest.raises(ValueError, match="temperature=0"):
-        prompt_score(np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
-    with pytest.raises(ValueError, match="expected \\(n, v\\)"):
-        average_views(np.ones(3))
+    refused(r"\(3, 8\), normal \(9,\)", prompt_score, np.ones((3, 8)), np.ones(9), np.ones(9))
+    refused("temperature=0", prompt_score, np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
+    refused("expected \\(n, v\\)", average_views, np.ones(3))

@@ -6,30 +6,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import refused, written
 from papermill.inspection import inspect_notebook
 
 from profiles import profile_path
-from zsad_papers.common.settings import (
-    parameters,
-    parameters_cell,
-    read_profile,
-    read_settings,
-    repository_root,
-)
+from zsad_papers.common import settings as common
+from zsad_papers.common.settings import parameters, parameters_cell, read_profile, read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def mini():
-    return yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-
-
-def test_none_takes_the_profile_s_value_and_a_given_value_wins(mini):
-    settings = read_settings(
-        {"profile": "mini", "n_pairs": None, "seeds": 3, "shots": [1], "settings_cell": print}
-    )
-    assert settings.n_pairs == mini["n_pairs"]
+def test_none_takes_the_profile_s_value_and_a_given_value_wins():
+    given = {"profile": "mini", "n_pairs": None, "seeds": 3, "shots": [1], "settings_cell": print}
+    settings = read_settings(given)
+    assert settings.n_pairs == read_profile("mini")["n_pairs"]
     assert (settings.seeds, settings.shots) == (3, (1,))
     assert settings.weights is None  # 'shipped'
     assert settings.datasets["sewerml"] == "textile"
@@ -42,8 +32,9 @@ def test_profile_injected_by_papermill_f_equals_the_profile_by_name(profile):
     assert read_settings(injected) == read_settings({"profile": profile})
 
 
-def test_mini_full_differs_from_mini_in_what_is_cut_down_for_time_alone(mini):
-    full = yaml.safe_load((ROOT / "profiles" / "mini-full.yaml").read_text())
+def test_mini_full_differs_from_mini_in_what_is_cut_down_for_time_alone():
+    files = (ROOT / "profiles" / f"{name}.yaml" for name in ("mini-full", "mini"))
+    full, mini = (yaml.safe_load(file.read_text()) for file in files)
     different = {name for name in mini if full[name] != mini[name]}
     assert full.keys() == mini.keys() and different == {"profile", "results_dir", "epochs_share"}
 
@@ -75,46 +66,41 @@ BAD = [
 
 @pytest.mark.parametrize(("namespace", "message"), BAD, ids=[str(bad) for bad, _ in BAD])
 def test_bad_value_is_refused_with_what_was_expected(namespace, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_settings(namespace)
+    refused(re.escape(message), read_settings, namespace)
 
 
 def test_unknown_profile_names_those_that_exist():
-    with pytest.raises(FileNotFoundError, match="'minni': expected one of mini, mini-full, paper"):
-        read_settings({"profile": "minni"})
-    with pytest.raises(FileNotFoundError, match="path of a YAML file that exists"):
-        read_settings({"profile": "nowhere/own.yaml"})
+    missing = {
+        "minni": "one of mini, mini-full, paper",
+        "a/b.yaml": "path of a YAML file that exists",
+    }
+    for profile, message in missing.items():
+        refused(message, read_settings, {"profile": profile}, error=FileNotFoundError)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda values: values | {"n_pair": 1}, "unknown parameter 'n_pair' in the profile own.yaml"),
-        (lambda values: values | {"n_pairs": None}, "n_pairs = None (NoneType)"),
-        (lambda values: {"n_pairs": 4}, "lacks data_dir"),
-        (lambda values: "- a\n- b\n", "lines 'name: value', got list"),
-        (lambda values: "n_pairs: [1\n", "not valid YAML"),
-    ],
-)
-def test_bad_profile_file_is_refused(tmp_path, mini, change, message):
-    values = change(mini)
-    path = tmp_path / "own.yaml"
-    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_settings({"profile": str(path)})
+def test_bad_profile_file_is_refused(tmp_path):
+    mini = read_profile("mini")
+    for values, message in (
+        (mini | {"n_pair": 1}, "unknown parameter 'n_pair' in the profile own.yaml"),
+        (mini | {"n_pairs": None}, "n_pairs = None (NoneType)"),
+        ({"n_pairs": 4}, "lacks data_dir"),
+        (["a", "b"], "lines 'name: value', got list"),
+    ):
+        path = written(tmp_path / "own.yaml", yaml.safe_dump(values))
+        refused(re.escape(message), read_settings, {"profile": str(path)})
+    refused("not valid YAML", read_settings, {"profile": str(written(path, "n_pairs: [1\n"))})
 
 
 def test_names_of_ipython_and_a_second_run_by_hand_are_no_parameters():
     interactive = {"In": [""], "Out": {}, "_": 3, "_i1": "x", "exit": "exit", "get_ipython": print}
     settings = read_settings(interactive)
     assert read_settings({**interactive, "settings": settings, "row_count": 7}) == settings
-    with pytest.raises(ValueError, match="row_count"):
-        read_settings({**interactive, "row_count": 7})
+    refused("row_count", read_settings, {**interactive, "row_count": 7})
 
 
 def test_folders_are_found_from_a_notebook_s_folder(monkeypatch):
     monkeypatch.chdir(ROOT / "tests")  # Jupyter starts a kernel in the notebook's own folder
-    assert repository_root() == ROOT
+    assert common.repository_root() == ROOT
     settings = read_settings({"captions_file": "data/coco.json", "cache_dir": "/elsewhere"})
     assert (settings.data_dir, settings.captions_file) == ("../data", "../data/coco.json")
     assert settings.cache_dir == "/elsewhere"
@@ -135,6 +121,5 @@ def test_parameters_cell_is_what_papermill_shows_with_the_profile_s_values(tmp_p
     usual = {name: f"; mini: {json.dumps(value)}" for name, value in read_profile("mini").items()}
     usual |= {"profile": "", "datasets": "; mini: see profiles/mini.yaml"}
     assert found == {name: (kind, meaning + usual[name]) for name, (kind, meaning) in parameters().items()}
-    assert list(parameters())[:2] == [
-        line.split(":")[0] for line in parameters_cell(["data_dir"]).splitlines()
-    ]
+    lines = parameters_cell(["data_dir"]).splitlines()
+    assert list(parameters())[:2] == [line.split(":")[0] for line in lines]

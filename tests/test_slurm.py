@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -12,66 +10,43 @@ from pathlib import Path
 
 import pytest
 from slurm import ask, cluster, missing_programs
-from test_workflow import copy_checkout
+from test_workflow import copy_checkout, workflow
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "rwda/46_potential_application"  # datasets, embeddings of images and of prompts, a CSV and a JSON
 ON_SLURM = ("--cluster", "workflow/profiles/slurm", "--jobs", "2", "--latency-wait", "10")
-# The profile's pace is for jobs of minutes.
-ON_SLURM += ("--slurm-init-seconds-before-status-checks", "2")
+ON_SLURM += ("--slurm-init-seconds-before-status-checks", "2")  # the profile's pace is for jobs of minutes
 SECONDS = 900  # for one run, on a machine with other work
 
 
 @pytest.fixture
 def slurm():
-    """The environment of a running Slurm."""
     if missing := missing_programs():
         pytest.skip(f"no Slurm here, missing: {', '.join(missing)}; apt-get install slurm-wlm munge")
-    with (
-        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
-        cluster(Path(folder), cpus=16) as environment,
-    ):
-        yield environment
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, cluster(Path(folder), cpus=16) as own:
+        yield own
 
 
 @pytest.fixture
-def start():
-    """start(checkout, *options): the workflow up to the notebooks, in a process group of its own."""
-    processes = []
+def start(tmp_path):
+    """start(name, checkout, *options): the workflow up to the notebooks; what it says is in `name`.txt."""
+    with workflow() as run:
 
-    def run(checkout, *options, environment=None):
-        output = (checkout / f"run-{len(processes)}.txt").open("w")
-        process = subprocess.Popen(
-            [sys.executable, "workflow/run.py", "--profile", "tiny", "--until", "sections", *options],
-            cwd=checkout,
-            env={**(environment or os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # a test run in the background ignores Ctrl-C, and its children would inherit that
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        processes.append((process, output))
-        return process
+        def begin(name, checkout, *options, **environment):
+            with (tmp_path / f"{name}.txt").open("w") as output:
+                return run(checkout, "--until", "sections", *options, output=output, **environment)
 
-    yield run
-    for process, output in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        output.close()
+        yield begin
 
 
-def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_local_run(
-    root, tmp_path, slurm, start
-):
+def test_after_a_killed_job_and_a_stopped_run_results_are_a_local_run_s(root, tmp_path, slurm, start):
     local, remote = (copy_checkout(root, tmp_path / name) for name in ("local", "remote"))
     for checkout in (local, remote):
         for path in (checkout / "notebooks").rglob("*.ipynb"):
             if path != checkout / "notebooks" / f"{NOTEBOOK}.ipynb":
                 path.unlink()
-    here = start(local, "--cores", "all")
-    first = start(remote, *ON_SLURM, environment=slurm)
+    here = start("here", local, "--cores", "all")
+    first = start("first", remote, *ON_SLURM, environment=slurm)
 
     # somebody, or something, kills a job in the middle: Snakemake submits it again
     killed = job_that_runs("zsad_papers.precompute", slurm, first)
@@ -86,9 +61,9 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     assert not results(remote)
 
     # the same command goes on
-    second = start(remote, *ON_SLURM, environment=slurm)
-    assert second.wait(SECONDS) == 0, (remote / "run-2.txt").read_text()
-    assert here.wait(SECONDS) == 0, (local / "run-0.txt").read_text()
+    second = start("second", remote, *ON_SLURM, environment=slurm)
+    assert second.wait(SECONDS) == 0, (tmp_path / "second.txt").read_text()
+    assert here.wait(SECONDS) == 0, (tmp_path / "here.txt").read_text()
     assert [path.suffix for path in results(local)] == [".csv", ".json"]
     assert results(remote) == results(local)
 
@@ -98,14 +73,13 @@ def test_a_killed_job_and_a_stopped_run_are_picked_up_with_the_results_of_a_loca
     done = set(re.findall(r"JobId=(\d+) WEXITSTATUS 0", log))
     assert done and done < set(submitted)
     # and a run on this machine finds its work done
-    again = start(remote, "--cores", "all", "--dry-run")
-    assert again.wait(SECONDS) == 0 and "Nothing to be done" in (remote / "run-3.txt").read_text()
+    again = start("again", remote, "--cores", "all", "--dry-run")
+    assert again.wait(SECONDS) == 0 and "Nothing to be done" in (tmp_path / "again.txt").read_text()
 
 
 def results(checkout):
-    folder = checkout / "results" / "mini"
-    files = sorted(path for path in folder.glob("*.*") if path.suffix in (".csv", ".json"))
-    return {path.relative_to(folder): path.read_bytes() for path in files}
+    files = sorted((checkout / "results" / "mini").glob("*.*"))
+    return {Path(path.name): path.read_bytes() for path in files if path.suffix in (".csv", ".json")}
 
 
 def job_that_runs(module, slurm, run):

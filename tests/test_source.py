@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import contents, saved, written
 from PIL import Image
 
 from data_scripts.folders import find_root
@@ -47,26 +48,18 @@ def published(monkeypatch):
 def raw(tmp_path):
     """An extracted download: one training image, two normal and one anomalous test image."""
     for i, name in enumerate(("train/good/0", "test/good/0", "test/good/1", "test/dent/0")):
-        path = tmp_path / f"raw/screw/{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((3, 4), i, np.uint8)).save(path)
-    mask = tmp_path / "raw/screw/ground_truth/dent/0_mask.png"
-    mask.parent.mkdir(parents=True)
-    Image.fromarray(np.eye(3, 4, dtype=np.uint8) * 100).save(mask)
+        saved(tmp_path / f"raw/screw/{name}.png", Image.fromarray(np.full((3, 4), i, np.uint8)))
+    mask = Image.fromarray(np.eye(3, 4, dtype=np.uint8) * 100)
+    saved(tmp_path / "raw/screw/ground_truth/dent/0_mask.png", mask)
     return tmp_path / "raw"
 
 
 @pytest.fixture
 def archive(raw):
-    """The same as a zip file."""
     packed = shutil.make_archive(str(raw.parent / "packed"), "zip", raw)
     shutil.rmtree(raw)
     raw.mkdir()
     return Path(packed).rename(raw / "toys.zip")
-
-
-def tree(root):
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -74,14 +67,14 @@ def prepare(tmp_path, capsys):
     """prepare(*options): exit code, stdout, stderr. The download never changes, and nothing lies about."""
 
     def call(*options, source=TOY, write=write):
-        before = tree(tmp_path / "raw")
+        before = contents(tmp_path / "raw")
         code = 0
         folders = ["--raw", f"{tmp_path}/raw", "--out", f"{tmp_path}/toy"]
         try:
             run(source, write, [*folders, *options], doc="Toys.")
         except SystemExit as exit:
             code = exit.code
-        assert tree(tmp_path / "raw") == before
+        assert contents(tmp_path / "raw") == before
         assert {p.name for p in tmp_path.iterdir()} <= {"raw", "toy"}
         return code, *capsys.readouterr()
 
@@ -116,9 +109,8 @@ def test_from_an_archive(archive, prepare, tmp_path):
     assert (code, errors) == (0, "")
     assert f"toys.zip: sha256 {digest}, as published" in printed
     assert len(load_dataset(tmp_path / "toy")) == 4
-    assert record(tmp_path)["archives"] == [
-        {"name": "toys.zip", "bytes": archive.stat().st_size, "sha256": digest, "as published": True}
-    ]
+    kept = {"name": "toys.zip", "bytes": archive.stat().st_size, "sha256": digest, "as published": True}
+    assert record(tmp_path)["archives"] == [kept]
     run(TOY, write, ["--raw", str(archive), "--out", str(tmp_path / "toy")], doc="")  # the file itself
 
 
@@ -157,11 +149,11 @@ def test_without_download_it_says_how_to_get_one(tmp_path, capsys):
 
 def test_counts_that_differ(raw, prepare, tmp_path):
     assert prepare()[0] == 0
-    whole = tree(tmp_path / "toy")
+    whole = contents(tmp_path / "toy")
     kept = (raw / "screw/test/good/1.png").read_bytes()
     (raw / "screw/test/good/1.png").unlink()
     code, _, errors = prepare()
-    assert code == 1 and tree(tmp_path / "toy") == whole, "what was prepared before stays"
+    assert code == 1 and contents(tmp_path / "toy") == whole, "what was prepared before stays"
     assert "found 1 and 1, published 2 and 1" in errors and "--counts warn" in errors
     assert "category screw, test normal: found 1, published 2" in errors
     code, _, errors = prepare("--counts", "warn")
@@ -172,9 +164,8 @@ def test_counts_that_differ(raw, prepare, tmp_path):
     assert (code, errors) == (0, "") and "The difference is known: the second edition" in printed
     assert record(tmp_path)["known reason of the difference"] == TOY.known[0].reason
     assert "byte-identical images: 1, the first is screw/test/good/2.png" in printed
-    assert record(tmp_path)["repeated images, and as which"] == [
-        ["screw/test/good/2.png", "screw/test/good/1.png"]
-    ]
+    repeated = ["screw/test/good/2.png", "screw/test/good/1.png"]
+    assert record(tmp_path)["repeated images, and as which"] == [repeated]
     (raw / "screw/test/good/2.png").unlink()
     categories = {"screw": (1, 2, 1), "nut": (None, None, 0)}
     assert "category nut: missing" in prepare(source=replace(TOY, categories=categories))[2]
@@ -222,9 +213,7 @@ def test_archives_that_are_none_or_others(archive, prepare, tmp_path):
     code, _, errors = prepare()
     assert code == 1 and "toys.zip is cut off or damaged" in errors and not (tmp_path / "toy").exists()
     archive.write_bytes(whole)  # the archive is checked to be whole, a folder beside it is not
-    broken = archive.parent / "toys/screw/test/good/0.png"
-    broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"half")
+    written(archive.parent / "toys/screw/test/good/0.png", b"half")
     assert prepare("--quick")[0] == 0
     assert (tmp_path / "toy/screw/test/good/0.png").read_bytes() != b"half"
 
@@ -268,11 +257,9 @@ def test_links_inside_the_download(raw, prepare, tmp_path):
 def test_stopped_in_the_middle(raw, prepare, tmp_path, error, code, message):
     """Also by a kill, which leaves half of what it made."""
     for leftover in ("toy.partial/screw/test/good/9.png", "toy.unpacked/toys/9.png", "toy.lock"):
-        path = tmp_path / leftover
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"half")
+        written(tmp_path / leftover, b"half")
     assert prepare()[0] == 0
-    before = tree(tmp_path / "toy")
+    before = contents(tmp_path / "toy")
     assert len(load_dataset(tmp_path / "toy")) == 4
 
     def interrupt(root, out, arguments):
@@ -283,30 +270,25 @@ def test_stopped_in_the_middle(raw, prepare, tmp_path, error, code, message):
 
     found, _, errors = prepare(write=interrupt)
     assert found == code and message in errors
-    assert tree(tmp_path / "toy") == before
+    assert contents(tmp_path / "toy") == before
 
 
 def test_download_and_prepared_folder_lie_apart(raw, tmp_path, capsys):
     """An extracted download looks much like a prepared folder, and that would be replaced."""
+
+    def refuse(source, out, message):
+        before = contents(tmp_path)
+        with pytest.raises(SystemExit):
+            run(source, write, ["--raw", str(raw), "--out", str(out)], doc="")
+        assert message in capsys.readouterr().err and contents(tmp_path) == before
+
     shutil.copytree(raw, tmp_path / "other")
-    for out, message in (
-        (raw, "lie in each other"),
-        (raw / "toy", "lie in each other"),
-        (tmp_path, "lie in each other"),
-        (tmp_path / "other", "other has no prepared.json of this script"),
-        (Path(".."), "give the prepared folder a name"),
-    ):
-        before = tree(tmp_path)
-        with pytest.raises(SystemExit):
-            run(TOY, write, ["--raw", str(raw), "--out", str(out)], doc="")
-        assert message in capsys.readouterr().err
-        assert tree(tmp_path) == before
-    folders = ["--raw", str(raw), "--out", str(tmp_path / "toy")]
-    run(TOY, write, folders, doc="")
-    for source, message in ((replace(TOY, name="nuts"), "was made of toy"), (TOY, "has no prepared.json")):
-        before = tree(tmp_path)
-        with pytest.raises(SystemExit):
-            run(source, write, folders, doc="")
-        assert message in capsys.readouterr().err
-        assert tree(tmp_path) == before
-        (tmp_path / "toy/prepared.json").unlink(missing_ok=True)  # as in a folder made by hand
+    refuse(TOY, raw, "lie in each other")
+    refuse(TOY, raw / "toy", "lie in each other")
+    refuse(TOY, tmp_path, "lie in each other")
+    refuse(TOY, tmp_path / "other", "other has no prepared.json of this script")
+    refuse(TOY, Path(".."), "give the prepared folder a name")
+    run(TOY, write, ["--raw", str(raw), "--out", str(tmp_path / "toy")], doc="")
+    refuse(replace(TOY, name="nuts"), tmp_path / "toy", "was made of toy")
+    (tmp_path / "toy/prepared.json").unlink()  # as in a folder made by hand
+    refuse(TOY, tmp_path / "toy", "has no prepared.json")

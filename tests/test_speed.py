@@ -6,28 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import refused
 from open_clip.transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from zsad_core.encoders import load_encoder
 from zsad_papers.common.costs import multiply_accumulates, paper_tower, window_sequences
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.costs import complexity_table
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder("zsad-mini", "random", device="cpu")
-
-
-@pytest.fixture
-def papers_tower(monkeypatch):
-    """ViT-B/16+ at 240 pixels, without its weights."""
+def test_operations_of_the_papers_model(monkeypatch):
     monkeypatch.setattr(speed, "tower_of", lambda encoder: paper_tower())
-
-
-def test_operations_of_the_papers_model(papers_tower):
     table = speed.operation_table(None, (2, 3)).set_index("what")
     assert table["tokens"].tolist() == [226, 980, 1690, 2896, 2896]
     whole, small, middle, apart, shared = table["multiply-accumulates"]
@@ -47,14 +37,14 @@ def test_one_pass_is_what_the_encoder_runs(encoder, sizes):
 
 
 def test_a_benchmark_that_was_not_run(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"benchmark nothing: run `python -m benchmarks\.nothing`"):
-        speed.read_benchmark("nothing")
+    message = r"benchmark nothing: run `python -m benchmarks\.nothing`"
+    refused(message, speed.read_benchmark, "nothing", error=FileNotFoundError)
     monkeypatch.setattr(speed, "repository_root", lambda: tmp_path)
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     (folder / "windows.csv").write_text("precision\nfp32\n")
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.windows"):
-        speed.read_benchmark("windows")  # the facts about the machine are missing
+    # the facts about the machine are missing
+    refused(r"python -m benchmarks\.windows", speed.read_benchmark, "windows", error=FileNotFoundError)
     (folder / "windows.json").write_text(json.dumps({"cpu": "c"}))
     record, machine = speed.read_benchmark("windows")
     pd.testing.assert_frame_equal(record, pd.DataFrame({"precision": ["fp32"]}))
@@ -69,8 +59,7 @@ def test_counts_are_those_by_hand():
     expected = 16 * 3 * 8 * 8 * width + 2 * block + width * 24
     assert multiply_accumulates(tower) == expected
     assert multiply_accumulates(tower, 3 * [(1, tokens)], patch_embeddings=3) == 3 * expected
-    with pytest.raises(ValueError, match="window sizes .16,. on a grid of .15, 15."):
-        window_sequences(paper_tower(), (16,))
+    refused("window sizes .16,. on a grid of .15, 15.", window_sequences, paper_tower(), (16,))
 
 
 def test_table_3_is_reproduced_by_the_profilers_way_of_counting():

@@ -1,5 +1,3 @@
-"""zsad_papers.common.tables: what a reader, or a screen reader, finds in a table."""
-
 import math
 import re
 

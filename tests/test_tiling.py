@@ -1,5 +1,7 @@
 """Tiles that lie side by side, cut out and enlarged, and the map of their scores."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,22 +56,14 @@ def test_map_by_brute_force(grid):
     image = draw(2)
     found = tiling_map(scores, image, grid)
     assert found.shape == (2, *grid) and found.dtype == torch.float64
-    starts = {size: [sorted({*range(0, e - size, size), e - size}) for e in grid] for size in scores}
+    tiles = {size: window_indices(grid, size)[tile_numbers(grid, size)].tolist() for size in scores}
 
     def mean(x):
         return len(x) / sum(1 / v for v in x)
 
-    for n in range(2):
-        for row in range(grid[0]):
-            for column in range(grid[1]):
-                scales = [image[n].item()]
-                for size, values in scores.items():
-                    tops, lefts = starts[size]
-                    corners = [(top, left) for top in tops for left in lefts]
-                    covering = [
-                        values[n, k].item()
-                        for k, (top, left) in enumerate(corners)
-                        if top <= row < top + size and left <= column < left + size
-                    ]
-                    scales.append(mean(covering))
-                assert found[n, row, column].item() == pytest.approx(mean(scales), rel=1e-9)
+    for n, patch in itertools.product(range(2), range(grid[0] * grid[1])):
+        scales = [image[n].item()]
+        for size, values in scores.items():
+            covering = [k for k, members in enumerate(tiles[size]) if patch in members]
+            scales.append(mean(values[n, covering].tolist()))
+        assert found[n].flatten()[patch].item() == pytest.approx(mean(scales), rel=1e-9)

@@ -10,6 +10,7 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
+from helpers import contents, written
 
 from data_scripts.unpack import archive_kind, unpack
 
@@ -34,10 +35,6 @@ def make_tar(path, how="w", files=FILES, **change):
     return path
 
 
-def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
 def test_archives_whatever_their_name(tmp_path, mode):
     path, files = tmp_path / "photo.png", FILES | {"./c/3": b"3"}
@@ -58,17 +55,12 @@ def test_archives_whatever_their_name(tmp_path, mode):
 def test_kinds_by_content(tmp_path):
     file = tmp_path / "x.zip"
     for content in (b"", bytes(2048), lzma.compress(b"no tar")):
-        file.write_bytes(content)
-        assert archive_kind(file) is None
+        assert archive_kind(written(file, content)) is None
     make_zip(file, {"[Content_Types].xml": b"", "xl/workbook.xml": b""})
     assert archive_kind(file) is None, "a spreadsheet is no archive"
-    for content, message in (
-        (b"Rar!\x1a\x07\x01\x00", "unrar x .*give that folder"),
-        (b"7z\xbc\xaf\x27\x1c", "7z x "),
-        (b"<html>please log in</html>", "is no archive"),
-    ):
-        file.write_bytes(content)
-        refused(file, tmp_path / "out", message)
+    refused(written(file, b"Rar!\x1a\x07\x01\x00"), tmp_path / "out", "unrar x .*give that folder")
+    refused(written(file, b"7z\xbc\xaf\x27\x1c"), tmp_path / "out", "7z x ")
+    refused(written(file, b"<html>please log in</html>"), tmp_path / "out", "is no archive")
 
 
 def refused(path, folder, message, **limits):
@@ -80,18 +72,10 @@ def refused(path, folder, message, **limits):
     assert {p.name for p in folder.parent.iterdir()} <= {folder.name, path.name}
 
 
-LINKS = [
-    (tarfile.SYMTYPE, "link"),
-    (tarfile.LNKTYPE, "link"),
-    (tarfile.FIFOTYPE, "neither a file nor a folder"),
-]
-OUT = ["../x", "a/../../x", "/x", "C:x", "a\\..\\x", ".."]
-TWICE = [["a/1", second] for second in ("a//1", "./a/1", "a", "a/1/x")]
-
-
 def test_links_devices_and_encrypted_files(tmp_path):
     path, out = tmp_path / "evil", tmp_path / "out"
-    for kind, fault in LINKS:
+    faults = {tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "link", tarfile.FIFOTYPE: "neither a file nor"}
+    for kind, fault in faults.items():
         make_tar(path, files={"a": b""}, type=kind, linkname="fine")
         refused(path, out, f"'a' is (a )?{fault}")
     link = zipfile.ZipInfo("link")
@@ -101,19 +85,18 @@ def test_links_devices_and_encrypted_files(tmp_path):
     refused(path, out, "'link' is a link")
     data = bytearray(make_zip(path, {"secret": b"1"}).read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(data)
-    refused(path, out, "'secret' is encrypted")
+    refused(written(path, bytes(data)), out, "'secret' is encrypted")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 def test_names_and_sizes_that_are_refused(tmp_path, make):
     path, out = tmp_path / "evil", tmp_path / "out"
-    for name in OUT:
+    for name in ("../x", "a/../../x", "/x", "C:x", "a\\..\\x", ".."):
         make(path, files={"fine": b"1", name: b"2"})
         refused(path, out, "leads out of the archive|no plain relative path")
-    for names in TWICE:
-        make(path, files=dict.fromkeys(names, b"1"))
+    for second in ("a//1", "./a/1", "a", "a/1/x"):
+        make(path, files=dict.fromkeys(["a/1", second], b"1"))
         refused(path, out, "there twice")
     folders = {f"{i}/": b"" for i in range(30)}
     make(path, files=folders, **({} if make is make_zip else {"type": tarfile.DIRTYPE}))
@@ -137,8 +120,7 @@ def test_cut_off(tmp_path, keep, mode):
     noise = random.Random(0).randbytes(40_000)
     path, files = tmp_path / "short", {"1": noise, "2": noise}
     whole = (make_zip(path, files) if mode == "zip" else make_tar(path, mode, files)).read_bytes()
-    path.write_bytes(whole[: int(len(whole) * keep)])
-    refused(path, tmp_path / "out", "short is cut off or damaged")
+    refused(written(path, whole[: int(len(whole) * keep)]), tmp_path / "out", "short is cut off or damaged")
 
 
 def test_damaged(tmp_path):
@@ -146,8 +128,7 @@ def test_damaged(tmp_path):
     path, out = tmp_path / "bad", tmp_path / "out"
     whole = make_tar(path, files={"1": bytes(512), "2": bytes(512)}).read_bytes()
     for faulty in (whole[:1024], whole[:1024] + b"\1" * 512 + whole[1024:], whole[:1100]):
-        path.write_bytes(faulty)
-        refused(path, out, "closing block is missing")
+        refused(written(path, faulty), out, "closing block is missing")
     whole = make_zip(path, {"\u00e9": bytes(range(256)) * 40, "b": b"2"}).read_bytes()
     name, end = whole.rindex("\u00e9".encode()), whole.rindex(b"PK\x05\x06")
     entry = whole.index(b"PK\x01\x02")

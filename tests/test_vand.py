@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refused
 from PIL import Image
 from torch.testing import assert_close
 
@@ -11,18 +12,8 @@ from zsad_core.datasets import load_dataset
 from zsad_core.image_features import compute_features
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import compositional_ensemble
-from zsad_papers.baselines.vand import (
-    STATES,
-    TEMPLATES,
-    Adapters,
-    mosaics_of,
-    patch_logits,
-    train_adapters,
-    vand_detector,
-    vand_extractor,
-    vand_maps,
-    vand_texts,
-)
+from zsad_papers.baselines import vand
+from zsad_papers.baselines.vand import mosaics_of, train_adapters, vand_detector, vand_extractor, vand_texts
 from zsad_papers.common import experiment
 
 LAYERS = (1, 2, 3, 4)
@@ -83,7 +74,7 @@ def linears(parameters):
 
 
 def test_texts_are_means_of_unit_embeddings_of_the_ensemble(encoder, tmp_path):
-    sides = compositional_ensemble("metal nut", STATES, TEMPLATES)
+    sides = compositional_ensemble("metal nut", vand.STATES, vand.TEMPLATES)
     assert [len(set(side)) for side in sides] == [245, 175]
     assert "a jpeg corrupted photo of the flawless metal nut." in sides[0]
     assert "this is one damaged metal nut in the scene." in sides[1]
@@ -101,19 +92,17 @@ def test_maps_are_softmaxes_of_upsampled_logits(learned):
         logits = plain_logits(tokens[layer], linear, texts, 30.0).detach()
         up = F.interpolate(logits, size, mode="bilinear", align_corners=True)
         expected += up.softmax(1)[:, 1] / 4
-    assert_close(vand_maps(patch_logits(learned.parameters, tokens, texts, 30.0, (3, 3)), size), expected)
+    logits = vand.patch_logits(learned.parameters, tokens, texts, 30.0, (3, 3))
+    assert_close(vand.vand_maps(logits, size), expected)
 
 
 def test_one_step_is_that_of_the_written_out_loss(encoder, dataset, tmp_path):
-    """Loss, gradients by autograd and Adam, for a batch of two categories, each with its own texts."""
     drawn = train_adapters(encoder, dataset, epochs=0, cache_dir=tmp_path)
     assert drawn.losses == () and drawn.recipe["scale"] == pytest.approx(1 / 0.07)
     modules = linears(drawn.parameters)
     loss, scale = torch.zeros(()), drawn.recipe["scale"]
-    parts = [
-        compute_features(vand_extractor(encoder), dataset.select(name), tmp_path, whole="squash")
-        for name in dataset.categories
-    ]
+    extractor, each = vand_extractor(encoder), map(dataset.select, dataset.categories)
+    parts = [compute_features(extractor, own, tmp_path, whole="squash") for own in each]
     texts = [vand_texts(encoder, name, tmp_path) for name in dataset.categories]
     masks = torch.stack([torch.from_numpy(dataset.mask(i)) for i in range(len(dataset))])
     for layer, linear in modules.items():
@@ -169,32 +158,26 @@ def test_mosaics_seeds_and_the_disk(encoder, dataset, learned, tmp_path, monkeyp
     assert 0.1 < (seen >= 10).mean() < 0.3 and len(found.trained_on) == 10
 
     learned.save(tmp_path / "adapters.safetensors")
-    found = Adapters.load(tmp_path / "adapters.safetensors")
+    found = vand.Adapters.load(tmp_path / "adapters.safetensors")
     assert_close(found.parameters, learned.parameters, rtol=0, atol=0)
     assert torch.equal(found.trained_on, learned.trained_on) and found.layers == LAYERS
     for name in ("recipe", "model_id", "weights_id", "losses"):
         assert getattr(found, name) == getattr(learned, name)
-    with pytest.raises(ValueError, match="no learned prompts"):
-        LearnedPrompts.load(tmp_path / "adapters.safetensors")
+    refused("no learned prompts", LearnedPrompts.load, tmp_path / "adapters.safetensors")
 
 
 def test_what_is_refused(encoder, small_clip, learned, dataset, tmp_path):
-    with pytest.raises(ValueError, match="these adapters were learned with small"):
-        vand_detector(small_clip(seed=1), learned, "carpet", tmp_path)
-    with pytest.raises(ValueError, match="6 of 6 images of aux trained these adapters"):
-        learned.refuse_training_images(dataset.select(category="metal_nut"))
+    other, seen = small_clip(seed=1), dataset.select(category="metal_nut")
+    refused("these adapters were learned with small", vand_detector, other, learned, "carpet", tmp_path)
+    refused("6 of 6 images of aux trained these adapters", learned.refuse_training_images, seen)
     learned.refuse_training_images(make(tmp_path / "fresh", first=1))
     unmasked = make(tmp_path / "unmasked", masks=False)
-    for own, options, error, message in (
-        (unmasked, {}, ValueError, "no anomalous image with a mask"),
-        (dataset, {"lr": 0}, ValueError, "above 0"),
-        (dataset, {"epochs": -1}, ValueError, "above 0"),
-        (dataset, {"batch_size": 0}, ValueError, "above 0"),
-        (dataset, {"mosaic": 1.5}, ValueError, "mosaic=1.5.*a probability"),
-        (dataset, {"epochs": 3, "lr": 1e38}, FloatingPointError, "lower lr"),
-    ):
-        with pytest.raises(error, match=message):
-            train_adapters(encoder, own, **options)
+    refused("no anomalous image with a mask", train_adapters, encoder, unmasked)
+    refused("above 0", train_adapters, encoder, dataset, lr=0)
+    refused("above 0", train_adapters, encoder, dataset, epochs=-1)
+    refused("above 0", train_adapters, encoder, dataset, batch_size=0)
+    refused("mosaic=1.5.*a probability", train_adapters, encoder, dataset, mosaic=1.5)
+    refused("lower lr", train_adapters, encoder, dataset, error=FloatingPointError, epochs=3, lr=1e38)
 
 
 def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
@@ -212,9 +195,6 @@ def test_a_mosaic_has_four_images_of_its_category(dataset_with, tmp_path):
         parts = [np.unique(pixels[quarter]).tolist() for quarter in quarters]
         assert all(len(part) == 1 for part in parts) and len({part[0] for part in parts}) == 4
         for (part,), quarter in zip(parts, quarters, strict=True):
-            found = mask[quarter]
-            if part < 160:
-                assert not found.any()
-            else:
-                assert found[0].all() and not found[-1].any()
+            assert not mask[quarter][-1].any() and mask[quarter][0].all() == (part >= 160)
+            assert mask[quarter].any() == (part >= 160)
         assert mosaics.labels[i] == mask.any()

@@ -9,17 +9,9 @@ import pytest
 from zsad_papers.common import verify
 from zsad_papers.common.results import rows, write_results
 
-FACTS = {
-    "model": "zsad-mini",
-    "weights_sha256": "ab" * 32,
-    "datasets": {"toys": "cd"},
-    "parameters": {"seeds": 2, "device": "auto", "profile": "mini"},
-    "precision": "fp32",
-    "seed": 0,
-    "commit": "0123",
-    "versions": {"torch": "2.14.1"},
-    "device": "cpu",
-}
+FACTS = {"model": "zsad-mini", "weights_sha256": "ab" * 32, "datasets": {"toys": "cd"}, "precision": "fp32"}
+FACTS |= {"parameters": {"seeds": 2, "device": "auto", "profile": "mini"}, "seed": 0, "commit": "0123"}
+FACTS |= {"versions": {"torch": "2.14.1"}, "device": "cpu"}
 
 
 def call(*arguments):
@@ -31,9 +23,8 @@ def call(*arguments):
 
 def some_rows(aurocs=(0.9, 0.8), spearman=0.5):
     names = {"paper": "rwda", "artifact": "T1", "dataset": "toys", "method": "rwda"}
-    table = pd.DataFrame({"category": ["a", "b"], "auroc": aurocs})
-    rank = rows(pd.DataFrame([{"spearman": spearman}]), **names)
-    return pd.concat([rows(table, **names), rank], ignore_index=True)
+    tables = pd.DataFrame({"category": ["a", "b"], "auroc": aurocs}), pd.DataFrame([{"spearman": spearman}])
+    return pd.concat([rows(table, **names) for table in tables], ignore_index=True)
 
 
 @pytest.fixture
@@ -89,9 +80,8 @@ def test_two_images_may_change_places(task, problems):
 def test_a_single_training_may_differ_as_similar_ones_with_seeds_do():
     a = some_rows().query("metric == 'auroc'").assign(method="coop", variant="seeds", std=[0.1, 3.0, 0.2])
     single = a.assign(variant="single", std=np.nan)
-    table = verify.compare_rows(
-        pd.concat([a, single]), pd.concat([a, single.assign(mean=single["mean"] + 1)])
-    )
+    other = single.assign(mean=single["mean"] + 1)
+    table = verify.compare_rows(pd.concat([a, single]), pd.concat([a, other]))
     allowed = table.set_index(["category", "variant"])["allowed"]
     assert allowed["a", "single"] == pytest.approx(0.42) and allowed["b", "single"] == pytest.approx(12.6)
     assert table["problem"].tolist().count("differs") == 2
@@ -115,12 +105,8 @@ def test_missing_rows_and_undefined_numbers_are_named(run, capsys):
     undefined = whole.assign(mean=whole["mean"].where(whole["category"] != "b"))
     parts = whole.iloc[:-1], undefined.iloc[1:]  # without the last one, without category a
     found = verify.compare_rows(*parts).set_index(["metric", "category"])["problem"].to_dict()
-    assert found == {
-        ("auroc", "a"): "only in A",
-        ("auroc", "b"): "undefined in one",
-        ("auroc", "mean"): "",
-        ("spearman", "mean"): "only in B",
-    }
+    expected = {("auroc", "a"): "only in A", ("auroc", "b"): "undefined in one", ("auroc", "mean"): ""}
+    assert found == expected | {("spearman", "mean"): "only in B"}
     assert call(*(run(name, part) for name, part in zip("ab", parts))) == 1
     assert "auroc: undefined in one" in capsys.readouterr().out
 
@@ -149,11 +135,8 @@ def test_what_cannot_be_compared_has_its_own_exit_code(run, tmp_path, capsys):
     bad, lacking = (run(name, some_rows()) for name in ("bad", "lacking"))
     (bad / "one.json").write_text("{")
     (lacking / "one.json").unlink()
-    for name, message in (
-        ("nowhere", "does not exist"),
-        ("bad", "cut off or damaged"),
-        ("lacking", "without its provenance"),
-    ):
+    says = {"nowhere": "does not exist", "bad": "cut off or damaged", "lacking": "without its provenance"}
+    for name, message in says.items():
         assert call(a, tmp_path / name) == 2, name
         said = capsys.readouterr()
         assert message in said.err and not said.out

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from exact import pixel_auroc
+from helpers import pixel_auroc
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -42,35 +42,22 @@ def parts_of(dataset_with, tmp_path):
     return make
 
 
-def brightness(size=24):
-    """Features `grey`: tiles shrunk to size x size pixels."""
+def shrunk(image):
+    return torch.from_numpy(np.array(image.resize((24, 24), Image.Resampling.BOX)))
 
-    def preprocess(image):
-        return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BOX)))
 
-    return Extractor(
-        {"model": "stub", "size": size},
-        (size, size),
-        preprocess,
-        lambda pixels: {"grey": pixels[..., 0].float() / 256},
-    )
+BRIGHTNESS = Extractor({"model": "stub"}, (24, 24), shrunk, lambda x: {"grey": x[..., 0].float() / 256})
 
 
 def detect_light(found):
     grey = found.tensor("grey")
-    return {
-        "light": Output(grey.amax((1, 2)), grey),
-        "dark": Output(maps=-grey),
-        "mean": Output(grey.mean((1, 2))),
-    }
-
-
-# maps of tiles become maps of images
+    light, mean = Output(grey.amax((1, 2)), grey), Output(grey.mean((1, 2)))
+    return {"light": light, "dark": Output(maps=-grey), "mean": mean}
 
 
 @pytest.mark.parametrize("whole", ["tiles", "squash"])
 def test_a_spot_lands_where_it_is(parts_of, whole):
-    (part,) = parts_of([spot(*where) for where in SPOTS], brightness(), whole=whole)
+    (part,) = parts_of([spot(*where) for where in SPOTS], BRIGHTNESS, whole=whole)
     found = part.load()
     assert len(found.owner) == (4 if whole == "squash" else 1 + 3 + 3 + 2)
     for map_size, scale in ((None, 1), (12, 0.5)):
@@ -102,15 +89,12 @@ def test_overlapping_tiles_are_averaged():
     np.testing.assert_allclose(smooth, expected)
 
 
-# measuring
-
-
 @pytest.mark.filterwarnings("error")  # none about the empty masks of normal images
 @pytest.mark.parametrize("map_size", [None, 12])
 def test_metrics_are_those_of_all_maps_at_once(parts_of, monkeypatch, map_size):
     monkeypatch.setattr(image_features, "PART", 3)  # two parts
     normal = [spot(30, 24, 4, 4)[0], spot(24, 24, 9, 9)[0]]
-    parts = parts_of([*normal, *(spot(*where) for where in SPOTS)], brightness())
+    parts = parts_of([*normal, *(spot(*where) for where in SPOTS)], BRIGHTNESS)
     found = measure(parts, detect_light, map_size=map_size, each=("light",))
     maps, masks, scores = [], [], []
     for part in parts:
@@ -132,9 +116,6 @@ def test_metrics_are_those_of_all_maps_at_once(parts_of, monkeypatch, map_size):
         np.testing.assert_allclose(own[:3], [*within, x.max()])
 
 
-# detectors
-
-
 def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -143,14 +124,11 @@ TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
 
 
 def features(n, seed=0):
-    """n square images of 3 x 3 patches."""
     arrays = {"image": draw(n, 16, seed=seed), "layer/2": draw(n, 9, 32, seed=seed + 1)}
     arrays |= {"windows/2": draw(n, 4, 16, seed=seed + 2), "windows/3": draw(n, 1, 16, seed=seed + 3)}
     meta = pd.DataFrame({"image": [f"{i}.png" for i in range(n)]})
-    boxes = np.tile([0, 0, 24, 24], (n, 1))
-    return TileFeatures(
-        meta, np.full((n, 2), 24), np.arange(n), boxes, {k: v.numpy() for k, v in arrays.items()}
-    )
+    places = np.full((n, 2), 24), np.arange(n), np.tile([0, 0, 24, 24], (n, 1))
+    return TileFeatures(meta, *places, {name: values.numpy() for name, values in arrays.items()})
 
 
 def test_ablations_of_table_8():

@@ -1,5 +1,3 @@
-"""WinCLIP and WinCLIP+ on a few images, against direct computations."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +14,8 @@ from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
 from zsad_papers.common.experiment import Category, flipped, hidden_layers
-from zsad_papers.winclip.experiments import (
-    few_shot,
-    few_shot_arrays,
-    few_shot_scores,
-    zero_shot,
-    zero_shot_classification,
-    zero_shot_detector,
-)
+from zsad_papers.winclip import experiments
+from zsad_papers.winclip.experiments import few_shot_arrays, zero_shot, zero_shot_detector
 
 ALL = ("P", "P+Wm", "P+Wm+Ws")
 
@@ -65,9 +57,6 @@ def probability(views, sides, temperature):
     return (cosines / temperature).softmax(-1)[..., 1].mean(1).numpy()
 
 
-# language
-
-
 def test_language_of_squares_is_the_direct_computation(square, kept):
     encoder, t = square.encoder, square.temperature
     model = encoder.image_size, encoder.transform
@@ -82,7 +71,8 @@ def test_language_of_squares_is_the_direct_computation(square, kept):
         return tuple(side(encoder, s) for s in prompts(*names))
 
     states = compositional_ensemble("bottle top", templates=("{}",))
-    raw = [encoder.embed_text(s, normalize=False).mean(0) for s in prompts("prompt_ens")]
+    raw = [F.normalize(encoder.embed_text(s, normalize=False).mean(0), dim=0) for s in prompts("prompt_ens")]
+    specific = sides("specific_states", "hole", "spot", "stain")
     words = "normal bottle top", "anomalous bottle top"
     pair, ensemble = tuple(side(encoder, [s]) for s in words), sides("prompt_ens")
     multi_crop = probability(views, ensemble, t)
@@ -95,18 +85,14 @@ def test_language_of_squares_is_the_direct_computation(square, kept):
         ("winclip", "prompt_ens"): probability(whole, ensemble, t),
         ("winclip", "multi_crop"): multi_crop,
         ("winclip", ""): multi_crop,
-        ("winclip", "specific_states"): probability(
-            views, sides("specific_states", "hole", "spot", "stain"), t
-        ),
+        ("winclip", "specific_states"): probability(views, specific, t),
         ("winclip", "whole=center_crop"): multi_crop,
         ("winclip", "whole=squash"): multi_crop,
-        ("winclip", "normalize_sentences=0"): probability(
-            views, tuple(F.normalize(x, dim=0) for x in raw), t
-        ),
+        ("winclip", "normalize_sentences=0"): probability(views, raw, t),
         ("winclip", "temperature=0.07"): probability(views, ensemble, 0.07),
         ("winclip", "temperature=0.01"): probability(views, ensemble, 0.01),
     }
-    found = values_of(zero_shot_classification(square))
+    found = values_of(experiments.zero_shot_classification(square))
     assert found.keys() == expected.keys()
     for names, values in expected.items():
         np.testing.assert_allclose(found[names], values, rtol=1e-4, atol=1e-7, err_msg=str(names))
@@ -118,15 +104,11 @@ def test_without_crops_each_of_two_tiles_counts_once(square, kept, monkeypatch):
     views = np.random.default_rng(0).normal(size=(len(square.test), 12, square.encoder.dim))
     monkeypatch.setattr(Category, "views", lambda *_: views)
     expected = clip(views[:, [0, 6]], square.texts("two_class"), square.temperature).scores
-    found = values_of(zero_shot_classification(square))["winclip", "two_class"]
+    found = values_of(experiments.zero_shot_classification(square))["winclip", "two_class"]
     np.testing.assert_allclose(found, expected)
 
 
-# maps
-
-
 def test_winclip_map_is_the_map_of_the_tables(square, tmp_path):
-    """From pixels, and by way of kept features, at the size of the encoder's input."""
     extractor = replace(square.clip, dtype=torch.float32)
     (part,) = compute_features(extractor, square.test, tmp_path)
     features, size = part.load(), square.encoder.image_size
@@ -140,9 +122,6 @@ def test_edited_prompts_are_not_read_from_an_old_cache(square, monkeypatch):
     before = [record["auroc"] for record in zero_shot(square)]
     monkeypatch.setattr(prompts, "WINCLIP_STATES", (["{} as new"], ["{} of another colour"]))
     assert all(a != b for a, b in zip(before, (record["auroc"] for record in zero_shot(square)), strict=True))
-
-
-# draws of references
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +144,6 @@ def test_draws_are_nested_distinct_and_differ(many):
     other = replace(many, name="another").draws([8])
     assert all((other[8, seed] != draws[8, seed]).any() for seed in range(3, 8))
     np.testing.assert_array_equal(many.draws([4])[4, 5], draws[4, 5])  # whatever else is drawn
-
-
-# WinCLIP+
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -201,9 +177,10 @@ def test_distances_to_references_by_hand(square, layer_norm):
 
 def test_winclip_plus_is_the_mean_of_both_scores(square, kept):
     """Equation 6, in the tables and where RWDA adds its own score."""
-    language = values_of(zero_shot_classification(square))["winclip", ""]
-    maxima, sums = few_shot_arrays(square, [1, 2], ALL), few_shot_scores(square, [1, 2], ALL)
-    records = [r for r in few_shot(square, [1, 2], ALL) if r["variant"] == "score=ascore0+max_map"]
+    language = values_of(experiments.zero_shot_classification(square))["winclip", ""]
+    maxima, sums = few_shot_arrays(square, [1, 2], ALL), experiments.few_shot_scores(square, [1, 2], ALL)
+    few_shot = experiments.few_shot(square, [1, 2], ALL)
+    records = [record for record in few_shot if record["variant"] == "score=ascore0+max_map"]
     assert len(records) == len(sums) == 4
     for record in records:
         k, seed = record["shots"], record["seed"]

@@ -1,5 +1,3 @@
-"""WinCLIP's tables: which record becomes which row, and that the papers' keys meet."""
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +12,7 @@ from zsad_papers.rwda import tables as rwda_tables
 from zsad_papers.winclip import costs as winclip_costs
 from zsad_papers.winclip import tables as winclip_tables
 
-# records to rows
-
-
-# each row of a table is the mean over the categories of one kind of record
-
+# Each row of a table is the mean over the categories of one kind of record.
 WINDOWS = ("wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token", "image_tiling")
 LANGUAGE = ("one_class", "two_class", "state_ens", "prompt_ens", "multi_crop", "", "specific_states")
 LANGUAGE += ("whole=center_crop", "whole=squash", "defect=flip", "temperature=0.01")
@@ -29,34 +23,27 @@ for k in (1, 2, 4):
     plus = ("score=max_map", "score=ascore0", "score=ascore0+max_map", "defect=flip")
     MADE += [("image", "winclip_plus", variant, k) for variant in plus]
     MADE += [("pixel", "winclip_plus", f"maps={name}", k) for name in ("P", "P+Wm", "P+Wm+Ws")]
-    MADE += [
-        (task, m, "", k) for task in ("image", "pixel") for m in ("padim", "patchcore", "patchcore_last")
-    ]
+    others = ("padim", "patchcore", "patchcore_last")
+    MADE += [(task, method, "", k) for task in ("image", "pixel") for method in others]
 MADE += [("image", "patchcore", "", FULL_SHOT)]
 WHOLE, MAPS = "score=ascore0+max_map", "maps=P+Wm+Ws"
-MVTEC_ROWS = {  # artifact, task, method, variant, shots of a row: the record that it is made of
-    **{
-        ("T1", "image", m, "", k): ("image", m, "", k)
-        for m, k in (("winclip", 0), ("clip_ac", 0), ("padim", 2))
-    },
+SAME = [("T1", "image", "winclip", "", 0), ("T1", "image", "clip_ac", "", 0), ("T1", "image", "padim", "", 2)]
+SAME += [("T4", "pixel", "maskclip", "", 0), ("T13", "pixel", "winclip", "", 0)]
+SAME += [("T2", "image", "patchcore", "", FULL_SHOT), ("T6", "pixel", "winclip_plus", "maps=P+Wm", 2)]
+SAME += [("T3", "image", "winclip", variant, 0) for variant in LANGUAGE[:5]]
+SAME += [("T5", "image", "winclip_plus", variant, 4) for variant in plus[:3]]
+SAME += [("T8", "pixel", "winclip", variant, 0) for variant in ("", *WINDOWS)]
+# artifact, task, method, variant, shots of a row: the record that it is made of
+MVTEC_ROWS = {row: row[1:] for row in SAME} | {
     ("T1", "image", "winclip_plus", "", 2): ("image", "winclip_plus", WHOLE, 2),
     ("T4", "pixel", "winclip_plus", "", 1): ("pixel", "winclip_plus", MAPS, 1),
-    ("T4", "pixel", "maskclip", "", 0): ("pixel", "maskclip", "", 0),
     ("T10", "image", "winclip_plus", "", 1): ("image", "winclip_plus", WHOLE, 1),
-    ("T13", "pixel", "winclip", "", 0): ("pixel", "winclip", "", 0),
     ("T2", "image", "winclip_plus", "", 4): ("image", "winclip_plus", WHOLE, 4),
-    ("T2", "image", "patchcore", "", FULL_SHOT): ("image", "patchcore", "", FULL_SHOT),
-    **{("T3", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in LANGUAGE[:5]},
-    **{("T5", "image", "winclip_plus", v, 4): ("image", "winclip_plus", v, 4) for v in plus[:3]},
-    ("T6", "pixel", "winclip_plus", "maps=P+Wm", 2): ("pixel", "winclip_plus", "maps=P+Wm", 2),
-    **{("T8", "pixel", "winclip", v, 0): ("pixel", "winclip", v, 0) for v in ("", *WINDOWS)},
     ("S9", "image", "winclip", "backbone=tiny", 0): ("image", "winclip", "prompt_ens", 0),
     ("S9", "pixel", "winclip", "backbone=tiny", 0): ("pixel", "winclip", "", 0),
 }
-VISA_ROWS = {
-    **{("T7", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in ("", "specific_states")},
-    **{("suppA", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in LANGUAGE[7:9]},
-}
+VISA_ROWS = {("T7", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in ("", "specific_states")}
+VISA_ROWS |= {("suppA", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in LANGUAGE[7:9]}
 RWDA_ROWS = {
     ("T1", "image", "winclip", "object_known", 0): ("image", "winclip", "", 0),
     ("T1", "image", "winclip", "", 2): ("image", "winclip_plus", WHOLE, 2),
@@ -70,9 +57,8 @@ def records():
     """A record of each kind in the categories a and b, each with an AUROC of its own."""
     columns = ["task", "method", "variant", "shots"]
     frame = pd.DataFrame(MADE, columns=columns).assign(seed=0, auroc=np.arange(len(MADE)) / 1000)
-    return pd.concat(
-        [frame.assign(category=c, auroc=frame["auroc"] + more) for c, more in (("a", 0), ("b", 0.2))]
-    )
+    second = frame.assign(category="b", auroc=frame["auroc"] + 0.2)
+    return pd.concat([frame.assign(category="a"), second])
 
 
 def check_rows(found, expected):
@@ -102,9 +88,6 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records):
     check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), RWDA_ROWS)
 
 
-# times
-
-
 def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
     encoder, settings, maps = tiny_clip, read_settings({"device": "cpu"}), {}
 
@@ -120,13 +103,8 @@ def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
     def by(**o):
         return winclip_map(encoder, pixels, normal, anomalous, temperature=0.01, **o)
 
-    expected = {
-        "": by(),
-        "wo_image_scale": by(image_scale=False),
-        "wo_mid_scale": by(scales=(2,)),
-        "wo_small_scale": by(scales=(3,)),
-        "wo_harmonic": by(aggregate="arithmetic"),
-    }
+    expected = {"": by(), "wo_image_scale": by(image_scale=False), "wo_mid_scale": by(scales=(2,))}
+    expected |= {"wo_small_scale": by(scales=(3,)), "wo_harmonic": by(aggregate="arithmetic")}
     torch.testing.assert_close({name: maps[name] for name in expected}, expected)
     assert all(maps[name].shape[1:] == encoder.grid for name in ("patch_token", "image_tiling"))
     assert (maps["patch_token"] != maps["image_tiling"]).any()

@@ -7,26 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import written
 
 pytestmark = pytest.mark.slow
-PACKAGES = ("zsad_core", "zsad_papers", "zsad_predict")
-FOLDERS = (*PACKAGES, "data_scripts", "workflow", "profiles", "notebooks", "book", "benchmarks")
-PARTS = (*FOLDERS, "_config.yml")
-PROFILE = {
-    "datasets": {"mvtec": None, "visa": None, "sewerml": "textile/textile"},  # a category: its folder is made
-    "weights": "random",
-    "limit_images": 1,
-    "seeds": 1,
-    "n_pairs": 4,
-    "pool_pairs": 4,
-    "pair_counts": [4],
-    "batch_size": 4,
-}
+FOLDERS = ("zsad_core", "zsad_papers", "zsad_predict", "data_scripts", "workflow", "profiles", "benchmarks")
+DATASETS = {"mvtec": None, "visa": None, "sewerml": "textile/textile"}  # a category: its folder is made
+PROFILE = {"datasets": DATASETS, "weights": "random", "limit_images": 1, "seeds": 1, "profile": "tiny"}
+PROFILE |= {"n_pairs": 4, "pool_pairs": 4, "pair_counts": [4], "batch_size": 4}
 STAMP = Path("cache/embedded/tiny/textile.txt")
 TABLE = Path("data/textile/meta.csv")
 
@@ -34,15 +27,12 @@ TABLE = Path("data/textile/meta.csv")
 def copy_checkout(root, folder):
     """What the workflow needs of the checkout, with the profile `tiny`."""
     skip = shutil.ignore_patterns("__pycache__", "_build", ".ipynb_checkpoints")
-    for part in PARTS:
-        source = root / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=skip)
-        else:
-            shutil.copy(source, folder / part)
+    for name in (*FOLDERS, "notebooks", "book"):
+        shutil.copytree(root / name, folder / name, ignore=skip)
+    shutil.copy(root / "_config.yml", folder)
     shutil.rmtree(folder / "book" / "notebooks", ignore_errors=True)
     profile = yaml.safe_load((root / "profiles" / "mini.yaml").read_text())
-    (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump({**profile, **PROFILE, "profile": "tiny"}))
+    (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump({**profile, **PROFILE}))
     return folder
 
 
@@ -52,17 +42,17 @@ def checkout(root, tmp_path):
     return copy_checkout(root, tmp_path / "My Docs (ä)")
 
 
-@pytest.fixture
-def start(checkout):
-    """start(*options): the workflow, in a process group of its own that ends with the test."""
+@contextmanager
+def workflow():
+    """run(checkout, *options): the workflow, in a process group of its own that ends with the block."""
     processes = []
 
-    def run(*options):
+    def run(checkout, *options, output=subprocess.PIPE, environment=os.environ):
         process = subprocess.Popen(
-            [sys.executable, "workflow/run.py", "--profile", "tiny", "--cores", "1", *options],
+            [sys.executable, "workflow/run.py", "--profile", "tiny", *options],
             cwd=checkout,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
-            stdout=subprocess.PIPE,
+            env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)},
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -72,11 +62,20 @@ def start(checkout):
         processes.append(process)
         return process
 
-    yield run
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    try:
+        yield run
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def start(checkout):
+    """start(*options): the workflow on one core."""
+    with workflow() as run:
+        yield partial(run, checkout, "--cores", "1")
 
 
 def finish(process):
@@ -111,13 +110,11 @@ def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout, start):
 
 
 def test_a_changed_notebook_is_the_only_one_that_runs_again(checkout, start):
-    """All outputs are put there by hand and declared up to date; then one source changes."""
     names = [path.relative_to(checkout / "notebooks") for path in (checkout / "notebooks").rglob("*.ipynb")]
     results = yaml.safe_load((checkout / "profiles" / "tiny.yaml").read_text())["results_dir"]
     outputs = [Path(results, "notebooks") / name for name in names]
     for path in (TABLE, STAMP, STAMP.with_name("texts.txt"), *outputs):
-        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / path).write_text("made")
+        written(checkout / path, "made")
     finish(start("--until", "sections", "--touch"))
     assert "Nothing to be done" in finish(start("--until", "sections", "--dry-run"))
     changed = checkout / "notebooks" / "rwda" / "31_prompt_guided.ipynb"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from exact import pixel_auroc
+from helpers import pixel_auroc, refused, saved, written
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -30,7 +30,6 @@ from zsad_predict.thresholds import Threshold
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A CLIP of 3 x 3 patches with random weights."""
     folder = tmp_path_factory.mktemp("settings")
     vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 2}}
@@ -53,13 +52,11 @@ def noise(seed, size=(30, 30)):
 def fill(folder, names, first=0, size=(30, 30)):
     names = [f"{i:02d}.png" for i in range(names)] if isinstance(names, int) else names
     for i, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        noise(first + i, size).save(folder / name)
+        saved(folder / name, noise(first + i, size))
     return folder
 
 
 def test_a_folder_as_people_have_them(tmp_path, score):
-    """Each kind of file gets its row, in the table and in the files; none is lost."""
     folder, out, picture, turned = tmp_path / "photos", tmp_path / "out", noise(0, (30, 24)), Image.Exif()
     turned[274] = 8
     fill(folder, [f"box {i // 2}/ü{i}-{end}" for i, end in enumerate(("a.jpg", "b.tiff", "c.webp", "d.png"))])
@@ -117,12 +114,10 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
     scored, size = next(result.scored_images()), (259, 518)
     smooth = gaussian_filter(replace(result, smooth=False).map(scored, size), 2.0)  # 4 pixels at 518
     np.testing.assert_allclose(result.map(scored, size), smooth)
-    with pytest.raises(ValueError, match="give prompts_file"):
-        read_prompts(load_encoder(settings.model, "random", device="cpu"))
+    refused("give prompts_file", read_prompts, load_encoder(settings.model, "random", device="cpu"))
     with pytest.raises(FileNotFoundError, match="no.pth"):
         score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)
-    with pytest.raises(ValueError, match="leave it out"):
-        score(folder, "winclip", prompts_file=tmp_path / "no.pth")
+    refused("leave it out", score, folder, "winclip", prompts_file=tmp_path / "no.pth")
 
 
 def test_a_reference_is_scored_against_the_others(tmp_path, score):
@@ -144,15 +139,12 @@ def test_a_reference_is_scored_against_the_others(tmp_path, score):
 
 def test_references_that_cannot_be_read(tmp_path, score):
     normal, folder = fill(tmp_path / "good", 2, first=50), fill(tmp_path / "photos", 2)
-    for path in (normal / "broken.png", tmp_path / "bad" / "a.png"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
+    written(normal / "broken.png", b"")
+    bad = written(tmp_path / "bad" / "a.png", b"").parent
     result = score(folder, "winclip_plus", normal=normal)
     assert len(result.references) == 2 and any("broken.png (" in message for message in result.messages)
-    with pytest.raises(ValueError, match="no normal reference can be read: a.png"):
-        score(folder, "winclip_plus", normal=tmp_path / "bad")
-    with pytest.raises(ValueError, match="compares with normal images"):
-        score(folder, "winclip_plus")
+    refused("no normal reference can be read: a.png", score, folder, "winclip_plus", normal=bad)
+    refused("compares with normal images", score, folder, "winclip_plus")
 
 
 def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings, monkeypatch):
@@ -184,15 +176,13 @@ def test_a_killed_run_goes_on_with_the_part_it_was_in(tmp_path, score, settings,
 def test_results_never_overwrite_anything_else(tmp_path, score):
     folder = fill(tmp_path / "photos", ["a.png", "a.jpg", "b/a.png"])
     foreign, mine = fill(tmp_path / "holiday", 1), tmp_path / "out" / "maps" / "mine.txt"
-    for out, error, message in ((folder, ValueError, "would replace"), (foreign, FileExistsError, "00.png")):
-        with pytest.raises(error, match=message):
-            score(folder, out=out)
+    refused("would replace", score, folder, out=folder)
+    refused("00.png", score, folder, out=foreign, error=FileExistsError)
     with pytest.raises(OSError, match=r"a\.png cannot be written \(.+\): give another folder"):
         report.check_out(folder / "a.png" / "out")
     assert score(folder, out=tmp_path / "out").table["heat_map"].nunique() == 3, "equal stems"
     mine.write_text("kept")
-    with pytest.raises(FileExistsError, match="maps/mine.txt"):
-        score(folder, out=tmp_path / "out")
+    refused("maps/mine.txt", score, folder, out=tmp_path / "out", error=FileExistsError)
     for _ in range(2):
         again = score(folder, out=folder / "results")  # its own heat maps are not images to score
     assert len(again.table) == 3 and any("an earlier run" in message for message in again.messages)
@@ -240,14 +230,10 @@ def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score
     said = " ".join(result.messages)
     assert "1 labels belong to no file" in said and "1 scored images have no label" in said
     assert values(result, "image")["auroc"] == pytest.approx(roc_auc_score(labels[:4], scores[:4]))
-    for text, message in {
-        "file,label\na.png,2\n": "unknown labels 2",
-        "file,label\na.png,1\na.png,0\n": "listed as normal and as anomalous",
-        "": "is not a CSV file",
-    }.items():
-        file.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            score(folder, labels=file)
+    refused("unknown labels 2", score, folder, labels=written(file, "file,label\na.png,2\n"))
+    twice = written(file, "file,label\na.png,1\na.png,0\n")
+    refused("listed as normal and as anomalous", score, folder, labels=twice)
+    refused("is not a CSV file", score, folder, labels=written(file, ""))
 
 
 def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
@@ -255,8 +241,7 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     masks, mask = folder / "truth", np.zeros((30, 30), np.uint8)  # inside: not to be scored
     mask[5:15, 5:15] = 255
     for name in ("hole/0_mask.png", "hole/1.png", "stray.png"):
-        (masks / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(masks / name)
+        saved(masks / name, Image.fromarray(mask))
     result = score(folder, masks=masks)
     assert len(result.table) == 5 and result.table["label"].tolist() == [0, 0, 0, 1, 1]
     assert any("1 masks belong to no image" in message for message in result.messages)
@@ -288,24 +273,12 @@ def test_heat_map_is_marked_where_it_is_above_the_threshold():
 
 def test_options_say_what_is_wrong(tmp_path):
     for name, value in {"device": "gpu", "seed": -1, "scales": (), "dropout": 1.0}.items():
-        with pytest.raises(ValueError, match=rf"{name} = .*: \w+ should"):
-            options_from({name: value})
-    with pytest.raises(ValueError, match="only zsad-mini has its own"):
-        load_scorer("clip", read_options(model="RN50", device="cpu"))
+        refused(rf"{name} = .*: \w+ should", options_from, {name: value})
+    refused("only zsad-mini has its own", load_scorer, "clip", read_options(model="RN50", device="cpu"))
     (tmp_path / "own.yaml").write_text("sedes: 3")
-    with pytest.raises(ValueError, match="'sedes' .*: did you mean 'seeds'"):
-        read_options(str(tmp_path / "own.yaml"))
-    with pytest.raises(FileNotFoundError, match="expected one of .*mini"):
-        read_options("no")
+    refused("'sedes' .*: did you mean 'seeds'", read_options, str(tmp_path / "own.yaml"))
+    refused("expected one of .*mini", read_options, "no", error=FileNotFoundError)
     assert read_options() == Options(cache_dir=read_options().cache_dir), "the profile mini has the defaults"
-
-
-# the command
-
-
-def tiny(settings):
-    model = ["--model", settings.model, "--weights", "random", "--device", "cpu"]
-    return [*model, "--cache", settings.cache_dir]
 
 
 @pytest.fixture
@@ -313,13 +286,13 @@ def run(settings, tmp_path, monkeypatch, capsys):
     """run(arguments): exit code, standard output, standard error; in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
+    tiny = ["--model", settings.model, "--weights", "random", "--device", "cpu"]
+    tiny += ["--cache", settings.cache_dir]
+
     def call(*arguments):
-        try:
-            __main__.main(["predict", *tiny(settings), *map(str, arguments)])
-        except SystemExit as exited:
-            code = exited.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        with pytest.raises(SystemExit) as exited:
+            __main__.main(["predict", *tiny, *map(str, arguments)])
+        return exited.value.code, *capsys.readouterr()
 
     return call
 

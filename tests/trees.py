@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from helpers import saved, written
 from PIL import Image
 
 
@@ -39,9 +40,7 @@ class Download:
                 if target:
                     expected[targets[i]] = path, mask_path
         for name, text in self.texts.items():
-            path = root / self.outer / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
+            written(root / self.outer / name, text)
         return expected
 
 
@@ -62,24 +61,22 @@ def size_of(name):
 
 def draw(path, name, size=None):
     """Noise, different for each name. EXIF data of a JPEG ask for a rotation, a PNG may be of any mode."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     seed, (width, height) = zlib.crc32(name.encode()), size or size_of(name)
     image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     if path.suffix == ".png":
-        image.convert(("RGB", "L", "RGBA", "P")[seed % 4]).save(path)
+        saved(path, image.convert(("RGB", "L", "RGBA", "P")[seed % 4]))
     else:
-        image.save(path, **({"exif": exif} if path.suffix.lower() == ".jpg" else {}))
+        saved(path, image, **({"exif": exif} if path.suffix.lower() == ".jpg" else {}))
 
 
 def draw_mask(path, name, value=255, size=None):
     """One rectangle, different for each name; a JPEG blurs its edge."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     seed, (width, height) = zlib.crc32(name.encode()), size or size_of(name)
     pixels = np.zeros((height, width), np.uint8)
     pixels[1 + seed % 3 : 6, 2 : 6 + seed % 5] = value
-    Image.fromarray(pixels).save(path)
+    saved(path, Image.fromarray(pixels))
 
 
 def mvtec_files(category, defect, name, suffix="_mask"):
@@ -159,35 +156,36 @@ SEWER = """
     valid01/00000111.png -> sewer/test/good/00000111.png"""
 SEWER_LIST = "Filename,WaterLevel,Defect\n00000048.png,5,1\n00000059.png,5,0\n00000111.png,5,0\n"
 
+BOTTLE = mvtec_files("bottle", "broken", "bottle")
+MVTEC = BOTTLE + mvtec_files("metal_nut", "bent", "metal_nut")
+BTAD = btad_files("01", "bmp", "png") + btad_files("02", "png", "png") + btad_files("03", "bmp", "bmp")
+DAGM = ("Class1", "Class10", "Class9")
+TN3K = """
+    tn3k/test-image/{0000,0001}.jpg & tn3k/test-mask/{0000,0001}.jpg -> thyroid/test/nodule/{0000,0001}.jpg
+    tn3k/trainval-image/0000.jpg & tn3k/trainval-mask/0000.jpg
+    tg3k/thyroid-image/0000.jpg"""
+HEADS = "head_ct/head_ct/{000,001,002}.png -> brain/test/{hemorrhage/000,hemorrhage/001,good/002}.png"
+REPACKED = "{defect/000,good/100}.png -> brain/test/{hemorrhage/000,good/100}.png"
+ENDO = polyp_files("images.jpg", "masks.png") + "\nbbox/preview.jpg"
+UPDATE = FIRST.replace("COVID/", "COVID-19/") + "\nViral Pneumonia/Viral Pneumonia (1).png"
+PRESENT = """
+    COVID/images/COVID-{1,2}.png -> chest/test/covid19/COVID-{1,2}.png
+    Normal/images/Normal-{1,2}.png -> chest/test/good/Normal-{1,2}.png
+    {COVID,Normal,Viral Pneumonia}/masks/1.png
+    Viral Pneumonia/images/1.png"""
+
 DOWNLOADS = [
-    Download(
-        "mvtec",
-        mvtec_files("bottle", "broken", "bottle") + mvtec_files("metal_nut", "bent", "metal_nut"),
-        {"readme.txt": "terms", "bottle/readme.txt": "terms"},
-    ),
-    Download("mvtec", mvtec_files("bottle", "broken", "bottle"), outer="a/b/MVTecAD"),
+    Download("mvtec", MVTEC, {"readme.txt": "terms", "bottle/readme.txt": "terms"}),
+    Download("mvtec", BOTTLE, outer="a/b/MVTecAD"),
     Download("mpdd", mvtec_files("tubes", "flattening", "tubes"), outer="MPDD"),
-    *(
-        Download("dtd_synthetic", mvtec_files(folder, "bad", "Woven_001", suffix), outer="DTD-Synthetic")
-        for folder, suffix in (("Woven_001", "_mask"), ("woven_001", ""))
-    ),
-    Download(
-        "btad",
-        btad_files("01", "bmp", "png") + btad_files("02", "png", "png") + btad_files("03", "bmp", "bmp"),
-        outer="BTech_Dataset_transformed",
-        values=(128, 0),
-    ),
+    Download("dtd_synthetic", mvtec_files("Woven_001", "bad", "Woven_001"), outer="DTD-Synthetic"),
+    Download("dtd_synthetic", mvtec_files("woven_001", "bad", "Woven_001", ""), outer="DTD-Synthetic"),
+    Download("btad", BTAD, outer="BTech_Dataset_transformed", values=(128, 0)),
     Download("visa", VISA, {"split_csv/1cls.csv": VISA_LIST}, values=(1, 3)),
     Download("visa", mvtec_files("candle", "bad", "candle", suffix=""), outer="1cls"),
-    *(
-        Download("sdd", mvtec_files(f"electrical{blank}commutators", "defect", ELECTRICAL), outer="SDD")
-        for blank in " _"
-    ),
-    Download(
-        "dagm",
-        dagm_files("Class1") + dagm_files("Class10") + dagm_files("Class9"),
-        dagm_lists("Class1", "Class9", "Class10"),
-    ),
+    Download("sdd", mvtec_files(ELECTRICAL, "defect", ELECTRICAL), outer="SDD"),
+    Download("sdd", mvtec_files("electrical_commutators", "defect", ELECTRICAL), outer="SDD"),
+    Download("dagm", "".join(map(dagm_files, DAGM)), dagm_lists(*DAGM)),
     Download("dagm", dagm_files("Class1"), dagm_lists("Class1"), outer="DAGM_KaggleUpload"),
     Download("isic", SKIN, {f"{MASKS}.csv": "ISIC_03,0.0\n"}),
     Download("isic", SKIN, outer="ISBI/skin/test"),
@@ -197,46 +195,16 @@ DOWNLOADS = [
     Download("cvc_colondb", bundle("CVC-ColonDB"), outer="Polyp_DataSet"),
     Download("kvasir", polyp_files("images.jpg", "masks.jpg"), {"boxes.json": "{}"}, outer="a/b/Kvasir-SEG"),
     Download("kvasir", bundle("Kvasir"), outer="Polyp_DataSet"),
-    Download(
-        "endo",
-        polyp_files("images.jpg", "masks.png") + "\nbbox/preview.jpg",
-        {"bbox/1.csv": "polyp,2,1,5,4\n"},
-        outer="EndoTect_2020_Segmentation_Test_Dataset",
-    ),
-    Download(
-        "tn3k",
-        "tn3k/test-image/{0000,0001}.jpg & tn3k/test-mask/{0000,0001}.jpg"
-        " -> thyroid/test/nodule/{0000,0001}.jpg\n"
-        "tn3k/trainval-image/0000.jpg & tn3k/trainval-mask/0000.jpg\ntg3k/thyroid-image/0000.jpg",
-        {"tn3k/label4test.csv": "0000.jpg,0\n"},
-        outer="Thyroid Dataset",
-    ),
-    Download(
-        "headct",
-        "head_ct/head_ct/{000,001,002}.png -> brain/test/{hemorrhage/000,hemorrhage/001,good/002}.png",
-        {"labels.csv": "id, hemorrhage\n0,1\n1,1\n2,0\n"},
-    ),
-    Download(
-        "headct",
-        "{defect/000,good/100}.png -> brain/test/{hemorrhage/000,good/100}.png",
-        outer="HeadCT_anomaly_detection/brain/test",
-    ),
+    Download("endo", ENDO, {"bbox/1.csv": "polyp,2,1,5,4\n"}, "EndoTect_2020_Segmentation_Test_Dataset"),
+    Download("tn3k", TN3K, {"tn3k/label4test.csv": "0000.jpg,0\n"}, outer="Thyroid Dataset"),
+    Download("headct", HEADS, {"labels.csv": "id, hemorrhage\n0,1\n1,1\n2,0\n"}),
+    Download("headct", REPACKED, outer="HeadCT_anomaly_detection/brain/test"),
     Download("brainmri", f"{BRAIN}\nbrain_tumor_dataset/{{yes/{YES},no/{NO}}}"),
     Download("brainmri", BRAIN, outer="brain_tumor_dataset"),
     Download("br35h", f"{BRAIN}\npred/pred0.jpg\nBr35H-Mask-RCNN/TRAIN/y0.jpg"),
-    Download(
-        "covid19",
-        FIRST.replace("COVID/", "COVID-19/") + "\nViral Pneumonia/Viral Pneumonia (1).png",
-        outer="COVID-19 Radiography Database",
-    ),
+    Download("covid19", UPDATE, outer="COVID-19 Radiography Database"),
     Download("covid19", FIRST, outer="COVID-19_Radiography_Dataset"),  # as AnomalyCLIP's code wants it
-    Download(
-        "covid19",
-        "COVID/images/COVID-{1,2}.png -> chest/test/covid19/COVID-{1,2}.png\n"
-        "Normal/images/Normal-{1,2}.png -> chest/test/good/Normal-{1,2}.png\n"
-        "{COVID,Normal,Viral Pneumonia}/masks/1.png\nViral Pneumonia/images/1.png",
-        outer="COVID-19_Radiography_Dataset",
-    ),
+    Download("covid19", PRESENT, outer="COVID-19_Radiography_Dataset"),
     Download("sewerml", SEWER, {"SewerML_Val.csv": "\ufeff" + SEWER_LIST, "SewerML_Train.csv": "Filename\n"}),
     Download("sewerml", SEWER, {"SewerML_Val.csv": SEWER_LIST}),
 ]  # fmt: skip

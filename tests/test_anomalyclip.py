@@ -116,8 +116,8 @@ def test_rows_are_made_of_the_records_that_they_are_named_for():
     records = pd.concat([records, second])
     first = anomalyclip_tables.main_rows(records, "toys", "T1").iloc[0]
     assert (first["mean"], first["std"]) == pytest.approx((15, 200**0.5))
-    one = anomalyclip_tables.rows_of(records, "toys", "F5", method="anomalyclip", variant="")
-    assert one["mean"].tolist() == pytest.approx([5]) and one["std"].isna().all()  # at the seed of the others
+    one = anomalyclip_tables.rows_of(records, "toys", "F8", method="anomalyclip", variant=["", "E=4"])
+    assert one["mean"].tolist() == pytest.approx([5]) and one["std"].isna().all()  # at the seed of the sweep
     modules = anomalyclip_tables.ablation_rows(records, "toys", "T4").set_index(["method", "variant"])["mean"]
     assert modules.to_dict() == pytest.approx({kind: expected[kind] for kind in kinds[1:4]})
     by_class = anomalyclip_tables.classwise_rows(records, "mvtec", "toys")

@@ -38,8 +38,8 @@ from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.settings import Settings
 
-SPREAD = ("", "coop", "vand")
-"""Variants that are trained with `prompt_seeds` seeds, from the first on: Tables 1 and 2. Others have one."""
+ONE_SEED = ("code:", "word=", "E=", "M=", "L=", "N=")
+"""Variants of sweeps, trained with the first seed alone. All others are trained with `prompt_seeds` seeds."""
 
 
 def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
@@ -267,7 +267,7 @@ def learned_for(
     settings: Settings, encoder: ClipEncoder, dataset: str, variants: Sequence[str]
 ) -> dict[tuple[str, int], LearnedPrompts | Adapters]:
     """What each variant and seed learned for a dataset's stand-in; nothing without the auxiliary set."""
-    seeds = {variant: settings.prompt_seeds if variant in SPREAD else 1 for variant in variants}
+    seeds = {name: 1 if name.startswith(ONE_SEED) else settings.prompt_seeds for name in variants}
     tasks = [(v, FIRST_SEED + k) for v, number in seeds.items() if v != "baselines" for k in range(number)]
     found: dict = {}
     for auxiliary in (auxiliary_dataset(dataset), MEDICAL):

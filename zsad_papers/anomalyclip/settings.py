@@ -21,7 +21,7 @@ class AnomalyclipSettings(Settings):
         le=1,
     )
     prompt_seeds: int = parameter(
-        "how many trainings of AnomalyCLIP, CoOp and VAND in the main tables; others have one", ge=1
+        "how many trainings of AnomalyCLIP, its ablations, CoOp and VAND; sweeps have one", ge=1
     )
     context_lengths: NumbersFrom1 = parameter("learned words in a prompt to compare (E)")
     prompt_depths: NumbersFrom1 = parameter("text blocks with learned tokens to compare (M)")

@@ -96,12 +96,11 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
 
 
 def rows_of(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of one artifact of this paper, of the first seed, which all variants have; where and keep: as in
-    `results.tidy`."""
-    return _tidy(records[records["seed"] <= learning.FIRST_SEED], stand_in, artifact, **where)
-
-
-def _tidy(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
+    """Rows of one artifact of this paper, over all seeds, or the first alone beside a sweep, which has no
+    other; where and keep: as in `results.tidy`."""
+    variants = [where["variant"]] if isinstance(where["variant"], str) else list(where["variant"])
+    if any(name.startswith(experiments.ONE_SEED) for name in variants):
+        records = records[records["seed"] <= learning.FIRST_SEED]
     return tidy(records, stand_in, artifact, paper="anomalyclip", **{"metrics": METRICS, **where})
 
 
@@ -111,8 +110,8 @@ def ablation_rows(records: pd.DataFrame, stand_in: str, artifact: str) -> pd.Dat
 
 
 def main_rows(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of Tables 1 or 2: six methods without their variants, over all seeds."""
-    return _tidy(records, stand_in, artifact, method=METHODS, variant="", shots=0, **where)
+    """Rows of Tables 1 or 2: six methods without their variants."""
+    return rows_of(records, stand_in, artifact, method=METHODS, variant="", shots=0, **where)
 
 
 def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str) -> pd.DataFrame:

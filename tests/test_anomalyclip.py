@@ -57,6 +57,15 @@ def test_prompts_are_learned_once_and_kept_under_what_they_depend_on(settings, l
     assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
 
 
+def test_vand_learns_longer_on_visa_and_with_mosaics_on_mvtec(settings, large, monkeypatch):
+    asked, whole = [], replace(settings, epochs_share=1.0)
+    monkeypatch.setattr(learning, "train_adapters", lambda *_, **recipe: asked.append(recipe))
+    for auxiliary in ("mvtec", "visa"):
+        with pytest.raises(AttributeError):  # nothing was learned that could be saved
+            learning.learned_adapters(whole, large, auxiliary)
+    assert [(recipe["epochs"], recipe["mosaic"]) for recipe in asked] == [(3, 0.2), (15, 0.0)]
+
+
 def test_a_map_is_the_mean_over_layers():
     rng, grid = np.random.default_rng(0), (2, 3)
     unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)

@@ -3,7 +3,7 @@ import pytest
 from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
 from zsad_papers.common.contradictions import class_means, quoted, stated_twice
 from zsad_papers.common.results import load_published
-from zsad_papers.rwda.contradictions import statements
+from zsad_papers.rwda.contradictions import statements, versions
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,10 @@ def test_a_planted_error_in_a_mean_is_found_beyond_rounding(published):
     for mean, agrees in ((92.2, True), (92.1, True), (92.3, False), (92.0, False)):
         found = class_means(planted(published, mean, **keys)).set_index("where")
         assert found.loc[where, "agrees"] == agrees, mean
+    first = load_published("rwda", "published_first_version.csv")
+    frames = published, planted(published, 92.3, **keys)
+    agree = [versions(frame, first)["agrees"].sum() for frame in frames]
+    assert agree[1] == agree[0] - 1
     own = published.query("artifact == 'A5' and variant == 'object_unknown' and method == 'clip_rwda'")
     lost = own["category"] == "pill"
     left = 15 * 92.2 - own["mean"][~lost].sum()  # each of 14 values and 15 means may be off by 0.05
@@ -45,6 +49,10 @@ def test_a_changed_word_pair_contradicts_the_text(published):
     pair = "normal=a good;anomaly=a damaged"
     other = planted(published, 88.4, artifact="T4", method="clip_rwda", variant=pair)
     found = statements(other).set_index("where").loc["Section 4.4 against T4: word pairs without a gain"]
+    rwda = published.query("artifact == 'T3' and method == 'rwda' and metric == 'latency_ms'")["mean"].item()
+    slow = planted(published, 2.4 * rwda, artifact="T3", method="winclip", metric="latency_ms")
+    latency = statements(slow).query("where.str.contains('latency')")
+    assert latency["computed"].tolist() == ["2.400"] and not latency["agrees"].any()
     assert not found["agrees"]
     assert found["computed"] == f"normal=an;anomaly=a broken, {pair}"
 

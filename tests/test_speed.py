@@ -66,6 +66,8 @@ def test_table_3_is_reproduced_by_the_profilers_way_of_counting():
     printed = load_published("rwda").query("artifact == 'T3'").set_index(["method", "metric"])["mean"]
     counted = complexity_table().set_index(["method", "metric"])
     assert len(counted) == 8
+    clip, rwda = (counted.loc[(method, "macs_G"), "all"] for method in ("clip", "rwda"))
+    assert rwda - clip == pytest.approx(6 * (640 * 256 + 2 * 256**2 + 256) / 1e9)  # biases are no products
     for key, row in counted.iterrows():
         digits = 2 if key[1] == "params_M" else 1
         assert round(row["profiler"], digits) == printed[key], key

@@ -161,7 +161,7 @@ def test_distances_to_references_by_hand(square, layer_norm):
     def distance(query, memory):
         return (1 - torch.einsum("npd,md->npm", query, memory).amax(-1)) / 2
 
-    found = few_shot_arrays(square, [1, 2], ALL, layer_norm=layer_norm)
+    found = few_shot_arrays(square, [1, 2], ALL, **({"layer_norm": True} if layer_norm else {}))
     tokens, windows = parts(images_of(square))
     for key in ((1, 1), (2, 0)):
         memory = parts([square.train.image(int(i)) for i in draws[key]])

@@ -16,15 +16,9 @@ from zsad_core.datasets import stretched_mask
 from zsad_core.image_features import TileFeatures
 from zsad_core.losses import PARTS
 from zsad_core.metrics import aupr, auroc
-from zsad_papers.anomalyclip import learning
+from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
-from zsad_papers.anomalyclip.experiments import (
-    ABLATIONS,
-    measured,
-    method_of,
-    run_experiment,
-    score_statistics,
-)
+from zsad_papers.anomalyclip.experiments import measured, method_of, run_experiment
 from zsad_papers.common.experiment import categories
 
 
@@ -140,12 +134,12 @@ def test_gain_is_better_minus_worse_ap_is_the_aupr_and_scores_overlap_by_half():
     assert anomalyclip_tables._with_ap([{"auroc": 0.9, "aupr": 0.7}])["ap"].tolist() == [0.7]
     scores, labels = np.array([0.1, 0.3, 0.3, 0.5, 0.3, 0.9]), np.array([0, 0, 0, 0, 1, 1])
     expected = {"score_mean": 0.4, "score_std": np.std(scores), "score_overlap": 0.5}
-    assert score_statistics(scores, labels) == pytest.approx(expected)
+    assert experiments.score_statistics(scores, labels) == pytest.approx(expected)
 
 
 def test_ablations_change_what_they_are_named_for():
     changed = [{"attention"}, {"object_word"}, {"depth", "length"}, {"local_weight"}]
-    assert [set(options) for options in ABLATIONS["T7"].values()] == [set(), *changed]
-    for name, options in ABLATIONS["T11"].items():
+    assert [set(options) for options in experiments.ABLATIONS["T7"].values()] == [set(), *changed]
+    for name, options in experiments.ABLATIONS["T11"].items():
         dice = {"dice_anomalous", "dice_normal"} if "dice=1" in name else set()
         assert set(options.get("local", PARTS)) == dice | ({"focal"} if "focal=1" in name else set())

@@ -9,13 +9,10 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from zsad_core.fnn import FNN
 from zsad_core.image_features import TileFeatures
 from zsad_core.references import image_similarity_score, sample_references
-from zsad_papers.common.plots import tsne
 from zsad_papers.rwda import experiments as rwda_experiments
 from zsad_papers.rwda import tables as rwda_tables
-from zsad_papers.rwda.figures import layer_features
 
 DIM = 16
 DAMAGE = np.eye(DIM)[0]
@@ -160,17 +157,6 @@ def test_statistics_of_texts_by_hand():
     found = rwda_tables.silhouette_rows({"1": groups}, *names).set_index("metric")["mean"]
     # by cosine a domain's four are 2 / 3 apart, and 1 / 2 from the other domain's
     assert found.to_dict() == pytest.approx({"silhouette_state": 1, "silhouette_domain": -1 / 4})
-
-
-def test_figure_5_has_each_layer_and_tells_clouds_apart():
-    rng, fnn = np.random.default_rng(0), FNN(DIM, (8, 4)).eval()
-    groups = {"few": rng.normal(size=(10, DIM)), "many": 9 + rng.normal(size=(30, DIM))}
-    panels = layer_features(fnn, groups)
-    widths = {name: own["many"].shape[1] for name, own in panels.items()}
-    assert widths == {"clip": DIM, "1": 8, "2": 4}
-    clouds = tsne(panels["clip"]).groupby("group")
-    assert clouds.size().to_dict() == {"few": 10, "many": 30}
-    assert np.ptp(clouds.mean(), axis=0).max() > 2 * clouds.std().to_numpy().max()
 
 
 def test_claim_c12_adds_the_score_of_the_network_to_winclip_plus(images, fnns, monkeypatch):

@@ -3,10 +3,8 @@
 from types import SimpleNamespace
 
 import pandas as pd
-import pytest
 
 from zsad_papers.winclip import figures as winclip_figures
-from zsad_papers.winclip import tables as winclip_tables
 from zsad_papers.winclip.figures import failures
 
 NAN = float("nan")
@@ -51,12 +49,3 @@ def test_failures_by_rule(monkeypatch):
         "(d) around the defect": [("first", 7), ("second", 3)],
     }
     assert all(len(chosen) == 1 for chosen in failures(named, 1).values())
-
-
-def test_small_defects_are_correlated_by_rank(monkeypatch):
-    lines = [("hole", 0.1, 0.9, 0.1, 0), ("hole", 0.2, 0.7, 0.2, 0), ("hole", 0.3, 0.8, 0.3, 0)]
-    frame = described(("good", 0.0, NAN, NAN, 0), *lines, ("hole", 0.9, 0.6, 0.4, 0))
-    monkeypatch.setattr(winclip_tables.experiments, "within_images", lambda category: frame)
-    category = SimpleNamespace(name="first", dataset=SimpleNamespace(name="toys"))
-    table, images = winclip_tables.small_defects([category])
-    assert table["mean"].tolist() == pytest.approx([-0.8]) and len(images) == 4  # 1 - 6 * 18 / (4 * 15)

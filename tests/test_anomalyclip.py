@@ -75,14 +75,12 @@ def test_scores_and_maps_by_hand(settings, large):
     category = squashed_category(settings, large, "mvtec")
     prompts = learning.learned_prompts(settings, large, "visa")
     found = measured(category, method_of(category, prompts))
-
     texts = prompts.texts(large)[0].double()  # (2, d)
     pixels = [category.test.image(i).resize((120, 120), 3) for i in range(len(category.test))]
     batch = torch.stack([large.preprocess(image) for image in pixels])
     heads = large.embed_images(batch, final_norm=False).double()
     expected = (heads @ texts.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(found["/scores"], expected, rtol=2e-3)  # features are kept in float16
-
     (patches,) = large.embed_patches(batch, prompts.config.layers, "vv", prompts.config.first).values()
     maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, large.grid)
     up = F.interpolate(maps[:, None], (120, 120), mode="bilinear", align_corners=False)[:, 0].numpy()

@@ -24,7 +24,6 @@ def trees(*packages):
 
 
 def name_of(node):
-    """`name` of the expressions `name` and `something.name`."""
     return getattr(node, "id", None) or getattr(node, "attr", None)
 
 

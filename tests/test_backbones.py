@@ -51,7 +51,6 @@ def weights_file(resnet, tmp_path_factory):
 
 
 def test_wide_resnet_is_torchvisions():
-    """The backbone of SPADE, PaDiM and PatchCore: names, shapes and values at the layers that they read."""
     backbone = load_backbone(weights="random", layers=(*LAYERS, "layer4"))
     found = backbone.feature_maps(PIXELS)
     shapes = [tuple(x.shape[1:]) for x in found.values()]
@@ -75,7 +74,6 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
     assert backbone.feature_maps(PIXELS[:0])["layer2"].shape == (0, 8, 12, 128)
     for pixels in (PIXELS[0], PIXELS[:, :1], PIXELS.byte()):
         refused(r"float tensor \(n, 3, H, W\), got", backbone.feature_maps, pixels)
-
     download = Mock(return_value=str(weights_file))
     monkeypatch.setattr(backbones, "hf_hub_download", download)
     with pytest.warns(UserWarning, match="no checksum is pinned"):
@@ -86,7 +84,6 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
 
 
 def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
-    """timm's own record names the same file; another file under its name is refused."""
     profile = read_settings({"profile": "paper"})
     name = f"{profile.backbone}.{profile.backbone_weights}"
     url, digits = checkpoints.PINNED[profile.backbone, profile.backbone_weights]

@@ -76,7 +76,6 @@ def test_layouts(download, packed, tmp_path, prepare):
 
 
 def pack(tree, raw, *, each):
-    """One archive, or one for each folder and the files beside them."""
     for path in tree.iterdir() if each else [tree]:
         if path.is_dir():
             shutil.make_archive(str(raw / path.name), "zip", path)
@@ -98,7 +97,6 @@ def test_sources_agree_with_the_published_counts_and_name_a_wrong_download(scrip
 
 
 def test_all_sources():
-    """The nineteen of the book's table, each with a command and the answers that a reader needs."""
     sources = {source.name: source for source in all_sources()}
     paper = yaml.safe_load((Path(__file__).parents[1] / "profiles/paper.yaml").read_text())["datasets"]
     assert {name: name for name in sources if name != "coco_captions"} == paper and len(paper) == 18

@@ -38,7 +38,6 @@ def plain(encoder, pixels, kind="vv", first=6):
         matrix = block.attn.in_proj_weight.view(3, heads, -1, z.shape[-1])  # (q k v, heads, 16, width)
         bias = block.attn.in_proj_bias.view(3, heads, 1, -1)
         q, k, v = torch.einsum("ntw,chdw->cnhtd", z, matrix) + bias[:, None]
-
         parts, out = {"q": q, "k": k, "v": v}, block.attn.out_proj
         shares, mixed = {}, {}
         for name in {kind, "qk"}:
@@ -85,7 +84,6 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(load):
     torch.testing.assert_close(encoder.embed_patches(pixels, (24,), "vv"), before[1])
     usual = {24: encoder.project_tokens(h[24][:, 1:].float())}
     torch.testing.assert_close(encoder.embed_patches(pixels, (24,), normalize=False), usual, **close)
-
     visual.ln_post.weight.mul_(torch.linspace(0.1, 3, 64))
     after = encoder.embed_glocal(pixels, (24,))
     assert torch.equal(after[0], before[0])

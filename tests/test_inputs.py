@@ -33,7 +33,6 @@ def test_an_edit_runs_what_uses_the_file_and_nothing_else():
     assert {Path(name).parent.name for name in jobs("zsad_papers/rwda/tables.py")} <= {"rwda", "notebooks"}
     assert not {"embeddings", "anomalyclip", "winclip"} & jobs("zsad_papers/rwda/tables.py")
     assert {"winclip", "anomalyclip"} <= jobs("zsad_papers/winclip/experiments.py")
-
     for path in ("zsad_core/encoders.py", "zsad_papers/common/settings.py"):
         page = "notebooks/rwda/46_potential_application.ipynb"
         assert {"embeddings", "winclip", "anomalyclip", page} <= jobs(path)

@@ -1,13 +1,14 @@
 """What a notebook begins with: its paper's parameters, the datasets that are there, and words on others."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 from helpers import refused
 
 from zsad_papers import all_papers, rwda
-from zsad_papers.common import data
+from zsad_papers.common import data, settings
 from zsad_papers.common.results import joined, rows
 
 
@@ -60,3 +61,19 @@ def test_a_page_without_data_stops_and_never_replaces_results_on_data_that_are_g
     message = "has results on mini_mvtec, which this run would lose"
     refused(message, page.write, "one", joined([]), error=FileNotFoundError)
     assert (tmp_path / "one.csv").read_bytes() == written
+
+
+def test_the_labs_solutions_run_in_their_order(root, small_run, monkeypatch, capsys):
+    text = (root / "book" / "rwda" / "lab.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    solutions = text.count("{solution-start}")
+    assert solutions and len(blocks) == solutions + 2  # the set-up and the helper come first
+    whole = settings.read_settings
+    monkeypatch.setattr(settings, "read_settings", lambda given: whole({**small_run, **given}))
+    namespace = {"__name__": "lab"}
+    for block in blocks:
+        exec(compile(block, "lab.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert namespace["guided"].shape == (len(namespace["images"].labels),)
+    for line in ("scatter", "accuracy on unseen sentences", "swapped", "64 pairs"):
+        assert line in printed, f"the lab no longer prints {line!r}"

@@ -40,7 +40,6 @@ def test_winclip_and_winclip_plus(tmp_path):
     sides = compositional_ensemble(OBJECT, templates=templates)
     texts = [encoder.embed_text(side, normalize=False).mean(0) for side in sides]
     assert_close(F.normalize(torch.stack(texts), dim=-1), F.normalize(theirs["texts"], dim=-1), **TIGHT)
-
     scores, warm = prompt_score(image, *texts, 0.07), {"temperature": 0.07}
     assert_close(scores, theirs["scores"], **TIGHT)
     assert_close(winclip_map(encoder, pixels, *texts, **warm), theirs["maps"], **TIGHT)

@@ -5,6 +5,7 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
+from helpers import written
 
 from zsad_core import image_features
 from zsad_papers import precompute, run
@@ -25,7 +26,6 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
     for kind in precompute.KINDS:
         lines = {precompute.compute(settings, kind, *place.split("/")) for place in PLACES.values()}
         assert {line.split(":")[0] for line in lines} == {"mini_mvtec", "mini_visa"}
-
     monkeypatch.setattr(image_features, "load_batch", lambda *_, **__: pytest.fail("an image was read again"))
     records = {dataset: winclip_tables.all_records(settings, encoder, dataset) for dataset in PLACES}
     assert {"winclip", "winclip_plus", "patchcore", "trans_mm"} <= set(records["visa"]["method"])
@@ -40,8 +40,8 @@ def test_studies_find_all_features(settings, encoder, monkeypatch):
 @pytest.mark.parametrize("paper", ["winclip", "anomalyclip"])
 def test_experiments_without_their_dataset_are_refused(tmp_path, monkeypatch, capsys, paper):
     mini = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text()) | {"data_dir": str(tmp_path)}
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(mini))
-    command = ["run", "--profile", str(tmp_path / "own.yaml"), "--paper", paper, "--dataset", "mvtec"]
+    own = written(tmp_path / "own.yaml", yaml.safe_dump(mini))
+    command = ["run", "--profile", str(own), "--paper", paper, "--dataset", "mvtec"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match="2"):
         run.main()

@@ -80,7 +80,6 @@ def from_images(encoder, config, parameters, dataset, rows):
 
 
 def slopes(loss, values):
-    """The loss and its gradient by all parameters in one vector."""
     own = {name: value.clone().requires_grad_() for name, value in values.items()}
     result = loss(own)
     result.backward()

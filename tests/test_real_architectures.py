@@ -55,7 +55,6 @@ def test_winclip_and_rwda_on_vit_b_16_plus(pair, tmp_path):
     texts = category_texts(encoder, "wood", tmp_path, "two_class")
     maps = methods.winclip(features, texts, encoder.grid).maps
     assert maps.shape == (2, 15, 15) and maps.isfinite().all() and maps.unique().numel() > 2
-
     images = image_features.image_embeddings(encoder, pair, tmp_path)
     assert images.views.shape == (2, 6, 640)
     words = random_word_embeddings(encoder, tmp_path, 4)

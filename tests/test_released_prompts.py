@@ -61,7 +61,6 @@ def test_a_released_file_becomes_learned_prompts(encoder, tmp_path):
     torch.testing.assert_close(prompts.parameters, expected, rtol=0, atol=0)
     assert (prompts.model_id, prompts.weights_id) == (encoder.model_id, encoder.weights_id)
     assert prompts.trained_on.shape == (0,) and prompts.losses == ()
-
     texts = prompts.texts(encoder)
     assert texts.shape == (1, 2, 32)
     rounded = {k: v.half().float() if "deep" in k else v for k, v in expected.items()}

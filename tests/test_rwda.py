@@ -89,7 +89,6 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
     few = rwda_tables.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
     rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns, multi_crop=False)
-
     own, train = images.select(split="test"), images.select(split="train")
     prompted = partial(rwda_experiments.prompt_scores, own, Texts(), tmp_path)
     known, unknown = prompted(known=True), prompted(known=False)

@@ -156,7 +156,6 @@ def test_mosaics_seeds_and_the_disk(encoder, dataset, learned, tmp_path, monkeyp
     seen = np.stack(rows)  # (epochs, 10): image i or its mosaic 10 + i, each once an epoch
     np.testing.assert_array_equal(np.sort(seen % 10), np.tile(np.arange(10), (40, 1)))
     assert 0.1 < (seen >= 10).mean() < 0.3 and len(found.trained_on) == 10
-
     learned.save(tmp_path / "adapters.safetensors")
     found = vand.Adapters.load(tmp_path / "adapters.safetensors")
     assert_close(found.parameters, learned.parameters, rtol=0, atol=0)

@@ -34,8 +34,6 @@ SPOTS = [(24, 24, 5, 18), (48, 24, 40, 6), (24, 48, 6, 40), (30, 24, 25, 12)]  #
 
 @pytest.fixture
 def parts_of(dataset_with, tmp_path):
-    """parts_of(images, extractor): features of a dataset of these images."""
-
     def make(images, extractor, **options):
         return compute_features(extractor, dataset_with(images), tmp_path / "cache", **options)
 

@@ -100,7 +100,6 @@ def test_ctrl_c_in_the_middle_and_the_next_run_goes_on(checkout, start):
     process.communicate(timeout=300)
     assert process.returncode != 0
     assert not (checkout / STAMP).exists() or not (checkout / STAMP).read_text()  # it had no time to finish
-
     made = table.stat().st_mtime_ns
     finish(start("--until", "embeddings"))
     # The line is printed when all is embedded: what the interrupted job left was not taken for whole.

@@ -77,7 +77,6 @@ def test_a_folder_as_people_have_them(tmp_path, score):
     notes = good.loc[good["notes"] != "", "notes"].to_dict()
     assert notes["turned.jpg"] == "turned as its EXIF data say" and notes["deep.png"] == "16 bits scaled to 8"
     assert table.loc["turned.jpg", ["width", "height"]].tolist() == [24, 30]
-
     kept, parquet = pd.read_csv(out / "scores.csv"), pd.read_parquet(out / "scores.parquet")
     assert kept["file"].tolist() == parquet["file"].tolist() == files
     for own in (kept, parquet):
@@ -223,7 +222,6 @@ def test_metrics_from_folders_and_from_a_file_are_scikit_learn_s(tmp_path, score
     expected |= {"recall": flagged[3:].sum() / 2, "precision": flagged[3:].sum() / flagged.sum()}
     expected |= {"false_alarms": flagged[:3].sum() / 3}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-
     file.write_text("file,label\ngood/0.png,OK\ngood/1.png,0\n2.png,normal\nhole/0.png,1\nlost.png,bad\n")
     result = score(folder, labels=file)
     assert result.table["label"].fillna(-1).tolist() == [0, 0, 0, 1, -1]
@@ -250,7 +248,6 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     expected = {"auroc": pixel_auroc(truth, maps), "pro": aupro(truth, maps)}
     found = values(result, "pixel")
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
-
     Image.new("L", (31, 30)).save(masks / "hole" / "1.png")
     (masks / "hole" / "0_mask.png").unlink()
     table = score(folder, masks=masks, labels="folders").table
@@ -285,7 +282,6 @@ def test_options_say_what_is_wrong(tmp_path):
 def run(settings, tmp_path, monkeypatch, capsys):
     """run(arguments): exit code, standard output, standard error; in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
     tiny = ["--model", settings.model, "--weights", "random", "--device", "cpu"]
     tiny += ["--cache", settings.cache_dir]
 

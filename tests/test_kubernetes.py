@@ -1,7 +1,4 @@
-"""The Kubernetes settings, against a stand-in for kubectl that keeps the Job and answers as it is told.
-
-A real cluster's images, volumes and nodes are not tested.
-"""
+"""The Kubernetes settings, against a stand-in for kubectl: not the images, volumes and nodes of a cluster."""
 
 import os
 import subprocess

@@ -1,7 +1,4 @@
-"""The published architectures with random weights, on two images, through each paper's own path.
-
-Weights cannot be fetched in a test. Shapes, grids and counts do not depend on them.
-"""
+"""The published architectures with random weights, on two images, through each paper's own path."""
 
 import numpy as np
 import pytest

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.contradictions import (
+    MODEL,
     Check,
     as_checks,
     class_means,
+    compared,
     equal_numbers,
     larger,
     quoted,
     same_words,
     stated_twice,
 )
+from zsad_papers.common.contradictions import same_models as same_models_of
 from zsad_papers.common.contradictions import statements as statements_of
 from zsad_papers.common.results import load_published
 
@@ -33,33 +35,17 @@ def checks() -> pd.DataFrame:
 
 
 def same_models(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of different tables that describe one model, as in `same_models.csv`: they must print the same
-    numbers. The others are compared with the first table.
+    """Rows of different tables that describe one model.
 
     The paper does not describe Base of Table 4. It is compared with plain CLIP of Table 1, which has none of
     the four modules.
     """
-    means = frame[(frame["category"] == "mean") & frame["task"].isin(["image", "pixel"])]
-    keys = ["dataset", "task", "metric", "shots", "method"]
-    checks = []
-
-    def compare(what: str, one: pd.DataFrame, other: pd.DataFrame, on: list[str], explanation: str) -> None:
-        for row in one.merge(other, on=on, suffixes=("", "_other")).to_dict("records"):
-            rows = filter(None, [row.get("method", "anomalyclip"), row["variant_other"]])
-            name = f"{row['dataset']} {row['task']} {row['metric']}, {' '.join(rows)}"
-            where = f"{row['artifact_other']} against {row['artifact']}, {what}: {name}"
-            check = equal_numbers(where, row["mean_other"], row["mean"], 0, "same model")
-            checks.append(check | {"explanation": explanation})
-
-    tables = dict(list(means.groupby(["artifact", "variant"])))
-    for what, own in load_claims("anomalyclip", "same_models.csv").groupby("model", sort=False):
-        first, *others = (tables[key] for key in zip(own["artifact"], own["variant"]))
-        for other in others:
-            compare(what, first, other, keys, "")
-    clip = tables["T1", ""].query("method == 'clip' and metric == 'auroc'").drop(columns="method")
-    base = tables["T4", "base"].drop(columns="method")
+    means = frame[frame["category"] == "mean"]
+    clip = means.query("artifact == 'T1' and method == 'clip' and metric == 'auroc'").drop(columns="method")
+    base = means.query("artifact == 'T4' and variant == 'base'")
     unclear = "the text does not say what Base is; no module at all would be plain CLIP"
-    compare("no module", clip, base, keys[:-1], unclear)
+    checks = same_models_of(frame)
+    checks += [check | {"explanation": unclear} for check in compared("no module", clip, base, MODEL[:-1])]
     return as_checks(frame, checks)
 
 

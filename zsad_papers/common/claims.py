@@ -302,7 +302,7 @@ def _leads(numbers: Numbers, row: Comparison) -> Leads:
     for measure in row.measures.split(" | "):
         for dataset in numbers.datasets(row.datasets, measure):
             at = (dataset, measure, row.category or "mean")
-            for first, second in _pairs(row, numbers.options):
+            for first, second in pairs(row, numbers.options):
                 one, other = (numbers.value(side, *at) for side in (first, second))
                 if row.condition.startswith("ratio"):
                     lead, sign = (one / other if other else math.inf), " / "
@@ -313,7 +313,7 @@ def _leads(numbers: Numbers, row: Comparison) -> Leads:
     return leads
 
 
-def _pairs(row: Comparison, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def pairs(row: Comparison, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """First and second settings with their braces filled."""
     braces = list(dict.fromkeys(re.findall(r"\{.*?\}", row.first + row.second)))
     choices = [_choices(text[1:-1], options) for text in braces]

@@ -9,16 +9,22 @@ decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.0
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from zsad_papers.common.claims import Numbers, above, at_least, cells_of, load_claims, place
+from zsad_papers.common.claims import Numbers, above, at_least, cells_of, load_claims, pairs, place
 from zsad_papers.common.results import load_published
 
 KINDS = {  # what is printed, and what is computed
     "class mean": ("a mean in a table", "the mean of the class-wise rows"),
+    "deviation": ("the ± of a mean in a table", "the mean of the ± of the class-wise rows"),
+    "one way": ("means of all tables", "on which side of them the means of the class-wise rows lie"),
+    "repeated column": ("columns of a class-wise table", "those with the values and ± of another column"),
     "missing rows": ("no row", "the range that the other numbers leave for it"),
     "quoted": ("a number quoted from another paper", "that paper's number"),
     "other version": ("a number in the second version", "the first version's"),
@@ -90,8 +96,8 @@ def statements(frame: pd.DataFrame) -> list[Check]:
     checks = []
     for row in load_claims(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
         numbers = numbers_of(frame, row.artifact)
-        sides = row.first.split(" | "), row.second.split(" | ")
-        for *at, first, second in product(row.datasets.split(" | "), row.measures.split(" | "), *sides):
+        at_all = product(row.datasets.split(" | "), row.measures.split(" | "), pairs(row, {}))
+        for *at, (first, second) in at_all:
             what = ", ".join(filter(None, [row.what, place(*at, "", first if row.said else "")]))
             where = f"{row.section} against {row.artifact}: {what}"
             high, low = (numbers.value(side, *at) for side in (first, second))
@@ -113,30 +119,101 @@ def stated_twice(paper: str) -> list[Check]:
     ]
 
 
+def same_models(frame: pd.DataFrame) -> list[Check]:
+    """Rows of different tables that describe one model, as in a paper's `same_models.csv`: they must print
+    the same numbers. The others are compared with the first table."""
+    means = frame[(frame["category"] == "mean") & frame["task"].isin(["image", "pixel"])]
+    tables, checks = dict(list(means.groupby(["artifact", "variant"]))), []
+    models = load_claims(frame["paper"].iloc[0], "same_models.csv").groupby("model", sort=False)
+    for what, own in models:
+        first, *others = (tables[key] for key in zip(own["artifact"], own["variant"]))
+        for other in others:
+            checks += compared(what, first, other, MODEL)
+    return checks
+
+
+MODEL = ["dataset", "task", "metric", "shots", "method"]
+
+
+def compared(what: str, one: pd.DataFrame, other: pd.DataFrame, on: Sequence[str]) -> list[Check]:
+    """The numbers that two tables print of one model."""
+    checks = []
+    for row in one.merge(other, on=on, suffixes=("", "_other")).to_dict("records"):
+        shots = f"{row['shots']}-shot" if row["shots"] else ""
+        rows = filter(None, [shots, row.get("method", row.get("method_other")), row["variant_other"]])
+        name = f"{row['dataset']} {row['task']} {row['metric']}, {' '.join(rows)}"
+        where = f"{row['artifact_other']} against {row['artifact']}, {what}: {name}"
+        checks.append(equal_numbers(where, row["mean_other"], row["mean"], 0, "same model"))
+    return checks
+
+
 def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
     """Means over class-wise rows against the printed means, for every artifact with rows for all classes; for
-    a setting that lacks one, the value that the printed mean leaves for it. quotes: methods whose class
-    values and means the paper takes from the WinCLIP paper."""
+    a setting that lacks one, the value that the printed mean leaves for it. The same of the deviations, which
+    shows what ± means; and whether the means of a measure are all off to one side. quotes: methods whose
+    class values and means the paper takes from the WinCLIP paper."""
     classes = frame[frame["category"] != "mean"]
     all_classes = classes.groupby("dataset")["category"].agg(set)
-    printed: dict[tuple, dict[float, str]] = {}  # setting -> mean -> the artifacts that print it
-    for row in frame[frame["category"] == "mean"].itertuples(index=False):
-        means = printed.setdefault(tuple(getattr(row, key) for key in SETTING), {})
-        means[row.mean] = f"{means[row.mean]}, {row.artifact}" if row.mean in means else row.artifact
-    checks = []
+    means, deviations = (_printed(frame, column) for column in ("mean", "std"))
+    checks, differences = [], defaultdict(list)
     for (artifact, dataset), table in classes.groupby(["artifact", "dataset"], sort=False):
         if set(table["category"]) != all_classes[dataset]:
             continue
         for setting, rows in table.groupby(SETTING, sort=False):
             missing = sorted(all_classes[dataset] - set(rows["category"]))
             source = QUOTED if setting[SETTING.index("method")] in quotes else ""
-            for mean, artifacts in printed.get(setting, {}).items():
+            for mean, artifacts in means.get(setting, {}).items():
                 where = f"{artifact} against {artifacts}: {setting_name(setting)}"
                 if missing:
                     checks.append(_missing(where, missing, mean, rows["mean"]))
-                else:
-                    check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
-                    checks.append(check | {"explanation": UNROUNDED + source})
+                    continue
+                check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
+                checks.append(check | {"explanation": UNROUNDED + source})
+                differences[setting[1], setting[-1]].append(check["difference"])
+            for std, artifacts in deviations.get(setting, {}).items():
+                if std > 0 and not missing:
+                    where = f"{artifact} against {artifacts}: {setting_name(setting)}, ±"
+                    checks.append(_deviation(where, std, rows["std"].to_numpy()))
+    checks += [_one_way(" ".join(measure), np.array(of)) for measure, of in differences.items()]
+    return as_checks(frame, checks)
+
+
+def _printed(frame: pd.DataFrame, column: str) -> dict[tuple, pd.Series]:
+    """By setting, the artifacts that print a mean row, by what they print."""
+    means = frame[(frame["category"] == "mean") & frame[column].notna()]
+    found = means.groupby([*SETTING, column], sort=False)["artifact"].agg(", ".join)
+    return {setting: own.droplevel(SETTING) for setting, own in found.groupby(level=SETTING)}
+
+
+def _deviation(where: str, printed: float, deviations: np.ndarray) -> Check:
+    """Whether a mean's ± is the mean of its classes' deviations; with n independent classes the deviation of
+    the mean itself is smaller, the root of the sum of their squares over n."""
+    of_mean = math.sqrt(sum(deviations**2)) / len(deviations)
+    check = equal_numbers(where, printed, deviations.mean(), 2 * HALF_UNIT, "deviation")
+    return check | {"explanation": f"the ± of the mean itself is {of_mean:.1f}, if classes are independent"}
+
+
+def _one_way(measure: str, differences: np.ndarray) -> Check:
+    """Rounding moves class means up as often as down."""
+    below, above_it = int((differences < 0).sum()), int((differences > 0).sum())
+    by_chance = binomtest(below, below + above_it).pvalue if below + above_it else 1.0
+    found = f"{below} below, {above_it} above, {differences.mean():+.2f} on average"
+    explanation = f"as uneven by chance in one of {1 / by_chance:,.0f} cases"
+    check = same_words(f"class means of {measure}", "as many below as above", found, "one way", explanation)
+    return check | {"agrees": by_chance >= 0.001}
+
+
+def repeated_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """For each class-wise table, the columns with the values and deviations of an earlier one."""
+    classes = frame[frame["category"] != "mean"].sort_values("category", kind="stable")
+    checks = []
+    for artifact, table in classes.groupby("artifact", sort=False):
+        first, repeated = {}, []
+        for setting, rows in table.groupby(SETTING, sort=False):
+            numbers = rows[["category", "mean", "std"]].to_csv(index=False)
+            if (name := first.setdefault(numbers, setting_name(setting))) != setting_name(setting):
+                repeated.append(f"{setting_name(setting)} as {name}")
+        checks.append(same_words(artifact, "none", "; ".join(repeated) or "none", "repeated column"))
     return as_checks(frame, checks)
 
 

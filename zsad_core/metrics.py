@@ -2,7 +2,7 @@
 
 RWDA Section 4.1, WinCLIP Section 5 and AnomalyCLIP Section 4.1 report them. All of them rank: scores run
 upwards with anomaly and may have any scale. Where only one class is present a ranking metric has no value.
-Then every function returns NaN with an `UndefinedMetricWarning`; scikit-learn itself returns 1 or 0 for some.
+Then every function returns NaN with an `UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import label as connected_components
-from sklearn.exceptions import UndefinedMetricWarning
+
+
+class UndefinedMetricWarning(UserWarning):
+    """A metric has no value on these labels."""
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import Literal, get_args
 
@@ -111,9 +112,7 @@ def zero_shot_prompts(
     if kind in ("two_class", "state_ens"):
         templates = ["{}"]
     if kind == "imagenet":
-        import open_clip  # takes seconds, with torch; to prepare a dataset needs neither
-
-        templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+        templates = _LISTS["imagenet_templates"]
     if kind == "specific_states":
         specific = [f"{{}} with {defect.replace('_', ' ').strip()}" for defect in defects]
         states = states[0], [*states[1], *specific]
@@ -157,6 +156,7 @@ def random_word_prompts(
     )
 
 
+@lru_cache(maxsize=1)  # the sentences of several word pairs have the same random words
 def _random_words(n_pairs: int, seed: int, alphabet: str) -> list[list[str]]:
     """(n_pairs, 10) words. Lengths and symbols have streams of their own, filled row by row: nested sets."""
     shape, longest = (n_pairs, 10), WORD_LENGTHS[1]

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
 from zsad_core.methods import Output
@@ -140,6 +139,8 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
     entries = checked_maps("references", {"patches": features}, ["patches"])["patches"].flatten(0, 2)
     points = entries.numpy()
     if points.shape[1] > PROJECTION:
+        from sklearn.random_projection import GaussianRandomProjection  # here: kept records need none
+
         points = GaussianRandomProjection(PROJECTION, random_state=seed).fit_transform(points)
     return entries[k_center_greedy(points, max(1, int(len(points) * CORESET)), seed)]
 

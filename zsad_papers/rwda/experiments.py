@@ -139,11 +139,12 @@ def similarity_scores(test: TileFeatures, train: TileFeatures, shots: int, seed:
 
 def measure(images: TileFeatures, runs: Runs) -> pd.DataFrame:
     """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max."""
-    table = []
+    table, place = [], images.meta["category"].to_numpy()
+    rows_of = {category: np.flatnonzero(place == category) for category in images.categories}
+    labels = images.labels
     for seed, scores in runs.items():
-        for category in images.categories:
-            own = (images.meta["category"] == category).to_numpy()
-            values = {name: metric(images.labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}
+        for category, own in rows_of.items():
+            values = {name: metric(labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}
             table.append({"category": category, "seed": seed, **values})
     return pd.DataFrame(table, columns=["category", "seed", *IMAGE_METRICS])
 

@@ -11,10 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
@@ -172,6 +168,10 @@ def cosine_distance(vectors: np.ndarray) -> float:
 def linear_accuracy(train: Pair, test: Pair) -> float:
     """Held-out accuracy of a logistic regression between normal and anomalous embeddings, a fraction."""
     y, y_test = (np.repeat([0, 1], [len(part) for part in pair]) for pair in (train, test))
+    from sklearn.linear_model import LogisticRegression  # here, as below: most pages do without
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(model.fit(np.concatenate(train), y).score(np.concatenate(test), y_test))
 
@@ -193,6 +193,8 @@ def silhouette_rows(
 ) -> pd.DataFrame:
     """Section 4.5: do a layer's points cluster by state (normal, anomalous) or by domain (caption, random
     words)? Silhouettes of cosines. states, domains: group name -> state, domain."""
+    from sklearn.metrics import silhouette_score
+
     frames = []
     for layer, groups in panels.items():
         points, values = np.concatenate(list(groups.values())), {}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from zsad_core import methods
 from zsad_core.encoders import ClipEncoder, load_encoder
@@ -179,6 +178,8 @@ def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFram
     """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
     anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
     both are empty."""
+    from scipy.stats import spearmanr  # here: it takes as long as pandas
+
     parts = [
         experiments.within_images(category).assign(dataset=category.dataset.name, category=category.name)
         for category in chosen

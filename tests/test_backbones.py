@@ -75,7 +75,7 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
     for pixels in (PIXELS[0], PIXELS[:, :1], PIXELS.byte()):
         refused(r"float tensor \(n, 3, H, W\), got", backbone.feature_maps, pixels)
     download = Mock(return_value=str(weights_file))
-    monkeypatch.setattr(backbones, "hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.warns(UserWarning, match="no checksum is pinned"):
         tagged = load_backbone("resnet18", "tv_in1k")
     download.assert_called_once_with("timm/resnet18.tv_in1k", "model.safetensors")
@@ -112,7 +112,7 @@ def test_preprocessing_by_hand():
 
 
 def test_bad_names_layers_and_weights(weights_file, monkeypatch):
-    monkeypatch.setattr(backbones, "hf_hub_download", Mock(side_effect=OSError("no connection")))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", Mock(side_effect=OSError("no connection")))
     for arguments, error, message in (
         (("wideresnet50", "random"), ValueError, "no architecture of timm"),
         (("resnet18.tv_in1k", "random"), ValueError, "Tags go to `weights`"),

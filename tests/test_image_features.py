@@ -26,10 +26,11 @@ SIDE = 8  # of what the stub of an encoder sees
 class Counting:
     """An extractor whose features are a tile's pixels and their mean; it counts the tiles."""
 
+    image_size, device = (SIDE, SIDE), torch.device("cpu")
+
     def __init__(self, **key):
         self.calls = []
-        key = {"model": "stub", **key}
-        self.extractor = image_features.Extractor(key, (SIDE, SIDE), self.transform, self.features)
+        self.extractor = image_features.Extractor({"model": "stub", **key}, self, self.features)
 
     def transform(self, image):
         image = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BOX)  # cuts the ends off as CLIP does

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers import refused
 
+from zsad_core import encoders
 from zsad_papers import all_papers, rwda
 from zsad_papers.common import data, settings
 from zsad_papers.common.results import joined, rows
@@ -29,11 +30,15 @@ def test_a_page_knows_what_is_there_and_says_what_is_missing(parameters):
 
 
 def test_facts_about_the_encoder_are_kept_without_loading_it_again(parameters, monkeypatch):
-    first = rwda.start(parameters, ["mvtec"]).model
-    monkeypatch.setattr(data, "encoder_of", None)
-    assert rwda.start(parameters, ["mvtec"]).model == first and first.grid == (8, 8)
+    first = rwda.start(parameters, ["mvtec"]).encoder
+    facts = [getattr(first, name) for name in data.FACTS]
+    monkeypatch.setattr(encoders, "load_encoder", None)
+    again = rwda.start(parameters, ["mvtec"]).encoder
+    assert [getattr(again, name) for name in data.FACTS] == facts and again.grid == (8, 8)
+    with pytest.raises(TypeError, match="NoneType"):
+        again.embed_text(["a bolt"])
     with pytest.raises(TypeError, match="NoneType"):  # another seed of random weights
-        rwda.start(parameters | {"seed": 1}, ["mvtec"]).model  # noqa: B018
+        rwda.start(parameters | {"seed": 1}, ["mvtec"]).encoder.grid  # noqa: B018
 
 
 def test_rows_are_compared_judged_and_written_under_the_names_of_the_paper(parameters, tmp_path):

@@ -23,7 +23,8 @@ from zsad_papers.rwda.costs import cost_rows
 
 def encoder_called(model_id, weights_id="x"):
     own = {"weights_sha256": "0123" * 16, "device": "cpu", "precision": "fp32"}
-    return SimpleNamespace(model_id=model_id, weights_id=weights_id, **own)
+    facts = {"model_id": model_id, "weights_id": weights_id, **own}
+    return SimpleNamespace(facts=facts, **facts)
 
 
 ENCODER = encoder_called("zsad-mini", "shipped@0123")

@@ -42,7 +42,7 @@ def test_a_tile_is_cut_out_enlarged_and_encoded(small_clip):
     features = extractor.features(torch.zeros(1, 3, 24, 24))
     shapes = {"image": (1, 16), "tiles/2": (1, 4, 16), "tiles/3": (1, 1, 16)}
     assert {name: tuple(x.shape) for name, x in features.items()} == shapes
-    assert extractor.key != other.key and extractor.image_size == (24, 24)
+    assert extractor.key != other.key and extractor.network.image_size == (24, 24)
 
 
 @pytest.mark.parametrize("grid", [(3, 3), (4, 4), (3, 5)])

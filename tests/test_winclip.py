@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,7 +46,8 @@ def shrunk(image):
     return torch.from_numpy(np.array(image.resize((24, 24), Image.Resampling.BOX)))
 
 
-BRIGHTNESS = Extractor({"model": "stub"}, (24, 24), shrunk, lambda x: {"grey": x[..., 0].float() / 256})
+STUB = SimpleNamespace(image_size=(24, 24), transform=shrunk, device=torch.device("cpu"))
+BRIGHTNESS = Extractor({"model": "stub"}, STUB, lambda x: {"grey": x[..., 0].float() / 256})
 
 
 def detect_light(found):

@@ -75,7 +75,7 @@ def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | 
             f"{lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
         )
     found = compute_features(extractor, images, cache_dir, whole="squash")
-    size, folder = extractor.image_size, Path(cache_dir) / "masks"
+    size, folder = extractor.network.image_size, Path(cache_dir) / "masks"
     parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]
     labels = np.concatenate([part.dataset.labels for part in found])
     names = [object_name(category) for category in images.categories]

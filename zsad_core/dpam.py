@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 KINDS = ("qk", "qq", "kk", "vv")  # of attention; "qk" is the tower's own, on the ordinary path
@@ -117,4 +116,8 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
 
 def plain_blocks(blocks: nn.ModuleList) -> bool:
     """Whether all blocks are open_clip's ResidualAttentionBlock, with biases."""
+    from open_clip.transformer import (
+        ResidualAttentionBlock,  # here: it takes seconds, and a config needs none
+    )
+
     return all(type(b) is ResidualAttentionBlock and b.attn.in_proj_bias is not None for b in blocks)

@@ -8,21 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
-from zsad_core.checkpoints import WeightsSource, build, load_weights, locate_weights, read_config, resize_grid
 from zsad_core.devices import Precision, choose_device, fast_products
 from zsad_core.dpam import attention_kinds, dual_path, plain_blocks, run_block
 from zsad_core.images import to_rgb
-from zsad_core.resnet_windows import embed_resnet
 from zsad_core.text import causal_text_tower, cut, read_ends
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
 
@@ -62,21 +55,27 @@ def load_encoder(
     >>> encoder.image_size, encoder.patch_size, encoder.grid, encoder.dim
     ((96, 96), (12, 12), (8, 8), 192)
     """
-    model_id, config, preprocess = read_config(model)
+    import open_clip  # here, as below: it takes seconds, and who reads kept features needs no network
+    from open_clip.utils import to_2tuple
+
+    from zsad_core import checkpoints
+
+    model_id, config, preprocess = checkpoints.read_config(model)
     chosen = choose_device(device, precision)
-    source = locate_weights(str(model), weights, config.get("quick_gelu", False), seed)
+    source = checkpoints.locate_weights(str(model), weights, config.get("quick_gelu", False), seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
-        network = build(config)
+        network = checkpoints.build(config)
     if source.path is not None:
-        load_weights(network, source.path, model_id)
+        checkpoints.load_weights(network, source.path, model_id)
     if image_size is not None and to_2tuple(network.visual.image_size) != (image_size, image_size):
-        resize_grid(network, image_size)
+        checkpoints.resize_grid(network, image_size)
         model_id = f"{model_id}-{image_size}px"
     known = str(model) in open_clip.list_models()
-    tokenizer = open_clip.get_tokenizer(str(model)) if known else SimpleTokenizer()
+    tokenizer = open_clip.get_tokenizer(str(model)) if known else open_clip.SimpleTokenizer()
     preprocess = {**source.preprocess, **preprocess}
-    return ClipEncoder(network.to(chosen), tokenizer, preprocess, model_id, source, precision)
+    names = model_id, source.weights_id, source.sha256
+    return ClipEncoder(network.to(chosen), tokenizer, preprocess, *names, precision)
 
 
 class ClipEncoder:
@@ -102,16 +101,21 @@ class ClipEncoder:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: SimpleTokenizer,
+        tokenizer: Any,
         preprocess: dict[str, Any],
         model_id: str,
-        source: WeightsSource,
+        weights_id: str,
+        weights_sha256: str | None,
         precision: Precision,
     ) -> None:
+        from open_clip.modified_resnet import ModifiedResNet
+        from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+        from open_clip.utils import to_2tuple
+
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.model_id, self.precision = model_id, precision
-        self.weights_id, self.weights_sha256 = source.weights_id, source.sha256
+        self.weights_id, self.weights_sha256 = weights_id, weights_sha256
         self.device = model.logit_scale.device
         self._memory = "cpu" if self.device.type == "cpu" else "gpu"
         visual = model.visual
@@ -195,6 +199,8 @@ class ClipEncoder:
             nor projected (WinCLIP's F^P is the last block's).
         Raises ValueError for a window larger than the grid or a block that does not exist.
         """
+        from zsad_core.resnet_windows import embed_resnet
+
         visual, n, found = self.model.visual, len(pixels), []
         if not self.is_resnet:
             self._require_class_token("embed_windows")

@@ -23,7 +23,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -44,17 +43,15 @@ FEW = 200  # images that are prepared before workers would have started, which t
 class Extractor:
     """From tiles to features: `features(pixels (t, 3, H, W))` gives named arrays (t, ...).
 
-    key: everything that they depend on. transform: from a PIL tile to pixels (3, H, W), can be pickled.
-    dtype: what features are stored in. device: where pixels are wanted. multi_crop: whether `features` gets
-    all six views of each tile, (6 t, 3, H, W).
+    key: everything that they depend on. network: an encoder, or what has `image_size`, `device` and, from a
+    PIL tile to pixels (3, H, W), a `transform` that can be pickled. dtype: what features are stored in.
+    multi_crop: whether `features` gets all six views of each tile, (6 t, 3, H, W).
     """
 
     key: Mapping[str, object]
-    image_size: tuple[int, int]
-    transform: Callable[[Image.Image], Tensor] = field(repr=False)
+    network: Any = field(repr=False)
     features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
     dtype: torch.dtype = torch.float16
-    device: torch.device = torch.device("cpu")
     multi_crop: bool = False
 
 
@@ -62,8 +59,7 @@ def encoder_extractor(
     encoder: ClipEncoder, features: Callable[[Tensor], Mapping[str, Tensor]], **key: object
 ) -> Extractor:
     """An extractor with a CLIP. key: what features depend on besides the encoder."""
-    key = _encoder_key(encoder) | key
-    return Extractor(key, encoder.image_size, encoder.transform, features, device=encoder.device)
+    return Extractor(_encoder_key(encoder) | key, encoder, features)
 
 
 def view_extractor(encoder: ClipEncoder) -> Extractor:
@@ -251,9 +247,11 @@ def image_embeddings(
 def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
     own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
+    network = own.network
     views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
-    make = partial(load_batch, image_size=own.image_size, transform=own.transform, **views)
-    workers, on_gpu = worker_count(sum(map(len, batches)), own.device), own.device.type == "cuda"
+    make = partial(load_batch, image_size=network.image_size, transform=network.transform, **views)
+    workers = worker_count(sum(map(len, batches)), network.device)
+    on_gpu = network.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
         for part in parts:
             yield _features(part, islice(loaded, len(part.batches)))
@@ -263,7 +261,7 @@ def _features(part: FeaturePart, batches: Iterable[tuple]) -> dict[str, np.ndarr
     sizes, found, extractor = [], [], part.extractor
     for pixels, own in batches:
         sizes += own
-        features = extractor.features(pixels.to(extractor.device, non_blocking=True))
+        features = extractor.features(pixels.to(extractor.network.device, non_blocking=True))
         found.append({name: value.to(extractor.dtype).cpu().numpy() for name, value in features.items()})
     arrays = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
     for name, values in arrays.items():

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
-import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from zsad_core.dpam import plain_blocks
 
 
-def causal_text_tower(model: nn.Module, tokenizer: SimpleTokenizer) -> nn.Module:
+def causal_text_tower(model: nn.Module, tokenizer: Any) -> nn.Module:
     """The module that holds the text tower's parts. Every token sees only those before it, and the embedding
     is read at the end token, so later tokens have no effect. ValueError for another tower."""
     tower = getattr(model, "text", model)
-    if isinstance(tower, open_clip.CLIP):
+    if tower is model:  # open_clip's plain CLIP
         pool, end_id, plain = tower.text_pool_type, tower.text_eos_id, True
     else:
         pool, end_id, plain = tower.pool_type, tower.eos_id, tower.cls_emb is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -42,6 +44,12 @@ class Learned:
     losses: tuple[float, ...] = ()
     key: str = ""
     state: dict[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name made of the parameters and how they were learned."""
+        own = {name: hashlib.sha256(value.numpy()).hexdigest() for name, value in self.parameters.items()}
+        return content_key(recipe=self.recipe, parameters=own)
 
     def check(self, encoder: ClipEncoder) -> None:
         """ValueError if these were learned with another encoder."""

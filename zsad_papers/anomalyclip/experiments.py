@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from zsad_core import methods
-from zsad_core.cache import content_key
+from zsad_core.cache import cached_arrays, content_key
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor
@@ -185,6 +187,20 @@ def clip_method(
     return Method("anomalyclip-clip", clip_features(encoder, attention), detect, sigma, key)
 
 
+def learned_texts(category: Category, learned: LearnedPrompts, swap: bool = False) -> Tensor:
+    """(2, d) of learned prompts, cached, so that kept records need no text tower. swap: as in `method_of`."""
+    encoder = category.encoder
+    name = object_name(category.name) if swap or learned.config.design.object_word is None else "object"
+    key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
+    key |= {"learned": learned.digest, "swap": swap, "name": name}
+
+    def compute() -> dict[str, np.ndarray]:
+        return {"texts": learned.texts(encoder, [name], swap=swap)[0].numpy()}
+
+    arrays = cached_arrays(Path(category.settings.cache_dir) / "texts", "learned", key, compute)
+    return torch.from_numpy(arrays["texts"])
+
+
 def method_of(
     category: Category,
     learned: LearnedPrompts | Adapters | None = None,
@@ -206,7 +222,7 @@ def method_of(
         detect = vand_detector(encoder, learned, category.name, category.settings.cache_dir)
         return Method("vand", vand_extractor(encoder), detect, 0.0, {"adapters": _hash(**learned.parameters)})
     config = learned.config
-    texts = learned.texts(encoder, [object_name(category.name)], swap=swap)[0]
+    texts = learned_texts(category, learned, swap)
     detect = detector(anomalyclip, texts, encoder.grid, config.temperature)
     key = {"prompts": _hash(texts=texts, temperature=config.temperature)}
     sigma = methods.smoothing(encoder.image_size)

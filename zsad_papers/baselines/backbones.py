@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import timm
 import torch
-from huggingface_hub import hf_hub_download
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core.cache import sha256_of
-from zsad_core.checkpoints import fetch, load_weights
 from zsad_core.devices import choose_device
 from zsad_core.image_features import Extractor
 from zsad_papers.common.settings import Settings
@@ -86,6 +82,11 @@ def load_backbone(
     >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
     {'layer1': (2, 16, 24, 64), 'layer3': (2, 4, 6, 256)}
     """
+    import timm  # here, as below: it takes seconds, and kept records need none
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from zsad_core.checkpoints import load_weights
+
     if "." in name or not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name.split(".")[0], timm.list_models()))
         raise ValueError(
@@ -141,6 +142,10 @@ def _fetch(name: str, tag: str, repository: str | None) -> Path:
     """The file of a tag: the pinned one, else model.safetensors of the Hugging Face hub or its cache."""
     if not repository:
         raise ValueError(f"weights of {name}.{tag} are not on the Hugging Face hub, so not as safetensors")
+    from huggingface_hub import hf_hub_download
+
+    from zsad_core.checkpoints import fetch
+
     address = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
     return fetch(name, tag, address, partial(hf_hub_download, repository, "model.safetensors"))[0]
 
@@ -153,7 +158,7 @@ def backbone_extractor(backbone: Backbone) -> Extractor:
     def features(pixels: Tensor) -> dict[str, Tensor]:
         return {f"layer/{name}": maps for name, maps in backbone.feature_maps(pixels).items()}
 
-    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
+    return Extractor(key, backbone, features)
 
 
 def backbone_of(settings: Settings) -> Backbone | None:

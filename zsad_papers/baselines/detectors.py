@@ -47,7 +47,7 @@ def baseline_detector(
         return maps
 
     def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], Output]:
-        size = extractor.image_size
+        size = extractor.network.image_size
         if method == "spade":
             return lambda query: few_shot.spade(query, references, spread, deepest, size)
         if method == "padim":

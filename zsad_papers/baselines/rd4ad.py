@@ -93,7 +93,7 @@ def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EP
 
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
     key |= {"image_size": list(backbone.image_size), "rd4ad": 1, "epochs": epochs}
-    return Extractor(key, backbone.image_size, backbone.transform, features, device=backbone.device)
+    return Extractor(key, backbone, features)
 
 
 def rd4ad_detector(features: TileFeatures) -> dict[str, Output]:
@@ -104,7 +104,7 @@ def rd4ad_detector(features: TileFeatures) -> dict[str, Output]:
 def _pixels(normal: AnomalyDataset, backbone: Backbone, folder: str) -> list[np.ndarray]:
     """Each image (3, H, W) as the teacher sees it, memory-mapped: decoded once, read in every epoch."""
     key = {"pixels": list(backbone.image_size), "transform": repr(backbone.transform)}
-    extractor = Extractor(key, backbone.image_size, backbone.transform, lambda pixels: {"pixels": pixels})
+    extractor = Extractor(key, backbone, lambda pixels: {"pixels": pixels})
     parts = compute_features(extractor, normal, folder, whole="squash")
     return [image for part in parts for image in part.map()["pixels"]]
 

@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from zsad_core.dpam import heads, plain_blocks
@@ -110,6 +109,8 @@ def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
 
 def _check(visual: nn.Module, pixels: Tensor) -> None:
     """ValueError unless the tower has a class token and plain blocks, and the pixels are its images."""
+    from open_clip.transformer import VisionTransformer  # here: it takes seconds, and kept records need none
+
     plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
     if not (plain and plain_blocks(visual.transformer.resblocks)):
         raise ValueError(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zsad_core.cache import content_key, sha256_of, write_atomically
 from zsad_core.datasets import AnomalyDataset, how_to_prepare, load_dataset
@@ -20,50 +21,51 @@ if TYPE_CHECKING:  # pages that show kept records do without torch, which takes 
     from zsad_core.image_features import TileFeatures
 
 
-@dataclass(frozen=True)
-class Model:
-    """What a page says of an encoder that it does not use; each as in `ClipEncoder`."""
-
-    model_id: str
-    weights_id: str
-    weights_sha256: str | None
-    device: str
-    precision: str
-    temperature: float
-    depth: int
-    grid: tuple[int, int]
+FACTS = ("model_id", "weights_id", "weights_sha256", "precision", "temperature", "image_size", "grid", "dim")
+FACTS += ("depth", "width", "has_class_token", "text_depth")
 
 
-def model_of(settings: Settings, prefix: str = "") -> Model:
-    """Facts about `encoder_of(settings, prefix)`, kept in the cache under the digests of its files."""
-    names = {name: getattr(settings, prefix + name, None) for name in ("model", "weights", "image_size")}
-    names |= {name: getattr(settings, name) for name in ("device", "precision", "seed")}
-    given = [Path(name) for name in (names["model"], names["weights"]) if name and Path(name).is_file()]
-    shipped = [str(files("zsad_core") / f"weights/zsad-mini.{end}") for end in ("json", "safetensors")]
-    digests = [sha256_of(path) for path in (*given, *(shipped if names["model"] == "zsad-mini" else ()))]
-    key = content_key(**names, files=digests, open_clip=version("open_clip_torch"))
-    path = Path(settings.cache_dir) / "models" / f"{key}.json"
-    if not path.is_file():
-        encoder = encoder_of(settings, prefix)
-        facts = {field.name: getattr(encoder, field.name) for field in fields(Model)}
-        text = json.dumps(facts | {"device": str(encoder.device)})
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    return Model(**facts | {"grid": tuple(facts["grid"])})
+@dataclass(frozen=True, eq=False)
+class KnownEncoder:
+    """A `ClipEncoder` that is loaded when it computes. The `FACTS` about it, and so the keys of all that it
+    has computed, are kept in `folder` under the digests of its files. options: of `load_encoder`."""
+
+    options: dict[str, Any]
+    folder: Path
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.facts[name] if name in FACTS else getattr(self._loaded, name)
+
+    @cached_property
+    def _loaded(self) -> ClipEncoder:
+        from zsad_core.encoders import load_encoder  # here: see above
+
+        return load_encoder(**self.options)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The `FACTS`, and `device` as text."""
+        model, weights = self.options["model"], self.options["weights"]
+        given = [Path(name) for name in (model, weights) if name and Path(name).is_file()]
+        shipped = [str(files("zsad_core") / f"weights/zsad-mini.{end}") for end in ("json", "safetensors")]
+        digests = [sha256_of(path) for path in (*given, *(shipped if model == "zsad-mini" else ()))]
+        key = content_key(**self.options, files=digests, facts=FACTS, open_clip=version("open_clip_torch"))
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            facts = {name: getattr(self._loaded, name) for name in FACTS}
+            text = json.dumps(facts | {"device": str(self._loaded.device)})
+            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
 
 
-def encoder_of(settings: Settings, prefix: str = "") -> ClipEncoder:
+def encoder_of(settings: Settings, prefix: str = "") -> KnownEncoder:
     """The encoder that the parameters `model` and `weights` name. prefix: of these parameters' names."""
-    from zsad_core.encoders import load_encoder  # here: see above
-
-    return load_encoder(
-        getattr(settings, f"{prefix}model"),
-        getattr(settings, f"{prefix}weights"),
-        device=settings.device,
-        precision=settings.precision,
-        seed=settings.seed,
-        image_size=getattr(settings, f"{prefix}image_size", None),
-    )
+    options = {name: getattr(settings, prefix + name, None) for name in ("model", "weights", "image_size")}
+    options |= {name: getattr(settings, name) for name in ("device", "precision", "seed")}
+    return KnownEncoder(options, Path(settings.cache_dir) / "models")
 
 
 def dataset_of(settings: Settings, dataset: str) -> AnomalyDataset | None:

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from zsad_papers.common.claims import ledger
-from zsad_papers.common.data import Model, dataset_names, dataset_of, encoder_of, missing, model_of
+from zsad_papers.common.data import KnownEncoder, dataset_names, dataset_of, encoder_of, missing
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.provenance import run_line, write_record
 from zsad_papers.common.results import as_published, compare, load_published, read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from zsad_core.encoders import ClipEncoder
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,8 @@ class Page:
     paper: Paper | None = field(default=None, repr=False)
 
     @cached_property
-    def encoder(self) -> ClipEncoder | None:
+    def encoder(self) -> KnownEncoder | None:
         return encoder_of(self.settings, self.paper.prefix) if self.paper else None
-
-    @cached_property
-    def model(self) -> Model | None:
-        """What the page says of its encoder, which it loads only if it uses it."""
-        return model_of(self.settings, self.paper.prefix) if self.paper else None
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -71,14 +63,14 @@ class Page:
             )
         first = {own: name for name, own in reversed(self.names.items())}  # one may stand in for several
         datasets = [dataset_of(self.settings, place) for place in first.values()]
-        write_record(name, rows, self.settings, self.model, datasets)
+        write_record(name, rows, self.settings, self.encoder, datasets)
 
     def write_times(self, name: str, rows: pd.DataFrame) -> None:
         """Writes measured times to `<results_dir>/times/<name>.csv`: a run's own, never the same twice."""
         write_results(rows, Path(self.settings.results_dir) / "times" / f"{name}.csv")
 
     def _repr_markdown_(self) -> str:
-        line = run_line(self.settings, self.model, self.names.values(), self.paper)
+        line = run_line(self.settings, self.encoder, self.names.values(), self.paper)
         lines = missing(self.settings, self.datasets)
         if self.paper and self.paper.also_missing:
             lines += self.paper.also_missing(self.settings, self.datasets)

@@ -22,7 +22,13 @@ import psutil
 from profiles.record import commit, program_facts, recorded
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
-from zsad_papers.common.data import Model, dataset_named, datasets_by_stand_in, described, is_prepared
+from zsad_papers.common.data import (
+    KnownEncoder,
+    dataset_named,
+    datasets_by_stand_in,
+    described,
+    is_prepared,
+)
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
@@ -34,7 +40,7 @@ OF_ENCODER |= {name: name for name in ("weights_sha256", "device", "precision")}
 
 def run_line(
     settings: Settings,
-    encoder: Model | None = None,
+    encoder: KnownEncoder | None = None,
     datasets: Iterable[str] | None = None,
     paper: Paper | None = None,
 ) -> str:
@@ -71,13 +77,13 @@ def run_line(
 
 
 def provenance(
-    settings: Settings, encoder: Model | None = None, fingerprints: Mapping[str, str] | None = None
+    settings: Settings, encoder: KnownEncoder | None = None, fingerprints: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The facts that a result file carries, as plain JSON values. fingerprints: of the datasets, by name."""
     return {
         "profile": profile_name(settings),
         "parameters": _recorded(settings),
-        **{name: getattr(encoder, own, None) for name, own in OF_ENCODER.items()},
+        **{name: encoder and encoder.facts[own] for name, own in OF_ENCODER.items()},
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         **program_facts(repository_root()),
@@ -125,7 +131,7 @@ def write_record(
     name: str,
     rows: pd.DataFrame,
     settings: Settings,
-    encoder: Model | None = None,
+    encoder: KnownEncoder | None = None,
     datasets: Iterable[AnomalyDataset] = (),
 ) -> None:
     """Writes the rows to `<results_dir>/<name>.csv`, their provenance to `<name>.json` and

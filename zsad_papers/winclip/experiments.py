@@ -149,7 +149,7 @@ def other_localization_extractor(category: Category) -> Extractor:
             "trans_mm_difference": trans_mm(encoder.model, pixels, sides, target="difference"),
         }
 
-    return Extractor(key, encoder.image_size, encoder.transform, features)
+    return Extractor(key, encoder, features)
 
 
 def other_localization(category: Category) -> list[dict]:

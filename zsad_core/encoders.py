@@ -74,8 +74,7 @@ def load_encoder(
     known = str(model) in open_clip.list_models()
     tokenizer = open_clip.get_tokenizer(str(model)) if known else open_clip.SimpleTokenizer()
     preprocess = {**source.preprocess, **preprocess}
-    names = model_id, source.weights_id, source.sha256
-    return ClipEncoder(network.to(chosen), tokenizer, preprocess, *names, precision)
+    return ClipEncoder(network.to(chosen), tokenizer, preprocess, model_id, source, precision)
 
 
 class ClipEncoder:
@@ -104,8 +103,7 @@ class ClipEncoder:
         tokenizer: Any,
         preprocess: dict[str, Any],
         model_id: str,
-        weights_id: str,
-        weights_sha256: str | None,
+        source: Any,
         precision: Precision,
     ) -> None:
         from open_clip.modified_resnet import ModifiedResNet
@@ -115,7 +113,7 @@ class ClipEncoder:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.model_id, self.precision = model_id, precision
-        self.weights_id, self.weights_sha256 = weights_id, weights_sha256
+        self.weights_id, self.weights_sha256 = source.weights_id, source.sha256
         self.device = model.logit_scale.device
         self._memory = "cpu" if self.device.type == "cpu" else "gpu"
         visual = model.visual

@@ -250,8 +250,7 @@ def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     network = own.network
     views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
     make = partial(load_batch, image_size=network.image_size, transform=network.transform, **views)
-    workers = worker_count(sum(map(len, batches)), network.device)
-    on_gpu = network.device.type == "cuda"
+    workers, on_gpu = worker_count(sum(map(len, batches)), network.device), network.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
         for part in parts:
             yield _features(part, islice(loaded, len(part.batches)))

@@ -193,12 +193,9 @@ def learned_texts(category: Category, learned: LearnedPrompts, swap: bool = Fals
     name = object_name(category.name) if swap or learned.config.design.object_word is None else "object"
     key = {"model": encoder.model_id, "weights": encoder.weights_id, "precision": encoder.precision}
     key |= {"learned": learned.digest, "swap": swap, "name": name}
-
-    def compute() -> dict[str, np.ndarray]:
-        return {"texts": learned.texts(encoder, [name], swap=swap)[0].numpy()}
-
-    arrays = cached_arrays(Path(category.settings.cache_dir) / "texts", "learned", key, compute)
-    return torch.from_numpy(arrays["texts"])
+    place = Path(category.settings.cache_dir) / "texts", "learned", key
+    found = cached_arrays(*place, lambda: {"texts": learned.texts(encoder, [name], swap=swap)[0].numpy()})
+    return torch.from_numpy(found["texts"])
 
 
 def method_of(

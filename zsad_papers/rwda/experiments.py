@@ -139,9 +139,8 @@ def similarity_scores(test: TileFeatures, train: TileFeatures, shots: int, seed:
 
 def measure(images: TileFeatures, runs: Runs) -> pd.DataFrame:
     """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max."""
-    table, place = [], images.meta["category"].to_numpy()
+    table, labels, place = [], images.labels, images.meta["category"].to_numpy()
     rows_of = {category: np.flatnonzero(place == category) for category in images.categories}
-    labels = images.labels
     for seed, scores in runs.items():
         for category, own in rows_of.items():
             values = {name: metric(labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}

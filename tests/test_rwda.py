@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.spatial.distance import pdist
 
 from zsad_core.image_features import TileFeatures
@@ -21,7 +22,7 @@ DAMAGE = np.eye(DIM)[0]
 class Texts:
     """An encoder of sentences alone: 'damaged' points along DAMAGE, and each sentence has its own noise."""
 
-    model_id, weights_id, precision, dim = "made up", "none", "fp32", DIM
+    model_id, weights_id, precision, dim, temperature = "made up", "none", "fp32", DIM, 0.04
 
     def embed_text(self, sentences, normalize=True):
         rows = []
@@ -46,6 +47,11 @@ def images():
     return TileFeatures(pd.concat(frames, ignore_index=True), *places, {"views": views}, "toys")
 
 
+@pytest.fixture
+def settings(tmp_path):
+    return SimpleNamespace(cache_dir=tmp_path, temperature=None, shots=[1, 2])
+
+
 @pytest.fixture(scope="module")
 def fnns(tmp_path_factory):
     rng = np.random.default_rng(1)
@@ -54,20 +60,17 @@ def fnns(tmp_path_factory):
     return rwda_experiments.train_runs(texts, [0, 1], 200, cache, epochs=4)
 
 
-def test_prompt_scores_by_hand(images, tmp_path):
-    test = images.select(split="test")
-    scores = rwda_experiments.prompt_scores(test, Texts(), tmp_path)
-    texts = Texts().embed_text(["a photo of an object", "a photo of a damaged object"]).double().numpy()
-
-    def unit(x):
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-    cosines = unit(test.views.astype(float)) @ unit(texts).T / 0.01  # (n, 6, 2)
-    expected = (np.exp(cosines) / np.exp(cosines).sum(-1, keepdims=True))[..., 1].mean(1)
-    np.testing.assert_allclose(scores, expected, rtol=1e-4)
-    single = rwda_experiments.prompt_scores(test, Texts(), tmp_path, multi_crop=False)
-    np.testing.assert_allclose(single[3], np.exp(cosines[3, 0, 1]) / np.exp(cosines[3, 0]).sum(), rtol=1e-4)
-    assert (rwda_experiments.prompt_scores(test, Texts(), tmp_path, known=True) != scores).any()
+def test_prompt_scores_by_hand_with_the_temperature_of_the_model_or_of_the_profile(images, settings):
+    test, sentences = images.select(split="test"), ["a photo of an object", "a photo of a damaged object"]
+    views, texts = (
+        F.normalize(x.double(), dim=-1) for x in (test.tensor("views"), Texts().embed_text(sentences))
+    )
+    scores, cosines = partial(rwda_experiments.prompt_scores, test, settings, Texts()), views @ texts.T
+    np.testing.assert_allclose(scores(), (cosines / 0.04).softmax(-1)[..., 1].mean(1), rtol=1e-4)
+    assert (scores(known=True) != scores()).any()
+    settings.temperature = 0.02
+    single = (cosines[:, 0] / 0.02).softmax(-1)[:, 1]
+    np.testing.assert_allclose(scores(multi_crop=False), single, rtol=1e-4)
 
 
 def test_draw_pairs_without_replacement():
@@ -76,7 +79,7 @@ def test_draw_pairs_without_replacement():
     assert sorted(rwda_experiments.draw_pairs(50, 50, 3)) == list(range(50))
 
 
-def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
+def test_zero_and_few_shot_rows(images, fnns, settings, monkeypatch):
     seen, score_rows = [], rwda_tables.score_rows
 
     def noted(test, runs, *names, **more):
@@ -84,13 +87,13 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
         return score_rows(test, runs, *names, **more)
 
     monkeypatch.setattr(rwda_tables, "score_rows", noted)
-    zero = rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns)
+    zero = rwda_tables.zero_shot_rows(images, "mvtec", settings, Texts(), fnns)
     assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
-    few = rwda_tables.few_shot_rows(images, "mvtec", [1, 2], Texts(), tmp_path, fnns)
+    few = rwda_tables.few_shot_rows(images, "mvtec", settings, Texts(), fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
-    rwda_tables.zero_shot_rows(images, "mvtec", Texts(), tmp_path, fnns, multi_crop=False)
+    rwda_tables.zero_shot_rows(images, "mvtec", settings, Texts(), fnns, multi_crop=False)
     own, train = images.select(split="test"), images.select(split="train")
-    prompted = partial(rwda_experiments.prompt_scores, own, Texts(), tmp_path)
+    prompted = partial(rwda_experiments.prompt_scores, own, settings, Texts())
     known, unknown = prompted(known=True), prompted(known=False)
     first, scores = prompted(known=True, multi_crop=False), rwda_experiments.fnn_scores
     learned, of_view = ({s: scores(own, fnn, multi_crop=m) for s, fnn in fnns.items()} for m in (True, False))
@@ -111,9 +114,8 @@ def test_zero_and_few_shot_rows(images, fnns, tmp_path, monkeypatch):
 
 def test_held_out_words_and_words_of_table_4_are_their_own(monkeypatch, images):
     settings, asked = SimpleNamespace(seed=3, alphabet="letters_digits36", pool_pairs=5, cache_dir="kept"), []
-    monkeypatch.setattr(
-        rwda_experiments, "random_word_embeddings", lambda *_, seed, **words: asked.append((seed, words))
-    )
+    note = lambda *_, seed, **words: asked.append((seed, words))  # noqa: E731
+    monkeypatch.setattr(rwda_experiments, "random_word_embeddings", note)
     rwda_experiments.held_out(settings, None)
     rwda_experiments.pool(settings, None)
     assert [seed for seed, _ in asked] == [10**6 + 3, 3]

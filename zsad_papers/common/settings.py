@@ -76,7 +76,7 @@ class Settings:
     ablation_shots: NumbersFrom1 = parameter("numbers of reference images in WinCLIP+'s ablations")
     reference_seeds: int = parameter("how many draws of reference images", ge=1)
     scales: NumbersFrom1 = parameter("window sizes of WinCLIP, in patches")
-    temperature: float | None = parameter("of WinCLIP's softmax (null in a profile: the model's own)", gt=0)
+    temperature: float | None = parameter("of prompts' softmax (null in a profile: the model's own)", gt=0)
     map_size: int | None = parameter(
         "shorter edge at which maps meet masks (null in a profile: that of the masks)", ge=1
     )

@@ -95,8 +95,8 @@ def default_runs(
 
 def prompt_scores(
     images: TileFeatures,
+    settings: Settings,
     encoder: ClipEncoder,
-    cache_dir: str | Path,
     *,
     normal: str = "a",
     anomaly: str = "a damaged",
@@ -104,17 +104,18 @@ def prompt_scores(
     multi_crop: bool = True,
 ) -> np.ndarray:
     """s_pr of each image (n,), the mean over its views (Sec. 3.1). known: the category's name replaces
-    "object"."""
+    "object". The temperature is the profile's, or the model's own; the paper's 0.01 is that of its model."""
     if not images.categories:
         return np.empty(0)
     names = [object_name(c) if known else "object" for c in images.categories]
     sentences = [s for name in names for s in prompt_pair(name, normal, anomaly)]
-    texts = text_embeddings(encoder, sentences, cache_dir).reshape(len(names), 2, -1)  # (categories, 2, d)
+    texts = text_embeddings(encoder, sentences, settings.cache_dir).reshape(len(names), 2, -1)
+    temperature = settings.temperature or encoder.temperature
     scores = np.empty(len(images.meta))
     for category, pair in zip(images.categories, texts, strict=True):
         own = (images.meta["category"] == category).to_numpy()
         views = images.views[own] if multi_crop else images.views[own, :1]  # (m, v, d)
-        scores[own] = methods.clip(views, pair).scores
+        scores[own] = methods.clip(views, pair, temperature).scores
     return scores
 
 

@@ -7,7 +7,6 @@ its section (`sec3.3`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,8 +45,8 @@ def score_rows(
 def zero_shot_rows(
     images: TileFeatures,
     dataset: str,
+    settings: Settings,
     encoder: ClipEncoder,
-    cache_dir: str | Path,
     fnns: Mapping[int, FNN],
     *,
     multi_crop: bool = True,
@@ -59,7 +58,7 @@ def zero_shot_rows(
     where = {"artifact": "T1", "dataset": dataset} if multi_crop else {"artifact": "T2"}
     for variant in ("object_unknown", "object_known") if multi_crop else ("object_known;multi_crop=0",):
         known = variant != "object_unknown"
-        guided = prompt_scores(test, encoder, cache_dir, known=known, multi_crop=multi_crop)
+        guided = prompt_scores(test, settings, encoder, known=known, multi_crop=multi_crop)
         scores = {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
         frames += [score_rows(test, runs, method=m, variant=variant, **where) for m, runs in scores.items()]
     return joined(frames)
@@ -68,17 +67,16 @@ def zero_shot_rows(
 def few_shot_rows(
     images: TileFeatures,
     dataset: str,
-    shots: Sequence[int],
+    settings: Settings,
     encoder: ClipEncoder,
-    cache_dir: str | Path,
     fnns: Mapping[int, FNN],
 ) -> pd.DataFrame:
     """Rows of Table 1's few-shot part: s_pr + s_FNN + s_img, known objects (the stronger of the paper's
     zero-shot rows); and s_img by itself, for claim c11."""
     test, train = images.select(split="test"), images.select(split="train")
-    guided, frames = prompt_scores(test, encoder, cache_dir, known=True), []
+    guided, frames = prompt_scores(test, settings, encoder, known=True), []
     alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
-    for k in shots:
+    for k in settings.shots:
         reference = {seed: experiments.similarity_scores(test, train, k, seed) for seed in fnns}
         total = sum_scores(guided, alone, reference)
         frames.append(score_rows(test, total, "T1", "clip_rwda", dataset=dataset, shots=k))
@@ -140,7 +138,7 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     """Table 4: AUROC of CLIP and of CLIP + RWDA for the 16 word pairs, object unknown."""
     test, frames = images.select(split="test"), []
     for normal, anomaly in WORD_PAIRS:
-        guided = prompt_scores(test, encoder, settings.cache_dir, normal=normal, anomaly=anomaly)
+        guided = prompt_scores(test, settings, encoder, normal=normal, anomaly=anomaly)
         texts = experiments.pool(settings, encoder, normal, anomaly)
         fnns = experiments.default_runs(settings, encoder, texts)
         both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})

@@ -1,5 +1,3 @@
-"""AnomalyCLIP on a dataset: what is trained on what, scores and maps, and the tables made of them."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The store of features: computed once, in parts, under keys made of content, the same in any process."""
-
 import json
 import multiprocessing
 import os

@@ -1,5 +1,3 @@
-"""The losses against those of both channels, written out."""
-
 import pytest
 import torch
 import torch.nn.functional as F

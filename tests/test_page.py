@@ -1,5 +1,3 @@
-"""What a notebook begins with: its paper's parameters, the datasets that are there, and words on others."""
-
 import json
 import re
 

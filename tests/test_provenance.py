@@ -1,5 +1,3 @@
-"""The line over every page says what was run; result files name their origin; costs are counted."""
-
 import json
 import subprocess
 from types import SimpleNamespace

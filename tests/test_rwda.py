@@ -1,5 +1,3 @@
-"""RWDA's scores, runs and rows, on made-up embeddings whose answer is known."""
-
 from functools import partial
 from types import SimpleNamespace
 

@@ -1,5 +1,3 @@
-"""What the page 'Speed' shows, and the counts of the paper's Table 3: operations that are really done."""
-
 import json
 
 import numpy as np

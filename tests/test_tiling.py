@@ -1,5 +1,3 @@
-"""Tiles that lie side by side, cut out and enlarged, and the map of their scores."""
-
 import itertools
 
 import pytest

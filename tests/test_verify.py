@@ -1,5 +1,3 @@
-"""Two runs are compared number by number, and only where they are the same experiment."""
-
 import json
 
 import numpy as np

@@ -5,7 +5,7 @@ met, or a function of its `claims.py` that has the claim's number as its name: `
 rows of a valid tidy frame (`zsad_papers.common.results`) with published dataset names (`results.as_published`).
 
 A row of `claim_tests.csv` says: on these datasets and in these measures, the first setting minus the second
-meets a condition. Each of its columns but the last three may hold several names, with ` | ` between them.
+meets a condition. Each of its columns but the last four may hold several names, with ` | ` between them.
 
 | column | what it holds |
 |---|---|
@@ -17,6 +17,7 @@ meets a condition. Each of its columns but the last three may hold several names
 | `average` | `datasets`, `measures` or `settings`: the condition is for the mean over these |
 | `condition` | for each difference, `> 0, <= 2`; after `abs` for its size, after `ratio` for first / second |
 | `enough` | in how many pairs of dataset and measure the condition must be met; empty for all |
+| `limit` | `paper` or `ours`: who set the numbers of `condition` and `enough`; no better than is the paper's |
 
 Braces in settings are filled in `first` and `second` alike: `{1|2|4}`, or `{n_pairs}` for an option of the paper.
 """  # noqa: E501, a table
@@ -69,6 +70,7 @@ class Comparison(NamedTuple):
     average: str = ""
     condition: str = "> 0"
     enough: str = ""
+    limit: str = "paper"
 
     def __str__(self) -> str:
         """The test in words."""
@@ -196,13 +198,15 @@ def cells_of(rows: pd.DataFrame) -> Cells:
 
 @dataclass
 class Numbers:
-    """Looks up numbers for one claim; records those that it used, and the problems. A number that several
-    artifacts give must be the same in all of them."""
+    """Looks up numbers for one claim; records those that it used with their keys, and the problems. A number
+    that several artifacts give must be the same in all of them. A cell may hold an array of draws, too, the
+    first of which is the number itself."""
 
     rows: pd.DataFrame
     cells: Cells
     options: Mapping[str, Any] = field(default_factory=dict)
     used: dict[str, float] = field(default_factory=dict)
+    keys: set[tuple[str | int, ...]] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def of(
@@ -210,9 +214,10 @@ class Numbers:
     ) -> float:
         """The mean (or standard deviation) of a setting, written as in `claim_tests.csv`; NaN, and a problem
         noted, if there is none."""
-        found = self.cells.get((*_setting(name, measure), dataset, category), {})
+        key = (*_setting(name, measure), dataset, category)
+        found = self.cells.get(key, {})
         shown = place(dataset, measure, category, name)
-        means = [mean for mean, _ in found.values()]
+        means = [mean if isinstance(mean, float) else float(mean[0]) for mean, _ in found.values()]
         if not found:
             return self._problem(f"no row for {shown}")
         if any(math.isnan(mean) for mean in means):
@@ -220,7 +225,8 @@ class Numbers:
         if max(means) - min(means) > 1e-6:
             return self._problem(f"{shown} differs between {', '.join(found)}: {means}")
         self.used[shown] = means[0]
-        return next(iter(found.values()))[1] if std else means[0]
+        self.keys.add(key)
+        return next(iter(found.values()))[1 if std else 0]
 
     def value(self, side: str, dataset: str, measure: str, category: str = "mean") -> float:
         """The value of one side of a row: differences are resolved, empty is 0."""
@@ -277,7 +283,7 @@ def judge(numbers: Numbers, test: Test) -> Verdict:
         return test(numbers)
     holds, shown, reasons, n_met, total = True, {}, [], 0, 0
     for row in test:
-        leads = _averaged(_leads(numbers, row), row.average)
+        leads = leads_of(numbers, row)
         named = {place(*key): lead for key, lead in leads.items()}
         behind = {key: lead for key, lead in leads.items() if not meets(lead, row.condition)}
         won = {key[:2] for key in leads} - {key[:2] for key in behind}
@@ -296,8 +302,9 @@ Leads = dict[tuple[str, str, str, str], float]
 AXES = ("datasets", "measures", "category", "settings")
 
 
-def _leads(numbers: Numbers, row: Comparison) -> Leads:
-    """First minus second, or their ratio, for every dataset, measure and pair of settings."""
+def leads_of(numbers: Numbers, row: Comparison) -> Leads:
+    """First minus second, or their ratio, for every dataset, measure and pair of settings, averaged as the
+    row says."""
     leads: Leads = {}
     for measure in row.measures.split(" | "):
         for dataset in numbers.datasets(row.datasets, measure):
@@ -305,12 +312,13 @@ def _leads(numbers: Numbers, row: Comparison) -> Leads:
             for first, second in pairs(row, numbers.options):
                 one, other = (numbers.value(side, *at) for side in (first, second))
                 if row.condition.startswith("ratio"):
-                    lead, sign = (one / other if other else math.inf), " / "
+                    with np.errstate(divide="ignore", invalid="ignore"):
+                        lead, sign = np.divide(one, other), " / "
                 else:
                     lead, sign = one - other, " - "
                 sides = [first, f"({second})" if " - " in second else second]
                 leads[*at, sign.join(filter(None, sides))] = lead
-    return leads
+    return _averaged(leads, row.average)
 
 
 def pairs(row: Comparison, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -355,12 +363,24 @@ def meets(lead: float, condition: str) -> bool:
     >>> meets(2.0, "> 0, <= 2"), meets(-0.5, "abs <= 1"), meets(0.0, "> 0")
     (True, True, False)
     """
+    return all((above if strict else at_least)(left, 0.0) for left, strict in _margins(lead, condition))
+
+
+def margin(lead: float, condition: str) -> float:
+    """How far a number, or an array, is inside the limits of a condition; negative outside.
+
+    >>> margin(1.5, "> 0, <= 2"), margin(-3.0, "abs <= 1")
+    (np.float64(0.5), np.float64(-2.0))
+    """
+    return np.min([left for left, _ in _margins(lead, condition)], axis=0)
+
+
+def _margins(lead: float, condition: str) -> Iterator[tuple[float, bool]]:
+    """The distance to each limit, and whether it must be above 0."""
     lead = abs(lead) if condition.startswith("abs ") else lead
     for text in condition.removeprefix("abs ").removeprefix("ratio ").split(", "):
         limit = LIMIT.fullmatch(text)
         if limit is None:
             raise ValueError(f"{condition!r} is no condition; expected for example '> 0, <= 2' or 'abs <= 1'")
-        sides = (lead, float(limit[2])) if limit[1] in (">", ">=") else (float(limit[2]), lead)
-        if not (above(*sides) if limit[1] in (">", "<") else at_least(*sides)):
-            return False
-    return True
+        left = lead - float(limit[2])
+        yield (left if limit[1] in (">", ">=") else -left), limit[1] in (">", "<")

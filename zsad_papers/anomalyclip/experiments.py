@@ -217,7 +217,7 @@ def method_of(
     encoder = category.encoder
     if isinstance(learned, Adapters):
         detect = vand_detector(encoder, learned, category.name, category.settings.cache_dir)
-        return Method("vand", vand_extractor(encoder), detect, 0.0, {"adapters": _hash(**learned.parameters)})
+        return Method("vand", vand_extractor(encoder), detect, 0.0, {"adapters": learned.digest})
     config = learned.config
     texts = learned_texts(category, learned, swap)
     detect = detector(anomalyclip, texts, encoder.grid, config.temperature)

@@ -15,6 +15,7 @@ from skimage.measure import block_reduce
 from zsad_core.encoders import ClipEncoder
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import object_name
+from zsad_core.training import Learned
 from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
 from zsad_papers.baselines.vand import Adapters
@@ -66,15 +67,15 @@ def map_examples(
 ) -> list[Example]:
     """Maps of some test images, for `galleries.map_gallery` or `strip`. sources: of `prompt_sources`."""
     make = partial(experiments.method_of, category, allow_training_images=allow_training_images)
-    makes = {name: make(own) for name, own in sources.items() if not isinstance(own, ClipEncoder)}
+    makes = {name: make(own) for name, own in sources.items() if own is None or isinstance(own, Learned)}
     found = []
     for image in images:
         maps = {}
         for name, own in sources.items():
-            if isinstance(own, ClipEncoder):
-                maps |= winclip_example(replace(category, encoder=own, whole="tiles"), image).maps
-            else:
+            if name in makes:
                 maps[name] = image_map(category, makes[name], image)
+            else:
+                maps |= winclip_example(replace(category, encoder=own, whole="tiles"), image).maps
         found.append(galleries.example(category, image, maps))
     return found
 

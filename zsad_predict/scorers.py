@@ -88,7 +88,7 @@ def load_scorer(
 
 def reader_of(scorer: Scorer, reader: Reader) -> Callable[[tuple[Path, str]], tuple[Tiles | None, dict]]:
     """`Reader.tiles` for a method, which can be pickled."""
-    model = scorer.extractor
+    model = scorer.extractor.network
     return partial(reader.tiles, image_size=model.image_size, transform=model.transform, crops=scorer.crops)
 
 

@@ -7,6 +7,7 @@
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,18 @@ import pytest
 from helpers import refused
 
 from zsad_papers import all_papers
-from zsad_papers.common import claims
+from zsad_papers.common import claims, spread
 from zsad_papers.common.claims import UNDECIDED, Numbers, evaluate, judge, load_claims, load_tests, meets
-from zsad_papers.common.results import COLUMNS, FULL_SHOT, KEYS, as_published, load_published, validate
+from zsad_papers.common.results import (
+    COLUMNS,
+    FULL_SHOT,
+    KEYS,
+    as_published,
+    load_published,
+    read_results,
+    validate,
+)
+from zsad_papers.common.settings import all_settings, read_settings
 
 
 def read(name):
@@ -137,3 +147,41 @@ def test_tables_that_differ_leave_a_claim_undecided(published):
     where = "winclip T1, winclip T7, winclip T16"
     assert found.verdict == UNDECIDED
     assert found.reason == f"visa auroc winclip differs between {where}: [78.1, 78.0, 78.1]"
+
+
+def spread_of(first, second, stds=(math.nan, math.nan), condition="> 0", kind="run"):
+    """The effect of `first` minus `second`, each a mean or the values of its categories."""
+    cells, test = {}, [claims.Comparison("", "a", "b", "image auroc", "mvtec", condition=condition)]
+    for name, values, std in zip("ab", (first, second), stds):
+        for category, mean in {"mean": np.mean(values), **dict(enumerate(np.atleast_1d(values)))}.items():
+            if category == "mean" or np.size(values) > 1:
+                cells["auroc", "image", name, "", 0, "mvtec", category] = {"T1": (float(mean), std)}
+    keys = [key for key in cells if key[-1] == "mean"]
+    draw = {"run": partial(spread.run_draws, seeds=(4, 4)), "published": spread.printed_draws}[kind]
+    numbers = Numbers(pd.DataFrame(columns=COLUMNS), cells)
+    return spread.effect(numbers, test, draw(cells, keys), spread.QUANTILES[kind])
+
+
+def test_an_interval_pairs_categories_and_seeds_and_is_unknown_without_either():
+    classes = np.array([60.0, 70, 80, 90])
+    low, high = spread_of(classes + [1, 2, 1, 2], classes)[1:]
+    assert 0.9 < low < 1.3 and 1.7 < high < 2.1  # the categories differ by 30, their differences by 1
+    assert spread_of(85.0, 84.0).text == "+1, no spread known"
+    low, high = spread_of(85.0, 84.0, stds=(1.0, 1.0))[1:]  # over 4 seeds: 1.96 * sqrt(1/4 + 1/4) = 1.39
+    assert low == pytest.approx(-0.39, abs=0.25) and high == pytest.approx(2.39, abs=0.25)
+    low, high = spread_of(85.0, 84.0, stds=(2.0, 0.0), kind="published")[1:]
+    assert low == pytest.approx(-1, abs=0.4) and high == pytest.approx(3, abs=0.4)
+    low, high = spread_of(84.0, 84.0, (2.0, 2.0), "abs <= 1")[1:]
+    assert -3.5 < low < -0.5 and high == pytest.approx(1, abs=0.05)  # the number lies inside its interval
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_ledger_has_a_word_where_verdicts_differ_and_where_noise_would_do(paper, root):
+    settings = read_settings({"profile": "mini"}, all_settings())
+    run = as_published(read_results((root / "reference" / "mini").glob("*.csv")), settings.datasets)
+    table = spread.ledger_with_spread(paper, run, settings).set_index("id")
+    bare = claims.ledger(paper, run, settings).set_index("id")
+    unresolved = table["run"] == spread.UNRESOLVED
+    assert unresolved.any() and (table["run"].where(~unresolved, bare["run"]) == bare["run"]).all()
+    assert not list(table.index[(bare["agreement"] == "other verdict") & (table["differs"] == "")])
+    assert not list(table.index[(table["noise"] > spread.EASY) & (table["noise_word"] == "")])

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from zsad_papers.anomalyclip import INDUSTRIAL, MEDICAL_IMAGE, MEDICAL_PIXEL
 from zsad_papers.common.claims import Numbers, Verdict, above, at_least
 
+SEEDS = "prompt_seeds"  # the setting with their number, over which the deviations of a run are
 OTHERS = ("clip", "clip_ac", "winclip", "vand", "coop")
 BOTH = ("image auroc", "pixel auroc")
 SWEPT = ("pixel pro", "image ap")  # what Figure 8 shows
@@ -45,8 +46,8 @@ def _highest(n: Numbers, measure: str, dataset: str) -> bool:
 
 
 def c06(n: Numbers) -> Verdict:
-    """anomalyclip: the mean over the medical datasets < that over the 7 industrial datasets, for image auroc (4
-    medical datasets) and for pixel auroc (6)"""
+    """anomalyclip: the mean over the medical datasets < that over the 7 industrial datasets, both for image
+    auroc (4 medical datasets) and for pixel auroc (6)"""
     means = {}
     for measure, medical in zip(BOTH, (MEDICAL_IMAGE, MEDICAL_PIXEL)):
         for domain, datasets in (("industrial", INDUSTRIAL), ("medical", medical)):

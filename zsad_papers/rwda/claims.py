@@ -16,6 +16,7 @@ from zsad_papers.common.claims import TOLERANCE, Numbers, Verdict, above, at_lea
 
 DATASETS = ("mvtec", "visa")
 WORD_PAIR_VARIANTS = tuple(f"normal={normal};anomaly={anomaly}" for normal, anomaly in prompts.WORD_PAIRS)
+SEEDS = "seeds"  # the setting with their number, over which the deviations of a run are
 OPTIONS = {"n_pairs": 10_000, "pair_counts": (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)}
 """The paper's values of settings that its claims name."""
 

@@ -1,0 +1,222 @@
+"""Verdicts that know the spread: a claim's effect with its interval, and how easily noise would meet it.
+
+The **effect** is the distance of a claim's difference from the limit of its condition, positive inside: of
+several differences the smallest, or the last one that is needed. Its interval comes from draws:
+
+- A run's categories are drawn with replacement, the same for all methods of a dataset: differences are paired
+  and contain the chance of the images. A row with a standard deviation over seeds also gets normal noise of
+  its standard error. A row with neither has no known spread.
+- Printed numbers get normal noise of their printed deviation; the interval is one deviation to each side.
+
+A test that is a function has a share instead: of the draws in which it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from zsad_papers.common.claims import (
+    FAILS,
+    HOLDS,
+    SIDES,
+    TOLERANCE,
+    UNDECIDED,
+    Cells,
+    Numbers,
+    Test,
+    cells_of,
+    judge,
+    leads_of,
+    ledger,
+    load_claims,
+    load_tests,
+    margin,
+)
+from zsad_papers.common.results import PERCENT, load_published
+
+UNRESOLVED, OPEN = "not resolved by this run", "open"
+INSIDE = ", inside the printed ±"
+QUANTILES = {"published": (0.159, 0.841), "run": (0.025, 0.975)}
+"""What bounds an interval: one standard deviation in print, 95 % on a run."""
+DRAWS = 200
+EXACT = ("params_M", "macs_G", "n_categories", "n_normal", "n_anomalous")  # counted, so without a spread
+NOISE = 3.0  # its standard deviation in points; in hundredths of the mean for what is no percentage
+EASY = 0.3
+"""A test that noise meets in a larger share of frames needs a word."""
+
+Key = tuple[str | int, ...]
+Arrays = dict[Key, np.ndarray]  # (1 + DRAWS,) each: the number itself, then draws of it
+
+
+class Effect(NamedTuple):
+    """The interval holds the limit if low < 0 < high; infinite where the spread is not known."""
+
+    text: str
+    low: float
+    high: float
+
+
+def classes_of(cells: Cells) -> dict[Key, dict[str, float]]:
+    """The means of single categories, by the key without the category."""
+    classes: dict[Key, dict[str, float]] = defaultdict(dict)
+    for (*key, category), found in cells.items():
+        if category != "mean":
+            classes[tuple(key)][category] = next(iter(found.values()))[0]
+    return classes
+
+
+def run_draws(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int]) -> Arrays:
+    """Draws of a run's numbers. seeds: over how many a deviation is, without and with reference images."""
+    random, chosen, classes, arrays = np.random.default_rng(0), {}, classes_of(cells), {}
+    for key in sorted(keys, key=str):
+        mean, std = _number(cells, key)
+        own = classes.get(key[:-1], {}) if key[-1] == "mean" else {}
+        draws = np.full(DRAWS, mean)
+        if not math.isnan(std):
+            draws += std / math.sqrt(seeds[key[4] != 0]) * random.standard_normal(DRAWS)
+        if len(own) > 1:
+            names = (key[5], *sorted(own))
+            if names not in chosen:
+                chosen[names] = random.integers(len(own), size=(DRAWS, len(own)))
+            values = np.array([own[name] for name in names[1:]])
+            draws += values[chosen[names]].mean(axis=1) - values.mean()
+        elif math.isnan(std) and key[0] not in EXACT:
+            draws[:] = math.nan
+        arrays[key] = np.array([mean, *draws])
+    return arrays
+
+
+def printed_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
+    """Draws of printed numbers; one without a printed deviation stays as it is."""
+    random, arrays = np.random.default_rng(0), {}
+    for key in sorted(keys, key=str):
+        mean, std = _number(cells, key)
+        arrays[key] = np.array([mean, *(mean + np.nan_to_num(std) * random.standard_normal(DRAWS))])
+    return arrays
+
+
+def noise_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
+    """Normal noise in the place of each number, of one mean for all numbers of a metric."""
+    random, means = np.random.default_rng(0), defaultdict(list)
+    for key in sorted(keys, key=str):
+        means[key[:2]].append(_number(cells, key)[0])
+    arrays = {}
+    for key in sorted(keys, key=str):
+        mean = float(np.mean(means[key[:2]]))
+        scale = NOISE if key[0] in PERCENT else NOISE / 100 * abs(mean)
+        arrays[key] = mean + scale * random.standard_normal(1 + DRAWS)
+    return arrays
+
+
+def _number(cells: Cells, key: Key) -> tuple[float, float]:
+    """Mean and standard deviation, which one of several artifacts may lack."""
+    found = list(cells[key].values())
+    return found[0][0], next((std for _, std in found if not math.isnan(std)), math.nan)
+
+
+def effect(numbers: Numbers, test: Test, arrays: Arrays, quantiles: tuple[float, float]) -> Effect:
+    """A claim's effect on the numbers whose draws are given."""
+    if callable(test):
+        if any(np.isnan(draws).any() for draws in arrays.values()):
+            return Effect("no spread known", -math.inf, math.inf)
+        share = share_of(numbers, test, arrays)
+        return Effect(f"holds in {share:.0%} of draws", share - quantiles[1], share - quantiles[0])
+
+    def interval(lead: np.ndarray, condition: str) -> tuple[float, float, float]:
+        ends = np.quantile(lead[1:], quantiles)
+        if np.isnan(ends).any():
+            return float(margin(lead[0], condition)), -math.inf, math.inf
+        inside = lead[1:][(lead[1:] >= ends[0]) & (lead[1:] <= ends[1])]
+        left = margin(np.array([lead[0], *inside]), condition)
+        return left[0], left.min(), left.max()
+
+    point, low, high = _needed(_with(numbers, arrays), test, interval)
+    ends = ["unknown" if math.isinf(end) else f"{round(end, 9):+.3g}" for end in (low, high)]
+    text = f"{round(point, 9):+.3g}" + (f" [{', '.join(ends)}]" if high - low > TOLERANCE else "")
+    return Effect(text.replace(" [unknown, unknown]", ", no spread known"), low, high)
+
+
+def share_of(numbers: Numbers, test: Test, arrays: Arrays) -> float:
+    """The share of draws in which a test holds."""
+    if not callable(test):
+        left = _needed(_with(numbers, arrays), test, lambda lead, condition: margin(lead[1:], condition))
+        return float((left > 0).mean())
+    return float(
+        np.mean([judge(_with(numbers, arrays, i), test).verdict == HOLDS for i in range(1, DRAWS + 1)])
+    )
+
+
+def _with(numbers: Numbers, arrays: Arrays, draw: int | None = None) -> Numbers:
+    """The same numbers with draws in the place of cells, all or one of them."""
+    drawn = {key: draws if draw is None else float(draws[draw]) for key, draws in arrays.items()}
+    cells = {key: {"draws": (value, _number(numbers.cells, key)[1])} for key, value in drawn.items()}
+    return Numbers(numbers.rows, numbers.cells | cells, numbers.options)
+
+
+def _needed(numbers: Numbers, test: Test, summary: Callable[..., Sequence[float]]) -> np.ndarray:
+    """The margin that decides a test of rows. summary: what to make of a difference's draws and condition."""
+    rows = []
+    for row in test:
+        places = defaultdict(list)
+        for key, lead in leads_of(numbers, row).items():
+            places[key[:2]].append(summary(lead, row.condition))
+        stack = np.sort([np.min(own, axis=0) for own in places.values()], axis=0)
+        rows.append(stack[-int(row.enough or len(stack))])
+    return np.min(rows, axis=0)
+
+
+def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataFrame:
+    """`claims.ledger` with verdicts that know the spread, `published_effect`, `run_effect`, whose `limit` it
+    is, the share of `noise` frames that meet the test, and the words of `claim_reasons.csv`."""
+    tests, options = load_tests(paper)
+    name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
+    seeds = getattr(settings, name), settings.reference_seeds
+    frames = {"published": (load_published(paper), options)}
+    frames["run"] = (run[run["paper"] == paper], {name: getattr(settings, name) for name in options})
+    draw = {"published": printed_draws, "run": partial(run_draws, seeds=seeds)}
+    table, found = ledger(paper, run, settings).set_index("id"), defaultdict(dict)
+    for side in SIDES:
+        rows, own = frames[side]
+        cells = cells_of(rows)
+        for claim, test in tests.items():
+            numbers = Numbers(rows, cells, own)
+            verdict = judge(numbers, test).verdict
+            found[side][claim], found[f"{side}_effect"][claim] = verdict, ""
+            if verdict == UNDECIDED:
+                continue
+            result = effect(numbers, test, draw[side](cells, numbers.keys), QUANTILES[side])
+            found[f"{side}_effect"][claim] = result.text
+            if side == "run" and "[" in result.text and not _has_classes(numbers):
+                found["run_effect"][claim] += " over seeds alone"
+            if (verdict == HOLDS and result.low < -TOLERANCE) or (
+                verdict == FAILS and result.high > TOLERANCE
+            ):
+                found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
+            found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
+    reasons = load_claims(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
+    table = table.assign(**{column: pd.Series(values) for column, values in found.items()}).join(reasons)
+    table["limit"] = ["ours" if _is_ours(tests[claim]) else "paper" for claim in table.index]
+    bare = table[list(SIDES)].replace(INSIDE, "", regex=True)
+    same = (bare["published"] == bare["run"]).map({True: "same verdict", False: "other verdict"})
+    table["agreement"] = same.mask(bare.isin([UNDECIDED, UNRESOLVED]).any(axis=1), OPEN)
+    return table.reset_index()
+
+
+def _has_classes(numbers: Numbers) -> bool:
+    """Whether the chance of categories is known for all numbers of datasets that a test reads."""
+    classes = classes_of(numbers.cells)
+    return all(key[:-1] in classes for key in numbers.keys if key[5] and key[-1] == "mean")
+
+
+def _is_ours(test: Test) -> bool:
+    if callable(test):
+        return "ours" in test.__doc__
+    return any(row.limit == "ours" for row in test)

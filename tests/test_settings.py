@@ -36,7 +36,14 @@ def test_mini_full_differs_from_mini_in_what_is_cut_down_for_time_alone():
     files = (ROOT / "profiles" / f"{name}.yaml" for name in ("mini-full", "mini"))
     full, mini = (yaml.safe_load(file.read_text()) for file in files)
     different = {name for name in mini if full[name] != mini[name]}
-    assert full.keys() == mini.keys() and different == {"profile", "results_dir", "epochs_share"}
+    assert full.keys() == mini.keys() and different == {
+        "profile",
+        "results_dir",
+        "n_pairs",
+        "pool_pairs",
+        "pair_counts",
+        "epochs_share",
+    }
 
 
 BAD = [

@@ -37,7 +37,7 @@ class Options(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(0, ge=0, lt=2**31)
-    n_pairs: int = Field(4000, ge=2)
+    n_pairs: int = Field(2000, ge=2)
     alphabet: Literal[tuple(ALPHABETS)] = "letters_digits36"
     scales: Several = (2, 3)
     temperature: float | None = Field(None, gt=0)

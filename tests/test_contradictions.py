@@ -83,38 +83,16 @@ def test_planted_numbers_contradict_the_text_of_anomalyclip(mean, keys, where, c
     assert not row["agrees"] and row["computed"] == computed
 
 
-def test_what_the_deviations_repeated_columns_and_offsets_of_winclip_say(published):
-    frame = load_published("winclip")
-    found = class_means(frame)
-    spread = found[found["kind"] == "deviation"]
-    assert (len(spread), spread["agrees"].sum()) == (144, 143)
-    assert spread[~spread["agrees"]]["computed"].tolist() == ["3.333"]
-    own = class_means(published).query("kind == 'deviation'").set_index("where")
-    one_shot = [
-        own.loc[f"A8 against T1: visa, 1-shot {m}, auroc, ±", "agrees"] for m in ("clip_rwda", "winclip")
-    ]
-    assert one_shot == [False, True]
-    assert found.query("kind == 'one way' and not agrees")["where"].tolist() == ["class means of image aupr"]
+def test_deviations_offsets_repeated_columns_and_sentences_of_winclip_until_one_is_changed(published):
+    """The page's golden table has those that are found."""
+    frame, where = load_published("winclip"), "A8 against T1: visa, 1-shot clip_rwda, auroc, ±"
+    for std, agrees in ((1.7, False), (3.8, True)):  # RWDA's own row in print; in WinCLIP's statistic
+        other = published.assign(std=published["std"].mask(published["category"] == "mean", std))
+        assert class_means(other).set_index("where").loc[where, "agrees"] == agrees
     higher = frame["mean"] + 0.15 * ((frame["metric"] == "aupr") & (frame["category"] != "mean"))
     assert class_means(frame.assign(mean=higher)).query("kind == 'one way'")["agrees"].all()
-    repeated = repeated_columns(frame).set_index("where")["computed"]
-    assert repeated.pop("T10") == "mvtec, 4-shot patchcore, auroc as mvtec, 2-shot patchcore, auroc"
-    assert (repeated == "none").all()
-    other = frame["std"] + 0.1 * ((frame["artifact"] == "T10") & (frame["category"] == "zipper"))
-    one = frame["shots"] == 4
-    assert repeated_columns(frame.assign(std=frame["std"].mask(one, other)))["agrees"].all()
-
-
-def test_sentences_of_winclip_against_its_tables():
-    frame = load_published("winclip")
-    where = (
-        "5.1 against T1: 1-shot lead over PatchCore, visa auroc winclip_plus (1-shot) - patchcore (1-shot)"
-    )
-    assert text(frame).set_index("where").loc[where, "computed"] == "3.900"
+    other = frame["std"].mask((frame["category"] == "zipper") & (frame["shots"] == 4), 9.9)
+    assert repeated_columns(frame.assign(std=other))["agrees"].all()
     row = {"artifact": "T1", "dataset": "visa", "method": "patchcore", "shots": 1, "metric": "auroc"}
-    assert text(planted(frame, 78.5, **row)).set_index("where").loc[where, "agrees"]
-    wrong = text(frame).query("not agrees")
-    counts = wrong.groupby(wrong["where"].str.split(" against").str[0])["agrees"].size().to_dict()
-    assert counts == {"5.1": 3, "5.3": 1, "5.4": 2, "S8": 8, "Supp. B": 17, "supplement B": 1} | {
-        "heading of the supplement's Table 8": 2
-    }
+    lead = "1-shot lead over PatchCore, visa auroc winclip_plus (1-shot) - patchcore (1-shot)"
+    assert text(planted(frame, 78.5, **row)).set_index("where").loc[f"5.1 against T1: {lead}", "agrees"]

@@ -80,6 +80,8 @@ def test_the_mean_row_averages_over_categories_first():
     np.testing.assert_allclose(table["mean"], [85, 85, 55, 75])
     np.testing.assert_allclose(table.loc["a", "std"], np.std([80, 90, 85], ddof=1))
     np.testing.assert_allclose(table.loc["mean", "std"], 0.0, atol=1e-9)  # not the mean of the categories'
+    own = rows(values, paper="winclip", artifact="T1", dataset="d", method="m", spread="of_classes")
+    assert own.set_index("category").loc["mean", "std"] == pytest.approx(10 / 3)
 
 
 def test_an_undefined_category_makes_the_mean_undefined_with_a_warning():

@@ -87,6 +87,15 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records):
     assert set(found.query("artifact == 'sec4.3'")["category"]) == {"a", "b"}  # the flipped ones
     check_rows(winclip_tables.ablation_rows(records, "visa", "toys", [1]), VISA_ROWS)
     check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), RWDA_ROWS)
+    moved = records["auroc"] + records["category"].map({"a": 0.1, "b": -0.1})  # two draws that cancel
+    two = pd.concat([records, records.assign(seed=1, auroc=moved)])
+    frames = [
+        winclip_tables.comparison_rows(two, "toys", "pixel", [1, 2]),
+        winclip_tables.classwise_rows(two, "mvtec", "toys", [1, 2]).query("category == 'mean'"),
+        rwda_tables.winclip_rows(two, "mvtec", "toys", [1, 2]).query("artifact == 'T1'"),
+    ]
+    assert pd.concat(frames)["std"].to_numpy() == pytest.approx(50**0.5)  # of the categories, as printed
+    assert winclip_tables.many_shot_rows(two, "toys")["std"].to_numpy() == pytest.approx(0, abs=1e-9)
 
 
 def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):

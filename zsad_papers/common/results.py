@@ -11,7 +11,7 @@ A frame has the columns `COLUMNS`; the first nine (`KEYS`) name a number, `mean`
 | shots | number of normal reference images, an int; `FULL_SHOT` where every training image is used |
 | method, variant | `clip_rwda`, `object_unknown;multi_crop=0`; variant is empty for the main result |
 | metric | a name in `METRICS` |
-| mean, std | the value and its spread over seeds; std is NaN for a single run |
+| mean, std | the value and its spread over seeds; std is NaN for a single run; of a mean row see `SPREADS` |
 
 Percentages are percentages here, as in the papers' tables; the functions that measure return fractions, and
 `rows` multiplies. A mean is NaN only where a metric is undefined (one class in a test set), and never in
@@ -55,6 +55,12 @@ METRICS: dict[str, tuple[float, float]] = {
 that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
 mean attention weight that a token gives itself. `background_false_positives` is the share of the
 false-positive pixels that lie on the background, `background_normal` that of all normal pixels."""
+SPREADS = {
+    "of_mean": "± is the standard deviation over draws of the mean over categories",
+    "of_classes": "± is the mean over categories of their standard deviations over draws",
+}
+"""What the std of a mean row is, in words for captions. The first is smaller: categories vary apart. A paper's
+`contradictions` show which one it prints; tables have the same kind on both sides."""
 ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 
@@ -172,13 +178,14 @@ def rows(
     variant: str = "",
     task: str = "image",
     keep: Literal["both", "mean", "categories"] = "both",
+    spread: Literal["of_mean", "of_classes"] = "of_mean",
 ) -> pd.DataFrame:
     """Tidy rows from measurements of each category and seed.
 
     Each category gets the mean and standard deviation of its values over seeds, the sample's (ddof 1). The
-    `mean` row takes the mean over categories *within each seed first*, then mean and standard deviation over
-    seeds: the spread of the whole experiment. An undefined (NaN) category makes the mean row NaN, with a
-    warning, since a mean over the others is a number for another dataset. With one seed std is NaN.
+    `mean` row takes the mean over categories *within each seed first*, then the mean over seeds; its std is
+    by `spread` one of `SPREADS`. An undefined (NaN) category makes the mean row NaN, with a warning, since a
+    mean over the others is a number for another dataset. With one seed std is NaN.
 
     values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
         if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
@@ -213,6 +220,8 @@ def rows(
             parts["mean"] = cells.mean(axis=1, skipna=False)  # (seeds,)
         for category, part in parts.items():
             mean, std = part.mean(skipna=False), part.std(skipna=False)
+            if category == "mean" and spread == "of_classes":
+                std = cells.std(skipna=False).mean(skipna=False)
             records.append({**names, "category": category, "mean": mean, "std": std})
     return validate(pd.DataFrame(records, columns=COLUMNS), source="measured rows (rows() takes fractions)")
 
@@ -288,14 +297,16 @@ def tidy(
     *,
     paper: str,
     keep: str = "mean",
+    spread: str = "of_mean",
     metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
     **where: object,
 ) -> pd.DataFrame:
-    """Rows of one artifact from the records that `where` selects (a value or a list for a column); keep as in
-    `rows`. Metrics that no record has are left out."""
+    """Rows of one artifact from the records that `where` selects (a value or a list for a column); keep and
+    spread as in `rows`. Metrics that no record has are left out."""
     for column, wanted in where.items():
         records = records[records[column].isin([wanted] if isinstance(wanted, (str, int)) else list(wanted))]
-    frames, common = [], {"paper": paper, "artifact": artifact, "dataset": dataset, "keep": keep}
+    frames, common = [], {"paper": paper, "artifact": artifact, "dataset": dataset}
+    common |= {"keep": keep, "spread": spread}
     by = ["method", "variant", "shots", "task"]
     for names, group in records.groupby(by, sort=False):
         present = [m for m in metrics if m in group and group[m].notna().any()]

@@ -26,6 +26,9 @@ CLASSWISE = {
 }
 """The tables of supplement D, by dataset, task and metric."""
 
+PRINTED = "of_classes"
+"""The paper's own ±, of `results.SPREADS`: that of Tables 1, 4, S8 and 10 to 21."""
+
 FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
 """The full method's name in the ablations."""
 
@@ -53,10 +56,12 @@ def main_records(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records["variant"] == "") & ~records["method"].isin(["patchcore_last"])]
 
 
-def comparison_rows(records: pd.DataFrame, stand_in: str, task: str, shots: Sequence[int]) -> pd.DataFrame:
+def comparison_rows(
+    records: pd.DataFrame, stand_in: str, task: str, shots: Sequence[int], spread: str = PRINTED
+) -> pd.DataFrame:
     """Rows of Table 1 (task image) or Table 4 (task pixel)."""
-    main = main_records(records)
-    return tidy(main, stand_in, {"image": "T1", "pixel": "T4"}[task], task=task, shots=[0, *shots])
+    own = {"task": task, "shots": [0, *shots], "spread": spread}
+    return tidy(main_records(records), stand_in, {"image": "T1", "pixel": "T4"}[task], **own)
 
 
 def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
@@ -64,7 +69,8 @@ def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Se
     main = main_records(records)
     where = {"shots": [0, *shots], "method": ["winclip", "winclip_plus", "spade", "padim", "patchcore"]}
     tables = {task: CLASSWISE[dataset, task] for task in ("image", "pixel")}
-    return joined(tidy(main, stand_in, own, keep="both", task=task, **where) for task, own in tables.items())
+    where |= {"keep": "both", "spread": PRINTED}
+    return joined(tidy(main, stand_in, own, task=task, **where) for task, own in tables.items())
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
@@ -140,7 +146,7 @@ def patchcore_rows(
     if not is_clip:
         own = main_records(records).query("method == 'patchcore'")
         parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
-    return tidy(pd.concat(parts), stand_in, "S8", shots=settings.shots)
+    return tidy(pd.concat(parts), stand_in, "S8", shots=settings.shots, spread=PRINTED)
 
 
 PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}

@@ -73,9 +73,9 @@ def winclip_plus(
         before any upsampling (Eq. 6); with None it is this maximum alone ("max_map" of Table 5).
     zero_shot: (n, rows, columns) map of the texts. maps: of `reference_maps`; their mean is M^W.
     fuse: how M^W and the zero-shot map are combined; the paper does not say. "harmonic" is its mean for all
-        other scores; a patch must be anomalous in both maps. "mean" ranks like the sum in most public code.
-        Zero-shot scores, from 0 to 1, then hide the distances, below 0.1. This hardly allows the paper's
-        gain from references in pixel AUROC (85.1 to 95.2). "none" leaves M^W alone.
+        other scores; a patch must be anomalous in both maps. "mean" ranks like the sum in most public code:
+        the blunter the softmax of the texts, the more the distances, below 0.1, count in it. "none" leaves
+        M^W alone.
     """
     if fuse not in ("mean", "harmonic", "none"):
         raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")

@@ -307,16 +307,17 @@ def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict
 
 
 def open_choices(category: Category) -> list[dict]:
-    """Choices that the paper leaves open, one at a time: zero-shot maps, and WinCLIP+ with one reference."""
+    """Choices that the paper leaves open, one at a time, and temperature with fusing: zero-shot maps, and
+    WinCLIP+ with one reference."""
     size = 2 * min(category.encoder.image_size) // 3
 
     def changed(**values: object) -> Category:
         return replace(category, settings=replace(category.settings, **values))
 
+    temperatures = {f"temperature={t}": changed(temperature=t) for t in (0.01, 0.07, 0.28)}
     both = {
         "": category,
-        "temperature=0.01": changed(temperature=0.01),
-        "temperature=0.07": changed(temperature=0.07),
+        **temperatures,
         "normalize_sentences=0": replace(category, normalize_sentences=False),
         "whole=squash": category.seen("squash"),
         f"map_size={size}": changed(map_size=size),
@@ -327,6 +328,8 @@ def open_choices(category: Category) -> list[dict]:
     found["layer_norm=1"] = few_shot(category, [1], layer_norm=True)
     for name, value in (("aggregate", "arithmetic"), ("fuse", "mean"), ("fuse", "none")):
         found[f"{name}={value}"] = few_shot(category, [1], **{name: value})
+    for variant, other in temperatures.items():
+        found[f"{variant};fuse=mean"] = few_shot(other, [1], fuse="mean")
     own = ("", "maps=P+Wm+Ws", "score=ascore0+max_map")  # the methods themselves, without ablations
     for variant, measured in found.items():
         records += [{**record, "variant": variant} for record in measured if record["variant"] in own]

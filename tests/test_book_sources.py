@@ -10,8 +10,9 @@ import pytest
 from conftest import NOTEBOOKS, ROOT
 
 from zsad_papers import all_papers
-from zsad_papers.common.results import load_published
-from zsad_papers.common.settings import parameters_cell
+from zsad_papers.common.coverage import ONLY, OWN, SPARSE, STAND_IN, coverage
+from zsad_papers.common.results import load_published, read_results
+from zsad_papers.common.settings import parameters_cell, read_settings
 
 MADE = {"_build", "notebooks"}  # folders in book/ that `make book` fills
 TEXTS = sorted(path.relative_to(ROOT / "book") for path in (ROOT / "book").rglob("*.md"))
@@ -112,3 +113,26 @@ def test_no_file_is_too_large_or_names_a_folder_of_a_machine():
     assert not large
     named = {text: [path for path in files if text.encode() in path.read_bytes()] for text in MACHINE_PATHS}
     assert not any(named.values()), named
+
+
+def test_coverage_counts_measured_neighbours_and_hollow_artifacts_have_a_reason():
+    settings, printed = read_settings({"profile": "mini"}), load_published("anomalyclip")
+    one = artifacts().query("paper == 'anomalyclip' and artifact == 'T4'")
+    for datasets, rows, expected in (
+        ({"mvtec": "mvtec", "visa": "visa"}, printed, (OWN, 40, 40)),
+        (
+            {"mvtec": "mini_mvtec"},
+            printed.query("dataset == 'mvtec'").assign(dataset="mini_mvtec"),
+            (STAND_IN, 40, 20),
+        ),
+        ({"mvtec": "mini_mvtec"}, printed.iloc[:0], (ONLY, 40, 0)),
+    ):
+        assert tuple(coverage(one, rows, datasets)[["state", "cells", "measured"]].iloc[0]) == expected
+    run = read_results((ROOT / "reference" / "mini").glob("*.csv"))
+    found = coverage(artifacts(), run, settings.datasets)
+    found = found[found["measured"] < SPARSE * found["cells"]]
+    hollow = pd.read_csv(ROOT / "book" / "hollow.csv", keep_default_na=False)
+    assert not set(zip(found["paper"], found["artifact"])) - set(zip(hollow["paper"], hollow["artifact"]))
+    assert not set(zip(hollow["paper"], hollow["artifact"])) - set(
+        zip(artifacts()["paper"], artifacts()["artifact"])
+    )

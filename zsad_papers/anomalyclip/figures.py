@@ -144,8 +144,8 @@ def strip(examples: Sequence[Example]) -> Figure:
 
 SHOWN = load_claims("anomalyclip", "figure_maps.csv").set_index("figure")
 """For Figures 14 to 37: the category, its dataset, and what can show it, in order: dataset and category,
-or a dataset alone for its first category. The paper does not name the circuit board, the bracket or the set
-of colon or brain images: these are our choice."""
+or a dataset alone for its first category. The paper does not name the circuit board or the bracket:
+these are our choice."""
 
 
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:

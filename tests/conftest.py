@@ -25,7 +25,7 @@ CATEGORIES = {  # of the datasets that tests render
     "mini_mvtec": ("bottle_top", "carpet", "hex_nut"),
     "mini_visa": ("candles", "fuse", "gear"),
 }
-LEDGERS = ("claims", "coverage")  # they read what the other notebooks have written
+LEDGERS = ("claims", "coverage", "reexecutions")  # they read what the other notebooks have written
 SLOW = hypothesis.HealthCheck.too_slow  # on a busy machine everything is
 hypothesis.settings.register_profile("few", max_examples=25, deadline=None, suppress_health_check=[SLOW])
 hypothesis.settings.load_profile("few")

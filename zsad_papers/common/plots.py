@@ -202,15 +202,16 @@ def dots(
     reference: float | None = None,
     columns: int = 2,
     share_x: bool = False,
+    line: float | None = None,
 ) -> Figure:
     """One line a label, one dot a group, in its own marker and colour; a panel for each value of `panel`.
 
-    reference: a vertical line at this x. share_x: one scale for all panels.
+    reference: a vertical line at this x. share_x: one scale for all panels. line: inches a label.
     Dots need no axis from 0, so small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
     columns, n_rows = grid_of(len(panels), columns)
-    height = n_rows * (0.9 + 0.12 * len(labels) * (1 + len(groups))) + 0.4
+    height = n_rows * (0.9 + len(labels) * (line or 0.12 * (1 + len(groups)))) + 0.4
     figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
     for axis, title in zip(axes.flat, panels, strict=False):
         for number, name in enumerate(groups):

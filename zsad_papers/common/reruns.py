@@ -1,0 +1,89 @@
+"""What the re-runs of others say: differences from print, claims, and the causes that people found."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from zsad_papers.common.claims import UNDECIDED, Cells, Numbers, cells_of, judge, load_claims, load_tests
+from zsad_papers.common.reexecutions import RERUNS, reexecutions
+from zsad_papers.common.results import KEYS, load_published
+from zsad_papers.common.tables import LABELS
+
+AVERAGE_PRECISION = ("ap", "aupr")  # a paper has one of these names
+
+
+def differences() -> pd.DataFrame:
+    """Re-run minus printed for each number of a paper's method, in points; no quotations, nothing
+    second-hand. Further columns: `label`, the code base and who ran it, and `measure`."""
+    rows = reexecutions().query("kind != 'quotation' and variant == '' and seen != 'second-hand'")
+    rows = rows.dropna(subset="printed")
+    alone = [code in by or code == "not stated" for code, by in zip(rows["code"], rows["by"])]
+    label = rows["by"].where(alone, rows["code"] + ": " + rows["by"])
+    metric = rows["metric"].replace("aupr", "ap").map(LABELS["metric"]).str.removesuffix(" (%)")
+    rows = rows.assign(label=label, measure=rows["task"] + " " + metric)
+    rows["difference"] = rows["mean"] - rows["printed"]
+    return rows.sort_values(["measure", "label", "shots"], kind="stable")
+
+
+def verdicts(paper: str) -> pd.DataFrame:
+    """The claims of a paper that re-runs can decide, of those seen in their source: id, by, verdict, alone.
+    alone: False where printed numbers stand for methods that the re-run lacks."""
+    tests, options = load_tests(paper)
+    rows, runs, found = load_published(paper), reexecutions(), []
+    published = cells_of(rows)
+    for by, own in runs[runs["kind"].isin(RERUNS) & (runs["seen"] == "source")].groupby("by"):
+        cells = _named_as_in(published, own)
+        methods = {_family(key[2]) for key in cells}
+        others = {key: value for key, value in published.items() if _family(key[2]) not in methods}
+        absent = {key: {by: (math.nan, math.nan)} for key in cells}
+        for claim, test in tests.items():
+            sides = (cells, others | cells, others | absent)
+            alone, beside, without = (judge(Numbers(rows, side, options), test).verdict for side in sides)
+            if beside != UNDECIDED and without == UNDECIDED:
+                found.append((claim, by, beside, alone != UNDECIDED))
+    return pd.DataFrame(found, columns=["id", "by", "verdict", "alone"]).astype({"alone": bool})
+
+
+def _family(method: str) -> str:
+    """WinCLIP and WinCLIP+ are one."""
+    return method.removesuffix("_plus")
+
+
+def _named_as_in(published: Cells, rows: pd.DataFrame) -> Cells:
+    """The cells of a run under the names that a paper has for them."""
+    precision = next(name for name in AVERAGE_PRECISION if any(key[0] == name for key in published))
+    cells: Cells = {}
+    for (metric, task, method, variant, *rest), values in cells_of(rows).items():
+        names = [(method, variant)]
+        if _family(method) == "winclip" and not variant:  # RWDA's names
+            names += [("winclip", ""), ("winclip", "object_known")]
+        metric = precision if metric in AVERAGE_PRECISION else metric
+        keys = [(metric, task, *name, *rest) for name in names]
+        cells[next((key for key in keys if key in published), keys[0])] = values
+    return cells
+
+
+def tally(paper: str) -> pd.DataFrame:
+    """In how many re-runs each claim holds, by id: on their numbers `alone`, and `beside print`."""
+    table, texts = verdicts(paper), {}
+    for name, rows in (("alone", table[table["alone"]]), ("beside print", table[~table["alone"]])):
+        holds = (rows["verdict"] == "holds").groupby(rows["id"])
+        texts[name] = holds.sum().astype(str) + " of " + holds.size().astype(str)
+    return pd.DataFrame(texts, index=pd.Index(load_claims(paper)["id"])).fillna("-")
+
+
+def effects(measured: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `reexecution_causes.csv`, with the difference of two settings in a run of others, `there`,
+    and one in this book's results (under published dataset names) that shows the same, `here`, or NaN."""
+    rows = reexecutions().assign(paper=lambda frame: frame["run"])
+    printed = rows.dropna(subset="printed").assign(mean=rows["printed"], variant="printed")
+    public = pd.concat([rows, printed]).drop_duplicates(KEYS)
+    causes = load_claims("common", "reexecution_causes.csv")
+    for side, frame, prefix in (("there", public, ""), ("here", measured, "own_")):
+        names = [prefix + name for name in ("run", "settings", "dataset", "measure")]
+        for at, (own, settings, *cell) in causes[names].iterrows():
+            numbers = Numbers(frame, cells_of(frame[frame["paper"] == own]))
+            causes.loc[at, side] = numbers.value(settings, *cell) if settings else math.nan
+    return causes

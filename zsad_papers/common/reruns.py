@@ -1,4 +1,4 @@
-"""What the re-runs of others say: differences from print, claims, and the causes that people found."""
+"""What the re-runs of others say about the claims, and the causes that people found."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ import pandas as pd
 from zsad_papers.common.claims import UNDECIDED, Cells, Numbers, cells_of, judge, load_claims, load_tests
 from zsad_papers.common.reexecutions import RERUNS, reexecutions
 from zsad_papers.common.results import KEYS, load_published
-from zsad_papers.common.tables import LABELS
 
 AVERAGE_PRECISION = ("ap", "aupr")  # a paper has one of these names
-
-
-def differences() -> pd.DataFrame:
-    """Re-run minus printed for each number of a paper's method, in points; no quotations, nothing
-    second-hand. Further columns: `label`, the code base and who ran it, and `measure`."""
-    rows = reexecutions().query("kind != 'quotation' and variant == '' and seen != 'second-hand'")
-    rows = rows.dropna(subset="printed")
-    alone = [code in by or code == "not stated" for code, by in zip(rows["code"], rows["by"])]
-    label = rows["by"].where(alone, rows["code"] + ": " + rows["by"])
-    metric = rows["metric"].replace("aupr", "ap").map(LABELS["metric"]).str.removesuffix(" (%)")
-    rows = rows.assign(label=label, measure=rows["task"] + " " + metric)
-    rows["difference"] = rows["mean"] - rows["printed"]
-    return rows.sort_values(["measure", "label", "shots"], kind="stable")
 
 
 def verdicts(paper: str) -> pd.DataFrame:

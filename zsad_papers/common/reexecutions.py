@@ -17,7 +17,7 @@ RERUNS = ("re-run", "re-run in a paper")
 KINDS = (*RERUNS, "author log", "quotation")
 SEEN = ("source", "second-hand", "derived")
 OTHER_DATASETS = ("ksdd2",)  # no paper of the book has numbers for it
-CELL = [key for key in KEYS if key not in ("paper", "artifact")]
+CELL = [column for column in KEYS if column not in ("paper", "artifact")]
 ROUNDED = 0.1  # a mean and its classes, each with one decimal
 Fault = tuple[str, pd.Series, str]
 

@@ -10,8 +10,6 @@ from zsad_papers.common.claims import UNDECIDED, Cells, Numbers, cells_of, judge
 from zsad_papers.common.reexecutions import RERUNS, reexecutions
 from zsad_papers.common.results import KEYS, load_published
 
-AVERAGE_PRECISION = ("ap", "aupr")  # a paper has one of these names
-
 
 def verdicts(paper: str) -> pd.DataFrame:
     """The claims of a paper that re-runs can decide, of those seen in their source: id, by, verdict, alone.
@@ -21,8 +19,8 @@ def verdicts(paper: str) -> pd.DataFrame:
     published = cells_of(rows)
     for by, own in runs[runs["kind"].isin(RERUNS) & (runs["seen"] == "source")].groupby("by"):
         cells = _named_as_in(published, own)
-        methods = {_family(key[2]) for key in cells}
-        others = {key: value for key, value in published.items() if _family(key[2]) not in methods}
+        methods = {key[2].removesuffix("_plus") for key in cells}  # WinCLIP and WinCLIP+ are one
+        others = {key: v for key, v in published.items() if key[2].removesuffix("_plus") not in methods}
         absent = {key: {by: (math.nan, math.nan)} for key in cells}
         for claim, test in tests.items():
             sides = (cells, others | cells, others | absent)
@@ -32,20 +30,15 @@ def verdicts(paper: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["id", "by", "verdict", "alone"]).astype({"alone": bool})
 
 
-def _family(method: str) -> str:
-    """WinCLIP and WinCLIP+ are one."""
-    return method.removesuffix("_plus")
-
-
 def _named_as_in(published: Cells, rows: pd.DataFrame) -> Cells:
     """The cells of a run under the names that a paper has for them."""
-    precision = next(name for name in AVERAGE_PRECISION if any(key[0] == name for key in published))
+    precision = "ap" if any(key[0] == "ap" for key in published) else "aupr"
     cells: Cells = {}
     for (metric, task, method, variant, *rest), values in cells_of(rows).items():
         names = [(method, variant)]
-        if _family(method) == "winclip" and not variant:  # RWDA's names
+        if method.startswith("winclip") and not variant:  # RWDA's names
             names += [("winclip", ""), ("winclip", "object_known")]
-        metric = precision if metric in AVERAGE_PRECISION else metric
+        metric = precision if metric in ("ap", "aupr") else metric
         keys = [(metric, task, *name, *rest) for name in names]
         cells[next((key for key in keys if key in published), keys[0])] = values
     return cells

@@ -44,13 +44,14 @@ def _named_as_in(published: Cells, rows: pd.DataFrame) -> Cells:
     return cells
 
 
-def tally(paper: str) -> pd.DataFrame:
-    """In how many re-runs each claim holds, by id: on their numbers `alone`, and `beside print`."""
-    table, texts = verdicts(paper), {}
-    for name, rows in (("alone", table[table["alone"]]), ("beside print", table[~table["alone"]])):
-        holds = (rows["verdict"] == "holds").groupby(rows["id"])
-        texts[name] = holds.sum().astype(str) + " of " + holds.size().astype(str)
-    return pd.DataFrame(texts, index=pd.Index(load_claims(paper)["id"])).fillna("-")
+def tally(paper: str) -> pd.Series:
+    """In how many re-runs each claim holds, by id: '3 of 3 alone', '4 of 5 beside print', '-' for none."""
+    table = verdicts(paper)
+    how = table["alone"].map({True: " alone", False: " beside print"})
+    holds = (table["verdict"] == "holds").groupby([table["id"], how])
+    texts = holds.sum().astype(str) + " of " + holds.size().astype(str)
+    texts += texts.index.get_level_values("alone")
+    return texts.groupby("id").agg(", ".join).reindex(load_claims(paper)["id"]).fillna("-").rename("re-runs")
 
 
 def effects(measured: pd.DataFrame) -> pd.DataFrame:

@@ -83,11 +83,24 @@ def test_overlapping_tiles_are_averaged():
     (tall,) = image_maps(tiled(4, 6, boxes_of(4, 6, "tiles")), maps)
     np.testing.assert_allclose(tall, np.transpose([row] * 4))
     (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
-    np.testing.assert_allclose(cut, [[0, 1, 1, 1, 1, 0]] * 4)  # nothing is known of what was cut off
+    np.testing.assert_allclose(cut, [[np.nan, 1, 1, 1, 1, np.nan]] * 4)  # nothing is known of what was cut off
     grid = torch.arange(4.0).reshape(1, 1, 2, 2)
     (smooth,) = image_maps(tiled(8, 6, [(0, 0, 8, 6)]), grid[0], sigma=1.5)
     expected = gaussian_filter(F.interpolate(grid, (6, 8), mode="bilinear")[0, 0], 1.5)
     np.testing.assert_allclose(smooth, expected)
+
+
+def test_the_ends_that_a_centre_crop_leaves_out_are_not_measured(parts_of):
+    """The spot at the left is seen by neither map nor mask; its image stays anomalous."""
+    images = [spot(24, 24, 9, 9)[0], spot(48, 24, 4, 12), spot(48, 24, 24, 12)]
+    (part,) = parts_of(images, BRIGHTNESS, whole="center_crop")
+    grey = part.load().tensor("grey")
+    boxes = [slice(0, 24), slice(12, 36), slice(12, 36)]
+    masks = [part.dataset.mask(i)[:, box] for i, box in enumerate(boxes)]
+    maps = F.interpolate(grey[:, None], (24, 24), mode="bilinear")[:, 0].numpy()
+    found = measure([part], detect_light)["light/pixel"]
+    assert [mask.any() for mask in masks] == [False, False, True]
+    np.testing.assert_allclose(found[:2], [pixel_auroc(masks, maps), aupro(masks, maps)], atol=1e-4)
 
 
 @pytest.mark.filterwarnings("error")  # none about the empty masks of normal images

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,12 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from zsad_core import prompts
+from zsad_core.datasets import load_dataset
 from zsad_core.image_features import compute_features
 from zsad_core.maps import image_maps
 from zsad_core.methods import clip
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.common.experiment import Category, flipped, hidden_layers
 from zsad_papers.winclip import experiments
 from zsad_papers.winclip.experiments import few_shot_arrays, zero_shot, zero_shot_detector
@@ -195,3 +198,16 @@ def test_claim_30_is_about_good_and_flipped_images_and_hidden_layers_are_the_pap
     (record,) = flipped(replace(square, dataset=dataset), np.arange(len(wanted)), "winclip")
     assert record["values"].tolist() == np.flatnonzero(wanted).tolist() != list(range(len(wanted)))
     assert flipped(square, np.arange(len(wanted)), "winclip") == [] and hidden_layers(12) == (6, 9)
+
+
+def test_padim_compares_a_tile_with_tiles_of_its_place(settings, encoder):
+    """With one reference, the distance of this image to itself is 0 everywhere."""
+    dataset = load_dataset(Path(settings.data_dir) / "mini_visa")
+    wide = Category(settings, encoder, dataset, "fuse")
+    image = wide.draws([1])[1, 0][0]
+    (part, *_) = wide.computed(wide.clip, wide.train)
+    reference, query = part.load().only(image), wide.features(wide.clip, 0)
+    assert len(query.boxes) > 1
+    detect = baseline_detector(wide, [1], None, ["padim"])
+    assert detect(reference)["padim|1|0"].maps.abs().max() < 1e-4 < detect(query)["padim|1|0"].maps.min()
+    assert as_baselines_see(wide, None) is wide and as_baselines_see(wide, object()).whole == "center_crop"

@@ -18,7 +18,7 @@ def image_maps(
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
 
-    Bilinear; the mean where tiles overlap (supplement A); 0 outside all tiles. sigma: Gaussian, in pixels.
+    Bilinear; the mean where tiles overlap (supplement A); NaN outside all tiles. sigma: Gaussian, in pixels.
     """
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
@@ -29,7 +29,7 @@ def image_maps(
             size, values = (lower - upper, right - left), maps[tile][None, None].float()
             total[upper:lower, left:right] += F.interpolate(values, size, mode="bilinear")[0, 0]
             count[upper:lower, left:right] += 1
-        whole = (total / count.clamp(min=1)).numpy()
+        whole = (total / count).numpy()
         yield gaussian_filter(whole, sigma) if sigma else whole
 
 

@@ -18,7 +18,7 @@ from zsad_papers.anomalyclip.experiments import extractors_of
 from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_dataset
 from zsad_papers.anomalyclip.tables import variants_of
 from zsad_papers.baselines.backbones import Backbone, backbone_of
-from zsad_papers.baselines.detectors import baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_extractor
 from zsad_papers.baselines.tiling import tiling_extractor
 from zsad_papers.common.data import dataset_named, encoder_of, has_masks
 from zsad_papers.common.experiment import Category
@@ -92,10 +92,11 @@ def _windows(category: Category, dataset: str, backbone: Backbone | None) -> Non
 def _baselines(category: Category, backbone: Backbone | None) -> None:
     """For `few_shot_baselines` and `full_shot`, which takes all training images as references."""
     extractor = baseline_extractor(category, backbone)
-    category.computed(extractor, category.train)
-    if backbone is not None:
-        category.references(category.draws(category.settings.shots), extractor)
-    category.computed(extractor, category.test)
+    for own in {id(own): own for own in (category, as_baselines_see(category, backbone))}.values():
+        own.computed(extractor, own.train)
+        if backbone is not None:
+            own.references(own.draws(own.settings.shots), extractor)
+        own.computed(extractor, own.test)
 
 
 def _local_features(category: Category, dataset: str) -> None:

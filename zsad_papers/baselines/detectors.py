@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from zsad_core import methods
@@ -16,6 +17,12 @@ from zsad_papers.common.experiment import Category, hidden_layers
 
 def baseline_extractor(category: Category, backbone: Backbone | None) -> Extractor:
     return category.clip if backbone is None else backbone_extractor(backbone)
+
+
+def as_baselines_see(category: Category, backbone: Backbone | None) -> Category:
+    """CLIP-based models alone are tiled. The others keep their own pre-processing (supplement A), which cuts
+    the centre out of images that are not square, and out of their masks."""
+    return category if backbone is None else category.seen("center_crop")
 
 
 def baseline_detector(
@@ -44,6 +51,8 @@ def baseline_detector(
         maps = {k: v.unflatten(1, category.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
         for method in names.keys() & set(baselines):  # PatchCore's own features once for all memories
             maps[method] = few_shot.locally_aware({name: maps[name] for name in names[method]})
+        boxes, sizes = features.boxes, features.sizes[features.owner][:, ::-1]
+        maps["centre"] = torch.from_numpy((boxes[:, :2] + boxes[:, 2:]) / sizes)  # (t, 2), 0 to 2
         return maps
 
     def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], Output]:
@@ -51,8 +60,7 @@ def baseline_detector(
         if method == "spade":
             return lambda query: few_shot.spade(query, references, spread, deepest, size)
         if method == "padim":
-            gaussians = few_shot.padim_memory(references, spread, seed)
-            return lambda query: few_shot.padim(query, gaussians, size)
+            return padim_by_place(references, spread, seed, size)
         entries = few_shot.patchcore_memory(references[method], seed)
         return lambda query: few_shot.patchcore(query[method], entries, size)
 
@@ -67,3 +75,34 @@ def baseline_detector(
         return {name: score(query) for name, score in fitted.items()}
 
     return detect
+
+
+def padim_by_place(
+    references: dict[str, Tensor], layers: Sequence[str], seed: int, size: few_shot.Size
+) -> Callable[[dict[str, Tensor]], Output]:
+    """PaDiM with one set of Gaussians for each place of a tile, since a left tile is no sample of a right one.
+
+    references: the layers' maps, and `centre` (t, 2) of the tiles, image after image. The places are those of
+    the first image's tiles; every other tile belongs to the nearest.
+    """
+    centres = references["centre"]
+    onwards = (centres.sum(1).diff() > 0).long()  # 0 where the next image begins
+    places = centres[: 1 + int(onwards.cumprod(0).sum())]
+
+    def at_place(tiles: dict[str, Tensor], place: int) -> tuple[dict[str, Tensor], Tensor]:
+        own = torch.cdist(tiles["centre"], places).argmin(1) == place
+        return {name: tiles[name][own] for name in layers}, own
+
+    numbers = range(len(places))
+    memories = [few_shot.padim_memory(at_place(references, i)[0], layers, seed) for i in numbers]
+
+    def score(query: dict[str, Tensor]) -> Output:
+        n = len(query["centre"])
+        found = Output(torch.empty(n), torch.empty(n, *size))
+        for place, memory in enumerate(memories):
+            tiles, own = at_place(query, place)
+            if own.any():
+                found.scores[own], found.maps[own] = few_shot.padim(tiles, memory, size)
+        return found
+
+    return score

@@ -67,9 +67,10 @@ def measure(
                 scores[name].append(features.mean_of_tiles(output.scores))
             if output.maps is None:
                 continue
-            masks = masks or [(m, anomalous_weights(m) if m.any() else None) for m in _masks(part, map_size)]
+            masks = masks or _seen(part, features, map_size)
             maps = image_maps(features, output.maps, map_size, sigma)
-            for (mask, weights), anomaly_map in zip(masks, maps, strict=True):
+            for (mask, weights, place), anomaly_map in zip(masks, maps, strict=True):
+                anomaly_map = anomaly_map[place]
                 histograms[name].add(mask, anomaly_map, weights)
                 if name in within:
                     within[name].append(_of_image(mask, anomaly_map))
@@ -84,6 +85,18 @@ def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, 
         return np.nan, np.nan, highest
     labels, scores = mask.ravel(), anomaly_map.ravel()
     return auroc(labels, scores), f1_max(labels, scores), highest
+
+
+def _seen(part: FeaturePart, features: TileFeatures, map_size: int | tuple[int, int] | None) -> list[tuple]:
+    """Of each image its mask, the mask's `anomalous_weights`, and the place in the image, of what tiles cover;
+    a centre crop leaves out the ends, which have no score."""
+    masks, places = _masks(part, map_size), [...] * len(part.dataset)
+    if part.whole == "center_crop":
+        covered = image_maps(features, torch.ones(len(features.owner), 1, 1), map_size)
+        inside = [np.isfinite(scores) for scores in covered]
+        places = [np.ix_(own.any(1), own.any(0)) for own in inside]
+    cut = [(mask[place], place) for mask, place in zip(masks, places, strict=True)]
+    return [(mask, anomalous_weights(mask) if mask.any() else None, place) for mask, place in cut]
 
 
 def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np.ndarray]:

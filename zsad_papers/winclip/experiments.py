@@ -23,7 +23,7 @@ from zsad_core.image_features import Extractor, TileFeatures
 from zsad_core.methods import Detector, Output, Texts, clip
 from zsad_core.scores import prompt_score, to_tensor
 from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.baselines.detectors import baseline_detector, baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector, baseline_extractor
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tiling_extractor, tiling_map
 from zsad_papers.common import galleries
@@ -286,9 +286,11 @@ def few_shot_baselines(
     shots: Sequence[int],
     backbone: Backbone | None = None,
     baselines: Sequence[str] = ("spade", "padim", "patchcore"),
+    tiled: bool = False,
 ) -> list[dict]:
     """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
-    `baseline_detector`."""
+    `baseline_detector`. tiled: on a network that is no CLIP too."""
+    category = category if tiled else as_baselines_see(category, backbone)
     make = partial(baseline_detector, category, shots, backbone, baselines)
     extractor, names = baseline_extractor(category, backbone), list(baselines)
     found = category.measured("baselines", make, extractor, shots=shots, kinds=(), methods=names)
@@ -306,9 +308,9 @@ def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict
     return [{**record, "shots": FULL_SHOT} for record in records]
 
 
-def open_choices(category: Category) -> list[dict]:
+def open_choices(category: Category, backbone: Backbone | None = None) -> list[dict]:
     """Choices that the paper leaves open, one at a time, and temperature with fusing: zero-shot maps, and
-    WinCLIP+ with one reference."""
+    WinCLIP+ and the baselines with one reference."""
     size = 2 * min(category.encoder.image_size) // 3
 
     def changed(**values: object) -> Category:
@@ -330,6 +332,9 @@ def open_choices(category: Category) -> list[dict]:
         found[f"{name}={value}"] = few_shot(category, [1], **{name: value})
     for variant, other in temperatures.items():
         found[f"{variant};fuse=mean"] = few_shot(other, [1], fuse="mean")
+    if backbone is not None:
+        found[""] += few_shot_baselines(category, [1], backbone)
+        found["whole=tiles"] = few_shot_baselines(category, [1], backbone, tiled=True)
     own = ("", "maps=P+Wm+Ws", "score=ascore0+max_map")  # the methods themselves, without ablations
     for variant, measured in found.items():
         records += [{**record, "variant": variant} for record in measured if record["variant"] in own]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from zsad_core.methods import detector, winclip
 from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.baselines.detectors import baseline_detector, baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector, baseline_extractor
 from zsad_papers.common import galleries
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, image_map
@@ -38,10 +38,10 @@ def example(
     for k in shots:
         maps[f"WinCLIP+ ({k})"] = image_map(category, category.clip, plus, image, f"P+Wm+Ws|{k}|{seed}")
     if baselines:
-        others = baseline_detector(category, shots[:1], backbone, baselines)
-        extractor = baseline_extractor(category, backbone)
+        seen, extractor = as_baselines_see(category, backbone), baseline_extractor(category, backbone)
+        others = baseline_detector(seen, shots[:1], backbone, baselines)
     for method in baselines:
-        found = image_map(category, extractor, others, image, f"{method}|{shots[0]}|{seed}")
+        found = image_map(seen, extractor, others, image, f"{method}|{shots[0]}|{seed}")
         maps[f"{LABELS['method'][method]} ({shots[0]})"] = found
     reference = int(category.draws([1])[1, seed][0]) if len(category.train) else None
     return galleries.example(category, image, maps, reference)
@@ -131,7 +131,8 @@ def _changes(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "method", "task", "metric"]
     default = frame[frame["variant"] == ""].set_index(keys)["mean"].rename("default")
     frame = frame.join(default, on=keys).assign(measure=frame["task"] + " " + frame["metric"].str.upper())
-    names = {"winclip": "WinCLIP", "winclip_plus": "WinCLIP+, 1-shot"}
+    methods = ("winclip_plus", "spade", "padim", "patchcore")
+    names = {"winclip": "WinCLIP"} | {name: f"{LABELS['method'][name]}, 1-shot" for name in methods}
     return frame.assign(change=frame["mean"] - frame["default"]).replace({"method": names})
 
 

@@ -177,7 +177,8 @@ def backbone_rows(
 
 def open_choice_rows(settings: Settings, encoder: ClipEncoder, dataset: str, stand_in: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    return tidy(run_experiment(settings, encoder, dataset, experiments.open_choices), stand_in, "open")
+    options = (experiments.open_choices, backbone_of(settings))
+    return tidy(run_experiment(settings, encoder, dataset, *options), stand_in, "open")
 
 
 def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:

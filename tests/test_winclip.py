@@ -83,7 +83,7 @@ def test_overlapping_tiles_are_averaged():
     (tall,) = image_maps(tiled(4, 6, boxes_of(4, 6, "tiles")), maps)
     np.testing.assert_allclose(tall, np.transpose([row] * 4))
     (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
-    np.testing.assert_allclose(cut, [[np.nan, 1, 1, 1, 1, np.nan]] * 4)  # nothing is known of what was cut off
+    np.testing.assert_allclose(cut, [[np.nan, 1, 1, 1, 1, np.nan]] * 4)  # the ends are not known
     grid = torch.arange(4.0).reshape(1, 1, 2, 2)
     (smooth,) = image_maps(tiled(8, 6, [(0, 0, 8, 6)]), grid[0], sigma=1.5)
     expected = gaussian_filter(F.interpolate(grid, (6, 8), mode="bilinear")[0, 0], 1.5)

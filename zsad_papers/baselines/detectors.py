@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,18 +34,14 @@ def baseline_detector(
 ) -> Detector:
     """The few-shot baselines for each draw of references: outputs `<method>|<shots>|<seed>`.
 
-    backbone: a convolutional network with `layer1` to `layer4`; each method takes the layers of its paper.
-        None: the CLIP, with two hidden blocks instead of layer2 and layer3 (supplement B).
+    backbone: a convolutional network. Its last layer gives SPADE's whole images, the others SPADE and PaDiM,
+        the two before the last PatchCore. None: the CLIP, with two hidden blocks (supplement B).
     baselines: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
     """
     extractor = baseline_extractor(category, backbone)
-    if backbone is None:
-        deepest = str(category.encoder.depth)
-        spread = deep = [str(layer) for layer in hidden_layers(category.encoder.depth)]
-    else:
-        deepest = "layer4"
-        spread, deep = ["layer1", "layer2", "layer3"], ["layer2", "layer3"]
-    names = {"patchcore": deep, "patchcore_last": [deepest]}
+    blocks = (*hidden_layers(category.encoder.depth), category.encoder.depth)
+    *spread, deepest = backbone.layers if backbone else map(str, blocks)
+    names, size = {"patchcore": spread[-2:], "patchcore_last": [deepest]}, extractor.network.image_size
 
     def patch_maps(features: TileFeatures) -> dict[str, Tensor]:
         layers = features.starting("layer")
@@ -55,23 +52,31 @@ def baseline_detector(
         maps["centre"] = torch.from_numpy((boxes[:, :2] + boxes[:, 2:]) / sizes)  # (t, 2), 0 to 2
         return maps
 
-    def fit(method: str, references: dict[str, Tensor], seed: int) -> Callable[[dict[str, Tensor]], Output]:
-        size = extractor.network.image_size
+    reference, draws = category.references(category.draws(shots), extractor)
+    firsts = np.cumsum([0, *(len(part.meta) for part in reference)])
+    owner = np.concatenate([part.owner + first for part, first in zip(reference, firsts)])
+    gallery = methods.tiles_of(reference, range(firsts[-1]), patch_maps)
+    tiles = {draw: torch.from_numpy(np.isin(owner, images)) for draw, images in draws.items()}
+
+    def fit(method: str, own: Tensor, seed: int) -> Callable[[dict[str, Tensor]], Output]:
         if method == "spade":
-            return lambda query: few_shot.spade(query, references, spread, deepest, size)
+            return lambda query: few_shot.spade(query["wholes"][:, own], query["places"][:, own], size)
         if method == "padim":
-            return padim_by_place(references, spread, seed, size)
-        entries = few_shot.patchcore_memory(references[method], seed)
+            chosen = {name: gallery[name][own] for name in (*spread, "centre")}
+            return padim_by_place(chosen, spread, seed, size)
+        entries = few_shot.patchcore_memory(gallery[method][own], seed)
         return lambda query: few_shot.patchcore(query[method], entries, size)
 
-    reference, draws = category.references(category.draws(shots), extractor)
-    fitted = {}
-    for (k, seed), images in draws.items():
-        chosen = methods.tiles_of(reference, images, patch_maps)
-        fitted |= {f"{method}|{k}|{seed}": fit(method, chosen, seed) for method in baselines}
+    fitted = {
+        f"{method}|{k}|{seed}": fit(method, own, seed)
+        for (k, seed), own in tiles.items()
+        for method in baselines
+    }
 
     def detect(features: TileFeatures) -> dict[str, Output]:
         query = patch_maps(features)
+        if "spade" in baselines:
+            query["wholes"], query["places"] = few_shot.spade_distances(query, gallery, spread, deepest)
         return {name: score(query) for name, score in fitted.items()}
 
     return detect
@@ -80,7 +85,7 @@ def baseline_detector(
 def padim_by_place(
     references: dict[str, Tensor], layers: Sequence[str], seed: int, size: few_shot.Size
 ) -> Callable[[dict[str, Tensor]], Output]:
-    """PaDiM with one set of Gaussians for each place of a tile, since a left tile is no sample of a right one.
+    """PaDiM with Gaussians of its own for each place of a tile: a left tile is no sample of a right one.
 
     references: the layers' maps, and `centre` (t, 2) of the tiles, image after image. The places are those of
     the first image's tiles; every other tile belongs to the nearest.

@@ -14,13 +14,14 @@ are NaN or infinite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from zsad_core.methods import Output
@@ -46,32 +47,37 @@ NEIGHBOURHOOD, CHANNELS = 3, 1024
 """PatchCore: side in patches of the window around a feature, and the feature's dimension."""
 
 
-def spade(
-    query: FeatureMaps, references: FeatureMaps, layers: Sequence[str], global_layer: str, size: Size
-) -> Output:
-    """SPADE (Cohen and Hoshen 2020) of n images, with m >= 1 normal references.
-
-    Image score: mean distance of the global feature, `global_layer` averaged over positions, to those of the
-    nearest references (Eq. 2). Map: distance of each position to the nearest feature among all positions of
-    these references (Eq. 3). Distances are squared Euclidean ones, as the paper prints them.
+def spade_distances(
+    query: FeatureMaps, references: FeatureMaps, layers: Sequence[str], global_layer: str
+) -> tuple[Tensor, Tensor]:
+    """Squared Euclidean distances of n images to each of m normal references, which all draws share: of whole
+    images (n, m), by `global_layer` averaged over positions; and of each position to the nearest one in that
+    reference (n, m, rows, columns).
 
     All layers are resized to the largest grid and compared as one long feature, one per position as in the
     paper. What WinCLIP's own re-implementation did is not known.
     """
     kept = checked_maps("references", references, [*layers, *({global_layer} - set(layers))])
-    vectors = kept[global_layer].mean((1, 2))  # (m, channels)
-    features = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
-    k = min(NEIGHBOURS, len(vectors))
+    images = checked_maps("queries", query, list(kept), {name: x.shape[1:] for name, x in kept.items()})
+    pooled = [maps[global_layer].mean((1, 2)).double() for maps in (images, kept)]
+    gallery = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
+    found = []
+    for image in one_by_one(images):
+        own = _concatenate([image[name] for name in layers])[0].flatten(0, 1)  # (rows columns, d)
+        found.append(torch.stack([_nearest(own, reference.flatten(0, 1)) for reference in gallery]))
+    wholes = (pooled[0][:, None] - pooled[1]).square().sum(-1)
+    return wholes.float(), torch.stack(found).unflatten(2, gallery.shape[1:3])
 
-    def score(image: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        distances, retrieved = _nearest(image[global_layer].mean((1, 2)), vectors, k)
-        gallery = features if k == len(vectors) else features[retrieved[0].sort().values]
-        own = _concatenate([image[name] for name in layers])[0]  # (rows, columns, d)
-        found, _ = _nearest(own.flatten(0, 1), gallery.flatten(0, 2), 1)
-        return distances.square().float().mean(), found.square().reshape(own.shape[:2])
 
-    shapes = {name: x.shape[1:] for name, x in kept.items()}
-    return _predict(checked_maps("queries", query, list(kept), shapes), size, score)
+def spade(wholes: Tensor, places: Tensor, size: Size) -> Output:
+    """SPADE (Cohen and Hoshen 2020) of n images, from `spade_distances` to m >= 1 normal references.
+
+    Image score: mean distance to the nearest references (Eq. 2). Map: distance of each position to the
+    nearest feature among all positions of these references (Eq. 3). Both are squared, as the paper prints.
+    """
+    nearest = wholes.topk(min(NEIGHBOURS, wholes.shape[1]), largest=False)
+    retrieved = places[torch.arange(len(places))[:, None], nearest.indices]  # (n, k, rows, columns)
+    return Output(nearest.values.mean(1), _at_size(retrieved.amin(1), size))
 
 
 class Gaussians(NamedTuple):
@@ -117,16 +123,15 @@ def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
     variance is epsilon: Woodbury's identity without its cancellation.
     """
 
-    def score(image: dict[str, Tensor]) -> tuple[float, Tensor]:
+    grids = []
+    for image in one_by_one(checked_maps("queries", query, list(memory.shapes), memory.shapes)):
         features = _concatenate(image.values(), "nearest-exact")[0][..., memory.channels]
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
         rest = deviations - torch.einsum("prd,pr->pd", memory.axes, along)
         inside = (along.square() / (memory.variances + EPSILON)).sum(1)  # (p,)
-        distances = (inside + rest.square().sum(1) / EPSILON).sqrt()
-        return 0.0, distances.reshape(features.shape[:2])
-
-    _, maps = _predict(checked_maps("queries", query, list(memory.shapes), memory.shapes), size, score)
+        grids.append((inside + rest.square().sum(1) / EPSILON).sqrt().reshape(features.shape[:2]))
+    maps = _at_size(torch.stack(grids), size)
     return Output(maps.amax((1, 2)), maps)
 
 
@@ -153,13 +158,10 @@ def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
     paper's are plain. The official code has no factor of Eq. 7 either.
     """
 
-    def score(image: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        patches = image["patches"][0]  # (rows, columns, d)
-        distances = _nearest(patches.flatten(0, 1), entries, 1)[0][:, 0].float().square()
-        return distances.max(), distances.reshape(patches.shape[:2])
-
     shapes = {"patches": (*features.shape[1:3], entries.shape[1])}
-    return _predict(checked_maps("queries", {"patches": features}, ["patches"], shapes), size, score)
+    checked = checked_maps("queries", {"patches": features}, ["patches"], shapes)["patches"]
+    grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in checked])
+    return Output(grids.amax(1), _at_size(grids.unflatten(1, features.shape[1:3]), size))
 
 
 def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -172,10 +174,10 @@ def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray
     [3, 0, 2]
     """
     chosen = np.random.default_rng(seed).integers(len(points), size=count)  # the first one stays
-    distances = np.full(len(points), np.inf)
+    distances, squares = np.full(len(points), np.inf), np.einsum("nd,nd->n", points, points)
     for i in range(1, count):
-        differences = points - points[chosen[i - 1]]
-        distances = np.minimum(distances, np.einsum("nd,nd->n", differences, differences))
+        last = chosen[i - 1]
+        distances = np.minimum(distances, squares - 2 * points @ points[last] + squares[last])
         distances[chosen[i - 1]] = -1  # not again, even where nothing but copies is left
         chosen[i] = distances.argmax()
     return chosen
@@ -236,28 +238,22 @@ def _concatenate(maps: Iterable[Tensor], mode: str = "bilinear", grid: Size | No
     return torch.cat(resized, 1).permute(0, 2, 3, 1)
 
 
-def _nearest(query: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices, (p, k) each, of the k entries (m, d) nearest to each of (p, d), nearest first.
-    They are compared in chunks and in float64, so that equal rows have a distance of almost 0."""
-    found, first = [], 0
-    for part in entries.split(8192):
-        distances = torch.cdist(query.double(), part.double())
-        nearest = distances.topk(min(k, len(part)), largest=False)
-        found.append((nearest.values, nearest.indices + first))
-        first += len(part)
-    distances, indices = (torch.cat(values, 1) for values in zip(*found, strict=True))
-    nearest = distances.topk(k, largest=False)
-    return nearest.values, indices.gather(1, nearest.indices)
+def _nearest(query: Tensor, entries: Tensor) -> Tensor:
+    """(p,) squared distance of each of (p, d) to the nearest of the entries (m, d). That one is found by
+    products of float32, which round, and then measured itself, so that equal rows are almost 0 apart."""
+    order = torch.addmm(entries.square().sum(1), query, entries.T, alpha=-2)  # (p, m), less |query|²
+    return (query - entries[order.argmin(1)]).square().sum(1)
 
 
-def _predict(
-    images: FeatureMaps, size: Size, score: Callable[[dict[str, Tensor]], tuple[Tensor | float, Tensor]]
-) -> Output:
-    """score: of one image, (1, rows, columns, channels) by layer -> its score and grid (rows, columns).
+@cache
+def _edge(length: int, pixels: int, sigma: float) -> Tensor:
+    """(pixels, length): what upsampling and smoothing do along one edge. Both are linear."""
+    upsampled = F.interpolate(torch.eye(length, dtype=torch.float64)[None], pixels, mode="linear")[0]
+    return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma)).T.float()
 
-    Grids are upsampled bilinearly to `size`, then smoothed: the originals' sigma of 4 pixels at 224.
-    """
-    scores, grids = zip(*(score(image) for image in one_by_one(images)), strict=True)
-    maps = F.interpolate(torch.stack(grids)[:, None].float(), size, mode="bilinear")[:, 0]
-    sigma = 4 * size[0] / 224
-    return Output(torch.tensor(scores), torch.from_numpy(gaussian_filter(maps.numpy(), (0, sigma, sigma))))
+
+def _at_size(grids: Tensor, size: Size) -> Tensor:
+    """Grids (n, rows, columns) upsampled bilinearly to `size`, then smoothed: sigma is 4 pixels at
+    224, as in the originals."""
+    sides = [_edge(length, pixels, 4 * size[0] / 224) for length, pixels in zip(grids.shape[1:], size)]
+    return torch.stack([sides[0] @ grid @ sides[1].T for grid in grids.float()])

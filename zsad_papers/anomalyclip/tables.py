@@ -68,14 +68,15 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> p
 
 def full_shot_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP. RD4AD needs a
-    trained network: it is left out where the baselines run on CLIP's tokens, and, with a warning, without its
-    extra."""
+    ResNet as its teacher: it is left out where the baselines run on another network, and, with a warning,
+    without its extra."""
     found = [category for category in categories(settings, encoder, dataset) if len(category.train)]
     backbone = backbone_of(settings)
     records = [record for category in found for record in full_shot(category, backbone)]
-    if backbone is not None and find_spec("anomalib") is None:
+    has_teacher = backbone is not None and set(LAYERS) <= set(backbone.layers)
+    if has_teacher and find_spec("anomalib") is None:
         warnings.warn("RD4AD is left out: pip install '.[baselines]'", stacklevel=2)
-    elif backbone is not None:
+    elif has_teacher:
         records += [record for category in found for record in rd4ad(category, backbone)]
     return _with_ap(records)
 

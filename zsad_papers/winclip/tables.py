@@ -150,6 +150,7 @@ def patchcore_rows(
 
 
 PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
+PUBLISHED |= {"tf_efficientnet_lite0": "efficientnet_lite0"}
 """A backbone's name in the paper's tables."""
 
 

@@ -15,8 +15,6 @@ from torch.testing import assert_close
 from zsad_core.methods import Output
 from zsad_papers.baselines import few_shot
 from zsad_papers.baselines.few_shot import (
-    k_center_greedy,
-    locally_aware,
     padim,
     padim_memory,
     patchcore,

@@ -80,7 +80,7 @@ def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
     for _ in range(2):
         parts = compute_features(rd4ad_extractor(normal, backbone, 1), wood, tmp_path, whole="squash")
         found = experiment.measure(parts, rd4ad_detector)
-    assert len(trainings) == 1 and found["/pixel"].shape == (3,)
+    assert len(trainings) == 1 and found["/pixel"].shape == (4,)
     assert np.unique(found["/scores"]).size == 7
     others = [(wood, backbone, 1), (normal, replace(backbone, weights_id="others"), 1), (normal, backbone, 2)]
     keys = [rd4ad_extractor(*own).key for own in ((normal, backbone, 1), *others)]

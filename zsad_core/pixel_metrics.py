@@ -12,25 +12,29 @@ of their size, or near those points. With a bin for each distinct score it is ex
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import find_objects
 
-from zsad_core.metrics import area_below, checked, region_weights, undefined
+from zsad_core.metrics import UndefinedMetricWarning, area_below, checked, region_weights, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25}
 """Scores near which bins are narrow, and the smallest distance; near 1 no float32 is closer."""
 _DROPPED = 11  # bits of each place
+THRESHOLDS = 200
 
 
 class PixelMetrics(NamedTuple):
-    """Fractions in [0, 1]; NaN where only one kind of pixel is present."""
+    """Fractions in [0, 1]; NaN where only one kind of pixel is present. pro: exact. pro200: the estimate of
+    AnomalyCLIP's published code (`coarse_pro`), NaN where it has less than two points."""
 
     auroc: float
     pro: float
     f1_max: float
+    pro200: float
 
 
 class PixelHistogram:
@@ -41,12 +45,13 @@ class PixelHistogram:
     >>> histogram.add([[0, 1]], [[0.1, 0.9]])
     >>> histogram.add([[0, 0, 0]], [[0.2, 0.1, 0.3]])  # sizes may differ
     >>> histogram.metrics()
-    PixelMetrics(auroc=1.0, pro=1.0, f1_max=1.0)
+    PixelMetrics(auroc=1.0, pro=1.0, f1_max=1.0, pro200=1.0)
     """
 
     def __init__(self) -> None:
         self.images = 0
         self._first = 0  # number of the first bin that is kept
+        self._low, self._high = np.inf, -np.inf  # of all scores
         self._sums = np.zeros((3, 0))  # all pixels, anomalous pixels, their 1 / region area
 
     def add(self, mask: ArrayLike, anomaly_map: ArrayLike, weights: NDArray | None = None) -> None:
@@ -61,6 +66,7 @@ class PixelHistogram:
             scores = np.asarray(anomaly_map).astype(np.float32, copy=False)
         mask, scores = checked(mask, scores, f"mask {self.images}", f"map {self.images}", n_axes=2)
         bins = _bins(scores)
+        self._low, self._high = min(self._low, float(scores.min())), max(self._high, float(scores.max()))
         sums, bins = self._covering(bins.min(), bins.max()), (bins - bins.min()).astype(np.intp)
         np.add.at(sums[0], bins.ravel(), 1.0)  # far more bins than pixels: faster than bincount
         if mask.any():
@@ -72,14 +78,22 @@ class PixelHistogram:
         """`metrics.auroc`, `aupro` and `f1_max` of all pixels so far."""
         if not self.images:
             raise ValueError("no images: expected at least one; call add first")
-        sums = self._sums[:, self._sums[0] > 0][:, ::-1]  # from the highest score down
+        filled = np.flatnonzero(self._sums[0])
+        sums = self._sums[:, filled[::-1]]  # from the highest score down
         pixels, hits, overlap = np.cumsum(np.pad(sums, ((0, 0), (1, 0))), axis=1)  # (b + 1,) each
         false = pixels - hits
         if undefined(false[-1], hits[-1], "pixel AUROC, PRO and F1-max"):
-            return PixelMetrics(np.nan, np.nan, np.nan)
+            return PixelMetrics(np.nan, np.nan, np.nan, np.nan)
         fpr = false / false[-1]
-        auroc, pro = area_below(fpr, hits / hits[-1], 1.0), area_below(fpr, overlap / overlap[-1], max_fpr)
-        return PixelMetrics(auroc, pro, float(np.max(2 * hits / (pixels + hits[-1]))))
+        overlap /= overlap[-1]
+        auroc, pro = area_below(fpr, hits / hits[-1], 1.0), area_below(fpr, overlap, max_fpr)
+        thresholds = np.linspace(self._low, self._high, THRESHOLDS, endpoint=False)
+        below = thresholds.astype(np.float32)  # at most the threshold: the same scores are above
+        below = np.where(below > thresholds, np.nextafter(below, np.float32(-np.inf)), below)
+        places = _bins(below) - self._first
+        above = len(filled) - np.searchsorted(filled, places, side="right")  # bins above each threshold
+        f1_max = float(np.max(2 * hits / (pixels + hits[-1])))
+        return PixelMetrics(auroc, pro, f1_max, coarse_pro(fpr[above], overlap[above], max_fpr))
 
     def _covering(self, low: int, high: int) -> NDArray[np.float64]:
         """The sums of the bins from `low` to `high`; missing bins are created."""
@@ -90,6 +104,20 @@ class PixelHistogram:
             self._sums = np.pad(self._sums, ((0, 0), (before, after)))
             self._first -= before
         return self._sums[:, low - self._first : high + 1 - self._first]
+
+
+def coarse_pro(fpr: NDArray, overlap: NDArray, max_fpr: float) -> float:
+    """PRO as AnomalyCLIP's published code estimates it, from the curve at 200 thresholds that lie evenly
+    between the lowest and the highest score. Points with a false-positive rate of `max_fpr` or more are
+    dropped; the rates of the others are stretched to [0, 1]. Nothing is interpolated at the limit. NaN, with
+    a warning, if less than two rates are left."""
+    kept = fpr < max_fpr
+    fpr, overlap = fpr[kept][::-1], overlap[kept][::-1]
+    if not len(fpr) or fpr[-1] == fpr[0]:
+        message = f"PRO at {THRESHOLDS} thresholds is undefined: less than two false-positive rates are below"
+        warnings.warn(f"{message} {max_fpr}; returning NaN", UndefinedMetricWarning, stacklevel=3)
+        return np.nan
+    return float(np.trapezoid(overlap, (fpr - fpr[0]) / (fpr[-1] - fpr[0])))
 
 
 def anomalous_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

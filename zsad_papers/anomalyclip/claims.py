@@ -17,7 +17,7 @@ from zsad_papers.common.claims import Numbers, Verdict, above, at_least
 SEEDS = "prompt_seeds"  # the setting with their number, over which the deviations of a run are
 OTHERS = ("clip", "clip_ac", "winclip", "vand", "coop")
 BOTH = ("image auroc", "pixel auroc")
-SWEPT = ("pixel pro", "image ap")  # what Figure 8 shows
+SWEPT = ("pixel pro200", "image ap")  # what Figure 8 shows
 WORDS = ("damaged", "anomalous", "flawed", "defective", "blemished")  # of Tables 13 and 14
 Curves = dict[str, dict[int, float]]
 
@@ -25,9 +25,9 @@ Curves = dict[str, dict[int, float]]
 def c01(n: Numbers) -> Verdict:
     """anomalyclip highest among {clip, clip_ac, winclip, vand, coop, anomalyclip} on at least 5 of 7 datasets
     {mvtec, visa, mpdd, btad, sdd, dagm, dtd_synthetic}, separately for image auroc, image ap, pixel auroc and
-    pixel pro; a dataset on which a method was not run does not count as won; limit: ours"""
+    pixel pro200; a dataset on which a method was not run does not count as won; limit: ours"""
     wins, lost = {}, []
-    for measure in ("image auroc", "image ap", "pixel auroc", "pixel pro"):
+    for measure in ("image auroc", "image ap", "pixel auroc", "pixel pro200"):
         run = set.intersection(*(n.measured_on(name, measure) for name in ("anomalyclip", *OTHERS)))
         won = [d for d in INDUSTRIAL if d in run and _highest(n, measure, d)]
         missing = [d for d in INDUSTRIAL if d not in run]
@@ -88,20 +88,20 @@ def _without_peak(curves: Curves) -> list[str]:
 
 
 def c38(n: Numbers) -> Verdict:
-    """pixel pro and image ap: E=12 >= every other tested E, and E=16 < E=12"""
+    """pixel pro200 and image ap: E=12 >= every other tested E, and E=16 < E=12"""
     curves = _sweep(n, "E", (12, 16)).values()
     best = all(at_least(curve[12], max(curve.values())) and above(curve[12], curve[16]) for curve in curves)
     return n.verdict(best, "E=12 highest and E=16 below it is needed")
 
 
 def c39(n: Numbers) -> Verdict:
-    """pixel pro and image ap as a function of depth M: the maximum is at an interior M"""
+    """pixel pro200 and image ap as a function of depth M: the maximum is at an interior M"""
     flat = _without_peak(_sweep(n, "M", least=3))
     return n.verdict(not flat, f"no maximum inside the tested range in {', '.join(flat) or 'none'}")
 
 
 def c40(n: Numbers) -> Verdict:
-    """pixel pro and image ap as a function of token length L: the maximum is at an interior L, with L=4
+    """pixel pro200 and image ap as a function of token length L: the maximum is at an interior L, with L=4
     within 0.5 of it; limit: ours"""
     curves = _sweep(n, "L", (4,), least=3)
     flat = _without_peak(curves)

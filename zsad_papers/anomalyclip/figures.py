@@ -269,7 +269,7 @@ def attention_figure(
 
 
 SWEPT = {"E": "learned words E", "M": "text blocks M", "L": "tokens in each L", "N": "image layers N"}
-MEASURES = {("pixel", "pro"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
+MEASURES = {("pixel", "pro200"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
 """What Figure 8 shows of each setting."""
 
 

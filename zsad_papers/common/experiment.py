@@ -49,8 +49,8 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Run a detector over a category's test images, one part at a time.
 
-    Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (3,): AUROC, PRO
-    and F1-max of all pixels as fractions; `<output>/each` (n, 3), for outputs in `each`: of each image by
+    Arrays by name: `<output>/scores` (n,), the mean over an image's tiles; `<output>/pixel` (4,): the
+    `PixelMetrics` of all pixels as fractions; `<output>/each` (n, 3), for outputs in `each`: of each image by
     itself the pixel AUROC and F1-max (NaN where its mask is empty) and the map's maximum.
 
     map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
@@ -128,7 +128,7 @@ def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np
 
 
 IMAGE_METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
-PIXEL_METRICS = ("auroc", "pro", "f1max")
+PIXEL_METRICS = ("auroc", "pro", "f1max", "pro200")
 
 
 def hidden_layers(depth: int) -> tuple[int, int]:
@@ -249,7 +249,7 @@ class Category:
         extractor, settings = extractor or self.clip, self.settings
         how = {"map_size": map_size or settings.map_size, "each": list(each)}
         how |= {"sigma": sigma} if sigma else {}
-        key = extractor.key | how | options | {"study": name, "pixels": "fixed bins", "whole": self.whole}
+        key = extractor.key | how | options | {"study": name, "pixels": "two PRO", "whole": self.whole}
         key |= {"images": self.test.fingerprint, "temperature": self.temperature}
         key |= {"normalize_sentences": self.normalize_sentences}
         if kinds:

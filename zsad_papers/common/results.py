@@ -39,7 +39,7 @@ TASKS = ("image", "pixel", "text", "")
 FULL_SHOT = -1
 """'All normal training images' in the shots column; written as `full` in files."""
 
-PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "accuracy", "heldout_accuracy")
+PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "pro200", "accuracy", "heldout_accuracy")
 METRICS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(PERCENT, (0.0, 100.0)),
     **dict.fromkeys(("silhouette_state", "silhouette_domain", "spearman"), (-1.0, 1.0)),
@@ -49,7 +49,8 @@ METRICS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("score_mean", "score_std", "score_overlap", "self_attention"), (0.0, 1.0)),
     **dict.fromkeys(("background_false_positives", "background_normal"), (0.0, 1.0)),
 }
-"""Known metrics and their ranges. `cosine_distance` is 1 - cos, `spearman` a rank correlation.
+"""Known metrics and their ranges. `pro` is exact, `pro200` the estimate of AnomalyCLIP's code, which is another
+number (`zsad_core.pixel_metrics`). `cosine_distance` is 1 - cos, `spearman` a rank correlation.
 
 `score_mean` and `score_std` are of the image scores, which are probabilities; `score_overlap` is the area
 that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
@@ -298,7 +299,7 @@ def tidy(
     paper: str,
     keep: str = "mean",
     spread: str = "of_mean",
-    metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro"),
+    metrics: Sequence[str] = ("auroc", "aupr", "f1max", "pro", "pro200"),
     **where: object,
 ) -> pd.DataFrame:
     """Rows of one artifact from the records that `where` selects (a value or a list for a column); keep and

@@ -34,6 +34,7 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "metric": {
         **{"auroc": "AUROC (%)", "aupr": "AUPR (%)", "ap": "AP (%)", "f1max": "F1-max (%)", "pro": "PRO (%)"},
+        "pro200": "PRO, 200 thresholds (%)",
         **{"accuracy": "accuracy (%)", "heldout_accuracy": "held-out accuracy (%)"},
         **{"params_M": "parameters (M)", "macs_G": "multiply-accumulates (G)", "latency_ms": "latency (ms)"},
         **{"time_ms": "time (ms)", "fps": "images a second"},
@@ -82,6 +83,15 @@ def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
 def listed(parts: Iterable[str], between: str = ", ") -> str:
     """Parts of a sentence, or 'not measured' without parts (no dataset is prepared)."""
     return between.join(parts) or "not measured"
+
+
+def between_estimators(measured: pd.DataFrame) -> str:
+    """The range of PRO at 200 thresholds minus exact PRO, in points, over the means that have both."""
+    found = measured[measured["metric"].isin(["pro", "pro200"]) & (measured["category"] == "mean")]
+    keys = ["dataset", "shots", "method", "variant"]
+    wide = found.pivot_table(index=keys, columns="metric", values="mean", aggfunc="first")
+    gap = wide.reindex(columns=["pro", "pro200"]).diff(axis=1)["pro200"].dropna()
+    return f"{gap.min():+.1f} to {gap.max():+.1f} points" if len(gap) else "not measured"
 
 
 def comparison_table(

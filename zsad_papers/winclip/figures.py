@@ -123,7 +123,7 @@ def size_against_quality(images: pd.DataFrame) -> Figure:
     return figure
 
 
-METRICS_OF_OPEN_CHOICES = ("image AUROC", "pixel AUROC", "pixel PRO", "pixel F1MAX")
+METRICS_OF_OPEN_CHOICES = ("image AUROC", "pixel AUROC", "pixel PRO", "pixel PRO200", "pixel F1MAX")
 
 
 def _changes(frame: pd.DataFrame) -> pd.DataFrame:

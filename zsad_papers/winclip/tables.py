@@ -70,7 +70,8 @@ def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Se
     where = {"shots": [0, *shots], "method": ["winclip", "winclip_plus", "spade", "padim", "patchcore"]}
     tables = {task: CLASSWISE[dataset, task] for task in ("image", "pixel")}
     where |= {"keep": "both", "spread": PRINTED}
-    return joined(tidy(main, stand_in, own, task=task, **where) for task, own in tables.items())
+    parts = (tidy(main, stand_in, own, task=t, metrics=list(own), **where) for t, own in tables.items())
+    return joined(parts)
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:

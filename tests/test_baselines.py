@@ -14,23 +14,20 @@ from torch.testing import assert_close
 
 from zsad_core.methods import Output
 from zsad_papers.baselines import few_shot
-from zsad_papers.baselines.few_shot import (
-    padim,
-    padim_memory,
-    patchcore,
-    patchcore_memory,
-    spade,
-    spade_distances,
-)
+from zsad_papers.baselines.few_shot import padim, padim_memory, patchcore, patchcore_memory, spade_distances
 
 SHAPES = {"shallow": (3, 3, 4), "deep": (3, 3, 6)}
 LAYERS = list(SHAPES)
+
+
+def spade(query, references, layers, global_layer, size):
+    return few_shot.spade(*spade_distances(query, references, layers, global_layer), size)
+
+
 METHODS = {
-    "SPADE": lambda query, references, size: spade(*spade_distances(query, references, LAYERS, "deep"), size),
-    "PaDiM": lambda query, references, size: padim(query, padim_memory(references, LAYERS), size),
-    "PatchCore": lambda query, references, size: patchcore(
-        query["deep"], patchcore_memory(references["deep"]), size
-    ),
+    "SPADE": lambda query, normal, size: spade(query, normal, LAYERS, "deep", size),
+    "PaDiM": lambda query, normal, size: padim(query, padim_memory(normal, LAYERS), size),
+    "PatchCore": lambda query, normal, size: patchcore(query["deep"], patchcore_memory(normal["deep"]), size),
 }
 methods = pytest.mark.parametrize("score", METHODS.values(), ids=METHODS)
 
@@ -64,9 +61,9 @@ def test_spade_against_loops(neighbours, monkeypatch):
         gallery = references[nearest].reshape(-1, references.shape[2])
         maps.append((cdist(query[i], gallery).min(1) ** 2).reshape(3, 3))
     monkeypatch.setattr(few_shot, "NEIGHBOURS", neighbours)
-    found = METHODS["SPADE"](QUERY, REFERENCES, (3, 3))
+    found = spade(QUERY, REFERENCES, LAYERS, "deep", (3, 3))
     assert_close(found, Output(tensor(scores), tensor(maps)))
-    alone = spade(*spade_distances(QUERY, REFERENCES, ["shallow"], "deep"), (3, 3))
+    alone = spade(QUERY, REFERENCES, ["shallow"], "deep", (3, 3))
     assert_close(alone.scores, found.scores)
     assert not torch.equal(alone.maps, found.maps)
 
@@ -196,9 +193,8 @@ def test_bad_features(score):
 
 
 def test_layers_that_are_missing_or_of_another_number():
-    with pytest.raises(ValueError, match="references: layers shallow, deep; expected layer4"):
-        spade_distances(QUERY, REFERENCES, LAYERS, "layer4")
-    with pytest.raises(ValueError, match="queries: layers shallow; expected deep"):
-        padim({"shallow": QUERY["shallow"]}, padim_memory(REFERENCES, LAYERS), (6, 6))
-    with pytest.raises(ValueError, match="the same n >= 1 for all layers"):
-        padim_memory(REFERENCES | {"deep": REFERENCES["deep"][:2]}, LAYERS)
+    memory, fewer = padim_memory(REFERENCES, LAYERS), REFERENCES | {"deep": REFERENCES["deep"][:2]}
+    without = "references: layers shallow, deep; expected layer4"
+    refused(without, spade, QUERY, REFERENCES, LAYERS, "layer4", (6, 6))
+    refused("queries: layers shallow; expected deep", padim, {"shallow": QUERY["shallow"]}, memory, (6, 6))
+    refused("the same n >= 1 for all layers", padim_memory, fewer, LAYERS)

@@ -15,6 +15,7 @@ from zsad_core.methods import clip
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
 from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
+from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.common.experiment import Category, flipped, hidden_layers
 from zsad_papers.winclip import experiments
@@ -210,4 +211,6 @@ def test_padim_compares_a_tile_with_tiles_of_its_place(settings, encoder):
     assert len(query.boxes) > 1
     detect = baseline_detector(wide, [1], None, ["padim"])
     assert detect(reference)["padim|1|0"].maps.abs().max() < 1e-4 < detect(query)["padim|1|0"].maps.min()
-    assert as_baselines_see(wide, None) is wide and as_baselines_see(wide, object()).whole == "center_crop"
+    network = backbone_of(settings)
+    assert as_baselines_see(wide, None)[0] is wide is as_baselines_see(wide, network, tiled=True)[0]
+    assert as_baselines_see(wide, network)[0].whole == "center_crop"

@@ -18,7 +18,7 @@ from zsad_papers.anomalyclip.experiments import extractors_of
 from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_dataset
 from zsad_papers.anomalyclip.tables import variants_of
 from zsad_papers.baselines.backbones import Backbone, backbone_of
-from zsad_papers.baselines.detectors import as_baselines_see, baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see
 from zsad_papers.baselines.tiling import tiling_extractor
 from zsad_papers.common.data import dataset_named, encoder_of, has_masks
 from zsad_papers.common.experiment import Category
@@ -91,8 +91,8 @@ def _windows(category: Category, dataset: str, backbone: Backbone | None) -> Non
 
 def _baselines(category: Category, backbone: Backbone | None) -> None:
     """For `few_shot_baselines` and `full_shot`, which takes all training images as references."""
-    extractor = baseline_extractor(category, backbone)
-    for own in {id(own): own for own in (category, as_baselines_see(category, backbone))}.values():
+    for tiled in (False, True):  # the same for a CLIP, and for square images
+        own, extractor = as_baselines_see(category, backbone, tiled)
         own.computed(extractor, own.train)
         if backbone is not None:
             own.references(own.draws(own.settings.shots), extractor)

@@ -16,14 +16,14 @@ from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 from zsad_papers.common.experiment import Category, hidden_layers
 
 
-def baseline_extractor(category: Category, backbone: Backbone | None) -> Extractor:
-    return category.clip if backbone is None else backbone_extractor(backbone)
-
-
-def as_baselines_see(category: Category, backbone: Backbone | None) -> Category:
+def as_baselines_see(
+    category: Category, backbone: Backbone | None, tiled: bool = False
+) -> tuple[Category, Extractor]:
     """CLIP-based models alone are tiled. The others keep their own pre-processing (supplement A), which cuts
-    the centre out of images that are not square, and out of their masks."""
-    return category if backbone is None else category.seen("center_crop")
+    the centre out of images that are not square, and out of their masks; tiled: these too."""
+    if backbone is None:
+        return category, category.clip
+    return category if tiled else category.seen("center_crop"), backbone_extractor(backbone)
 
 
 def baseline_detector(
@@ -38,7 +38,7 @@ def baseline_detector(
         the two before the last PatchCore. None: the CLIP, with two hidden blocks (supplement B).
     baselines: of "spade", "padim", "patchcore" and, on a CLIP, "patchcore_last": on the last block's tokens.
     """
-    extractor = baseline_extractor(category, backbone)
+    extractor = as_baselines_see(category, backbone)[1]
     blocks = (*hidden_layers(category.encoder.depth), category.encoder.depth)
     *spread, deepest = backbone.layers if backbone else map(str, blocks)
     names, size = {"patchcore": spread[-2:], "patchcore_last": [deepest]}, extractor.network.image_size
@@ -67,11 +67,8 @@ def baseline_detector(
         entries = few_shot.patchcore_memory(gallery[method][own], seed)
         return lambda query: few_shot.patchcore(query[method], entries, size)
 
-    fitted = {
-        f"{method}|{k}|{seed}": fit(method, own, seed)
-        for (k, seed), own in tiles.items()
-        for method in baselines
-    }
+    pairs = [(method, *draw) for draw in tiles for method in baselines]
+    fitted = {f"{name}|{k}|{seed}": fit(name, tiles[k, seed], seed) for name, k, seed in pairs}
 
     def detect(features: TileFeatures) -> dict[str, Output]:
         query = patch_maps(features)

@@ -1,7 +1,7 @@
 """SPADE, PaDiM and PatchCore: WinCLIP's few-shot baselines, on feature maps of any backbone.
 
-Queries are scored one by one, so batches do not change the numbers, and memory holds the distances of one
-image. Image scores and maps are float32, from 0 upwards.
+Queries are scored one by one, so batches do not change the numbers. Image scores and maps are float32, from 0
+upwards.
 
 WinCLIP re-implemented SPADE and PaDiM and ran PatchCore's official code (Supplement A). So the constants of
 the first two follow their papers, those of PatchCore amazon-science/patchcore-inspection, which differs from

@@ -23,7 +23,7 @@ from zsad_core.image_features import Extractor, TileFeatures
 from zsad_core.methods import Detector, Output, Texts, clip
 from zsad_core.scores import prompt_score, to_tensor
 from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector, baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tiling_extractor, tiling_map
 from zsad_papers.common import galleries
@@ -290,10 +290,10 @@ def few_shot_baselines(
 ) -> list[dict]:
     """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
     `baseline_detector`. tiled: on a network that is no CLIP too."""
-    category = category if tiled else as_baselines_see(category, backbone)
+    category, extractor = as_baselines_see(category, backbone, tiled)
     make = partial(baseline_detector, category, shots, backbone, baselines)
-    extractor, names = baseline_extractor(category, backbone), list(baselines)
-    found = category.measured("baselines", make, extractor, shots=shots, kinds=(), methods=names)
+    options = {"shots": shots, "kinds": (), "methods": list(baselines)}
+    found = category.measured("baselines", make, extractor, **options)
     return [
         category.record(values, task, method, **where)
         for kind, task in (("scores", "image"), ("pixel", "pixel"))

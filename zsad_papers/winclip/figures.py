@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from zsad_core.methods import detector, winclip
 from zsad_papers.baselines.backbones import Backbone
-from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector, baseline_extractor
+from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.common import galleries
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, image_map
@@ -38,7 +38,7 @@ def example(
     for k in shots:
         maps[f"WinCLIP+ ({k})"] = image_map(category, category.clip, plus, image, f"P+Wm+Ws|{k}|{seed}")
     if baselines:
-        seen, extractor = as_baselines_see(category, backbone), baseline_extractor(category, backbone)
+        seen, extractor = as_baselines_see(category, backbone)
         others = baseline_detector(seen, shots[:1], backbone, baselines)
     for method in baselines:
         found = image_map(seen, extractor, others, image, f"{method}|{shots[0]}|{seed}")

@@ -151,12 +151,19 @@ def patchcore_rows(
 
 
 PUBLISHED = {"wide_resnet50_2": "wrn_50_2", "ViT-B-16-plus-240": "vit_b_16_plus"}
-PUBLISHED |= {"tf_efficientnet_lite0": "efficientnet_lite0"}
+PUBLISHED |= {"tf_efficientnet_lite0": "efficientnet_lite0", "clip": "tokens_of_the_CLIP"}
 """A backbone's name in the paper's tables."""
 
 
 def published_name(encoder: ClipEncoder) -> str:
     return PUBLISHED.get(encoder.model_id, encoder.model_id.split("@")[0].replace("-", "_").lower())
+
+
+def baseline_labels(settings: Settings) -> dict[str, dict[str, str]]:
+    """Names of the few-shot baselines that tell the network which this run gives them."""
+    network = PUBLISHED.get(settings.backbone, settings.backbone).replace("_", " ")
+    names = {name: LABELS["method"][name] for name in ("spade", "padim", "patchcore")}
+    return {"method": {name: f"{label} (measured on {network})" for name, label in names.items()}}
 
 
 def backbone_rows(

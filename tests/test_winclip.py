@@ -123,7 +123,7 @@ def test_metrics_are_those_of_all_maps_at_once(parts_of, monkeypatch, map_size):
         signed = [sign * anomaly_map for anomaly_map in maps]
         flat = (np.concatenate([x.ravel() for x in images]) for images in (masks, signed))
         expected = [pixel_auroc(masks, signed), aupro(masks, signed), f1_max(*flat)]
-        np.testing.assert_allclose(found[f"{name}/pixel"], expected, atol=1e-4)
+        np.testing.assert_allclose(found[f"{name}/pixel"][:3], expected, atol=1e-4)
     for mask, x, own in zip(masks, maps, found["light/each"], strict=True):
         nan = [np.nan, np.nan]
         within = [pixel_auroc([mask], [x]), f1_max(mask.ravel(), x.ravel())] if mask.any() else nan

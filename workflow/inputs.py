@@ -39,8 +39,10 @@ def experiments_read(notebook: str, experiments: Mapping[str, Mapping[str, Any]]
 
 
 def papers_of(notebook: str) -> set[str]:
-    """The folders of `zsad_papers` that a notebook imports."""
-    return {Path(unit).name for unit in _used_by(notebook) if Path(unit).parent == PAPERS}
+    """The folders of `zsad_papers` that a notebook imports, or a module of `zsad_papers` that it imports."""
+    units = _used_by(notebook)
+    units = units.union(*(_used_by(unit) for unit in units if unit.endswith(".py")))
+    return {Path(unit).name for unit in units if Path(unit).parent == PAPERS}
 
 
 def datasets_of(notebook: str) -> set[str] | None:

@@ -82,7 +82,7 @@ def winclip(
     """WinCLIP: maps of windows (Sec. 4.2) and, where `features` has `views`, the scores of `clip`.
 
     features: of `clip_extractor`. sizes: of the windows to use; None: all. image_scale: use the whole image
-        too. averages: `aggregate` and `across` of `windows.zero_shot_map`.
+        too. averages: `aggregate` and `across` of `windows.window_map`.
     """
     image = features.tensor("image") if image_scale else None
     windows = {size: v for size, v in features.windows().items() if sizes is None or size in sizes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -68,6 +68,29 @@ def combine_scales(maps: Sequence[Tensor], average: Average = "harmonic") -> Ten
     return len(maps) / (1 / together).sum(0) if average == "harmonic" else together.mean(0)
 
 
+def window_map(
+    image: Array | None,
+    windows: Mapping[int, Array],
+    grid: tuple[int, int],
+    score: Callable[[Array], Array],
+    *,
+    aggregate: Average = "harmonic",
+    across: Average | None = None,
+) -> Tensor:
+    """WinCLIP's map (n, rows, columns) in [0, 1] of any score of an embedding (Sec. 4.2, Eq. 3).
+
+    image: (n, d) whole images, the same score in every patch; None leaves this scale out.
+    windows: {size: (n, n_windows, d)}. score: from (n, d) to (n,) and from (n, v, d) to (n, v), in [0, 1].
+    aggregate: the mean over the windows that cover a patch; across: the mean over the scales, None for the
+        same. The paper averages harmonically in both places.
+    """
+    maps = [] if image is None else [torch.as_tensor(score(image))[:, None, None].expand(-1, *grid)]
+    maps += [
+        aggregate_windows(torch.as_tensor(score(x)), grid, size, aggregate) for size, x in windows.items()
+    ]
+    return combine_scales(maps, across or aggregate)
+
+
 def zero_shot_map(
     image: Array | None,
     windows: Mapping[int, Array],
@@ -75,27 +98,20 @@ def zero_shot_map(
     normal: Array,
     anomalous: Array,
     *,
-    aggregate: Average = "harmonic",
-    across: Average | None = None,
     temperature: float = 0.01,
+    **averages: Any,
 ) -> Tensor:
-    """The zero-shot map of WinCLIP from embeddings, (n, rows, columns) in [0, 1] (Sec. 4.2, Eq. 3).
+    """The zero-shot map of WinCLIP: `window_map`, whose other arguments it takes, of `scores.prompt_score`.
 
-    image: (n, d) whole images, the same score in every patch; None leaves this scale out.
-    windows: {size: (n, n_windows, d)}. normal, anomalous: texts (d,) or (k, d), see `scores.prompt_score`.
-    aggregate: the mean over the windows that cover a patch; across: the mean over the scales, None for the
-        same. The paper averages harmonically in both places.
-    temperature: of the softmax over the two texts. The paper prints no value. 0.01 is what CLIP was trained
-        with; it makes harmonic and arithmetic means differ as much as Table 8 says. 0.07, CLIP's initial
-        value, is that of most public code.
+    normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two texts. The paper prints
+        no value. 0.01 is what CLIP was trained with; it makes harmonic and arithmetic means differ as much as
+        Table 8 says. 0.07, CLIP's initial value, is that of most public code.
     """
 
-    def score(embeddings: Array) -> Tensor:
-        return torch.as_tensor(prompt_score(embeddings, normal, anomalous, temperature))
+    def score(embeddings: Array) -> Array:
+        return prompt_score(embeddings, normal, anomalous, temperature)
 
-    maps = [] if image is None else [score(image)[:, None, None].expand(-1, *grid)]
-    maps += [aggregate_windows(score(x), grid, size, aggregate) for size, x in windows.items()]
-    return combine_scales(maps, across or aggregate)
+    return window_map(image, windows, grid, score, **averages)
 
 
 def winclip_map(

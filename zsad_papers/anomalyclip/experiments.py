@@ -26,7 +26,7 @@ from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
-from zsad_core.prompts import object_name, zero_shot_prompts
+from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_papers.anomalyclip.claims import WORDS
 from zsad_papers.anomalyclip.learning import (
     FIRST_SEED,
@@ -171,16 +171,16 @@ def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
 
 
 def clip_method(
-    category: Category, *, ensemble: bool = False, attention: str = "qk", name: str | None = None
+    category: Category, *, prompts: PromptKind | None = None, attention: str = "qk", name: str | None = None
 ) -> Method:
     """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
 
-    ensemble: CLIP-AC, with CLIP's ImageNet templates (App. A.2). attention: "vv" for CLIP with DPAM (claim
-    15, Table 4 +T1). name: a word that replaces the category's.
+    prompts: None for one pair of sentences, "imagenet" for CLIP-AC, with CLIP's templates (App. A.2).
+    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's.
     """
     encoder, word = category.encoder, object_name(name or category.name)
     sides = [f"A photo of a normal {word}"], [f"A photo of an anomalous {word}"]
-    sides = zero_shot_prompts(word, "imagenet") if ensemble else sides
+    sides = zero_shot_prompts(word, prompts) if prompts else sides
     texts = mean_texts(encoder, sides, category.settings.cache_dir)
     detect, sigma = detector(anomalyclip, texts, encoder.grid), methods.smoothing(encoder.image_size)
     key = {"texts": _hash(texts=texts)}
@@ -226,16 +226,18 @@ def method_of(
     return Method("anomalyclip", methods.extractor_of(encoder, config), detect, sigma, key)
 
 
-def measured(category: Category, method: Method, *, each: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Image scores `/scores`, and with masks `/pixel` at the size of the model's input (App. A.1), cached;
-    each: as in `experiment.measure`."""
-    masks = has_masks(category.test)
+def measured(
+    category: Category, method: Method, *, each: Sequence[str] = (), stretched: bool = True
+) -> dict[str, np.ndarray]:
+    """Image scores `/scores`, and with masks `/pixel`, cached; each: as in `experiment.measure`. stretched:
+    masks have the size of the model's input (App. A.1); False: that of the profile, as for WinCLIP."""
+    masks, size = has_masks(category.test), category.encoder.image_size if stretched else None
 
     def detect(features: TileFeatures) -> dict[str, Output]:
         found = method.detect(features)
         return found if masks else {name: Output(output.scores) for name, output in found.items()}
 
-    options = {"map_size": category.encoder.image_size, "sigma": method.sigma, "kinds": (), "each": each}
+    options = {"map_size": size, "sigma": method.sigma, "kinds": (), "each": each}
     return category.measured(method.name, lambda: detect, method.extractor, **options, **method.key)
 
 
@@ -266,7 +268,7 @@ def baselines(category: Category) -> list[dict]:
     """CLIP, CLIP-AC, CLIP with DPAM, and the first rows of Table 4, which know no category."""
     chosen = {
         ("clip", ""): {},
-        ("clip_ac", ""): {"ensemble": True},
+        ("clip_ac", ""): {"prompts": "imagenet"},
         ("clip", "attention=vv"): {"attention": "vv"},
         ("clip", "attention=qk"): {},
         ("anomalyclip", "base"): {"name": "object"},

@@ -150,6 +150,8 @@ class Category:
     name: str
     whole: Whole = "tiles"
     normalize_sentences: bool = True
+    learned: Texts | None = None
+    """Embeddings of learned prompts in the place of all sentences."""
 
     @cached_property
     def test(self) -> AnomalyDataset:
@@ -173,11 +175,15 @@ class Category:
         return clip_extractor(self.encoder, self.settings.scales, layers)
 
     def texts(self, kind: str = "prompt_ens", **options) -> Texts:
+        if self.learned is not None:
+            return self.learned
         options = {"normalize_sentences": self.normalize_sentences, **options}
         return methods.category_texts(self.encoder, self.name, self.settings.cache_dir, kind, **options)
 
     def sentences_key(self, kinds: Sequence[PromptKind] = ("prompt_ens",)) -> str:
         """A key of the sentences of these kinds, so that edited sentences are measured again."""
+        if self.learned is not None:
+            return content_key(learned=[side.tolist() for side in self.learned])
         return content_key(**{kind: zero_shot_prompts(object_name(self.name), kind) for kind in kinds})
 
     def defects(self) -> list[str]:

@@ -203,10 +203,12 @@ def dots(
     columns: int = 2,
     share_x: bool = False,
     line: float | None = None,
+    error: str | None = None,
 ) -> Figure:
     """One line a label, one dot a group, in its own marker and colour; a panel for each value of `panel`.
 
-    reference: a vertical line at this x. share_x: one scale for all panels. line: inches a label.
+    reference: a vertical line at this x. share_x: one scale for all panels. line: inches a label. error: of
+    bars to both sides.
     Dots need no axis from 0, so small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
@@ -215,9 +217,10 @@ def dots(
     figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
     for axis, title in zip(axes.flat, panels, strict=False):
         for number, name in enumerate(groups):
-            own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label)[value]
+            own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label).reindex(labels)
             at = np.arange(len(labels)) + 0.5 * ((number + 0.5) / len(groups) - 0.5)
-            axis.plot(own.reindex(labels), at, MARKERS[number], color=PALETTE[number], label=name)
+            look = {"fmt": MARKERS[number], "color": PALETTE[number], "label": name, "elinewidth": 1}
+            axis.errorbar(own[value], at, xerr=own[error] if error else None, **look)
         if reference is not None:
             axis.axvline(reference, color="grey", lw=1)
         axis.set(title=title, xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)
@@ -312,4 +315,34 @@ def diagram(
             axis.text(*ends.mean(axis=0), label[0], fontsize=9, bbox=clear, **middle)
     for x, y, text in titles:
         axis.text(x, y, text, fontsize=10, fontweight="bold", ha="left", va="center")
+    return figure
+
+
+@or_placeholder
+@mpl.rc_context(STYLE)
+def against_cost(frame: pd.DataFrame, *, xlabel: str) -> Figure:
+    """Points with names in the margin. frame: panel, name, group, x (cost), y (quality), low, high."""
+    panels, groups = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["group"]))
+    figure, axes = new_figure(len(panels), 1, 6.8, len(panels) * (0.9 + 0.19 * len(frame) / len(panels)))
+    for axis, title in zip(axes.flat, panels, strict=True):
+        own = frame[frame["panel"] == title].sort_values("y")
+        axis.set(title=title, xlabel=xlabel, xscale="log")
+        axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        for group, colour, marker in zip(groups, PALETTE, MARKERS):
+            part = own[own["group"] == group]
+            bars = np.abs(part[["low", "high"]].to_numpy() - part[["y"]].to_numpy()).T
+            axis.errorbar(part["x"], part["y"], bars, fmt=marker, color=colour, elinewidth=0.6, label=group)
+        bottom, top = axis.get_ylim()
+        places, gap = own["y"].to_numpy(copy=True), (top - bottom) / (len(own) + 1)
+        for i in range(1, len(own)):  # upwards where names would overlap, then down from the top
+            places[i] = max(places[i], places[i - 1] + gap)
+        places = np.minimum(places, top - gap * np.arange(len(own))[::-1])
+        for point, place in zip(own.itertuples(), places):
+            look = {"arrowstyle": "-", "color": "grey", "lw": 0.4, "relpos": (0, 0.5), "shrinkB": 4}
+            text = {"textcoords": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+            axis.annotate(point.name, (point.x, point.y), (1.04, place), arrowprops=look, **text)
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     return figure

@@ -219,8 +219,11 @@ def dots(
         for number, name in enumerate(groups):
             own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label).reindex(labels)
             at = np.arange(len(labels)) + 0.5 * ((number + 0.5) / len(groups) - 0.5)
-            look = {"fmt": MARKERS[number], "color": PALETTE[number], "label": name, "elinewidth": 1}
-            axis.errorbar(own[value], at, xerr=own[error] if error else None, **look)
+            axis.plot(own[value], at, MARKERS[number], color=PALETTE[number], label=name)
+            if error:
+                axis.errorbar(
+                    own[value], at, xerr=own[error], fmt="none", color=PALETTE[number], elinewidth=1
+                )
         if reference is not None:
             axis.axvline(reference, color="grey", lw=1)
         axis.set(title=title, xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)

@@ -108,7 +108,8 @@ def rows_of(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: o
 
 def ablation_rows(records: pd.DataFrame, stand_in: str, artifact: str) -> pd.DataFrame:
     """Rows of a table in `ABLATIONS`."""
-    return rows_of(records, stand_in, artifact, method="anomalyclip", variant=experiments.ABLATIONS[artifact])
+    where = {"method": "anomalyclip", "variant": experiments.ABLATIONS[artifact], "keep": "both"}
+    return rows_of(records, stand_in, artifact, **where)
 
 
 def main_rows(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:

@@ -23,23 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from zsad_papers.common.claims import (
-    FAILS,
-    HOLDS,
-    SIDES,
-    TOLERANCE,
-    UNDECIDED,
-    Cells,
-    Numbers,
-    Test,
-    cells_of,
-    judge,
-    leads_of,
-    ledger,
-    load_claims,
-    load_tests,
-    margin,
-)
+from zsad_papers.common import claims
+from zsad_papers.common.claims import FAILS, HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
 from zsad_papers.common.results import PERCENT, load_published
 
 UNRESOLVED, OPEN = "not resolved by this run", "open"
@@ -133,9 +118,9 @@ def effect(numbers: Numbers, test: Test, arrays: Arrays, quantiles: tuple[float,
     def interval(lead: np.ndarray, condition: str) -> tuple[float, float, float]:
         ends = np.quantile(lead[1:], quantiles)
         if np.isnan(ends).any():
-            return float(margin(lead[0], condition)), -math.inf, math.inf
+            return float(claims.margin(lead[0], condition)), -math.inf, math.inf
         inside = lead[1:][(lead[1:] >= ends[0]) & (lead[1:] <= ends[1])]
-        left = margin(np.array([lead[0], *inside]), condition)
+        left = claims.margin(np.array([lead[0], *inside]), condition)
         return left[0], left.min(), left.max()
 
     point, low, high = _needed(_with(numbers, arrays), test, interval)
@@ -147,7 +132,9 @@ def effect(numbers: Numbers, test: Test, arrays: Arrays, quantiles: tuple[float,
 def share_of(numbers: Numbers, test: Test, arrays: Arrays) -> float:
     """The share of draws in which a test holds."""
     if not callable(test):
-        left = _needed(_with(numbers, arrays), test, lambda lead, condition: margin(lead[1:], condition))
+        left = _needed(
+            _with(numbers, arrays), test, lambda lead, condition: claims.margin(lead[1:], condition)
+        )
         return float((left > 0).mean())
     return float(
         np.mean([judge(_with(numbers, arrays, i), test).verdict == HOLDS for i in range(1, DRAWS + 1)])
@@ -166,7 +153,7 @@ def _needed(numbers: Numbers, test: Test, summary: Callable[..., Sequence[float]
     rows = []
     for row in test:
         places = defaultdict(list)
-        for key, lead in leads_of(numbers, row).items():
+        for key, lead in claims.leads_of(numbers, row).items():
             places[key[:2]].append(summary(lead, row.condition))
         stack = np.sort([np.min(own, axis=0) for own in places.values()], axis=0)
         rows.append(stack[-int(row.enough or len(stack))])
@@ -176,16 +163,16 @@ def _needed(numbers: Numbers, test: Test, summary: Callable[..., Sequence[float]
 def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataFrame:
     """`claims.ledger` with verdicts that know the spread, `published_effect`, `run_effect`, whose `limit` it
     is, the share of `noise` frames that meet the test, and the words of `claim_reasons.csv`."""
-    tests, options = load_tests(paper)
+    tests, options = claims.load_tests(paper)
     name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
     seeds = getattr(settings, name), settings.reference_seeds
     frames = {"published": (load_published(paper), options)}
     frames["run"] = (run[run["paper"] == paper], {name: getattr(settings, name) for name in options})
     draw = {"published": printed_draws, "run": partial(run_draws, seeds=seeds)}
-    table, found = ledger(paper, run, settings).set_index("id"), defaultdict(dict)
+    table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
     for side in SIDES:
         rows, own = frames[side]
-        cells = cells_of(rows)
+        cells = claims.cells_of(rows)
         for claim, test in tests.items():
             numbers = Numbers(rows, cells, own)
             verdict = judge(numbers, test).verdict
@@ -201,7 +188,7 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
             ):
                 found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
             found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
-    reasons = load_claims(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
+    reasons = claims.load_claims(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
     table = table.assign(**{column: pd.Series(values) for column, values in found.items()}).join(reasons)
     table["limit"] = ["ours" if _is_ours(tests[claim]) else "paper" for claim in table.index]
     bare = table[list(SIDES)].replace(INSIDE, "", regex=True)

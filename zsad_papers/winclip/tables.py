@@ -117,7 +117,7 @@ def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Seq
     windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
     if dataset == "visa":
         parts = {
-            "T7": {"variant": ["", "specific_states"], "keep": "both", "metrics": ["auroc"], **zero},
+            "T7": {"variant": ["", "specific_states"], "metrics": ["auroc"], **zero},
             "suppA": {"variant": ["whole=center_crop", "whole=squash"], **zero},
         }
     else:
@@ -128,7 +128,8 @@ def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Seq
             "T8": {"variant": [*windows, "image_tiling"], **zero, "task": "pixel"},
             "sec4.3": {"variant": "defect=flip", "keep": "categories"},
         }
-    return joined(tidy(records, stand_in, artifact, **where) for artifact, where in parts.items())
+    wanted = {artifact: {"keep": "both", **where} for artifact, where in parts.items()}
+    return joined(tidy(records, stand_in, artifact, **where) for artifact, where in wanted.items())
 
 
 def patchcore_rows(

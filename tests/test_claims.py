@@ -7,7 +7,6 @@
 """
 
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,9 +156,9 @@ def spread_of(first, second, stds=(math.nan, math.nan), condition="> 0", kind="r
             if category == "mean" or np.size(values) > 1:
                 cells["auroc", "image", name, "", 0, "mvtec", category] = {"T1": (float(mean), std)}
     keys = [key for key in cells if key[-1] == "mean"]
-    draw = {"run": partial(spread.run_draws, seeds=(4, 4)), "published": spread.printed_draws}[kind]
     numbers = Numbers(pd.DataFrame(columns=COLUMNS), cells)
-    return spread.effect(numbers, test, draw(cells, keys), spread.QUANTILES[kind])
+    draws = spread.draws_of(cells, keys, (4, 4) if kind == "run" else None)
+    return spread.effect(numbers, test, draws, spread.QUANTILES[kind])
 
 
 def test_an_interval_pairs_categories_and_seeds_and_is_unknown_without_either():

@@ -5,7 +5,7 @@ several differences the smallest, or the last one that is needed. Its interval c
 
 - A run's categories are drawn with replacement, the same for all methods of a dataset: differences are paired
   and contain the chance of the images. A row with a standard deviation over seeds also gets normal noise of
-  its standard error. A row with neither has no known spread.
+  its standard error, not paired, which is on the safe side. A row with neither has no known spread.
 - Printed numbers get normal noise of their printed deviation; the interval is one deviation to each side.
 
 A test that is a function has a share instead: of the draws in which it holds.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -24,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 from zsad_papers.common import claims
-from zsad_papers.common.claims import FAILS, HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
+from zsad_papers.common.claims import HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
 from zsad_papers.common.results import PERCENT, load_published
 
-UNRESOLVED, OPEN = "not resolved by this run", "open"
+UNRESOLVED = "not resolved by this run"
 INSIDE = ", inside the printed ±"
 QUANTILES = {"published": (0.159, 0.841), "run": (0.025, 0.975)}
 """What bounds an interval: one standard deviation in print, 95 % on a run."""
@@ -58,33 +57,27 @@ def classes_of(cells: Cells) -> dict[Key, dict[str, float]]:
     return classes
 
 
-def run_draws(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int]) -> Arrays:
-    """Draws of a run's numbers. seeds: over how many a deviation is, without and with reference images."""
-    random, chosen, classes, arrays = np.random.default_rng(0), {}, classes_of(cells), {}
+def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None = None) -> Arrays:
+    """Draws of numbers. seeds: over how many a run's deviation is, without and with reference images; None:
+    printed numbers, whose deviation is the spread, and which stay as they are without one."""
+    random, chosen, arrays = np.random.default_rng(0), {}, {}
+    classes = classes_of(cells) if seeds else {}
     for key in sorted(keys, key=str):
         mean, std = _number(cells, key)
         own = classes.get(key[:-1], {}) if key[-1] == "mean" else {}
         draws = np.full(DRAWS, mean)
         if not math.isnan(std):
-            draws += std / math.sqrt(seeds[key[4] != 0]) * random.standard_normal(DRAWS)
+            count = seeds[key[4] != 0] if seeds else 1
+            draws += std / math.sqrt(count) * random.standard_normal(DRAWS)
         if len(own) > 1:
             names = (key[5], *sorted(own))
             if names not in chosen:
                 chosen[names] = random.integers(len(own), size=(DRAWS, len(own)))
             values = np.array([own[name] for name in names[1:]])
             draws += values[chosen[names]].mean(axis=1) - values.mean()
-        elif math.isnan(std) and key[0] not in EXACT:
+        elif seeds and math.isnan(std) and key[0] not in EXACT:
             draws[:] = math.nan
         arrays[key] = np.array([mean, *draws])
-    return arrays
-
-
-def printed_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
-    """Draws of printed numbers; one without a printed deviation stays as it is."""
-    random, arrays = np.random.default_rng(0), {}
-    for key in sorted(keys, key=str):
-        mean, std = _number(cells, key)
-        arrays[key] = np.array([mean, *(mean + np.nan_to_num(std) * random.standard_normal(DRAWS))])
     return arrays
 
 
@@ -132,13 +125,10 @@ def effect(numbers: Numbers, test: Test, arrays: Arrays, quantiles: tuple[float,
 def share_of(numbers: Numbers, test: Test, arrays: Arrays) -> float:
     """The share of draws in which a test holds."""
     if not callable(test):
-        left = _needed(
-            _with(numbers, arrays), test, lambda lead, condition: claims.margin(lead[1:], condition)
-        )
+        left = _needed(_with(numbers, arrays), test, lambda lead, by: claims.margin(lead[1:], by))
         return float((left > 0).mean())
-    return float(
-        np.mean([judge(_with(numbers, arrays, i), test).verdict == HOLDS for i in range(1, DRAWS + 1)])
-    )
+    verdicts = [judge(_with(numbers, arrays, draw), test).verdict for draw in range(1, DRAWS + 1)]
+    return verdicts.count(HOLDS) / DRAWS
 
 
 def _with(numbers: Numbers, arrays: Arrays, draw: int | None = None) -> Numbers:
@@ -168,7 +158,7 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     seeds = getattr(settings, name), settings.reference_seeds
     frames = {"published": (load_published(paper), options)}
     frames["run"] = (run[run["paper"] == paper], {name: getattr(settings, name) for name in options})
-    draw = {"published": printed_draws, "run": partial(run_draws, seeds=seeds)}
+    over = {"published": None, "run": seeds}
     table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
     for side in SIDES:
         rows, own = frames[side]
@@ -179,13 +169,12 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
             found[side][claim], found[f"{side}_effect"][claim] = verdict, ""
             if verdict == UNDECIDED:
                 continue
-            result = effect(numbers, test, draw[side](cells, numbers.keys), QUANTILES[side])
+            result = effect(numbers, test, draws_of(cells, numbers.keys, over[side]), QUANTILES[side])
             found[f"{side}_effect"][claim] = result.text
             if side == "run" and "[" in result.text and not _has_classes(numbers):
                 found["run_effect"][claim] += " over seeds alone"
-            if (verdict == HOLDS and result.low < -TOLERANCE) or (
-                verdict == FAILS and result.high > TOLERANCE
-            ):
+            beyond = -result.low if verdict == HOLDS else result.high
+            if beyond > TOLERANCE:
                 found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
             found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
     reasons = claims.load_claims(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
@@ -193,7 +182,7 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     table["limit"] = ["ours" if _is_ours(tests[claim]) else "paper" for claim in table.index]
     bare = table[list(SIDES)].replace(INSIDE, "", regex=True)
     same = (bare["published"] == bare["run"]).map({True: "same verdict", False: "other verdict"})
-    table["agreement"] = same.mask(bare.isin([UNDECIDED, UNRESOLVED]).any(axis=1), OPEN)
+    table["agreement"] = same.mask(bare.isin([UNDECIDED, UNRESOLVED]).any(axis=1), "open")
     return table.reset_index()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import contents
 from PIL import Image, ImageOps
 
 from zsad_core import datasets, image_features
@@ -285,3 +286,20 @@ def test_number_of_workers(monkeypatch):
     assert worker_count(10**6, gpu) == 16
     monkeypatch.setattr(image_features.shutil, "disk_usage", lambda _: type("", (), {"free": 2**26}))
     assert worker_count(10**6, gpu) == 0 or not Path("/dev/shm").is_dir()  # a container's 64 MB are too few
+
+
+def test_features_computed_together_are_those_computed_alone(tiny_clip, toy_set, tmp_path):
+    designs = [((1, 2), "vv", False), ((2,), "qk", True), ((2,), "qq+kk+vv", False)]
+    glocal = image_features.glocal_extractor
+    extractors, dataset = [glocal(tiny_clip, *d[:2], 1, final_norm=d[2]) for d in designs], toy_set()
+    image_features.compute_together(extractors, dataset, tmp_path / "together")
+    files = contents(tmp_path / "together")
+    for extractor in extractors:
+        found, alone = (
+            join_parts(compute_features(extractor, dataset, tmp_path / name, whole="squash")).arrays
+            for name in ("together", "alone")
+        )
+        assert found.keys() == alone.keys()
+        for name, values in alone.items():
+            np.testing.assert_allclose(found[name], values, atol=1e-3)  # kept as float16
+    assert contents(tmp_path / "together") == files  # nothing was computed again

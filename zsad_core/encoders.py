@@ -238,24 +238,40 @@ class ClipEncoder:
         final_norm: whether the global feature gets the last layer norm too. The paper does not say. The
             prompts that its authors released belong to features without.
         """
+        return self.embed_glocals(pixels, [(layers, attention, final_norm)], first, normalize)[0]
+
+    @torch.no_grad()
+    def embed_glocals(
+        self,
+        pixels: Tensor,
+        wanted: Sequence[tuple[Sequence[int], str, bool]],
+        first: int = 6,
+        normalize: bool = True,
+    ) -> list[tuple[Tensor, dict[int, Tensor]]]:
+        """`embed_glocal` of several (layers, attention, final_norm), in one pass through the blocks."""
         self._require_class_token("embed_glocal")
-        visual, kinds = self.model.visual, attention_kinds(attention)
-        heads: list[Tensor] = []
-        patches: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        visual, n = self.model.visual, len(pixels)
+        each = [(own, attention_kinds(attention), norm) for own, attention, norm in wanted]
+        pairs = dict.fromkeys((kind, layer) for own, kinds, _ in each for kind in kinds for layer in own)
+        layers = sorted({layer for own, _, _ in each for layer in own})
+        kinds = tuple(dict.fromkeys(kind for _, own, _ in each for kind in own))
+        heads: list[list[Tensor]] = [[] for _ in each]
+        patches: list[dict[int, list[Tensor]]] = [{layer: [] for layer in own} for own, _, _ in each]
 
         def unit(x: Tensor) -> Tensor:
-            return F.normalize(x.float(), dim=-1) if normalize else x.float()
+            x = (x @ visual.proj).float()
+            return F.normalize(x, dim=-1) if normalize else x
 
         for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
             with self._computing():
-                class_token, tokens = dual_path(visual, batch, layers, kinds, first)
-                class_token = visual.ln_post(class_token) if final_norm else class_token
-                heads.append(unit(class_token @ visual.proj).cpu())
-                for layer in layers:
-                    own = [unit(visual.ln_post(tokens[kind][layer][:, 1:]) @ visual.proj) for kind in kinds]
-                    patches[layer].append((sum(own) / len(own)).cpu())  # (b, patches, d)
-        n = len(pixels)
-        return torch.cat(heads)[:n], {layer: torch.cat(parts)[:n] for layer, parts in patches.items()}
+                token, tokens = dual_path(visual, batch, layers, kinds, first)
+                rows = {(k, layer): unit(visual.ln_post(tokens[k][layer][:, 1:])) for k, layer in pairs}
+                for (own, own_kinds, norm), head, found in zip(each, heads, patches, strict=True):
+                    head.append(unit(visual.ln_post(token) if norm else token).cpu())
+                    for layer in own:  # (b, patches, d)
+                        found[layer].append((sum(rows[k, layer] for k in own_kinds) / len(own_kinds)).cpu())
+        joined = [{layer: torch.cat(parts)[:n] for layer, parts in own.items()} for own in patches]
+        return [(torch.cat(head)[:n], own) for head, own in zip(heads, joined, strict=True)]
 
     def embed_patches(
         self, pixels: Tensor, layers: Sequence[int], attention: str = "qk", first: int = 6, **options: bool

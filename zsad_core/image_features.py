@@ -96,11 +96,14 @@ def glocal_extractor(
     """`ClipEncoder.embed_glocal`: `global` (t, d) and `local/<block>` (t, patches, d)."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        head, patches = encoder.embed_glocal(pixels, layers, attention, first, final_norm=final_norm)
-        return {"global": head, **{f"local/{layer}": value for layer, value in patches.items()}}
+        return _glocal(*encoder.embed_glocal(pixels, layers, attention, first, final_norm=final_norm))
 
     key = {"glocal": list(layers), "attention": attention, "first": first, "final_norm": final_norm}
     return encoder_extractor(encoder, features, **key)
+
+
+def _glocal(head: Tensor, patches: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    return {"global": head, **{f"local/{layer}": value for layer, value in patches.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +224,40 @@ def compute_features(
             for part, arrays in tqdm(pairs, dataset.name, len(absent), leave=False):
                 cached_arrays(*part.place, partial(dict, arrays))
     return parts
+
+
+def compute_together(
+    extractors: Sequence[Extractor],
+    dataset: AnomalyDataset,
+    cache_dir: str | Path,
+    *,
+    whole: Whole = "squash",
+) -> None:
+    """What the cache lacks of some `glocal_extractor`s of one encoder, in one pass through its blocks for all
+    whose local paths start at the first one's block. Each gets its own files, as if computed alone up to
+    rounding."""
+    same = list({content_key(**own.key): own for own in extractors if "glocal" in own.key}.values())
+    same = [own for own in same if own.key["first"] == same[0].key["first"]]
+    dataset.digests.of(dataset.files)  # found, and kept, in one go; the parts share them
+    cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
+    parts = [[FeaturePart(part, own, whole, Path(cache_dir) / "features") for own in same] for part in cut]
+    parts = [each for each in parts if not all(cache_file(*part.place).exists() for part in each)]
+    if len(same) < 2 or not parts:
+        return
+    encoder, first = same[0].network, same[0].key["first"]
+    wanted = [(own.key["glocal"], own.key["attention"], own.key["final_norm"]) for own in same]
+
+    def features(pixels: Tensor) -> dict[str, Tensor]:
+        found = encoder.embed_glocals(pixels, wanted, first)
+        return {f"{i}/{name}": v for i, own in enumerate(found) for name, v in _glocal(*own).items()}
+
+    joint = replace(same[0], features=features)
+    with closing(_compute([replace(each[0], extractor=joint) for each in parts])) as computed:
+        for each, arrays in zip(parts, computed, strict=True):
+            images = {name: arrays[name] for name in ("sizes", "owner", "boxes")}
+            for i, part in enumerate(each):
+                own = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{i}/")}
+                cached_arrays(*part.place, partial(dict, images | own))
 
 
 def join_parts(parts: Sequence[FeaturePart], name: str = "", fingerprint: str = "") -> TileFeatures:

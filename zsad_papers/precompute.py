@@ -12,7 +12,12 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from zsad_core import prompts
-from zsad_core.image_features import compute_features, random_word_embeddings, view_extractor
+from zsad_core.image_features import (
+    compute_features,
+    compute_together,
+    random_word_embeddings,
+    view_extractor,
+)
 from zsad_papers.anomalyclip import COMPARED, DATASETS
 from zsad_papers.anomalyclip.experiments import extractors_of
 from zsad_papers.anomalyclip.learning import MEDICAL, auxiliary_dataset
@@ -104,7 +109,9 @@ def _local_features(category: Category, dataset: str) -> None:
     category, settings = replace(category, whole="squash"), category.settings
     learners = [r for r in DATASETS if settings.datasets.get(r) and auxiliary_dataset(r) == dataset]
     variants = [name for r in (dataset, *learners) for name in variants_of(settings, r)]
-    for extractor in extractors_of(category.encoder, variants):
+    extractors = extractors_of(category.encoder, variants)
+    compute_together(extractors, category.test, settings.cache_dir)
+    for extractor in extractors:
         category.computed(extractor, category.test)
     if dataset == MEDICAL:  # prompts are learned on all of its images
         for extractor in extractors_of(category.encoder, ["tuned=medical", "vand"]):

@@ -21,7 +21,7 @@ from zsad_core import methods
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
-from zsad_core.image_features import Extractor, TileFeatures, glocal_extractor
+from zsad_core.image_features import Extractor, TileFeatures, compute_together, glocal_extractor
 from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
@@ -318,7 +318,10 @@ def run_experiment(
     """
     chosen, records = squashed(settings, encoder, dataset), []
     learned = learned_for(settings, encoder, dataset, variants) if chosen else {}
+    there = {"baselines", *(name for name, _ in learned)}
+    extractors = extractors_of(encoder, [variant for variant in variants if variant in there])
     for category in tqdm(chosen, desc=f"prompts, {dataset}", leave=False):
+        compute_together(extractors, category.test, settings.cache_dir)
         records += baselines(category) if "baselines" in variants else []
         for (variant, seed), own in learned.items():
             method, _, rest = variant.partition(";")

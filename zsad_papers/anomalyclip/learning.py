@@ -9,6 +9,8 @@ from pathlib import Path
 from zsad_core.cache import content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
+from zsad_core.image_features import compute_together
+from zsad_core.methods import extractor_of
 from zsad_core.prompt_config import PromptConfig, prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts, train_side_by_side
 from zsad_papers.baselines.vand import Adapters, train_adapters
@@ -42,7 +44,9 @@ def learned_variants(
     configs = [prompt_config_of(encoder, **options) for options in variants]
     configs = [replace(own, epochs=shared_epochs(settings, own.epochs)) for own in configs]
     paths = {config: _kept(settings, encoder, images, {"recipe": config.key()}) for config in configs}
-    for group in side_by_side([config for config, path in paths.items() if not path.is_file()]):
+    lacking = [config for config, path in paths.items() if not path.is_file()]
+    compute_together([extractor_of(encoder, config) for config in lacking], images, settings.cache_dir)
+    for group in side_by_side(lacking):
         name = content_key(group=[paths[config].name for config in group])
         options = {"checkpoint": paths[group[0]].with_name(f"{name}.unfinished.safetensors")}
         found = train_side_by_side(encoder, images, group, cache_dir=settings.cache_dir, **options)

@@ -87,7 +87,8 @@ def test_each_paper_has_the_same_files(root):
     for folder in (root / "zsad_papers" / paper for paper in all_papers()):
         own = {path.stem for path in folder.glob("*.py")}
         assert shared <= own <= shared | {"analysis", "costs", "figures", "learning"}
-        assert all((folder / name).is_file() for name in ("claims.csv", "claim_tests.csv", "published.csv"))
+        tables = ("claims.csv", "claim_tests.csv", "claim_reasons.csv", "published.csv")
+        assert all((folder / name).is_file() for name in tables)
 
 
 def test_no_import_is_for_type_checking_alone():

@@ -17,7 +17,7 @@ from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
-from zsad_papers.common.experiment import Category, flipped, hidden_layers
+from zsad_papers.common.experiment import Category, by_defect, hidden_layers
 from zsad_papers.winclip import experiments
 from zsad_papers.winclip.experiments import few_shot_arrays, zero_shot, zero_shot_detector
 
@@ -193,12 +193,16 @@ def test_winclip_plus_is_the_mean_of_both_scores(square, kept):
         np.testing.assert_allclose(sums[k, seed], expected)
 
 
-def test_claim_30_is_about_good_and_flipped_images_and_hidden_layers_are_the_papers(square, kept):
-    dataset = replace(square.dataset, meta=square.dataset.meta.replace({"defect": {"hole": "flip"}}))
-    wanted = square.test.meta["defect"].isin(["good", "hole"]).to_numpy()
-    (record,) = flipped(replace(square, dataset=dataset), np.arange(len(wanted)), "winclip")
-    assert record["values"].tolist() == np.flatnonzero(wanted).tolist() != list(range(len(wanted)))
-    assert flipped(square, np.arange(len(wanted)), "winclip") == [] and hidden_layers(12) == (6, 9)
+def test_claims_30_and_39_are_about_some_kinds_of_defect_and_hidden_layers_are_the_papers(square, kept):
+    names = {"hole": "flip", "spot": "bent_lead"}
+    dataset = replace(square.dataset, meta=square.dataset.meta.replace({"defect": names}))
+    kinds = square.test.meta["defect"]
+    found = by_defect(replace(square, dataset=dataset), np.arange(len(kinds)), "winclip")
+    parts = {"flip": ["hole"], "arrangement": ["hole", "spot"], "other": ["stain"]}
+    expected = {f"defect={name}": np.flatnonzero(kinds.isin(["good", *own])) for name, own in parts.items()}
+    assert {r["variant"]: r["values"].tolist() for r in found} == {k: v.tolist() for k, v in expected.items()}
+    assert len(set(map(tuple, expected.values()))) == 3 and hidden_layers(12) == (6, 9)
+    assert by_defect(square, np.arange(len(kinds)), "winclip") == []
 
 
 def test_padim_compares_a_tile_with_tiles_of_its_place(settings, encoder):

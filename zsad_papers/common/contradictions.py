@@ -15,7 +15,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from zsad_papers.common.claims import Numbers, above, at_least, cells_of, load_claims, pairs, place
 from zsad_papers.common.results import load_published
@@ -195,6 +194,8 @@ def _deviation(where: str, printed: float, deviations: np.ndarray) -> Check:
 
 def _one_way(measure: str, differences: np.ndarray) -> Check:
     """Rounding moves class means up as often as down."""
+    from scipy.stats import binomtest  # here: it takes as long as pandas
+
     below, above_it = int((differences < 0).sum()), int((differences > 0).sum())
     by_chance = binomtest(below, below + above_it).pvalue if below + above_it else 1.0
     found = f"{below} below, {above_it} above, {differences.mean():+.2f} on average"

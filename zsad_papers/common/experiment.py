@@ -282,13 +282,22 @@ class Category:
         return {**names, "task": task, **found}
 
 
-def flipped(category: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
-    """The record of claim 30: normal and flipped images only, of a category whose defects include `flip`."""
-    if "flip" not in category.defects():
-        return []
-    own = category.test.meta["defect"].isin(["good", "flip"]).to_numpy()
-    part = replace(category, dataset=category.test.where(own))
-    return [part.record(scores[own], "image", method, "defect=flip", **where)]
+ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
+"""Words in names of defects of arrangement, not of the surface."""
+
+
+def by_defect(category: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
+    """Records of normal images and some kinds of defect only: flipped parts (claim 30); those of arrangement,
+    and the others of the same category (claim 39)."""
+    kinds, defective = category.test.meta["defect"], category.test.labels == 1
+    arranged, records = kinds.str.contains("|".join(ARRANGEMENT)).to_numpy(), []
+    parts = {"flip": kinds.to_numpy() == "flip", "arrangement": arranged, "other": defective & ~arranged}
+    for name, own in parts.items():
+        if own.any() and (arranged.any() or name != "other"):
+            shown = own | ~defective
+            part = replace(category, dataset=category.test.where(shown))
+            records.append(part.record(scores[shown], "image", method, f"defect={name}", **where))
+    return records
 
 
 def categories(settings: Settings, encoder: ClipEncoder, dataset: str) -> list[Category]:

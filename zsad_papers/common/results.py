@@ -60,8 +60,8 @@ SPREADS = {
     "of_mean": "± is the standard deviation over draws of the mean over categories",
     "of_classes": "± is the mean over categories of their standard deviations over draws",
 }
-"""What the std of a mean row is, in words for captions. The first is smaller: categories vary apart. A paper's
-`contradictions` show which one it prints; tables have the same kind on both sides."""
+"""What the std of a mean row is, in words for captions. The first is smaller, since categories vary apart. A
+paper's `contradictions` show which one it prints; tables have the same kind on both sides."""
 ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 

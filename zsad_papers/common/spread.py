@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import pandas as pd
 
 from zsad_papers.common import claims
 from zsad_papers.common.claims import HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
+from zsad_papers.common.contradictions import HALF_UNIT
 from zsad_papers.common.results import PERCENT, load_published
 
 UNRESOLVED = "not resolved by this run"
@@ -48,12 +49,12 @@ class Effect(NamedTuple):
     high: float
 
 
-def classes_of(cells: Cells) -> dict[Key, dict[str, float]]:
-    """The means of single categories, by the key without the category."""
+def classes_of(cells: Cells, part: int = 0) -> dict[Key, dict[str, float]]:
+    """The means of single categories, or with part 1 their deviations, by the key without the category."""
     classes: dict[Key, dict[str, float]] = defaultdict(dict)
     for (*key, category), found in cells.items():
         if category != "mean":
-            classes[tuple(key)][category] = next(iter(found.values()))[0]
+            classes[tuple(key)][category] = next(iter(found.values()))[part]
     return classes
 
 
@@ -61,9 +62,9 @@ def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None = 
     """Draws of numbers. seeds: over how many a run's deviation is, without and with reference images; None:
     printed numbers, whose deviation is the spread, and which stay as they are without one."""
     random, chosen, arrays = np.random.default_rng(0), {}, {}
-    classes = classes_of(cells) if seeds else {}
+    classes, spreads = classes_of(cells) if seeds else {}, classes_of(cells, 1)
     for key in sorted(keys, key=str):
-        mean, std = _number(cells, key)
+        mean, std = _number(cells, key, spreads)
         own = classes.get(key[:-1], {}) if key[-1] == "mean" else {}
         draws = np.full(DRAWS, mean)
         if not math.isnan(std):
@@ -94,10 +95,17 @@ def noise_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
     return arrays
 
 
-def _number(cells: Cells, key: Key) -> tuple[float, float]:
-    """Mean and standard deviation, which one of several artifacts may lack."""
+def _number(
+    cells: Cells, key: Key, spreads: Mapping[Key, Mapping[str, float]] | None = None
+) -> tuple[float, float]:
+    """Mean and standard deviation, which one of several artifacts may lack. spreads: of categories; where a
+    mean row has their mean (`results.SPREADS`), that of a mean over categories that vary apart."""
     found = list(cells[key].values())
-    return found[0][0], next((std for _, std in found if not math.isnan(std)), math.nan)
+    std = next((std for _, std in found if not math.isnan(std)), math.nan)
+    own = np.array(list((spreads or {}).get(key[:-1], {}).values())) if key[-1] == "mean" else np.empty(0)
+    if len(own) > 1 and abs(std - own.mean()) <= 2 * HALF_UNIT:
+        std = math.sqrt(np.sum(own**2)) / len(own)
+    return found[0][0], std
 
 
 def effect(numbers: Numbers, test: Test, arrays: Arrays, quantiles: tuple[float, float]) -> Effect:

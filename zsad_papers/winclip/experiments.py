@@ -27,7 +27,7 @@ from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 from zsad_papers.baselines.tiling import tiling_extractor, tiling_map
 from zsad_papers.common import galleries
-from zsad_papers.common.experiment import Category, flipped
+from zsad_papers.common.experiment import Category, by_defect
 from zsad_papers.common.results import FULL_SHOT
 from zsad_papers.common.settings import Settings
 
@@ -66,7 +66,7 @@ def zero_shot_classification(category: Category) -> list[dict]:
         category.record(score(whole, category.texts("imagenet")), "image", "clip_ac_prompt_ens"),
     ]
     records += [category.record(scores, "image", "winclip", variant) for variant, scores in winclip.items()]
-    return records + flipped(category, winclip[""], "winclip")
+    return records + by_defect(category, winclip[""], "winclip")
 
 
 def one_class_scores(views: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -252,7 +252,7 @@ def few_shot(
             both = (values + ascore0) / 2  # Eq. 6
             for score, image in zip(SCORES, (values, ascore0, both), strict=True):
                 records.append(category.record(image, "image", "winclip_plus", f"score={score}", **where))
-            records += flipped(category, both, "winclip_plus", **where)
+            records += by_defect(category, both, "winclip_plus", **where)
     return records
 
 
@@ -308,18 +308,18 @@ def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict
     return [{**record, "shots": FULL_SHOT} for record in records]
 
 
-def open_choices(category: Category, backbone: Backbone | None = None) -> list[dict]:
-    """Choices that the paper leaves open, one at a time, and temperature with fusing: zero-shot maps, and
-    WinCLIP+ and the baselines with one reference."""
+def open_choices(category: Category, backbone: Backbone | None = None, joint: bool = False) -> list[dict]:
+    """Choices that the paper leaves open, one at a time: zero-shot maps, and WinCLIP+ and the baselines with
+    one reference. joint: also temperature and fusing together, for the first draw alone (`;draws=1`)."""
     size = 2 * min(category.encoder.image_size) // 3
 
     def changed(**values: object) -> Category:
         return replace(category, settings=replace(category.settings, **values))
 
-    temperatures = {f"temperature={t}": changed(temperature=t) for t in (0.01, 0.07, 0.28)}
     both = {
         "": category,
-        **temperatures,
+        "temperature=0.01": changed(temperature=0.01),
+        "temperature=0.07": changed(temperature=0.07),
         "normalize_sentences=0": replace(category, normalize_sentences=False),
         "whole=squash": category.seen("squash"),
         f"map_size={size}": changed(map_size=size),
@@ -330,8 +330,8 @@ def open_choices(category: Category, backbone: Backbone | None = None) -> list[d
     found["layer_norm=1"] = few_shot(category, [1], layer_norm=True)
     for name, value in (("aggregate", "arithmetic"), ("fuse", "mean"), ("fuse", "none")):
         found[f"{name}={value}"] = few_shot(category, [1], **{name: value})
-    for variant, other in temperatures.items():
-        found[f"{variant};fuse=mean"] = few_shot(other, [1], fuse="mean")
+    if joint:
+        found |= _temperature_and_fusing(category, found)
     if backbone is not None:
         found[""] += few_shot_baselines(category, [1], backbone)
         found["whole=tiles"] = few_shot_baselines(category, [1], backbone, tiled=True)
@@ -339,3 +339,19 @@ def open_choices(category: Category, backbone: Backbone | None = None) -> list[d
     for variant, measured in found.items():
         records += [{**record, "variant": variant} for record in measured if record["variant"] in own]
     return records
+
+
+def _temperature_and_fusing(category: Category, found: Mapping[str, list[dict]]) -> dict[str, list[dict]]:
+    """WinCLIP+'s records by variant, where one draw is among those of `found` these; and the language's."""
+    blunt = replace(category, settings=replace(category.settings, temperature=0.28))
+    known = {";fuse=mean": "fuse=mean", ";fuse=none": "fuse=none"}
+    known |= {f"{name};fuse=harmonic": name for name in ("", "temperature=0.01", "temperature=0.07")}
+    both = {
+        name: [r for r in found[own] if r["seed"] == category.settings.seed and r["shots"]]
+        for name, own in known.items()
+    }
+    for t, fuse in ((0.01, "mean"), (0.07, "mean"), (0.28, "mean"), (0.28, "harmonic")):
+        one = replace(category, settings=replace(category.settings, temperature=t, reference_seeds=1))
+        both[f"temperature={t};fuse={fuse}"] = few_shot(one, [1], fuse=fuse)
+    one_draw = {f"{name};draws=1": records for name, records in both.items()}
+    return one_draw | {"temperature=0.28": zero_shot(blunt, False)}

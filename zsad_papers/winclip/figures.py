@@ -13,7 +13,7 @@ from zsad_core.methods import detector, winclip
 from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.common import galleries
-from zsad_papers.common.experiment import Category
+from zsad_papers.common.experiment import ARRANGEMENT, Category
 from zsad_papers.common.galleries import Example, image_map
 from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, dots, new_figure, or_placeholder
 from zsad_papers.common.tables import LABELS, mean_std
@@ -52,10 +52,6 @@ def typical(category: Category) -> int:
     best case nor the worst."""
     ranked = within_images(category)["auroc"].dropna().sort_values(kind="stable")
     return int(ranked.index[len(ranked) // 2])
-
-
-ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
-"""Words in names of defects of arrangement, not of the surface."""
 
 
 def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[tuple[Category, int]]]:
@@ -110,7 +106,7 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
 @mpl.rc_context(STYLE)
 def size_against_quality(images: pd.DataFrame) -> Figure:
     """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
-    images: as in `winclip.tables.small_defects`."""
+    images: as in `winclip.tables.failure_rows`."""
     figure, [[axis]] = new_figure(height=3.6)
     shares = images.assign(area=100 * images["area"], auroc=100 * images["auroc"])
     for (dataset, own), marker in zip(shares.groupby("dataset", sort=False), MARKERS):

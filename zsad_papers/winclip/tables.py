@@ -9,10 +9,12 @@ import pandas as pd
 
 from zsad_core import methods
 from zsad_core.encoders import ClipEncoder, load_encoder
+from zsad_core.metrics import auroc, f1_max
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common import results
 from zsad_papers.common.data import encoder_of
 from zsad_papers.common.experiment import Category, run_experiment
+from zsad_papers.common.galleries import Example
 from zsad_papers.common.results import FULL_SHOT, joined, rows
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
@@ -110,8 +112,8 @@ def many_shot_rows(records: pd.DataFrame, stand_in: str) -> pd.DataFrame:
 
 
 def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
-    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table; claim 30 needs a
-    dataset with flipped metal nuts."""
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table; claims 30 and 39 need
+    defects of some kinds."""
     zero = {"method": "winclip", "task": "image"}
     few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
     windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
@@ -128,6 +130,7 @@ def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Seq
             "T8": {"variant": [*windows, "image_tiling"], **zero, "task": "pixel"},
             "sec4.3": {"variant": "defect=flip", "keep": "categories"},
         }
+    parts["suppC"] = {"variant": ["defect=arrangement", "defect=other"], "metrics": ["auroc"]}
     wanted = {artifact: {"keep": "both", **where} for artifact, where in parts.items()}
     return joined(tidy(records, stand_in, artifact, **where) for artifact, where in wanted.items())
 
@@ -187,26 +190,48 @@ def backbone_rows(
 
 def open_choice_rows(settings: Settings, encoder: ClipEncoder, dataset: str, stand_in: str) -> pd.DataFrame:
     """Rows of 'What the paper leaves open': artifact `open`, one variant for each option."""
-    options = (experiments.open_choices, backbone_of(settings))
+    options = (experiments.open_choices, backbone_of(settings), dataset == "mvtec")
     return tidy(run_experiment(settings, encoder, dataset, *options), stand_in, "open")
 
 
-def small_defects(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The row of claim 40, Spearman's correlation of a defect's size with how well it is found; and the
-    anomalous images that it is over, as in `within_images`, with dataset and category. Without categories
-    both are empty."""
+def failure_rows(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of claim 40, Spearman's correlation of a defect's size with how well it is found, and of claim 43,
+    the image AUROC by the maxima of the maps; and the anomalous images, as in `within_images`, with dataset
+    and category. Without categories both are empty."""
     from scipy.stats import spearmanr  # here: it takes as long as pandas
 
-    parts = [
-        experiments.within_images(category).assign(dataset=category.dataset.name, category=category.name)
-        for category in chosen
-    ]
+    keys = ["dataset", "category"]
+    parts = {
+        (category.dataset.name, category.name): experiments.within_images(category) for category in chosen
+    }
     if not parts:
-        return joined([]), pd.DataFrame(columns=["dataset", "category", "area", "auroc"])
-    images = pd.concat(parts, ignore_index=True).dropna()
+        return joined([]), pd.DataFrame(columns=[*keys, "area", "auroc"])
+    images = pd.concat(parts, names=keys).reset_index(keys)
+    own = {"paper": "winclip", "artifact": "suppC", "method": "winclip", "keep": "mean"}
+    frames = []
+    for dataset, part in images.groupby("dataset", sort=False):
+        maxima = part.groupby("category")[["label", "maximum"]].apply(
+            lambda c: auroc(c["label"], c["maximum"])
+        )
+        values = maxima.rename("auroc").reset_index()
+        frames.append(rows(values, dataset=dataset, variant="score=max_map", **own))
+    images = images.dropna()
     value = spearmanr(images["area"], images["auroc"]).statistic
-    names = {"paper": "winclip", "artifact": "suppC", "dataset": "", "method": "winclip", "task": "pixel"}
-    return rows(pd.DataFrame([{"spearman": value}]), **names), images
+    frames.append(rows(pd.DataFrame([{"spearman": value}]), dataset="", task="pixel", **own))
+    return joined(frames), images
+
+
+def figure_rows(shown: Sequence[tuple[Category, Example]]) -> pd.DataFrame:
+    """Rows of claim 41: the best pixel F1 of each map of Figure 5 within its image."""
+    frames = []
+    for category, example in shown:
+        for method in ("winclip_plus", "spade", "padim", "patchcore"):
+            found = example.maps[f"{LABELS['method'][method]} (1)"]
+            value = {"category": category.name, "f1max": f1_max(example.mask.ravel(), found.ravel())}
+            names = {"dataset": category.dataset.name, "method": method, "variant": "figure=5", "shots": 1}
+            names |= {"paper": "winclip", "artifact": "F5", "task": "pixel", "keep": "categories"}
+            frames.append(rows(pd.DataFrame([value]), **names))
+    return joined(frames)
 
 
 def run(settings: Settings, dataset: str) -> str:

@@ -31,7 +31,7 @@ UNRESOLVED = "not resolved by this run"
 INSIDE = ", inside the printed ±"
 QUANTILES = {"published": (0.159, 0.841), "run": (0.025, 0.975)}
 """What bounds an interval: one standard deviation in print, 95 % on a run."""
-DRAWS = 200
+DRAWS, LOOPS = 2000, 200  # a test that is a function looks at draws one by one, at fewer
 EXACT = ("params_M", "macs_G", "n_categories", "n_normal", "n_anomalous")  # counted, so without a spread
 NOISE = 3.0  # its standard deviation in points; in hundredths of the mean for what is no percentage
 EASY = 0.3
@@ -135,8 +135,8 @@ def share_of(numbers: Numbers, test: Test, arrays: Arrays) -> float:
     if not callable(test):
         left = _needed(_with(numbers, arrays), test, lambda lead, by: claims.margin(lead[1:], by))
         return float((left > 0).mean())
-    verdicts = [judge(_with(numbers, arrays, draw), test).verdict for draw in range(1, DRAWS + 1)]
-    return verdicts.count(HOLDS) / DRAWS
+    verdicts = [judge(_with(numbers, arrays, draw), test).verdict for draw in range(1, LOOPS + 1)]
+    return verdicts.count(HOLDS) / LOOPS
 
 
 def _with(numbers: Numbers, arrays: Arrays, draw: int | None = None) -> Numbers:

@@ -107,10 +107,9 @@ class PixelHistogram:
 
 
 def coarse_pro(fpr: NDArray, overlap: NDArray, max_fpr: float) -> float:
-    """PRO as AnomalyCLIP's published code estimates it, from the curve at 200 thresholds that lie evenly
-    between the lowest and the highest score. Points with a false-positive rate of `max_fpr` or more are
-    dropped; the rates of the others are stretched to [0, 1]. Nothing is interpolated at the limit. NaN, with
-    a warning, if less than two rates are left."""
+    """PRO as AnomalyCLIP's published code estimates it, from points at 200 thresholds, evenly between the
+    lowest and the highest score. Points with a rate of `max_fpr` or more are dropped, the rates of the others
+    are stretched to [0, 1]. NaN, with a warning, if less than two rates are left."""
     kept = fpr < max_fpr
     fpr, overlap = fpr[kept][::-1], overlap[kept][::-1]
     if not len(fpr) or fpr[-1] == fpr[0]:

@@ -54,9 +54,8 @@ class Backbone:
 
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """Of an RGB image of any size to (3, height, width) float32, (height, width) being image_size, by the
-        same steps as `ClipEncoder`, as WinCLIP does for its baselines too (Supplement A). Their own papers
-        resize to 256 and crop 224."""
+        """Of an RGB image to (3, *image_size) float32, by the steps of `ClipEncoder` (Supplement A). The
+        baselines' own papers resize to 256 and crop 224."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         preprocess = PreprocessCfg(size=self.image_size[0], **self.normalization)

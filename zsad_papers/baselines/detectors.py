@@ -48,8 +48,8 @@ def baseline_detector(
         maps = {k: v.unflatten(1, category.encoder.grid) if v.ndim == 3 else v for k, v in layers.items()}
         for method in names.keys() & set(baselines):  # PatchCore's own features once for all memories
             maps[method] = few_shot.locally_aware({name: maps[name] for name in names[method]})
-        boxes, sizes = features.boxes, features.sizes[features.owner][:, ::-1]
-        maps["centre"] = torch.from_numpy((boxes[:, :2] + boxes[:, 2:]) / sizes)  # (t, 2), 0 to 2
+        owner = features.owner  # rising
+        maps["place"] = torch.from_numpy(np.arange(len(owner)) - np.searchsorted(owner, owner))
         return maps
 
     reference, draws = category.references(category.draws(shots), extractor)
@@ -62,7 +62,7 @@ def baseline_detector(
         if method == "spade":
             return lambda query: few_shot.spade(query["wholes"][:, own], query["places"][:, own], size)
         if method == "padim":
-            chosen = {name: gallery[name][own] for name in (*spread, "centre")}
+            chosen = {name: gallery[name][own] for name in (*spread, "place")}
             return padim_by_place(chosen, spread, seed, size)
         entries = few_shot.patchcore_memory(gallery[method][own], seed)
         return lambda query: few_shot.patchcore(query[method], entries, size)
@@ -84,27 +84,24 @@ def padim_by_place(
 ) -> Callable[[dict[str, Tensor]], Output]:
     """PaDiM with Gaussians of its own for each place of a tile: a left tile is no sample of a right one.
 
-    references: the layers' maps, and `centre` (t, 2) of the tiles, image after image. The places are those of
-    the first image's tiles; every other tile belongs to the nearest.
+    references: the layers' maps, and `place` (t,), a tile's number in its image. Where a query has more tiles
+    than any reference, its last ones are compared with their last place.
     """
-    centres = references["centre"]
-    onwards = (centres.sum(1).diff() > 0).long()  # 0 where the next image begins
-    places = centres[: 1 + int(onwards.cumprod(0).sum())]
 
-    def at_place(tiles: dict[str, Tensor], place: int) -> tuple[dict[str, Tensor], Tensor]:
-        own = torch.cdist(tiles["centre"], places).argmin(1) == place
-        return {name: tiles[name][own] for name in layers}, own
+    def at(tiles: dict[str, Tensor], own: Tensor) -> dict[str, Tensor]:
+        return {name: tiles[name][own] for name in layers}
 
-    numbers = range(len(places))
-    memories = [few_shot.padim_memory(at_place(references, i)[0], layers, seed) for i in numbers]
+    numbers = range(int(references["place"].max()) + 1)
+    memories = [
+        few_shot.padim_memory(at(references, references["place"] == i), layers, seed) for i in numbers
+    ]
 
     def score(query: dict[str, Tensor]) -> Output:
-        n = len(query["centre"])
-        found = Output(torch.empty(n), torch.empty(n, *size))
-        for place, memory in enumerate(memories):
-            tiles, own = at_place(query, place)
-            if own.any():
-                found.scores[own], found.maps[own] = few_shot.padim(tiles, memory, size)
+        places = query["place"].clamp(max=numbers[-1])
+        found = Output(torch.empty(len(places)), torch.empty(len(places), *size))
+        for i in places.unique().tolist():
+            own = places == i
+            found.scores[own], found.maps[own] = few_shot.padim(at(query, own), memories[i], size)
         return found
 
     return score

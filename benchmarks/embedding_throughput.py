@@ -45,6 +45,7 @@ from zsad_core.image_features import (
     made_ahead,
     view_extractor,
 )
+from zsad_core.views import ZOOM
 
 MODEL, THREADS, WORKERS = "ViT-B-16-plus-240", 2, 1
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))
@@ -81,7 +82,7 @@ def save_photographs(folder: Path, n: int) -> list[Path]:
 def throughput(encoder: ClipEncoder, views: int, n: int, repeats: int) -> dict[str, object]:
     """One row: seconds an image of each way, and overheads, for images of 1 or 6 views, one at a time."""
     model = {"image_size": encoder.image_size, "transform": encoder.transform}
-    make = partial(load_batch, **model, multi_crop=views > 1)
+    make = partial(load_batch, **model, zoom=ZOOM if views > 1 else None)
     with tempfile.TemporaryDirectory() as folder:
         batches = [[path] for path in save_photographs(Path(folder), n + AHEAD)]
         held = list(made_ahead(batches[:n], make, workers=0))

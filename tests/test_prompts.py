@@ -55,6 +55,8 @@ def test_same_seed_same_words_for_every_word_pair_and_nested_sets():
 def test_article_rule_of_table_4():
     usual = ("a photo of an object", "a photo of a damaged object")
     assert prompt_pair(normal="an") == prompt_pair(normal="a") == usual
+    assert prompt_pair(normal="a", literal=True)[0] == "a photo of a object"
+    assert random_word_prompts(1, normal="an", words=False, literal=True)[0] == ["a photo of an"]
     assert prompt_pair("Oil filter")[0] == "a photo of an Oil filter"
     assert prompt_pair("01")[0] == "a photo of a 01"
     bottle = ("a photo of a bottle", "a photo of an anomalous bottle")

@@ -80,6 +80,9 @@ def test_image_similarity_against_loops():
     entries = references.reshape(-1, 8)
     expected = [np.mean([min(distance(v, r) for r in entries) for v in image]) for image in query]
     np.testing.assert_allclose(image_similarity_score(query, references), expected)
+    places = references.swapaxes(0, 1)  # (v, m, d)
+    placed = [np.mean([min(map(distance, 3 * [v], r)) for v, r in zip(image, places)]) for image in query]
+    np.testing.assert_allclose(image_similarity_score(query, references, same_view=True), placed)
 
 
 def test_sampling_without_replacement_nested_and_seeded():

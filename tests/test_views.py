@@ -48,7 +48,8 @@ def test_six_views_whole_corners_centre():
     np.testing.assert_allclose([extent(view, 0) for view in six], [1] + [120 / 137] * 5, atol=0.01)
     papers = views_of(ramp(480, 480), 240)
     assert extent(papers[5], 1) == pytest.approx(240 / 274, abs=0.003)
-    (single,) = views_of(ramp(300, 300), 120, multi_crop=False)
+    assert extent(views_of(ramp(480, 480), 240, zoom=1.5)[5], 1) == pytest.approx(1 / 1.5, abs=0.003)
+    (single,) = views_of(ramp(300, 300), 120, zoom=None)
     torch.testing.assert_close(single, six[0], rtol=0, atol=0)
 
 
@@ -65,7 +66,7 @@ def test_images_that_are_not_square():
     tiles = views_of(wide, 60, whole="tiles")
     assert len(tiles) == 18
     np.testing.assert_allclose([centre(tiles[i])[0] for i in (0, 6, 12)], [0.25, 0.5, 0.75], atol=0.01)
-    tall = views_of(ramp(150, 300), 60, multi_crop=False, whole="tiles")
+    tall = views_of(ramp(150, 300), 60, zoom=None, whole="tiles")
     np.testing.assert_allclose([centre(tile)[1] for tile in tall], [0.25, 0.5, 0.75], atol=0.01)
 
 

@@ -20,12 +20,14 @@ class FNN(nn.Module):
 
     dim: size of the embeddings. hidden: widths; the paper gives none, but among equal widths and among
     non-increasing powers of two only 256-256-256 adds the 0.30M parameters of Table 3.
+    normalize: bring inputs to length 1. False: the paper marks a normalised vector with a bar and writes the
+    FNN's inputs without it; give them raw (`embed_text(…, normalize=False)`).
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int] = (256, 256, 256)) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int] = (256, 256, 256), *, normalize: bool = False) -> None:
         super().__init__()
         if not hidden or min(dim, *hidden) < 1:
             raise ValueError(f"dim={dim}, hidden={hidden}: expected widths from 1")
@@ -33,7 +35,7 @@ class FNN(nn.Module):
         layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in widths]
         self.layers = nn.Sequential(*(nn.Sequential(*layer) for layer in layers))
         self.last = nn.Linear(hidden[-1], 1)
-        self.dim = dim
+        self.dim, self.normalize = dim, normalize
 
     def forward(self, embeddings: torch.Tensor, kept: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """(n, d) -> logits (n,). kept: dropout's factors (n, width) for each layer, while training."""
@@ -63,7 +65,8 @@ class FNN(nn.Module):
                 f"(n, v, {self.dim}), from the encoder whose text embeddings trained the network"
             )
         self.eval()
-        return to_tensor(embeddings, torch.float32).reshape(-1, self.dim)
+        rows = to_tensor(embeddings, torch.float32).reshape(-1, self.dim)
+        return F.normalize(rows, dim=-1) if self.normalize else rows
 
 
 def train_fnn(normal: Array, anomalous: Array, *, seed: int = 0, **options: Any) -> FNN:
@@ -79,20 +82,22 @@ def train_fnns(
     epochs: int = 2,
     batch_size: int = 128,
     lr: float = 1e-3,
+    decay: float = 0.1,
     weight_decay: float = 1e-4,
     same_pair: bool = True,
     hidden: Sequence[int] = (256, 256, 256),
     dropout: float = 0.5,
+    normalize: bool = False,
 ) -> dict[int, FNN]:
     """Train one FNN a seed, side by side: binary cross-entropy, normal 0, anomalous 1 (RWDA, Sec. 3.3, 4.2).
 
-    normal, anomalous: (n, d), row i of both from pair i. Give them raw (`embed_text(…, normalize=False)`):
-        the paper marks a normalised vector with a bar and writes the FNN's inputs without it.
+    normal, anomalous: (n, d), row i of both from pair i, raw.
     draws: {seed: pairs that its network learns from}, equally many each. A seed decides on weights, dropout
         and order. Equal seeds, draws and embeddings give equal weights, up to rounding whoever is trained
         beside, bit by bit in the same company on one machine; the global random state is left as it was.
-    same_pair, batch_size: see `paired_batches`. hidden: see `FNN`. dropout: the paper gives no rate; 0.5 is
-        that of the work that it cites.
+    decay: the learning rate "is decayed after 1 epoch", the paper says not how much; a tenth is usual.
+    same_pair, batch_size: see `paired_batches`. hidden, normalize: see `FNN`. dropout: the paper gives no
+        rate; 0.5 is that of the work that it cites.
     Returns networks in evaluation mode, on the CPU: they are too small to gain from another device.
     """
     if epochs < 1 or not 0 <= dropout < 1:
@@ -106,9 +111,10 @@ def train_fnns(
     embeddings = torch.cat([to_tensor(side, torch.float32) for side in (normal, anomalous)])  # (2 n, d)
     if not embeddings.isfinite().all():
         raise ValueError("embeddings that are NaN or infinite: check the encoder's precision and weights")
+    embeddings = F.normalize(embeddings, dim=-1) if normalize else embeddings
     rows, n_pairs = torch.cat([pairs, pairs + len(normal)], dim=1), pairs.shape[1]  # (s, 2 k)
     with one_thread(), fast_products(embeddings.device):
-        networks = {seed: _fresh(seed, normal.shape[1], hidden) for seed in draws}
+        networks = {seed: _fresh(seed, normal.shape[1], hidden, normalize) for seed in draws}
         one = next(iter(networks.values()))
         parameters, buffers = stack_module_state(list(networks.values()))  # (s, ...) each
         random = [torch.Generator().manual_seed(seed) for seed in draws]
@@ -119,7 +125,7 @@ def train_fnns(
             return F.binary_cross_entropy_with_logits(logits, targets)
 
         for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = lr * 0.1 if epoch else lr  # decays, the paper says not how much
+            optimizer.param_groups[0]["lr"] = lr * decay if epoch else lr
             for batches in zip(*(paired_batches(n_pairs, own, batch_size, same_pair) for own in random)):
                 batch = torch.stack(batches)  # (s, b)
                 inputs = embeddings.index_select(0, rows.gather(1, batch).flatten()).unflatten(0, batch.shape)
@@ -134,10 +140,10 @@ def train_fnns(
     return networks
 
 
-def _fresh(seed: int, dim: int, hidden: Sequence[int]) -> FNN:
+def _fresh(seed: int, dim: int, hidden: Sequence[int], normalize: bool) -> FNN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FNN(dim, hidden).train()
+        return FNN(dim, hidden, normalize=normalize).train()
 
 
 def _kept(random: Sequence[torch.Generator], shape: tuple[int, int], dropout: float) -> torch.Tensor:

@@ -32,7 +32,7 @@ from zsad_core.cache import cache_file, cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.encoders import ClipEncoder
 from zsad_core.images import read_image
-from zsad_core.views import CROPS, Whole, boxes_of, inference_views
+from zsad_core.views import CROPS, ZOOM, Whole, boxes_of, inference_views
 
 PART = 32  # images in a part; bounds the memory and what a killed run loses, not the result
 BATCH = 8  # images that are loaded and encoded at once; six views of 240 pixels of each take 33 MB
@@ -45,14 +45,14 @@ class Extractor:
 
     key: everything that they depend on. network: an encoder, or what has `image_size`, `device` and, from a
     PIL tile to pixels (3, H, W), a `transform` that can be pickled. dtype: what features are stored in.
-    multi_crop: whether `features` gets all six views of each tile, (6 t, 3, H, W).
+    zoom: that of `views.inference_views`; `features` gets all six views of each tile then, (6 t, 3, H, W).
     """
 
     key: Mapping[str, object]
     network: Any = field(repr=False)
     features: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)
     dtype: torch.dtype = torch.float16
-    multi_crop: bool = False
+    zoom: float | None = None
 
 
 def encoder_extractor(
@@ -62,14 +62,14 @@ def encoder_extractor(
     return Extractor(_encoder_key(encoder) | key, encoder, features)
 
 
-def view_extractor(encoder: ClipEncoder) -> Extractor:
+def view_extractor(encoder: ClipEncoder, zoom: float = ZOOM) -> Extractor:
     """`views` (t, 6, d) float32: raw embeddings of the inference views of each tile, view 0 the whole."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
         return {"views": encoder.embed_images(pixels, normalize=False).unflatten(0, (-1, 1 + CROPS))}
 
-    extractor = encoder_extractor(encoder, features, views=1 + CROPS)
-    return replace(extractor, dtype=torch.float32, multi_crop=True)
+    key = {"views": 1 + CROPS} | ({"zoom": zoom} if zoom != ZOOM else {})
+    return replace(encoder_extractor(encoder, features, **key), dtype=torch.float32, zoom=zoom)
 
 
 def clip_extractor(
@@ -273,10 +273,15 @@ def join_parts(parts: Sequence[FeaturePart], name: str = "", fingerprint: str = 
 
 
 def image_embeddings(
-    encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: str | Path, *, whole: Whole = "squash"
+    encoder: ClipEncoder,
+    dataset: AnomalyDataset,
+    cache_dir: str | Path,
+    *,
+    whole: Whole = "squash",
+    zoom: float = ZOOM,
 ) -> TileFeatures:
     """The inference views of every image of a dataset, as `view_extractor` has them."""
-    parts = compute_features(view_extractor(encoder), dataset, cache_dir, whole=whole)
+    parts = compute_features(view_extractor(encoder, zoom), dataset, cache_dir, whole=whole)
     by_category = {category: dataset.select(category).fingerprint for category in dataset.categories}
     return join_parts(parts, dataset.name, content_key(**by_category))
 
@@ -285,7 +290,7 @@ def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
     own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
     network = own.network
-    views = {"multi_crop": own.multi_crop, "whole": parts[0].whole}
+    views = {"zoom": own.zoom, "whole": parts[0].whole}
     make = partial(load_batch, image_size=network.image_size, transform=network.transform, **views)
     workers, on_gpu = worker_count(sum(map(len, batches)), network.device), network.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:

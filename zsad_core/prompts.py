@@ -43,19 +43,19 @@ def object_name(category: str) -> str:
 
 
 def prompt_pair(
-    object_name: str = "object", normal: str = "a", anomaly: str = "a damaged"
+    object_name: str = "object", normal: str = "a", anomaly: str = "a damaged", *, literal: bool = False
 ) -> tuple[str, str]:
     """RWDA's two guiding sentences, "a photo of [n] object" and "a photo of [a] object" (Sec. 3.1).
 
     normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`). The bare
         article of [n] becomes "an" before a vowel and "a" elsewhere, whichever was given: Sec. 4.2 prints "a"
-        and Table 4 "an" for the same results, which only this rule reconciles.
+        and Table 4 "an" for the same results, which only this rule reconciles. literal: True leaves it.
 
     >>> prompt_pair("metal nut", "an", "a broken")
     ('a photo of a metal nut', 'a photo of a broken metal nut')
     """
     _check_words(object_name=object_name, normal=normal, anomaly=anomaly)
-    if normal in ("a", "an"):
+    if normal in ("a", "an") and not literal:
         normal = "an" if object_name[0].lower() in "aeiou" else "a"
     return f"a photo of {normal} {object_name}", f"a photo of {anomaly} {object_name}"
 
@@ -127,6 +127,7 @@ def random_word_prompts(
     seed: int = 0,
     alphabet: str = ALPHABETS["letters_digits36"],
     words: bool = True,
+    literal: bool = False,
 ) -> tuple[list[str], list[str]]:
     """RWDA's training sentences, n_pairs normal and n_pairs anomalous ones (Sec. 3.2):
     "[w0] a [w1] photo [w2] of [w3] [n] [w4]" and "[w5] a [w6] photo [w7] of [w8] [a] [w9]".
@@ -137,7 +138,8 @@ def random_word_prompts(
 
     alphabet: the symbols. Default a-z and 0-9, the literal reading; CLIP's tokenizer lower-cases, so upper
         case only makes digits rarer: 16 % instead of 28 %.
-    normal: the bare article becomes "a", also where "an" was given, because Sec. 4.2 prints "a".
+    normal: the bare article becomes "a", also where "an" was given, because Sec. 4.2 prints "a"; literal:
+        True leaves it as given.
     words: False leaves the random words out: n_pairs times the same two sentences.
 
     >>> random_word_prompts(1, seed=1)[1]
@@ -146,7 +148,7 @@ def random_word_prompts(
     _check_words(normal=normal, anomaly=anomaly)
     if n_pairs < 1 or not alphabet or any(symbol.isspace() for symbol in alphabet):
         raise ValueError(f"n_pairs={n_pairs}, alphabet={alphabet!r}: expected 1 or more, no blanks")
-    normal = "a" if normal == "an" else normal
+    normal = "a" if normal == "an" and not literal else normal
     if not words:
         return [f"a photo of {normal}"] * n_pairs, [f"a photo of {anomaly}"] * n_pairs
     drawn = _random_words(n_pairs, seed, alphabet)  # (n_pairs, 10)

@@ -87,18 +87,20 @@ def winclip_plus(
     return scores, combine_scales([visual, zero_shot], "arithmetic" if fuse == "mean" else "harmonic")
 
 
-def image_similarity_score(query: Array, references: Array) -> Array:
+def image_similarity_score(query: Array, references: Array, *, same_view: bool = False) -> Array:
     """s_img (n,) in [0, 1]: the distance to the nearest reference embedding (RWDA, Sec. 4.2).
 
     query: (n, v, d), v views of n images. references: (m, v, d), those of m >= 1 normal images.
     Each view is compared with all m v reference embeddings; the score is the mean over the views. RWDA refers
-    to WinCLIP here, which has no views.
+    to WinCLIP here, which has no views; a part can lie elsewhere in a reference. same_view: True compares a
+    view with the m that lie in its place.
     """
     q, r = tuple(query.shape), tuple(references.shape)
     if not len(q) == len(r) == 3 or q[2] != r[2] or not r[0]:
         raise ValueError(f"query {q} and references {r}: expected (n, v, d) and (m, v, d) with m >= 1")
     views, normal = (F.normalize(to_tensor(x), dim=-1) for x in (query, references))
-    cosines = torch.einsum("nvd,mwd->nvmw", views, normal).flatten(2).amax(2)  # (n, v)
+    products = "nvd,mvd->nvm" if same_view else "nvd,mwd->nvmw"
+    cosines = torch.einsum(products, views, normal).flatten(2).amax(2)  # (n, v)
     return like(((1 - cosines) / 2).clamp(0, 1).mean(1), query)
 
 

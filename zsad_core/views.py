@@ -20,15 +20,15 @@ def inference_views(
     image: Image.Image,
     image_size: tuple[int, int],
     transform: Callable[[Image.Image], torch.Tensor],
-    multi_crop: bool = True,
+    zoom: float | None = ZOOM,
     whole: Whole = "squash",
 ) -> torch.Tensor:
     """The views of one image (n_views, 3, H, W), for an encoder with these `image_size` and `transform`.
 
-    View 0 is the whole image. With multi_crop, views 1 to 5 are the corners (top left, top right, bottom
-    left, bottom right) and the centre of the image enlarged so that its shorter edge is `ZOOM` times the
-    encoder's. RWDA does not describe its crops; its Table 3 counts 6 of them (105.4G multiply-accumulates,
-    17.57G a view), and this is the common scheme of that size.
+    View 0 is the whole image. Views 1 to 5 are the corners (top left, top right, bottom left, bottom right)
+    and the centre of the image enlarged so that its shorter edge is `zoom` times the encoder's; None: no
+    crops. RWDA does not describe its crops; its Table 3 counts 6 of them (105.4G multiply-accumulates, 17.57G
+    a view), and this is the common scheme of that size.
 
     whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
         scales both edges and loses nothing. "center_crop" cuts the ends off for all views, as open_clip does.
@@ -40,8 +40,8 @@ def inference_views(
     for box in boxes_of(image.width, image.height, whole):
         picture = image.crop(box)
         views.append(picture.resize(image_size, Image.Resampling.BICUBIC))
-        if multi_crop:
-            views += _crops(picture, image_size[0])
+        if zoom:
+            views += _crops(picture, image_size[0], zoom)
     return torch.stack([transform(view) for view in views])
 
 
@@ -70,9 +70,9 @@ def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int,
     return [(0, start, side, start + side) for start in starts]
 
 
-def _crops(picture: Image.Image, size: int) -> list[Image.Image]:
-    """Four corners and the centre, size x size, of the picture with shorter edge round(ZOOM * size)."""
-    scale = round(ZOOM * size) / min(picture.size)
+def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
+    """Four corners and the centre, size x size, of the picture with shorter edge round(zoom * size)."""
+    scale = round(zoom * size) / min(picture.size)
     width, height = (round(edge * scale) for edge in picture.size)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     right, lower = width - size, height - size

@@ -246,7 +246,7 @@ def cost_rows(
     through. What is done with the features afterwards is left out."""
     steps, costs = {}, {"macs_G": {}, "time_ms": {}}
     for name, own in pass_extractors(settings, encoder, large).items():
-        pixels = random_pixels(own.network, 1 + CROPS if own.multi_crop else 1)
+        pixels = random_pixels(own.network, 1 + CROPS if own.zoom else 1)
         steps[name] = partial(own.features, pixels.to(own.network.device))
         with FlopCounterMode(display=False) as counter:
             steps[name]()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zsad_core.cache import sha256_of
 from zsad_core.images import BadImage, read_photo
-from zsad_core.views import Whole, boxes_of, inference_views
+from zsad_core.views import ZOOM, Whole, boxes_of, inference_views
 
 MADE_BY = "zsad_predict"  # by which a `run.json` marks a folder of results
 PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")  # how the `meta.csv` of a dataset begins
@@ -139,6 +139,7 @@ class Reader:
         except BadImage as problem:
             return None, {"status": problem.status, "error": problem.reason, "notes": ""}
         boxes = boxes_of(image.width, image.height, self.whole)
-        views = inference_views(image, image_size, transform, bool(crops), whole=self.whole)
+        zoom = ZOOM if crops else None
+        views = inference_views(image, image_size, transform, zoom, whole=self.whole)
         tiles = Tiles(views.unflatten(0, (len(boxes), -1)), boxes, (image.height, image.width))
         return tiles, {"status": "scored", "error": "", "notes": "; ".join(notes)}

@@ -75,7 +75,7 @@ def train_runs(
     digest = hashlib.sha256(np.stack(texts).tobytes()).hexdigest()[:32]
     key = {"texts": digest, "n_pairs": n_pairs, "seeds": list(seeds), "options": options}
     arrays = cached_arrays(Path(cache_dir) / "fnn", f"fnns-{n_pairs}", key, train)
-    shape = {"hidden": options["hidden"]} if "hidden" in options else {}
+    shape = {name: options[name] for name in ("hidden", "normalize") if name in options}
     found = {seed: FNN(normal.shape[1], **shape).eval() for seed in seeds}
     for seed, fnn in found.items():
         fnn.load_state_dict({name: torch.tensor(arrays[f"{seed}/{name}"]) for name in fnn.state_dict()})
@@ -102,13 +102,14 @@ def prompt_scores(
     anomaly: str = "a damaged",
     known: bool = False,
     multi_crop: bool = True,
+    literal: bool = False,
 ) -> np.ndarray:
     """s_pr of each image (n,), the mean over its views (Sec. 3.1). known: the category's name replaces
     "object". The temperature is the profile's, or the model's own; the paper's 0.01 is that of its model."""
     if not images.categories:
         return np.empty(0)
     names = [object_name(c) if known else "object" for c in images.categories]
-    sentences = [s for name in names for s in prompt_pair(name, normal, anomaly)]
+    sentences = [s for name in names for s in prompt_pair(name, normal, anomaly, literal=literal)]
     texts = text_embeddings(encoder, sentences, settings.cache_dir).reshape(len(names), 2, -1)
     temperature = settings.temperature or encoder.temperature
     scores = np.empty(len(images.meta))
@@ -119,14 +120,22 @@ def prompt_scores(
     return scores
 
 
-def fnn_scores(images: TileFeatures, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
-    """s_FNN of each image (n,), the mean over its views (Sec. 3.3)."""
-    if not images.categories:
-        return np.empty(0)
-    return methods.rwda(images.views if multi_crop else images.views[:, :1], fnn).scores
+def fnn_scores(images: TileFeatures, fnn: FNN, *, known: bool = False, multi_crop: bool = True) -> np.ndarray:
+    """s_FNN of each image (n,), the mean over its views (Sec. 3.3). known: each category by itself, which
+    must not matter (claim c07)."""
+    views = images.views if multi_crop else images.views[:, :1]
+    groups, scores = (
+        images.meta["category"].to_numpy() if known else np.zeros(len(views)),
+        np.empty(len(views)),
+    )
+    for group in dict.fromkeys(groups):
+        scores[groups == group] = methods.rwda(views[groups == group], fnn).scores
+    return scores
 
 
-def similarity_scores(test: TileFeatures, train: TileFeatures, shots: int, seed: int) -> np.ndarray:
+def similarity_scores(
+    test: TileFeatures, train: TileFeatures, shots: int, seed: int, *, same_view: bool = False
+) -> np.ndarray:
     """s_img of each test image (n,) from `shots` normal training images of its category, drawn for this seed
     (Sec. 4.2)."""
     scores = np.empty(len(test.meta))
@@ -134,7 +143,7 @@ def similarity_scores(test: TileFeatures, train: TileFeatures, shots: int, seed:
         references = train.select(category=category).views
         chosen = references[sample_references(len(references), shots, seed=1000 * number + seed)]  # (k, v, d)
         own = (test.meta["category"] == category).to_numpy()
-        scores[own] = image_similarity_score(test.views[own], chosen)
+        scores[own] = image_similarity_score(test.views[own], chosen, same_view=same_view)
     return scores
 
 

@@ -9,27 +9,14 @@ that were not trained on, `cosine_distance` the mean pairwise 1 - cos within a c
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from zsad_core import prompts
-from zsad_papers.common.claims import TOLERANCE, Numbers, Verdict, above, at_least
+from zsad_papers.common.claims import Numbers, Verdict, above, at_least
 
-DATASETS = ("mvtec", "visa")
 WORD_PAIR_VARIANTS = tuple(f"normal={normal};anomaly={anomaly}" for normal, anomaly in prompts.WORD_PAIRS)
 SEEDS = "seeds"  # the setting with their number, over which the deviations of a run are
 OPTIONS = {"n_pairs": 10_000, "pair_counts": (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)}
 """The paper's values of settings that its claims name."""
-
-
-def c07(n: Numbers) -> Verdict:
-    """image auroc of rwda, mean and standard deviation over seeds, on each of mvtec and visa: the same in
-    object_known and object_unknown"""
-    known, unknown = (
-        [n.of(f"rwda[{v}]", "image auroc", d, std=std) for d in DATASETS for std in (False, True)]
-        for v in ("object_known", "object_unknown")
-    )
-    same = np.allclose(known, unknown, rtol=0, atol=TOLERANCE, equal_nan=True)  # no spread with a single seed
-    return n.verdict(same, "no difference is allowed")
 
 
 def c17(n: Numbers) -> Verdict:
@@ -60,16 +47,15 @@ def c18(n: Numbers) -> Verdict:
 
 
 def c19(n: Numbers) -> Verdict:
-    """over the 16 word pairs on mvtec: the Spearman correlation between the image auroc of clip and the gain
-    clip_rwda - clip is < 0, and the mean gain of the 8 worst clip pairs > that of the 8 best"""
+    """over the 16 word pairs on mvtec: the gain of image auroc, clip_rwda - clip, falls as the mean of both
+    rises, one-sided p < 0.05 (test of Pitman and Morgan; against clip itself a gain falls even among random
+    numbers; the limit is ours)"""
+    from scipy.stats import pearsonr  # here: it takes a second
+
     clip, both = _word_pairs(n)
-    gains = both - clip
-    correlation = float(np.corrcoef(*(pd.Series(values).rank() for values in (clip, gains)))[0, 1])
-    by_clip = gains[np.argsort(clip, kind="stable")]
-    worst, best = float(by_clip[:8].mean()), float(by_clip[8:].mean())
-    shown = {"Spearman correlation": correlation, "mean gain of 8 worst": worst, "mean gain of 8 best": best}
-    reason = "a negative correlation, and a larger mean gain of the 8 worst, are needed"
-    return n.verdict(correlation < 0 and above(worst, best), reason, shown)
+    correlation, p = pearsonr(both - clip, both + clip, alternative="less")
+    shown = {"correlation of gain and mean": float(correlation), "p": float(p)}
+    return n.verdict(p < 0.05, "a negative correlation with p < 0.05 is needed", shown)
 
 
 def c20(n: Numbers) -> Verdict:

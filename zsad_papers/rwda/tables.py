@@ -54,11 +54,12 @@ def zero_shot_rows(
     """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset; without `multi_crop` of
     Table 2: known objects, the whole image only."""
     test, frames = images.select(split="test"), []
-    alone = {seed: fnn_scores(test, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
     where = {"artifact": "T1", "dataset": dataset} if multi_crop else {"artifact": "T2"}
     for variant in ("object_unknown", "object_known") if multi_crop else ("object_known;multi_crop=0",):
         known = variant != "object_unknown"
-        guided = prompt_scores(test, settings, encoder, known=known, multi_crop=multi_crop)
+        how = {"known": known, "multi_crop": multi_crop}
+        guided = prompt_scores(test, settings, encoder, **how)
+        alone = {seed: fnn_scores(test, fnn, **how) for seed, fnn in fnns.items()}
         scores = {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
         frames += [score_rows(test, runs, method=m, variant=variant, **where) for m, runs in scores.items()]
     return joined(frames)
@@ -72,7 +73,7 @@ def few_shot_rows(
     fnns: Mapping[int, FNN],
 ) -> pd.DataFrame:
     """Rows of Table 1's few-shot part: s_pr + s_FNN + s_img, known objects (the stronger of the paper's
-    zero-shot rows); and s_img by itself, for claim c11."""
+    zero-shot rows); and s_img by itself and without s_FNN, for claims c11 and c29."""
     test, train = images.select(split="test"), images.select(split="train")
     guided, frames = prompt_scores(test, settings, encoder, known=True), []
     alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
@@ -80,7 +81,8 @@ def few_shot_rows(
         reference = {seed: experiments.similarity_scores(test, train, k, seed) for seed in fnns}
         total = sum_scores(guided, alone, reference)
         frames.append(score_rows(test, total, "T1", "clip_rwda", dataset=dataset, shots=k))
-        frames.append(score_rows(test, reference, "sec4.3", "clip", variant="score=s_img", shots=k))
+        for score, runs in {"s_img": reference, "s_pr+s_img": sum_scores(guided, reference)}.items():
+            frames.append(score_rows(test, runs, "sec4.3", "clip", variant=f"score={score}", shots=k))
     return joined(frames)
 
 

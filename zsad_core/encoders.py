@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,13 +251,12 @@ class ClipEncoder:
     ) -> list[tuple[Tensor, dict[int, Tensor]]]:
         """`embed_glocal` of several (layers, attention, final_norm), in one pass through the blocks."""
         self._require_class_token("embed_glocal")
-        visual, n = self.model.visual, len(pixels)
+        visual = self.model.visual
         each = [(own, attention_kinds(attention), norm) for own, attention, norm in wanted]
         pairs = dict.fromkeys((kind, layer) for own, kinds, _ in each for kind in kinds for layer in own)
         layers = sorted({layer for own, _, _ in each for layer in own})
         kinds = tuple(dict.fromkeys(kind for _, own, _ in each for kind in own))
-        heads: list[list[Tensor]] = [[] for _ in each]
-        patches: list[dict[int, list[Tensor]]] = [{layer: [] for layer in own} for own, _, _ in each]
+        found: dict[tuple, list[Tensor]] = defaultdict(list)
 
         def unit(x: Tensor) -> Tensor:
             x = (x @ visual.proj).float()
@@ -266,12 +266,14 @@ class ClipEncoder:
             with self._computing():
                 token, tokens = dual_path(visual, batch, layers, kinds, first)
                 rows = {(k, layer): unit(visual.ln_post(tokens[k][layer][:, 1:])) for k, layer in pairs}
-                for (own, own_kinds, norm), head, found in zip(each, heads, patches, strict=True):
-                    head.append(unit(visual.ln_post(token) if norm else token).cpu())
+                for i, (own, own_kinds, norm) in enumerate(each):
+                    found[i, "head"].append(unit(visual.ln_post(token) if norm else token).cpu())
                     for layer in own:  # (b, patches, d)
-                        found[layer].append((sum(rows[k, layer] for k in own_kinds) / len(own_kinds)).cpu())
-        joined = [{layer: torch.cat(parts)[:n] for layer, parts in own.items()} for own in patches]
-        return [(torch.cat(head)[:n], own) for head, own in zip(heads, joined, strict=True)]
+                        found[i, layer].append(
+                            (sum(rows[k, layer] for k in own_kinds) / len(own_kinds)).cpu()
+                        )
+        whole = {key: torch.cat(parts)[: len(pixels)] for key, parts in found.items()}
+        return [(whole[i, "head"], {n: whole[i, n] for n in own}) for i, (own, _, _) in enumerate(each)]
 
     def embed_patches(
         self, pixels: Tensor, layers: Sequence[int], attention: str = "qk", first: int = 6, **options: bool

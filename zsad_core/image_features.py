@@ -96,7 +96,7 @@ def glocal_extractor(
     """`ClipEncoder.embed_glocal`: `global` (t, d) and `local/<block>` (t, patches, d)."""
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        return _glocal(*encoder.embed_glocal(pixels, layers, attention, first, final_norm=final_norm))
+        return _glocal(*encoder.embed_glocal(pixels, layers, attention, first, final_norm))
 
     key = {"glocal": list(layers), "attention": attention, "first": first, "final_norm": final_norm}
     return encoder_extractor(encoder, features, **key)
@@ -226,29 +226,21 @@ def compute_features(
     return parts
 
 
-def compute_together(
-    extractors: Sequence[Extractor],
-    dataset: AnomalyDataset,
-    cache_dir: str | Path,
-    *,
-    whole: Whole = "squash",
-) -> None:
-    """What the cache lacks of some `glocal_extractor`s of one encoder, in one pass through its blocks for all
-    whose local paths start at the first one's block. Each gets its own files, as if computed alone up to
-    rounding."""
+def compute_together(extractors: Sequence[Extractor], dataset: AnomalyDataset, cache_dir: str | Path) -> None:
+    """What the cache lacks of the `glocal_extractor`s of one encoder that start their local path where the
+    first does, of squashed images, in one pass. Their files are as if computed alone, up to rounding."""
     same = list({content_key(**own.key): own for own in extractors if "glocal" in own.key}.values())
     same = [own for own in same if own.key["first"] == same[0].key["first"]]
     dataset.digests.of(dataset.files)  # found, and kept, in one go; the parts share them
     cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
-    parts = [[FeaturePart(part, own, whole, Path(cache_dir) / "features") for own in same] for part in cut]
+    parts = [[FeaturePart(p, own, "squash", Path(cache_dir) / "features") for own in same] for p in cut]
     parts = [each for each in parts if not all(cache_file(*part.place).exists() for part in each)]
     if len(same) < 2 or not parts:
         return
-    encoder, first = same[0].network, same[0].key["first"]
     wanted = [(own.key["glocal"], own.key["attention"], own.key["final_norm"]) for own in same]
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = encoder.embed_glocals(pixels, wanted, first)
+        found = same[0].network.embed_glocals(pixels, wanted, same[0].key["first"])
         return {f"{i}/{name}": v for i, own in enumerate(found) for name, v in _glocal(*own).items()}
 
     joint = replace(same[0], features=features)
@@ -361,8 +353,7 @@ def made_ahead(
 
 
 def worker_count(images: int, device: torch.device) -> int:
-    """For a GPU half of the cores that this process may use, at most 16; none for few images, or on Windows.
-    On a CPU none: reading is a small part of the work, and each process imports torch again."""
+    """For a GPU half of this process's cores, at most 16; none on a CPU, for few images, or on Windows."""
     if device.type == "cpu" or images < FEW or "forkserver" not in multiprocessing.get_all_start_methods():
         return 0
     shared = Path("/dev/shm")  # through it workers hand over batches; containers often have 64 MB

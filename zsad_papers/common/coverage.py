@@ -27,7 +27,7 @@ def coverage(artifacts: pd.DataFrame, run: pd.DataFrame, datasets: Mapping[str, 
     for row in artifacts.itertuples(index=False):
         printed = load_published(row.paper)
         printed = printed[printed["artifact"] == row.artifact]
-        beside = compare(printed, run[run["paper"] == row.paper], stand_ins=there)
+        beside = compare(printed, run[run["paper"].isin([row.paper])], stand_ins=there)
         found = beside[beside["status"] == "measured"]
         foreign = (found["measured_on"] != found["dataset"]).any()
         state = drawn if printed.empty else ONLY if found.empty else STAND_IN if foreign else OWN

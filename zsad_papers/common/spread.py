@@ -165,7 +165,7 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
     seeds = getattr(settings, name), settings.reference_seeds
     frames = {"published": (load_published(paper), options)}
-    frames["run"] = (run[run["paper"] == paper], {name: getattr(settings, name) for name in options})
+    frames["run"] = (run[run["paper"].isin([paper])], {name: getattr(settings, name) for name in options})
     over = {"published": None, "run": seeds}
     table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
     for side in SIDES:

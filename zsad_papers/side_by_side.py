@@ -293,22 +293,15 @@ def most_references(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_of(found: pd.DataFrame) -> pd.DataFrame:
-    """`systems` for readers: mean ± deviation over seeds [95% interval over categories]."""
+    """`systems` of one dataset for readers: mean ± deviation over seeds [95% interval over categories]."""
+    texts = [mean_std(*own) for own in zip(found["mean"], found["std"])]
     bounds = zip(found["low"], found["high"])
     bounds = ["" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]" for low, high in bounds]
-    texts = found.assign(text=[mean_std(*own) for own in zip(found["mean"], found["std"])])
-    texts["text"] += bounds
-    names = {
-        "dataset": "dataset",
-        "system": "system",
-        "needs": "knows or sees",
-        "macs_G": "G",
-        "time_ms": "ms",
-    }
-    texts = texts.rename(columns=names)
-    wide = texts.pivot(index=list(names.values()), columns="of", values="text")
-    order = pd.MultiIndex.from_frame(texts[list(names.values())].drop_duplicates())
-    wide = wide.reindex(index=order, columns=list(METRICS.values())).fillna("-")
+    names = {"system": "system", "needs": "knows or sees", "macs_G": "G", "time_ms": "ms"}
+    own = found.assign(text=[text + bound for text, bound in zip(texts, bounds)]).rename(columns=names)
+    order = pd.MultiIndex.from_frame(own[list(names.values())].drop_duplicates())
+    wide = own.pivot(index=list(names.values()), columns="of", values="text")
+    wide = wide.reindex(index=order, columns=list(METRICS.values())).fillna("-").rename_axis(columns=None)
     return wide.reset_index(["knows or sees", "G", "ms"])
 
 

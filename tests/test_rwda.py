@@ -10,8 +10,8 @@ from scipy.spatial.distance import pdist
 
 from zsad_core.image_features import TileFeatures
 from zsad_core.references import image_similarity_score, sample_references
+from zsad_papers.rwda import analysis
 from zsad_papers.rwda import experiments as rwda_experiments
-from zsad_papers.rwda import open_choices
 from zsad_papers.rwda import tables as rwda_tables
 
 DIM = 16
@@ -175,8 +175,8 @@ def test_a_choice_is_paired_with_the_default_seed_by_seed():
     values = {"default": (0.9, 0.8, 0.7), "decay=1": (0.91, 0.82, 0.73)}  # changes of 1, 2 and 3 points
     rows = [(v, "rwda", 0, s, c, x) for v, own in values.items() for s, x in enumerate(own) for c in "ab"]
     records = pd.DataFrame(rows, columns=["variant", "method", "shots", "seed", "category", "auroc"])
-    found = open_choices.effects(records).set_index("variant").loc["decay=1"]
+    found = analysis.effects(records).set_index("variant").loc["decay=1"]
     assert found[["mean", "std", "change", "half"]].tolist() == pytest.approx(
         [82, 9, 2, 4.303 / 3**0.5], abs=1e-3
     )
-    assert open_choices.moved(found.to_frame().T.reset_index(names="variant"), "RWDA") == "none"
+    assert analysis.moved(found.to_frame().T.reset_index(names="variant"), "RWDA") == "none"

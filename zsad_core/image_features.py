@@ -246,10 +246,11 @@ def compute_together(extractors: Sequence[Extractor], dataset: AnomalyDataset, c
     joint = replace(same[0], features=features)
     with closing(_compute([replace(each[0], extractor=joint) for each in parts])) as computed:
         for each, arrays in zip(parts, computed, strict=True):
-            images = {name: arrays[name] for name in ("sizes", "owner", "boxes")}
-            for i, part in enumerate(each):
-                own = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{i}/")}
-                cached_arrays(*part.place, partial(dict, images | own))
+            for i, part in enumerate(each):  # sizes, owner and boxes are the same for all
+                own = {
+                    k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.split("/")[0] in (f"{i}", k)
+                }
+                cached_arrays(*part.place, partial(dict, own))
 
 
 def join_parts(parts: Sequence[FeaturePart], name: str = "", fingerprint: str = "") -> TileFeatures:

@@ -85,9 +85,8 @@ def window_map(
         same. The paper averages harmonically in both places.
     """
     maps = [] if image is None else [torch.as_tensor(score(image))[:, None, None].expand(-1, *grid)]
-    maps += [
-        aggregate_windows(torch.as_tensor(score(x)), grid, size, aggregate) for size, x in windows.items()
-    ]
+    scored = {size: torch.as_tensor(score(embeddings)) for size, embeddings in windows.items()}
+    maps += [aggregate_windows(values, grid, size, aggregate) for size, values in scored.items()]
     return combine_scales(maps, across or aggregate)
 
 
@@ -103,9 +102,8 @@ def zero_shot_map(
 ) -> Tensor:
     """The zero-shot map of WinCLIP: `window_map`, whose other arguments it takes, of `scores.prompt_score`.
 
-    normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two texts. The paper prints
-        no value. 0.01 is what CLIP was trained with; it makes harmonic and arithmetic means differ as much as
-        Table 8 says. 0.07, CLIP's initial value, is that of most public code.
+    normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two. The paper prints none;
+        0.01 is what CLIP was trained with, 0.07, its initial value, that of most public code.
     """
 
     def score(embeddings: Array) -> Array:

@@ -44,7 +44,7 @@ CORESET, PROJECTION = 0.1, 128
 shots is not known), and dimensions of the random projection in which they are chosen."""
 
 NEIGHBOURHOOD, CHANNELS = 3, 1024
-"""PatchCore: side in patches of the window around a feature, and the feature's dimension."""
+"""PatchCore: side in patches of the window around a feature, and the feature's dimension at most."""
 
 
 def spade_distances(
@@ -184,20 +184,21 @@ def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray
 
 
 def locally_aware(maps: FeatureMaps) -> Tensor:
-    """PatchCore's locally aware patch features (Eq. 1 to 3): (n, rows, columns, 1024) on the first grid.
+    """PatchCore's locally aware patch features (Eq. 1 to 3): (n, rows, columns, d) on the first grid.
 
     A layer's channels x places of the window, in this order and with zeros beyond the border, are averaged to
-    `CHANNELS`, then all layers together once more: the official code, and the paper's "adaptive average
-    pooling". The 512 channels of WideResNet's layer2 become window means that count the centre twice.
+    d, then all layers together once more: the official code, and the paper's "adaptive average pooling". d is
+    1024, the official value, or the layers' number of channels where that is less: more would repeat them.
+    The 512 channels of WideResNet's layer2 become window means that count the centre twice.
     """
-    layers = []
+    layers, d = [], min(CHANNELS, sum(x.shape[-1] for x in maps.values()))
     for x in maps.values():
         windows = F.unfold(x.permute(0, 3, 1, 2), NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2).transpose(1, 2)
-        pooled = F.adaptive_avg_pool1d(windows, CHANNELS)  # (n, places, CHANNELS)
+        pooled = F.adaptive_avg_pool1d(windows, d)  # (n, places, d)
         layers.append(pooled.unflatten(1, x.shape[1:3]))
     # the official code resizes first; both steps are linear, one in channels, one in places
     features = _concatenate(layers, grid=layers[0].shape[1:3])
-    pooled = F.adaptive_avg_pool1d(features.flatten(0, 2)[:, None], CHANNELS)  # (n rows columns, 1, CHANNELS)
+    pooled = F.adaptive_avg_pool1d(features.flatten(0, 2)[:, None], d)  # (n rows columns, 1, d)
     return pooled[:, 0].unflatten(0, features.shape[:3])
 
 

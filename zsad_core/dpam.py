@@ -116,8 +116,6 @@ def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> No
 
 def plain_blocks(blocks: nn.ModuleList) -> bool:
     """Whether all blocks are open_clip's ResidualAttentionBlock, with biases."""
-    from open_clip.transformer import (
-        ResidualAttentionBlock,  # here: it takes seconds, and a config needs none
-    )
+    from open_clip.transformer import ResidualAttentionBlock  # here: it takes seconds, a config needs none
 
     return all(type(b) is ResidualAttentionBlock and b.attn.in_proj_bias is not None for b in blocks)

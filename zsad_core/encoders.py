@@ -134,10 +134,8 @@ class ClipEncoder:
         self.transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """open_clip's evaluation pipeline: (3, H, W) float32 from a PIL image of any size and mode.
-
-        Shorter edge to `image_size` (bicubic, antialiased), centre crop, mean and deviation of the weights.
-        """
+        """open_clip's evaluation pipeline: (3, H, W) float32 from a PIL image of any size and mode. Shorter
+        edge to `image_size` (bicubic, antialiased), centre crop, mean and deviation of the weights."""
         return self.transform(to_rgb(image))
 
     def tokenize(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -165,10 +163,8 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_images(self, pixels: Tensor, normalize: bool = True, final_norm: bool = True) -> Tensor:
-        """(n, d) embeddings of preprocessed images (n, 3, H, W).
-
-        final_norm: False leaves the class token without the last layer norm, as `embed_glocal` does.
-        """
+        """(n, d) embeddings of preprocessed images (n, 3, H, W). final_norm: False leaves the class token
+        without the last layer norm, as `embed_glocal` does."""
         if not final_norm or (self.has_class_token and plain_blocks(self.model.visual.transformer.resblocks)):
             return self.embed_glocal(pixels, (), "qk", final_norm=final_norm, normalize=normalize)[0]
         parts = []
@@ -269,9 +265,8 @@ class ClipEncoder:
                 for i, (own, own_kinds, norm) in enumerate(each):
                     found[i, "head"].append(unit(visual.ln_post(token) if norm else token).cpu())
                     for layer in own:  # (b, patches, d)
-                        found[i, layer].append(
-                            (sum(rows[k, layer] for k in own_kinds) / len(own_kinds)).cpu()
-                        )
+                        mean = sum(rows[k, layer] for k in own_kinds) / len(own_kinds)
+                        found[i, layer].append(mean.cpu())
         whole = {key: torch.cat(parts)[: len(pixels)] for key, parts in found.items()}
         return [(whole[i, "head"], {n: whole[i, n] for n in own}) for i, (own, _, _) in enumerate(each)]
 

@@ -1,9 +1,8 @@
 """One store of features: every image is encoded once for each set of views, and the features are cached.
 
-A category is cut into parts of `PART` images; each part is a cache file under a key made of content. A killed
-run continues with its last part, and one part at a time is in memory. Features belong to square tiles of
-images (WinCLIP, supplement A); `TileFeatures.owner` gives the image. Features for cosines are stored as
-float16, which moves a cosine by about 1e-5.
+Each `PART` images of a category are one cache file under a key made of content: a killed run continues with
+its last part, and one part at a time is in memory. Features belong to square tiles (WinCLIP, supplement A) of
+images (`TileFeatures.owner`). Those for cosines are stored as float16, which moves a cosine by about 1e-5.
 """
 
 from __future__ import annotations
@@ -282,8 +281,7 @@ def image_embeddings(
 def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
     own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
-    network = own.network
-    views = {"zoom": own.zoom, "whole": parts[0].whole}
+    network, views = own.network, {"zoom": own.zoom, "whole": parts[0].whole}
     make = partial(load_batch, image_size=network.image_size, transform=network.transform, **views)
     workers, on_gpu = worker_count(sum(map(len, batches)), network.device), network.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
@@ -372,11 +370,9 @@ def _made(item: Any, make: Callable[[Any], Any]) -> Any:
 def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path) -> np.ndarray:
     """Raw text embeddings (n, d)."""
     key = {**_encoder_key(encoder), "sentences": content_key(sentences=list(sentences))}
-
-    def compute() -> dict[str, np.ndarray]:
-        return {"vectors": encoder.embed_text(list(sentences), normalize=False).numpy()}
-
-    return cached_arrays(Path(cache_dir) / "texts", "texts", key, compute)["vectors"]
+    embed = partial(encoder.embed_text, list(sentences), normalize=False)
+    found = cached_arrays(Path(cache_dir) / "texts", "texts", key, lambda: {"vectors": embed().numpy()})
+    return found["vectors"]
 
 
 def random_word_embeddings(

@@ -101,10 +101,8 @@ def initial_parameters(
 def freeze(
     encoder: ClipEncoder, designs: Sequence[PromptDesign], names: Sequence[str] = ("object",)
 ) -> Frozen:
-    """Tokenise the two templates of each name in each design, and look up what training leaves alone.
-
-    Raises ValueError for a prompt that is longer than the context: cut off it would lose its object.
-    """
+    """Tokenise the two templates of each name in each design, and look up what training leaves alone. Raises
+    ValueError for a prompt that is longer than the context: cut off it would lose its object."""
     tower, shape = encoder.text_tower, (len(designs), len(names), 2)
     tokens = encoder.tokenize([text for own in designs for name in names for text in own.sentences(name)])
     longest = max(map(len, tokens))
@@ -124,8 +122,7 @@ def encode(
 ) -> Tensor:
     """(v, c, 2, d) unit rows, normal first, differentiable in the parameters, for v sets of prompts.
 
-    design: of each set; they differ in fixed words only. parameters: (v, ...), or one for all sets. frozen:
-    of `freeze`.
+    design: of each set; they differ in fixed words only. parameters: (v, ...), or one for all sets.
     """
     tower, x = encoder.text_tower, frozen.embeddings
     context = torch.stack([parameters[name] for name in _contexts(design)], dim=-3).to(x)

@@ -16,10 +16,8 @@ from zsad_core.image_features import TileFeatures
 def image_maps(
     tiles: TileFeatures, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
 ) -> Iterator[np.ndarray]:
-    """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles.
-
-    Bilinear; the mean where tiles overlap (supplement A); NaN outside all tiles. sigma: Gaussian, in pixels.
-    """
+    """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles. Bilinear; the mean
+    where tiles overlap (supplement A); NaN outside all tiles. sigma: Gaussian, in pixels."""
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
         total, count = torch.zeros(h, w), torch.zeros(h, w)

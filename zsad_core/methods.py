@@ -123,10 +123,8 @@ def winclip_plus(
 def fit_references(
     parts: Sequence[TileFeatures], images: Sequence[int], patches: Callable[[TileFeatures], Tensor]
 ) -> Memory:
-    """WinCLIP+'s memories (Sec. 4.3) of some normal images, which are counted through all parts.
-
-    patches: takes the tokens of the last block (t, p, width) from a part. Raises ValueError for no image.
-    """
+    """WinCLIP+'s memories (Sec. 4.3) of some normal images, which are counted through all parts. patches:
+    takes the tokens of the last block (t, p, width) from a part. Raises ValueError for no image."""
     if not len(images):
         raise ValueError("no reference images: WinCLIP+ needs at least one; WinCLIP needs none")
     chosen = tiles_of(parts, images, lambda part: {"P": patches(part), **part.starting("windows")})

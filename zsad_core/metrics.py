@@ -82,10 +82,8 @@ def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
 
 
 def region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(H, W) 1 / area of the region that a pixel belongs to; 1 on normal pixels.
-
-    Pixels that touch at a corner are joined, as in the public codes.
-    """
+    """(H, W) 1 / area of the region that a pixel belongs to; 1 on normal pixels. Pixels that touch at a
+    corner are joined, as in the public codes."""
     regions = connected_components(mask, connectivity=2)  # (H, W), 0 is background
     areas = np.bincount(regions.ravel()).astype(float)
     areas[0] = 1.0

@@ -84,8 +84,7 @@ class PixelHistogram:
         false = pixels - hits
         if undefined(false[-1], hits[-1], "pixel AUROC, PRO and F1-max"):
             return PixelMetrics(np.nan, np.nan, np.nan, np.nan)
-        fpr = false / false[-1]
-        overlap /= overlap[-1]
+        fpr, overlap = false / false[-1], overlap / overlap[-1]
         auroc, pro = area_below(fpr, hits / hits[-1], 1.0), area_below(fpr, overlap, max_fpr)
         thresholds = np.linspace(self._low, self._high, THRESHOLDS, endpoint=False)
         below = thresholds.astype(np.float32)  # at most the threshold: the same scores are above

@@ -167,9 +167,7 @@ def texts_of(
 
 def glocal_loss(encoder: ClipEncoder, config: PromptConfig, texts: Tensor, batch: Batch) -> Tensor:
     """Eq. 2 for one batch: cross entropy of the image plus lambda times the local losses of all layers.
-
-    texts: (b, 2, d), of `texts_of`.
-    """
+    texts: (b, 2, d), of `texts_of`."""
     device, loss = encoder.device, texts.new_zeros(())
     if config.global_loss:
         cosines = torch.einsum("bd,bsd->bs", batch.heads.to(device), texts)  # (b, 2)

@@ -81,11 +81,8 @@ def compositional_ensemble(
     lists = (*states, templates)
     if len(lists) != 3 or not all(lists) or any(text.count("{}") != 1 for texts in lists for text in texts):
         raise ValueError(f"{lists}: expected normal states, anomalous states, templates, one '{{}}' in each")
-    normal, anomalous = (
-        [template.format(state.format(object_name)) for state in side for template in templates]
-        for side in states
-    )
-    return normal, anomalous
+    normal, anomalous = ([state.format(object_name) for state in side] for side in states)
+    return tuple([text.format(own) for own in side for text in templates] for side in (normal, anomalous))
 
 
 def zero_shot_prompts(

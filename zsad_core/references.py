@@ -31,10 +31,8 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
 
 
 class Memory(NamedTuple):
-    """WinCLIP+'s memories (Sec. 4.3): the features of k normal images, without their positions.
-
-    patches: (k P, width) patch tokens. windows: {size: (k n_windows, d)}.
-    """
+    """WinCLIP+'s memories (Sec. 4.3): the features of k normal images, without their positions. patches:
+    (k P, width) patch tokens. windows: {size: (k n_windows, d)}."""
 
     patches: torch.Tensor
     windows: dict[int, torch.Tensor]
@@ -50,9 +48,8 @@ def reference_maps(
     """M^P, and M^W of each window size (WinCLIP, Eq. 4), in [0, 1]: {"P": (n, rows, columns), "W2": ..., ...}
 
     patches: (n, P, width). windows: {size: (n, n_windows, d)}.
-    aggregate: the mean over the windows that cover a patch. The paper describes the harmonic mean for
-        zero-shot windows and does not say whether it applies here too; public code and the default use it.
-        A window equal to a reference has distance 0 and makes its patches 0.
+    aggregate: the mean over the windows that cover a patch. The paper says "harmonic" for zero-shot windows
+        only; public code and the default use it here too. A window equal to a reference makes its patches 0.
     """
     found = {"P": association(patches, memory.patches).unflatten(1, grid).double()}
     for size, values in windows.items():

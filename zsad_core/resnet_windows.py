@@ -20,12 +20,10 @@ def embed_resnet(
     """Embeddings of the whole image, (n, d), and of all windows, {size: (n, n_windows, d)}; WinCLIP, Table 9.
 
     The feature map is computed once. For a window the cells outside it are dropped, "in the same way" as the
-    patches of a Vision Transformer, and the attention pooling runs on the rest (see `pool_cells`). The
-    convolutions have seen the whole image: what lies around a window does reach its embedding. A cell stands
-    for 32 x 32 pixels.
+    patches of a Vision Transformer, and `pool_cells` runs on the rest. The convolutions have seen the whole
+    image: what lies around a window does reach its embedding. A cell stands for 32 x 32 pixels.
 
-    visual: open_clip's ModifiedResNet (RN50, RN101, RN50x4, RN50x16 ...) in eval mode.
-    pixels: (n, 3, H, W), preprocessed. One batch: the caller bounds n.
+    visual: open_clip's ModifiedResNet in eval mode. pixels: (n, 3, H, W), one batch: the caller bounds n.
     sizes: edges of the windows in cells, stride 1; the order of windows is that of `window_indices`.
     Returns float32 on the CPU, not normalised. Raises ValueError for a window larger than the feature map.
     """

@@ -75,10 +75,8 @@ def embed_scales(
 def _run(
     blocks: nn.ModuleList, x: Tensor, queries: Tensor, keys: Tensor, layers: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """The class tokens (s, width) of s sequences after all blocks, and the layers' patches.
-
-    x: (s, l, width). queries, keys: of the first block, see `_queries_and_keys`.
-    """
+    """The class tokens (s, width) of s sequences after all blocks, and the layers' patches. x: (s, l, width).
+    queries, keys: of the first block, see `_queries_and_keys`."""
     kept = {}
     for number, block in enumerate(blocks, start=1):
         # nothing reads the patches that leave the last block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -105,10 +106,7 @@ def zero_shot_map(
     normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two. The paper prints none;
         0.01 is what CLIP was trained with, 0.07, its initial value, that of most public code.
     """
-
-    def score(embeddings: Array) -> Array:
-        return prompt_score(embeddings, normal, anomalous, temperature)
-
+    score = partial(prompt_score, normal=normal, anomalous=anomalous, temperature=temperature)
     return window_map(image, windows, grid, score, **averages)
 
 
@@ -124,9 +122,8 @@ def winclip_map(
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
 
-    encoder: `encoders.ClipEncoder`. scales: window sizes in patches. image_scale: whether the whole image's
-    score takes part. The others are those of `zero_shot_map`.
-    ValueError for a window larger than the grid, or no scale at all.
+    encoder: `encoders.ClipEncoder`. scales: window sizes in patches. image_scale: use the whole image too.
+    The others: of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
     """
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
     own = (found.image, found.windows, encoder.grid)

@@ -97,5 +97,5 @@ def test_the_beginning_of_a_name_is_enough_for_a_page():
     assert page_of("rwda/43") == page_of("rwda/43_state_of_the_art") == "43_state_of_the_art"
     with pytest.raises(BadParameter, match="0 pages begin with 'rwda/99'.*\n  anomalyclip/32_prompts\n"):
         page_of("rwda/99")
-    with pytest.raises(BadParameter, match="7 pages begin with 'rwda/'; expected one of\n  rwda/31"):
+    with pytest.raises(BadParameter, match="8 pages begin with 'rwda/'; expected one of\n  rwda/31"):
         page_of("rwda/")

@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -270,8 +271,10 @@ def test_material_that_is_refused_or_has_no_masks(encoder, toy_set, tmp_path):
     refused(message, auxiliary_of, toy_set(masks=1), extractor, tmp_path / "cache")
     bare = auxiliary_of(toy_set(masks=0), extractor, tmp_path / "cache")
     assert not bare.has_masks and not bare.batch(np.arange(8), (2, 4)).masks.any()
-    blind = replace(extractor, image_size=(1, 1), transform=lambda _: torch.zeros(3, 1, 1))
-    blind = replace(blind, features=lambda pixels: {"global": pixels.flatten(1)})
+    network = SimpleNamespace(
+        image_size=(1, 1), device=torch.device("cpu"), transform=lambda _: torch.zeros(3, 1, 1)
+    )
+    blind = replace(extractor, network=network, features=lambda pixels: {"global": pixels.flatten(1)})
     with pytest.warns(UserWarning, match="toys: 2 masks are empty at 1 x 1 pixels"):
         material = auxiliary_of(toy_set().select("wood", "test"), blind, tmp_path)
     assert not material.batch(np.arange(4), ()).masks.any()

@@ -110,9 +110,9 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
     result = score_folder(folder, "anomalyclip", options=own, progress=False)
     assert result.table["score"].between(0, 1).all() and result.smooth
     assert result.facts["model"] == "zsad-mini-144px"
-    scored, size = next(result.scored_images()), (259, 518)
-    smooth = gaussian_filter(replace(result, smooth=False).map(scored, size), 2.0)  # 4 pixels at 518
-    np.testing.assert_allclose(result.map(scored, size), smooth)
+    (_, image), size = next(result.scored_images()), (259, 518)
+    smooth = gaussian_filter(replace(result, smooth=False).map(image, size), 2.0)  # 4 pixels at 518
+    np.testing.assert_allclose(result.map(image, size), smooth)
     refused("give prompts_file", read_prompts, load_encoder(settings.model, "random", device="cpu"))
     with pytest.raises(FileNotFoundError, match="no.pth"):
         score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)
@@ -244,7 +244,7 @@ def test_masks_give_pixel_metrics_and_errors_by_name(tmp_path, score):
     assert len(result.table) == 5 and result.table["label"].tolist() == [0, 0, 0, 1, 1]
     assert any("1 masks belong to no image" in message for message in result.messages)
     truth = np.stack([np.zeros_like(mask)] * 3 + [mask] * 2) > 0
-    maps = np.stack([result.map(scored, (30, 30)) for scored in result.scored_images()])
+    maps = np.stack([result.map(image, (30, 30)) for _, image in result.scored_images()])
     expected = {"auroc": pixel_auroc(truth, maps), "pro": aupro(truth, maps)}
     found = values(result, "pixel")
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)

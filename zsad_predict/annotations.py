@@ -132,10 +132,10 @@ def with_metrics(
     ok = table["status"] == "scored"
     images = () if known.masks is None else result.scored_images()
     bar = silent(progress and known.masks is not None)
-    for scored in tqdm(images, total=int(ok.sum()), desc="masks", **bar):
-        name = table["file"][scored.row]
+    for row, image in tqdm(images, total=int(ok.sum()), desc="masks", **bar):
+        name = table["file"][row]
         try:
-            height, width = scored.features.sizes[0].tolist()
+            height, width = image.sizes[0].tolist()
             mask = _mask(known.masks.get(name), (height, width))
             if known.labels is None:
                 labels[name] = int(mask.any())
@@ -143,9 +143,9 @@ def with_metrics(
                 raise BadImage("", "it is labelled anomalous and has no mask")
             if result.has_maps:
                 size = scaled_size(height, width, map_size)
-                histogram.add(stretched_mask(mask, size), result.map(scored, size))
+                histogram.add(stretched_mask(mask, size), result.map(image, size))
         except BadImage as error:
-            table.loc[scored.row, "error"] = f"not among the pixel metrics: {error}"
+            table.loc[row, "error"] = f"not among the pixel metrics: {error}"
     table["label"] = table["file"].map(labels).astype("Int64")
     own = table[ok & table["label"].notna()]
     messages = [*result.messages, *known.messages]

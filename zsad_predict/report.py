@@ -119,10 +119,9 @@ def _write_maps(
     shown, pictures = {row for rows in _chosen(result) for row in rows}, {}
     (folder / "maps").mkdir()
     images = result.scored_images(wanted | shown)
-    for scored in tqdm(images, total=len(wanted | shown), desc="heat maps", **silent(progress)):
-        row = scored.row
+    for row, maps in tqdm(images, total=len(wanted | shown), desc="heat maps", **silent(progress)):
         try:
-            image = result.reader.photo(scored.path, scored.digest)[0]
+            image = result.reader.photo(*maps.meta.loc[0, ["path", "digest"]])[0]
         except BadImage:
             notes = (table["notes"][row], "gone before it was drawn")
             table.loc[row, "notes"] = "; ".join(filter(None, notes))
@@ -130,7 +129,7 @@ def _write_maps(
         drawn = None
         if result.has_maps:
             large = _resized(image, np.clip(max(image.size), SMALLEST, LARGEST))
-            heat, limit = result.map(scored, large.size[::-1]), result.threshold.map_value
+            heat, limit = result.map(maps, large.size[::-1]), result.threshold.map_value
             drawn = decorated(large, heat, result.scale, limit)
         if row in wanted:
             stem = re.sub(r"[^\w.-]+", "_", table["file"][row], flags=re.ASCII)[-60:]

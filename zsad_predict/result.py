@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,32 +32,15 @@ VERSION = 2  # of the cached arrays and of how files are read: part of their key
 COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", "error", "width", "height")
 
 
-class Part(NamedTuple):
-    """Some files that can be opened, their SHA-256 digests, and what gives the arrays of `score_part`."""
-
-    files: list[ImageFile]
-    digests: list[str]
-    arrays: Callable[[], dict[str, np.ndarray]]
-
-    def records(self) -> pd.DataFrame:
-        return pd.DataFrame(json.loads(self.arrays()["records"].tobytes()))
-
-    def features(self) -> TileFeatures:
-        """The maps, as the array `maps` of tiles; images without a score have no tile."""
-        found, records = self.arrays(), self.records()
-        sizes = records[["height", "width"]].fillna(0).to_numpy(int)
-        return TileFeatures(records, sizes, found["owner"], found["boxes"], {"maps": found["maps"]})
-
-
-def score_parts(
+def score_files(
     files: Sequence[ImageFile], scorer: Scorer, reader: Reader, cache_dir: str, *, name: str, progress: bool
-) -> tuple[list[Part], dict[str, BadImage]]:
-    """Parts with every file that can be opened, and by name why the others cannot. name: of the bar."""
-    failed: dict[str, BadImage] = {}
-    candidates = [file for file in files if not file.problem]
+) -> tuple[pd.DataFrame, list[TileFeatures]]:
+    """The rows of `table_of`, and the maps: the array `maps` of tiles, and records as `meta`. The parts are
+    memory-mapped. name: of the bar."""
+    parts, failed, candidates = [], {}, [file for file in files if not file.problem]
     workers = worker_count(len(candidates), scorer.encoder.device)
 
-    def cached_part(files: Sequence[ImageFile]) -> Part:
+    def score_cached(files: Sequence[ImageFile]) -> None:
         """Without the files that cannot be opened, or change meanwhile."""
         digests = {}
         for file in files:
@@ -68,22 +50,29 @@ def score_parts(
                 failed[file.name] = error
         key = {**scorer.key, "version": VERSION, **asdict(reader), "files": list(digests.values())}
         compute = partial(score_part, digests, scorer, reader, workers=workers, on_progress=bar.update)
-        arrays = partial(cached_arrays, Path(cache_dir) / "your_images", scorer.method, key, compute)
         try:
             if digests:
-                arrays()
+                found = cached_arrays(Path(cache_dir) / "your_images", scorer.method, key, compute)
+                parts.append(_part(digests, found))
         except FileChanged as changed:
             moved = [file for file in digests if str(file.path) == changed.file]
             failed.update({file.name: changed for file in moved})
-            return cached_part([file for file in digests if file not in moved])
-        return Part(list(digests), list(digests.values()), arrays)
+            score_cached([file for file in digests if file not in moved])
 
-    parts = []
     with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
         for start in range(0, len(candidates), PART):
-            parts.append(cached_part(candidates[start : start + PART]))
+            score_cached(candidates[start : start + PART])
             bar.update(min(start + PART, len(candidates)) - bar.n)  # also those from the cache
-    return [part for part in parts if part.files], failed
+    return table_of(files, [part.meta for part in parts], failed), parts
+
+
+def _part(digests: Mapping[ImageFile, str], found: Mapping[str, np.ndarray]) -> TileFeatures:
+    """Images without a score have no tile."""
+    places = pd.DataFrame([(file.name, file.path) for file in digests], columns=["file", "path"])
+    meta = places.assign(digest=digests.values()).join(pd.DataFrame(json.loads(found["records"].tobytes())))
+    sizes = meta.reindex(columns=["height", "width"]).fillna(0).to_numpy(int)
+    owner, boxes, maps = (found.get(name, np.empty(0, int)) for name in ("owner", "boxes", "maps"))
+    return TileFeatures(meta, sizes, owner, boxes, {"maps": maps})
 
 
 def score_part(
@@ -123,15 +112,15 @@ def _about(maps: np.ndarray) -> dict[str, float]:
 
 
 def table_of(
-    files: Sequence[ImageFile], parts: Sequence[Part], failed: Mapping[str, BadImage]
+    files: Sequence[ImageFile], records: Sequence[pd.DataFrame], failed: Mapping[str, BadImage]
 ) -> pd.DataFrame:
-    """A row a file with `COLUMNS`, and the maximum and the median of its map (NaN without one)."""
-    scored = [part.records().assign(file=[file.name for file in part.files]) for part in parts]
+    """A row a file with `COLUMNS`, its digest, and the maximum and the median of its map (NaN without one).
+    failed: by name, why files could not be opened."""
     problems = {file.name: file.problem or failed.get(file.name) for file in files}
     rows = [(name, bad.status, bad.reason, "") for name, bad in problems.items() if bad]
     others = pd.DataFrame(rows, columns=["file", "status", "error", "notes"])
-    table = pd.concat([others, *scored]).set_index("file").reindex([file.name for file in files])
-    table = table.reset_index().reindex(columns=[*COLUMNS, "map_maximum", "map_median"])
+    table = pd.concat([others, *records]).set_index("file").reindex([file.name for file in files])
+    table = table.reset_index().reindex(columns=[*COLUMNS, "digest", "map_maximum", "map_median"])
     floats = dict.fromkeys(("score", "map_maximum", "map_median"), "float64")
     return table.astype({**floats, "width": "Int64", "height": "Int64"})
 
@@ -149,15 +138,6 @@ def named(table: pd.DataFrame) -> str:
     return shown + (f" and {len(table) - 5} more" if len(table) > 5 else "")
 
 
-class ScoredImage(NamedTuple):
-    """row: its row in the table. features: of this image alone, with the array `maps`."""
-
-    row: int
-    path: Path
-    digest: str
-    features: TileFeatures
-
-
 @dataclass(frozen=True)
 class Result:
     """table: a row a file, sorted by name: `COLUMNS`, map_maximum (the highest value of the map of
@@ -173,7 +153,7 @@ class Result:
     map_low: float = 0.0
     references: tuple[float, ...] = ()
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    parts: Sequence[Part] = field(repr=False, default=())
+    parts: Sequence[TileFeatures] = field(repr=False, default=())
     reader: Reader = Reader()
     smooth: bool = False
 
@@ -200,21 +180,19 @@ class Result:
         high = max(maxima.quantile(0.98), min(inside, maxima.max()))
         return self.map_low, max(float(high), self.map_low + 1e-9)
 
-    def scored_images(self, wanted: Collection[int] | None = None) -> Iterator[ScoredImage]:
-        """The scored images in these rows of the table, or all, part by part."""
+    def scored_images(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, TileFeatures]]:
+        """The scored images in these rows of the table, or all, part by part: the row, and the maps."""
         chosen = self.ranked if wanted is None else self.ranked.loc[list(wanted)]
         rows = dict(zip(chosen["file"], chosen.index, strict=True))
         for part in self.parts:
-            places = [i for i, file in enumerate(part.files) if file.name in rows]
-            features = part.features() if places else None
-            for i in places:
-                file = part.files[i]
-                yield ScoredImage(rows[file.name], file.path, part.digests[i], features.only(i))
+            for i, name in enumerate(part.meta["file"]):
+                if name in rows:
+                    yield rows[name], part.only(i)
 
-    def map(self, scored: ScoredImage, size: tuple[int, int]) -> np.ndarray:
+    def map(self, image: TileFeatures, size: tuple[int, int]) -> np.ndarray:
         """The heat map (h, w)."""
         sigma = smoothing((min(size),) * 2) if self.smooth else 0.0
-        return next(image_maps(scored.features, scored.features.tensor("maps"), size, sigma))
+        return next(image_maps(image, image.tensor("maps"), size, sigma))
 
 
 def summary(result: Result, out: Path) -> str:

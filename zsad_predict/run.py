@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
 from zsad_predict.options import Options, read_options, run_facts
-from zsad_predict.result import Result, named, score_parts, table_of
+from zsad_predict.result import Result, named, score_files, table_of
 from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
 from zsad_predict.thresholds import Threshold, check_rule, choose_threshold
 
@@ -78,28 +78,26 @@ def score_folder(
         warnings.simplefilter("always", UserWarning)
         scorer = load_scorer(method, options, object_name=object_name, prompts_file=prompts_file)
     messages += [str(warning.message) for warning in caught if warning.category is UserWarning]
-    score = partial(score_parts, reader=reader, cache_dir=options.cache_dir, progress=progress)
+    score = partial(score_files, reader=reader, cache_dir=options.cache_dir, progress=progress)
     references = References(scorer)
     if normal is not None:
         references = _references(find_files(normal)[0], scorer, reader, score)
-    parts, failed = score(files, references.scorer, name="your images")
-    table = table_of(files, parts, failed)
+    table, parts = score(files, references.scorer, name="your images")
     ok = table["status"] == "scored"
     if not ok.any():
         raise ValueError(f"nothing in {folder} could be scored: {named(table)}")
 
     left_out = scorer.fit_references is not None
     line = choose_threshold(table[ok], references.scores, **rule, left_out=left_out)
-    digests = {file.name: digest for part in parts for file, digest in zip(part.files, part.digests)}
     table = table.assign(
         threshold=np.where(ok, line.value, np.nan),
         decision=np.where(ok, np.where(table["score"] > line.value, "anomalous", "normal"), ""),
         rule=np.where(ok, line.rule, ""),
-        notes=_notes(table, digests, scorer.trained_on, references.digests),
+        notes=_notes(table, scorer.trained_on, references.digests),
     )
     facts = {
         **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
-        "images": content_key(files=sorted(digests.values())),
+        "images": content_key(files=sorted(table["digest"].dropna())),
         "normal": content_key(files=sorted(references.digests)) if normal else None,
         **{"whole": whole, "bits": bits, "threshold": line.value, "rule": line.rule},
         "map_threshold": None if np.isnan(line.map_value) else line.map_value,
@@ -107,7 +105,7 @@ def score_folder(
         "started": started.isoformat(timespec="seconds"),
     }
     result = Result(
-        table=table.drop(columns="map_median"),
+        table=table.drop(columns=["map_median", "digest"]),
         threshold=line,
         messages=(*messages, *references.messages, *line.warnings),
         facts=facts,
@@ -141,18 +139,18 @@ class References(NamedTuple):
 
 def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, score: Callable) -> References:
     """Raises ValueError if no reference can be read."""
-    compares, parts, embedded, messages = scorer.fit_references is not None, [], {}, []
-    if compares:
-        embedded, failed, messages = _embedded(files, scorer, reader)
+    embedded, messages = {}, []
+    if scorer.fit_references is None:
+        table, _ = score(files, scorer, name="normal references")
     else:
-        parts, failed = score(files, scorer, name="normal references")
-    table = table_of(files, parts, failed)
+        embedded, failed, messages = _embedded(files, scorer, reader)
+        table = table_of(files, [], failed)
     bad = table[table["error"].fillna("") != ""]
     if len(bad) == len(files):
         raise ValueError(f"no normal reference can be read: {named(bad)}")
     messages += [f"Normal references that could not be used: {named(bad)}."] if len(bad) else []
-    if not compares:
-        digests = [digest for part in parts for digest in part.digests]
+    if scorer.fit_references is None:
+        digests = table["digest"].dropna().tolist()
         return References(scorer, table[table["status"] == "scored"], digests, messages)
     features, key = list(embedded.values()), {**scorer.key, "references": sorted(embedded)}
     fitted = replace(scorer, detect=scorer.fit_references(features, range(len(features))), key=key)
@@ -189,11 +187,9 @@ def _left_out_scores(parts: Sequence[TileFeatures], fit_references: Callable) ->
     return pd.DataFrame(rows, columns=["score", "map_maximum"])
 
 
-def _notes(
-    table: pd.DataFrame, digests: Mapping[str, str], trained_on: frozenset[str], references: Sequence[str]
-) -> list[str]:
+def _notes(table: pd.DataFrame, trained_on: frozenset[str], references: Sequence[str]) -> list[str]:
     """The notes of the table, and others on images that are references, or that trained the prompts."""
-    own = [digests.get(name, "") for name in table["file"]]
+    own = table["digest"].fillna("")
     also = ["also a normal reference" if digest in references else "" for digest in own]
     seen = "the prompts were learned from it, so its score is not zero-shot"
     learned = [seen if digest[:16] in trained_on else "" for digest in own]

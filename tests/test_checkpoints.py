@@ -31,7 +31,7 @@ FORMS = ["safetensors", "torch", "checkpoint", "several GPUs", "half precision",
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_file_gives_the_same_weights(tmp_path, clip, form):
+def test_every_form_of_file_gives_the_same_weights(tmp_path, monkeypatch, clip, form):
     clip.load_state_dict({key: tensor.half().float() for key, tensor in clip.state_dict().items()})
     path, state = tmp_path / "weights", clip.state_dict()
     if form == "safetensors":
@@ -39,8 +39,9 @@ def test_every_form_of_file_gives_the_same_weights(tmp_path, clip, form):
     elif form == "half precision":
         save_file({key: tensor.half() for key, tensor in state.items()}, path)
     elif form == "TorchScript":
-        clip.visual.proj.data = clip.visual.proj.data.T.contiguous().T  # its storage holds it transposed
         save_torchscript(clip, path)
+        refused("could run code.*unknown SHA-256", read_content, path)
+        monkeypatch.setitem(PINNED, ("tiny", "openai"), ("", sha256_of(path)))
     else:
         several = {f"module.{key}": tensor for key, tensor in state.items()}
         content = {"torch": state, "checkpoint": {"epoch": 3, "state_dict": state}}

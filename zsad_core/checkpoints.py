@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import json
 import pickle
 import textwrap
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -40,7 +38,6 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
 
     model: "zsad-mini", an architecture of open_clip, or the path of a config file (.json), either the plain
         model config or one with "model_cfg" and "preprocess_cfg" as on the hub. A hash of it is in model_id.
-    Raises FileNotFoundError for a missing file and ValueError for another image tower than open_clip's own.
     """
     model_id, preprocess = str(model), {}
     path = SHIPPED / "zsad-mini.json" if model == "zsad-mini" else Path(model)
@@ -87,7 +84,7 @@ def resize_grid(model: nn.Module, image_size: int) -> None:
     """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings.
 
     Bilinear without antialiasing, as for the prompts that AnomalyCLIP's authors released; the paper does not
-    say. VAND's code uses bicubic with antialiasing. The class token's position stays.
+    say. The class token's position stays.
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
@@ -131,7 +128,7 @@ def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, see
         return WeightsSource(path, f"zsad-mini@{sha256[:12]}", sha256)
     path = Path(str(weights)).expanduser()
     if path.is_file():
-        if is_torchscript(path) and not quick_gelu:
+        if _is_torchscript(path) and not quick_gelu:
             raise ValueError(f"{path} is TorchScript, the form of OpenAI's {_other_activation(model, False)}")
         sha256 = sha256_of(path)
         return WeightsSource(path, f"file@{sha256[:12]}", sha256)
@@ -201,8 +198,8 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
         raise ValueError(f"{path} holds no state dict; expected tensors by name, or these under 'state_dict'")
     if all(key.startswith("module.") for key in state):  # saved from a model on several GPUs
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    numbers = ("input_resolution", "context_length", "vocab_size")  # OpenAI keeps them beside the weights
-    state = {key: tensor for key, tensor in state.items() if key not in numbers}
+    beside = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # OpenAI's, no weights
+    state = {key: tensor for key, tensor in state.items() if key not in beside}
     if hasattr(model, "text"):
         state = convert_to_custom_text_state_dict(state)
     expected = model.state_dict()
@@ -217,8 +214,11 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
 
 
 def read_content(path: Path) -> Any:
-    """The content of a safetensors file, torch file or TorchScript archive, usually a dict of tensors. Raises
-    ValueError for a file that is cut off, or that holds code, which is not run."""
+    """The content of a safetensors file, torch file or TorchScript archive, usually a dict of tensors.
+
+    Raises ValueError for a file that is cut off, or that holds code. None is run, except that of the archives
+    whose whole SHA-256 is in `PINNED`: OpenAI's.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist; correct the path")
     with path.open("rb") as file:
@@ -226,9 +226,8 @@ def read_content(path: Path) -> Any:
     try:
         if header == b"{":  # safetensors: eight bytes of length, then JSON
             return load_file(path)
-        if is_torchscript(path):
-            with zipfile.ZipFile(path) as archive:
-                return dict(_named_tensors(_ModuleTree(archive).load()))
+        if _is_torchscript(path):
+            return _read_torchscript(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -239,7 +238,7 @@ def read_content(path: Path) -> Any:
         raise ValueError(f"weights file {path} is cut off or damaged: {error!r}") from error
 
 
-def is_torchscript(path: Path) -> bool:
+def _is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive: a zip file with constants beside the data."""
     if not zipfile.is_zipfile(path):
         return False
@@ -247,50 +246,9 @@ def is_torchscript(path: Path) -> bool:
         return any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist())
 
 
-class _Module:
-    """Any module of a TorchScript archive; its pickled state becomes its attributes."""
-
-
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return torch.as_strided(storage, size, stride, offset).clone()
-
-
-# all that the archives of OpenAI name, besides types of their own program
-_KNOWN = {
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "collections.OrderedDict": OrderedDict,
-    "torch.HalfStorage": torch.float16,
-    "torch.FloatStorage": torch.float32,
-    "torch.LongStorage": torch.int64,
-    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "double", "bool")},
-}
-
-
-class _ModuleTree(pickle.Unpickler):
-    """torch.jit.load would run the archive's program, and torch.load refuses these files."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        name = next(name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl")
-        super().__init__(io.BytesIO(archive.read(name)))
-        self._archive, self._root = archive, PurePosixPath(name).parent
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):
-            return _Module
-        if f"{module}.{name}" not in _KNOWN:
-            raise pickle.UnpicklingError(f"the archive names {module}.{name}, which no CLIP needs")
-        return _KNOWN[f"{module}.{name}"]
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        _, dtype, key, _, _ = pid
-        data = self._archive.read(str(self._root / "data" / str(key)))
-        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-def _named_tensors(module: _Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The weights of an archive's module, by the names that its state_dict() would give them."""
-    for name, child in vars(module).items():
-        if isinstance(child, Tensor) and name != "attn_mask":  # the causal mask is no weight
-            yield prefix + name, child
-        elif isinstance(child, _Module):
-            yield from _named_tensors(child, f"{prefix}{name}.")
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Torch can only read such an archive by running its program, so it must be one that is known."""
+    if (sha256 := sha256_of(path)) not in {digest for _, digest in PINNED.values()}:
+        raise pickle.UnpicklingError(f"a TorchScript archive with the unknown SHA-256 {sha256}")
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch would like another format
+        return torch.jit.load(path, map_location="cpu").state_dict()

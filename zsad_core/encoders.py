@@ -40,8 +40,8 @@ def load_encoder(
     model: "zsad-mini", the name of an architecture of open_clip (ViT-B-16-plus-240, RN50-quickgelu ...), or
         the path of an open_clip model config (.json).
     weights: None for those that ship with zsad-mini; a pretrained tag of open_clip (downloaded once); the
-        path of a checkpoint (safetensors, a torch file of tensors, or OpenAI's TorchScript archive); or
-        "random". Checked by SHA-256 where it is known, by names and shapes always. No pickled code runs.
+        path of a checkpoint (safetensors, a torch file of tensors, or a TorchScript archive of OpenAI); or
+        "random". Checked by SHA-256 where it is known, by names and shapes always. No unknown code runs.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
     precision: "fp32", or "bf16": matrix products in bfloat16, on GPUs that have it and on CPUs with AMX.
         Embeddings stay float32; about two digits of them remain.

@@ -1,8 +1,7 @@
 """One store of features: every image is encoded once for each set of views, and the features are cached.
 
-Each `PART` images of a category are one cache file under a key made of content: a killed run continues with
-its last part, and one part at a time is in memory. Features belong to square tiles (WinCLIP, supplement A) of
-images (`TileFeatures.owner`). Those for cosines are stored as float16, which moves a cosine by about 1e-5.
+Each `PART` images of a category are one cache file under a key made of content, so a killed run goes on.
+Features for cosines are stored as float16, which moves a cosine by about 1e-5.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Extractor:
 def encoder_extractor(
     encoder: ClipEncoder, features: Callable[[Tensor], Mapping[str, Tensor]], **key: object
 ) -> Extractor:
-    """An extractor with a CLIP. key: what features depend on besides the encoder."""
+    """key: what features depend on besides the encoder."""
     return Extractor(_encoder_key(encoder) | key, encoder, features)
 
 
@@ -107,11 +106,11 @@ def _glocal(head: Tensor, patches: Mapping[int, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class TileFeatures:
-    """Features of the t tiles of n images.
+    """Features of the t square tiles (WinCLIP, supplement A) of n images.
 
     meta: (n rows) of meta.csv. sizes: (n, 2) heights and widths in pixels. owner: (t,) the image of each
     tile; boxes: (t, 4) left, upper, right, lower in its pixels. arrays: {name: (t, ...)}, float32.
-    name, fingerprint: of the whole dataset, also for a part of it.
+    name: the dataset's.
     """
 
     meta: pd.DataFrame
@@ -120,7 +119,6 @@ class TileFeatures:
     boxes: np.ndarray
     arrays: dict[str, np.ndarray]
     name: str = ""
-    fingerprint: str = ""
 
     @property
     def labels(self) -> np.ndarray:
@@ -200,7 +198,7 @@ class FeaturePart:
 
     def map(self) -> dict[str, np.ndarray]:
         """The arrays as they lie on the disk, memory-mapped, features in the extractor's dtype."""
-        return cached_arrays(*self.place, lambda: next(_compute([self])))
+        return cached_arrays(*self.place, lambda: next(_compute([[self]]))[0])
 
     def load(self) -> TileFeatures:
         return join_parts([self])
@@ -213,16 +211,7 @@ def compute_features(
 
     whole: how images that are not square are seen: "tiles" (WinCLIP), "squash" (public code), "center_crop".
     """
-    cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
-    dataset.digests.of(dataset.files)  # found, and kept, in one go; the parts share them
-    parts = [FeaturePart(part, extractor, whole, Path(cache_dir) / "features") for part in cut]
-    absent = [part for part in parts if not cache_file(*part.place).exists()]
-    if absent:
-        with closing(_compute(absent)) as computed:
-            pairs = zip(absent, computed, strict=True)
-            for part, arrays in tqdm(pairs, dataset.name, len(absent), leave=False):
-                cached_arrays(*part.place, partial(dict, arrays))
-    return parts
+    return [part for (part,) in _computed([extractor], dataset, cache_dir, whole)]
 
 
 def compute_together(extractors: Sequence[Extractor], dataset: AnomalyDataset, cache_dir: str | Path) -> None:
@@ -230,29 +219,28 @@ def compute_together(extractors: Sequence[Extractor], dataset: AnomalyDataset, c
     first does, of squashed images, in one pass. Their files are as if computed alone, up to rounding."""
     same = list({content_key(**own.key): own for own in extractors if "glocal" in own.key}.values())
     same = [own for own in same if own.key["first"] == same[0].key["first"]]
+    if same:
+        _computed(same, dataset, cache_dir, "squash")
+
+
+def _computed(
+    extractors: Sequence[Extractor], dataset: AnomalyDataset, cache_dir: str | Path, whole: Whole
+) -> list[list[FeaturePart]]:
+    """For each part of the images those of the extractors; what the cache lacks of them is computed."""
     dataset.digests.of(dataset.files)  # found, and kept, in one go; the parts share them
     cut = [part for category in dataset.categories for part in dataset.select(category).cut(PART)]
-    parts = [[FeaturePart(p, own, "squash", Path(cache_dir) / "features") for own in same] for p in cut]
-    parts = [each for each in parts if not all(cache_file(*part.place).exists() for part in each)]
-    if len(same) < 2 or not parts:
-        return
-    wanted = [(own.key["glocal"], own.key["attention"], own.key["final_norm"]) for own in same]
-
-    def features(pixels: Tensor) -> dict[str, Tensor]:
-        found = same[0].network.embed_glocals(pixels, wanted, same[0].key["first"])
-        return {f"{i}/{name}": v for i, own in enumerate(found) for name, v in _glocal(*own).items()}
-
-    joint = replace(same[0], features=features)
-    with closing(_compute([replace(each[0], extractor=joint) for each in parts])) as computed:
-        for each, arrays in zip(parts, computed, strict=True):
-            for i, part in enumerate(each):  # sizes, owner and boxes are the same for all
-                own = {
-                    k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.split("/")[0] in (f"{i}", k)
-                }
-                cached_arrays(*part.place, partial(dict, own))
+    parts = [[FeaturePart(p, own, whole, Path(cache_dir) / "features") for own in extractors] for p in cut]
+    absent = [each for each in parts if not all(cache_file(*part.place).exists() for part in each)]
+    if absent:
+        with closing(_compute(absent)) as computed:
+            found = zip(absent, computed, strict=True)
+            for each, arrays in tqdm(found, dataset.name, len(absent), leave=False):
+                for part, own in zip(each, arrays, strict=True):
+                    cached_arrays(*part.place, partial(dict, own))
+    return parts
 
 
-def join_parts(parts: Sequence[FeaturePart], name: str = "", fingerprint: str = "") -> TileFeatures:
+def join_parts(parts: Sequence[FeaturePart], name: str = "") -> TileFeatures:
     """The features of several parts; they are computed now if the cache does not have them."""
     found = [part.map() for part in parts]
     meta = pd.concat([part.dataset.meta for part in parts], ignore_index=True)
@@ -261,48 +249,56 @@ def join_parts(parts: Sequence[FeaturePart], name: str = "", fingerprint: str = 
     joined = {key: np.concatenate([own[key] for own in found]) for key in found[0] if key != "owner"}
     sizes, boxes = joined.pop("sizes"), joined.pop("boxes")
     arrays = {key: value.astype(np.float32, copy=False) for key, value in joined.items()}
-    return TileFeatures(meta, sizes, owner, boxes, arrays, name, fingerprint)
+    return TileFeatures(meta, sizes, owner, boxes, arrays, name)
 
 
 def image_embeddings(
-    encoder: ClipEncoder,
-    dataset: AnomalyDataset,
-    cache_dir: str | Path,
-    *,
-    whole: Whole = "squash",
-    zoom: float = ZOOM,
+    encoder: ClipEncoder, dataset: AnomalyDataset, cache_dir: str | Path, whole: Whole = "squash", zoom=ZOOM
 ) -> TileFeatures:
     """The inference views of every image of a dataset, as `view_extractor` has them."""
     parts = compute_features(view_extractor(encoder, zoom), dataset, cache_dir, whole=whole)
-    by_category = {category: dataset.select(category).fingerprint for category in dataset.categories}
-    return join_parts(parts, dataset.name, content_key(**by_category))
+    return join_parts(parts, dataset.name)
 
 
-def _compute(parts: Sequence[FeaturePart]) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of each part in turn; all parts have one extractor. Other processes read the images."""
-    own, batches = parts[0].extractor, [batch for part in parts for batch in part.batches]
-    network, views = own.network, {"zoom": own.zoom, "whole": parts[0].whole}
+def _compute(parts: Sequence[Sequence[FeaturePart]]) -> Iterator[list[dict[str, np.ndarray]]]:
+    """The arrays of each extractor for the same images, part by part. Other processes read the images."""
+    extractors = [part.extractor for part in parts[0]]
+    own, batches = extractors[0], [batch for each in parts for batch in each[0].batches]
+    network, views = own.network, {"zoom": own.zoom, "whole": parts[0][0].whole}
     make = partial(load_batch, image_size=network.image_size, transform=network.transform, **views)
     workers, on_gpu = worker_count(sum(map(len, batches)), network.device), network.device.type == "cuda"
     with closing(made_ahead(batches, make, workers=workers, pin_memory=on_gpu)) as loaded:
-        for part in parts:
-            yield _features(part, islice(loaded, len(part.batches)))
+        for each in parts:
+            yield _arrays(each[0], extractors, islice(loaded, len(each[0].batches)))
 
 
-def _features(part: FeaturePart, batches: Iterable[tuple]) -> dict[str, np.ndarray]:
-    sizes, found, extractor = [], [], part.extractor
+def _arrays(
+    part: FeaturePart, extractors: Sequence[Extractor], batches: Iterable[tuple]
+) -> list[dict[str, np.ndarray]]:
+    sizes, found, dtype = [], [], part.extractor.dtype
     for pixels, own in batches:
         sizes += own
-        features = extractor.features(pixels.to(extractor.network.device, non_blocking=True))
-        found.append({name: value.to(extractor.dtype).cpu().numpy() for name, value in features.items()})
-    arrays = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
-    for name, values in arrays.items():
+        each = _features(extractors, pixels.to(part.extractor.network.device, non_blocking=True))
+        found.append([{name: v.to(dtype).cpu().numpy() for name, v in arrays.items()} for arrays in each])
+    joined = [{name: np.concatenate([own[name] for own in each]) for name in each[0]} for each in zip(*found)]
+    for name, values in (pair for arrays in joined for pair in arrays.items()):
         if not np.isfinite(values).all():
-            limit = f"NaN or numbers too large for {extractor.dtype}"
+            limit = f"NaN or numbers too large for {dtype}"
             raise ValueError(f"{part.dataset.name}: {name} holds {limit}; check images and weights")
     boxes = [boxes_of(*size, part.whole) for size in sizes]
     owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
-    return {"sizes": np.array(sizes)[:, ::-1], "owner": owner, "boxes": np.concatenate(boxes), **arrays}
+    places = {"sizes": np.array(sizes)[:, ::-1], "owner": owner, "boxes": np.concatenate(boxes)}
+    return [places | arrays for arrays in joined]
+
+
+def _features(extractors: Sequence[Extractor], pixels: Tensor) -> list[Mapping[str, Tensor]]:
+    """The features of one extractor, or of several `glocal_extractor`s in one pass."""
+    if len(extractors) == 1:
+        return [extractors[0].features(pixels)]
+    keys = [own.key for own in extractors]
+    wanted = [(key["glocal"], key["attention"], key["final_norm"]) for key in keys]
+    found = extractors[0].network.embed_glocals(pixels, wanted, keys[0]["first"])
+    return [_glocal(*own) for own in found]
 
 
 def load_batch(paths: Sequence[Path], **options) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -54,23 +54,20 @@ def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(wood, backbon
     found = train_rd4ad(normal, backbone, epochs=2)
     images = [normal.image(i).resize(SIZE, 3) for i in range(5)]
     pixels = torch.stack([backbone.transform(image) for image in images])
-    own, order, losses = Network(), torch.Generator().manual_seed(0), []
+    own, order = Network(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(own.parameters(), 0.005, (0.5, 0.99))
     for _ in range(2):
-        total = 0.0
         for rows in torch.randperm(5, generator=order).split(3):
             loss = ((pixels[rows] - own.decoder(own.bottleneck(pixels[rows]))) ** 2).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.item() * len(rows)
-        losses.append(total / 5)
-    assert found.losses == pytest.approx(losses, rel=1e-3)  # pixels are kept in half precision
-    assert_close(found.network.state_dict(), own.state_dict(), rtol=1e-3, atol=1e-3)
-    output = found.predict(pixels)
-    assert_close(output.maps, own.eval()(pixels).anomaly_map[:, 0].detach(), rtol=1e-2, atol=1e-2)
-    assert_close(output.scores, output.maps.amax((1, 2)))
-    refused(r"expected \(n, 3, 32, 32\)", found.predict, pixels[..., :16])
+    assert_close(
+        found.state_dict(), own.state_dict(), rtol=1e-3, atol=1e-3
+    )  # pixels are kept in half precision
+    output, maps = rd4ad_extractor(normal, backbone, 2).features(pixels), own.eval()(pixels).anomaly_map[:, 0]
+    assert_close(output["maps"], maps.detach(), rtol=1e-2, atol=1e-2)
+    assert_close(output["scores"], output["maps"].amax((1, 2)))
 
 
 def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):

@@ -45,6 +45,9 @@ from zsad_papers.winclip import experiments as windows
 from zsad_papers.winclip import tables as winclip
 
 SYSTEMS = pd.read_csv(files("zsad_papers") / "side_by_side.csv", keep_default_na=False)
+TRIES = pd.read_csv(files("zsad_papers") / "side_by_side_tries.csv")
+"""Each combination, what it is compared with, and by which metric."""
+NAMES = SYSTEMS.set_index(["method", "variant"])["name"]
 METRICS = {("image", "auroc"): "image AUROC", ("pixel", "auroc"): "pixel AUROC", ("pixel", "pro"): "PRO"}
 OTHERS = "other sets"
 """Stands for all datasets but MVTec AD and VisA; each of them counts as one category."""
@@ -83,8 +86,8 @@ def of_windows(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.Dat
 
 
 def at_mask_size(category: Category, method: prompts.Method) -> dict[str, np.ndarray]:
-    """What a method of `anomalyclip.experiments` gives where maps meet masks as WinCLIP's do: at the masks'
-    own size. Where the input has this size too, it is AnomalyCLIP's own measurement, which is kept."""
+    """`prompts.measured` where maps meet masks as WinCLIP's do: at the masks' own size. Where the input has
+    this size too, it is AnomalyCLIP's own measurement, which is kept."""
     sizes = {category.test.size(i)[::-1] for i in range(len(category.test))}
     same = category.settings.map_size is None and sizes == {category.encoder.image_size}
     return prompts.measured(category, method, stretched=same)
@@ -124,17 +127,15 @@ def with_random_words(category: Category, large: Category, fnns: Mapping[int, FN
     state = b"".join(value.numpy().tobytes() for fnn in fnns.values() for value in fnn.state_dict().values())
     key = {"fnns": hashlib.sha256(state).hexdigest(), "length": length}
     smooth, vv = methods.smoothing(large.encoder.image_size), prompts.clip_features(large.encoder, "vv")
-    records = []
+    scores, records = {seed: score_of(fnn, length) for seed, fnn in fnns.items()}, []
     for on, own, extractor, sigma in (("windows", category, category.clip, 0.0), ("vv", large, vv, smooth)):
 
         def detect(features: TileFeatures, grid: tuple[int, int] = own.encoder.grid) -> dict[str, Output]:
-            scores = {seed: score_of(fnn, length) for seed, fnn in fnns.items()}
             return {f"{seed}": random_word_maps(features, score, grid) for seed, score in scores.items()}
 
         found = own.measured(f"rwda-{on}", lambda: detect, extractor, sigma=sigma, kinds=(), **key)
-        records += [
-            category.record(found[f"{seed}/pixel"], "pixel", "rwda", f"on={on}", seed=seed) for seed in fnns
-        ]
+        for seed in fnns:
+            records.append(category.record(found[f"{seed}/pixel"], "pixel", "rwda", f"on={on}", seed=seed))
     return records
 
 
@@ -244,21 +245,22 @@ def cost_rows(
 ) -> dict[str, pd.DataFrame]:
     """Rows of multiply-accumulates and of milliseconds for one image, by metric: of all networks that it goes
     through. What is done with the features afterwards is left out."""
-    steps, costs = {}, {"macs_G": {}, "time_ms": {}}
+    steps, macs = {}, {}
     for name, own in pass_extractors(settings, encoder, large).items():
         pixels = random_pixels(own.network, 1 + CROPS if own.zoom else 1)
         steps[name] = partial(own.features, pixels.to(own.network.device))
         with FlopCounterMode(display=False) as counter:
             steps[name]()
-        costs["macs_G"][name] = counter.get_total_flops() / 2e9
-    costs["time_ms"] = latencies(steps, repeats)
+        macs[name] = counter.get_total_flops() / 2e9
     names = {"paper": "side_by_side", "artifact": "cost", "dataset": "", "task": ""}
-    found: dict[str, list] = {metric: [] for metric in costs}
-    for metric, of in costs.items():
+    found = {}
+    for metric, of in {"macs_G": macs, "time_ms": latencies(steps, repeats)}.items():
+        frames = []
         for own in SYSTEMS[SYSTEMS["passes"] != ""].itertuples():
             value = pd.DataFrame([{metric: sum(of[name] for name in own.passes.split())}])
-            found[metric].append(rows(value, method=own.method, variant=own.variant, **names))
-    return {metric: joined(frames) for metric, frames in found.items()}
+            frames.append(rows(value, method=own.method, variant=own.variant, **names))
+        found[metric] = joined(frames)
+    return found
 
 
 def systems(measured: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -266,12 +268,10 @@ def systems(measured: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     low, high, macs_G, time_ms and of (the metric's name). measured: with `interval_rows`."""
     own = measured[measured["category"] == "mean"]
     parts = own["variant"].str.extract(r"^(.*?);?(?:bound=(low|high))?$")
-    own = own.assign(variant=parts[0], side=parts[1])
+    own = own.assign(variant=parts[0], side=parts[1].fillna("mean"))
     by = ["method", "variant", "dataset", "shots", "task", "metric"]
-    wide = own.loc[own["side"].isna(), [*by, "mean", "std"]]
-    for side in ("low", "high"):
-        part = own.loc[own["side"] == side, [*by, "mean"]]
-        wide = wide.merge(part.rename(columns={"mean": side}), how="left", on=by)
+    wide = own.pivot(index=by, columns="side", values="mean").reindex(columns=["mean", "low", "high"])
+    wide = wide.join(own[own["side"] == "mean"].set_index(by)["std"]).reset_index()
     cost = costs.pivot(index=["method", "variant"], columns="metric", values="mean").reset_index()
     found = SYSTEMS.assign(order=range(len(SYSTEMS))).merge(wide).merge(cost, how="left")
     full, few = found["shots"] == FULL_SHOT, (found["shots"] > 0) & (found["group"] == "zero-shot")
@@ -307,11 +307,13 @@ def table_of(found: pd.DataFrame) -> pd.DataFrame:
 
 def by_category(measured: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     """Means over seeds: a line for each category of the datasets with all methods, a column for each system
-    (method, variant, shots) that has them all."""
+    that has them all: its name, and its references in words."""
     own = most_references(measured[(measured["dataset"] != OTHERS) & (measured["category"] != "mean")])
     own = own[(own["task"] == task) & (own["metric"] == metric)]
     columns = ["method", "variant", "shots"]
-    return own.pivot(index=["dataset", "category"], columns=columns, values="mean").dropna(axis="columns")
+    table = own.pivot(index=["dataset", "category"], columns=columns, values="mean").dropna(axis="columns")
+    shown = [(NAMES[method, variant], _references(shots)) for method, variant, shots in table]
+    return table.set_axis(pd.MultiIndex.from_tuples(shown, names=["name", "references"]), axis="columns")
 
 
 def rank_test(table: pd.DataFrame) -> pd.DataFrame:
@@ -328,40 +330,28 @@ def rank_test(table: pd.DataFrame) -> pd.DataFrame:
 
 def rank_tests(measured: pd.DataFrame) -> pd.DataFrame:
     """`rank_test` of each metric, in the column `of`; no line without a dataset that has all methods."""
-    names, frames = SYSTEMS.set_index(["method", "variant"])["name"], []
+    frames = []
     for (task, metric), of in METRICS.items():
         table = by_category(measured, task, metric)
-        table.columns = [f"{names[m, v]}{_references(k)}" for m, v, k in table]
+        table.columns = ["".join(system) for system in table]
         frames += [rank_test(table).assign(of=of)] if len(table) else []
     columns = ["system", "rank", "critical", "n", "p", "of"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-TRIES = (
-    (("rwda", "on=windows"), ("winclip", ""), ("pixel", "auroc")),
-    (("rwda", "on=vv"), ("winclip", "on=vv"), ("pixel", "auroc")),
-    (("winclip", "on=vv"), ("winclip", ""), ("pixel", "auroc")),
-    (("winclip", "on=vv"), ("anomalyclip", ""), ("pixel", "auroc")),
-    (("winclip", "prompts=learned"), ("winclip", ""), ("pixel", "auroc")),
-    (("winclip_plus", "prompts=learned"), ("winclip_plus", ""), ("pixel", "auroc")),
-    (("winclip_plus", "prompts=learned"), ("winclip_plus", ""), ("image", "auroc")),
-)
-"""Each combination, what it is compared with, and by which metric."""
-
-
 def tries(measured: pd.DataFrame) -> pd.DataFrame:
     """`TRIES`: the mean paired difference over categories, its interval, and a verdict: ahead of or behind,
     where the interval leaves 0 out."""
-    names, lines = SYSTEMS.set_index(["method", "variant"])["name"], []
-    for new, old, metric in TRIES:
-        table = by_category(measured, *metric)
-        table.columns = [(method, variant) for method, variant, _ in table]
-        if {new, old} <= set(table.columns):
-            change = table[new] - table[old]
+    lines = []
+    for own in TRIES.itertuples():
+        table = by_category(measured, own.task, own.metric).droplevel("references", axis="columns")
+        if {own.new, own.beside} <= set(table):
+            change = table[own.new] - table[own.beside]
             low, high = bootstrap(change)
             verdict = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
-            numbers = {"measure": METRICS[metric], "difference": change.mean(), "low": low, "high": high}
-            lines.append({"new": names[new], "verdict": verdict, "beside": names[old], **numbers})
+            numbers = {"measure": METRICS[own.task, own.metric], "difference": change.mean()}
+            numbers |= {"low": low, "high": high}
+            lines.append({"new": own.new, "verdict": verdict, "beside": own.beside, **numbers})
     return pd.DataFrame(lines)
 
 
@@ -370,10 +360,8 @@ def takeaway(found: pd.DataFrame, ranks: pd.DataFrame, changes: pd.DataFrame) ->
     lines, own = [], found[(found["dataset"] != OTHERS) & (found["metric"] == "auroc")]
     for (dataset, of), part in own.groupby(["dataset", "of"]):
         best = part.loc[part.groupby("group", observed=True)["mean"].idxmax()]
-        named = "; ".join(
-            f"{row.group}: {row.system}, {row.mean:.1f}" for row in best.itertuples(index=False)
-        )
-        lines.append(f"**{of} on {dataset}**, the best of each kind. {named}.")
+        named = [f"{row.group}: {row.system}, {row.mean:.1f}" for row in best.itertuples(index=False)]
+        lines.append(f"**{of} on {dataset}**, the best of each kind. {'; '.join(named)}.")
     for of, part in ranks.groupby("of", sort=False):
         first = part.iloc[0]
         alike = (part["rank"] <= first["rank"] + first["critical"]).sum() - 1

@@ -1,15 +1,14 @@
 """RD4AD (Deng and Li 2022), trained on all normal images of a category: a baseline of AnomalyCLIP's Table 12.
 
-The teacher, a frozen network, gives feature maps of three layers. The student, a bottleneck and a decoder,
+The teacher, a frozen network, gives feature maps of three layers; the student, a bottleneck and a decoder,
 learns to reproduce them for normal images. An image is anomalous where the two differ. Networks, loss and
-maps come from anomalib, an optional package: `pip install '.[baselines]'`. The training loop is our own.
+maps come from anomalib, an optional package.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -27,33 +26,12 @@ EPOCHS, BATCH_SIZE, LR, BETAS, SEED = 200, 16, 0.005, (0.5, 0.99), 0
 """anomalib's values; the authors' code has them too, except for the second beta, 0.999 there."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rd4ad:
-    """Teacher and student, trained. losses: the mean loss of each epoch, over the three layers' sum."""
+def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> nn.Module:
+    """Teacher and student, trained on the normal images of one category, stretched to the backbone's size.
 
-    network: nn.Module = field(repr=False)
-    backbone: Backbone
-    losses: tuple[float, ...]
-
-    @torch.no_grad()
-    def predict(self, pixels: Tensor) -> Output:
-        """Of images (n, 3, H, W) as `backbone.transform` gives them: the sum over layers of 1 - cosine,
-        upsampled to H x W and smoothed (sigma 4 pixels), and its maximum as image score."""
-        size = self.backbone.image_size
-        if pixels.shape[1:] != (3, *size):
-            raise ValueError(f"images {tuple(pixels.shape)}: expected (n, 3, {size[0]}, {size[1]})")
-        found = [self.network.eval()(batch.to(self.backbone.device)) for batch in pixels.split(BATCH_SIZE)]
-        scores = torch.cat([part.pred_score.flatten().cpu() for part in found])
-        return Output(scores, torch.cat([part.anomaly_map[:, 0].cpu() for part in found]))  # maps (n, H, W)
-
-
-def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Rd4ad:
-    """Train a student on the normal images of one category. The global random state is left as it was.
-
-    backbone: the teacher; in the paper `load_backbone("wide_resnet50_2", layers=LAYERS, image_size=256)`.
-        Images are stretched to its size.
-    Raises ImportError without anomalib, ValueError for anything but normal images of one category or a
-    teacher that has no student, and FloatingPointError when the loss is not finite.
+    backbone: the teacher, with `LAYERS`; in the paper `wide_resnet50_2` at 256 pixels.
+    Raises ImportError without anomalib, ValueError for anything but normal images of one category, and
+    FloatingPointError when the loss is not finite. The global random state is left as it was.
     """
     labels, categories = set(normal.labels.tolist()), normal.categories
     if labels != {0} or len(categories) != 1:
@@ -63,12 +41,10 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
         )
     network, loss_of = _network(backbone)
     student = [*network.decoder.parameters(), *network.bottleneck.parameters()]
-    optimizer = torch.optim.Adam(student, LR, BETAS)
-    order, losses = torch.Generator().manual_seed(SEED), []
+    optimizer, order = torch.optim.Adam(student, LR, BETAS), torch.Generator().manual_seed(SEED)
     with tempfile.TemporaryDirectory() as temporary:
         decoded = _pixels(normal, backbone, temporary)
         for epoch in tqdm(range(epochs), desc="RD4AD", leave=False):
-            total = 0.0
             for rows in torch.randperm(len(normal), generator=order).split(BATCH_SIZE):
                 images = np.stack([decoded[i] for i in rows.tolist()])  # (b, 3, H, W)
                 pixels = torch.from_numpy(images).to(backbone.device, torch.float32)
@@ -78,18 +54,19 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total += loss.item() * len(rows)
-            losses.append(total / len(normal))
-    return Rd4ad(network.eval().requires_grad_(False), backbone, tuple(losses))
+    return network.eval().requires_grad_(False)
 
 
 def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS) -> Extractor:
-    """`scores` (t,) and `maps` (t, H, W) of RD4AD trained on these images, for images stretched to its size.
-    Training starts when features are first computed, and not at all if `compute_features` has them cached."""
+    """Of images stretched to the backbone's size: `maps` (t, H, W), the sum over layers of 1 - cosine,
+    upsampled and smoothed (sigma 4 pixels), and `scores` (t,), their maxima. Training starts when features
+    are first computed, and not at all if `compute_features` has them cached."""
     trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        return trained().predict(pixels)._asdict()
+        found = [trained()(batch.to(backbone.device)) for batch in pixels.split(BATCH_SIZE)]
+        scores = torch.cat([part.pred_score.flatten().cpu() for part in found])
+        return {"scores": scores, "maps": torch.cat([part.anomaly_map[:, 0].cpu() for part in found])}
 
     key = {"model": backbone.backbone_id, "weights": backbone.weights_id, "normal": normal.fingerprint}
     key |= {"image_size": list(backbone.image_size), "rd4ad": 1, "epochs": epochs}
@@ -120,8 +97,6 @@ def _network(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
         raise ImportError(
             f"RD4AD needs anomalib ({error}): pip install '.[baselines]' in the checkout brings it"
         ) from error
-    if backbone.layers != LAYERS:
-        raise ValueError(f"backbone with layers {', '.join(backbone.layers)}: expected {', '.join(LAYERS)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)  # torch.manual_seed would also touch the GPUs' generators
         network = ReverseDistillationModel(

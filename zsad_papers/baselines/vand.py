@@ -10,9 +10,10 @@ image score uses no learned layer. All is float32; the original computes with mi
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -34,27 +35,14 @@ from zsad_core.prompts import compositional_ensemble, object_name
 from zsad_core.scores import prompt_score
 from zsad_core.training import Learned
 
-_FAULTS = ("flaw", "defect", "damage")
-STATES = (
-    ("{}", "flawless {}", "perfect {}", "unblemished {}", *(f"{{}} without {fault}" for fault in _FAULTS)),
-    ("damaged {}", "broken {}", *(f"{{}} with {fault}" for fault in _FAULTS)),
-)
-"""Normal and anomalous phrases: 7 and 5."""
-
-_LOOKS = "bad,low resolution,cropped,bright,dark,close-up,black and white,jpeg corrupted,blurry,good"
-TEMPLATES = tuple(
-    pattern.format(article, "{}")
-    for pattern, articles in (
-        *((f"a {look} photo of {{}} {{}}.", "a the") for look in _LOOKS.split(",")),
-        ("a photo of {} {}.", "a the"),
-        *((f"a photo of {{}} {kind} {{}}.", "a the") for kind in ("cool", "large", "small")),
-        ("a photo of {} {}.", "my one"),
-        ("there is {} {} in the scene.", "a the"),
-        ("this is {} {} in the scene.", "a the one"),
-    )
-    for article in articles.split()
-)
+_SENTENCES = json.loads((files("zsad_papers.baselines") / "vand_sentences.json").read_text("utf-8"))
+STATES = _SENTENCES["normal"], _SENTENCES["anomalous"]
+"""7 and 5 phrases."""
+TEMPLATES = _SENTENCES["templates"]
 """35 sentences, 30 of them out of those that CLIP's authors wrote for ImageNet."""
+
+BATCH_SIZE, LR, BETAS = 8, 1e-3, (0.5, 0.999)
+"""The original's."""
 
 
 class Adapters(Learned):
@@ -62,11 +50,6 @@ class Adapters(Learned):
     of `train_adapters`; its `scale` multiplies the cosines."""
 
     KIND, PREFIXES = "adapters", ("weight/", "bias/")
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The 1-based blocks that are read."""
-        return tuple(sorted({int(name.split("/")[1]) for name in self.parameters}))
 
 
 def vand_texts(encoder: ClipEncoder, category: str, cache_dir: str | Path) -> Tensor:
@@ -92,12 +75,7 @@ def vand_extractor(encoder: ClipEncoder) -> Extractor:
 def initial_adapters(
     width: int, dim: int, layers: tuple[int, ...], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """`weight/<block>` (dim, width) and `bias/<block>` (dim,), uniform as in a new `nn.Linear`.
-
-    >>> new = initial_adapters(1024, 768, (6, 12, 18, 24), torch.Generator().manual_seed(0))
-    >>> sum(values.numel() for values in new.values())
-    3148800
-    """
+    """`weight/<block>` (dim, width) and `bias/<block>` (dim,), uniform as in a new `nn.Linear`."""
     shapes = {f"weight/{layer}": (dim, width) for layer in layers} | {f"bias/{n}": (dim,) for n in layers}
     uniform = {name: torch.rand(*shape, generator=generator) for name, shape in shapes.items()}
     return {name: width**-0.5 * (2 * values - 1) for name, values in uniform.items()}
@@ -106,60 +84,48 @@ def initial_adapters(
 def train_adapters(
     encoder: ClipEncoder,
     images: AnomalyDataset,
+    cache_dir: str | Path,
     *,
-    epochs: int = 15,
-    batch_size: int = 8,
-    lr: float = 1e-3,
+    epochs: int,
     seed: int = 111,
     mosaic: float = 0.0,
-    cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Adapters:
     """Learn the linear layers on auxiliary images, in the paper the test split of a dataset, by `vand_loss`.
 
-    epochs: 15 when trained on VisA, 3 when trained on MVTec. The other values are the original's.
-    mosaic: probability that an image is replaced by a mosaic of 2 x 2 images of its category: 0.2 when
-        trained on MVTec, 0 on VisA.
+    mosaic: probability in [0, 1] that an image is replaced by a mosaic of 2 x 2 images of its category.
     cache_dir, checkpoint, equal seeds: as in `prompt_learning.train_side_by_side`.
     Raises ValueError without masks, and the errors of `Learned.trained`.
     """
-    if not min(batch_size, lr) > 0 or epochs < 0 or not 0 <= mosaic <= 1:
-        raise ValueError(
-            f"batch_size={batch_size}, lr={lr}, epochs={epochs}, mosaic={mosaic}: expected numbers above 0, "
-            "or 0 epochs for layers as drawn, and a probability"
-        )
-    scale = 1 / encoder.temperature  # of the cosines; 100 for most trained CLIPs
-    recipe = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "lr": lr, "mosaic": mosaic}
-    extractor = vand_extractor(encoder)
+    extractor, scale = vand_extractor(encoder), 1 / encoder.temperature  # of the cosines; 100 for most CLIPs
     layers = tuple(extractor.key["layers"])
+    material, n = auxiliary_of(images, extractor, cache_dir), len(images)
+    if not material.has_masks:
+        raise ValueError(f"{images.name} has no anomalous image with a mask; choose another dataset")
+    if mosaic:
+        mosaics = mosaics_of(images, encoder.image_size, cache_dir, seed=seed)
+        others = auxiliary_of(mosaics, extractor, cache_dir)
+        labels = np.append(material.labels, others.labels)
+        owners = np.append(material.owners, others.owners)
+        material = replace(material, parts=material.parts + others.parts, labels=labels, owners=owners)
+    texts = torch.stack([vand_texts(encoder, name, cache_dir) for name in material.names])  # (c, 2, d)
+
+    def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
+        batch = material.batch(rows.numpy(), layers, "image", "layer")
+        tokens = {layer: values.to(encoder.device) for layer, values in batch.patches.items()}
+        own, masks = texts[batch.names].to(encoder.device), batch.masks.to(encoder.device)
+        return vand_loss(patch_logits(parameters, tokens, own, scale, encoder.grid), masks)
+
+    def some_mosaics(places: Tensor, generator: torch.Generator) -> Tensor:
+        return places + n * (torch.rand(n, generator=generator) < mosaic)  # image i has mosaic n + i
+
+    recipe = {"epochs": epochs, "batch_size": BATCH_SIZE, "seed": seed, "lr": LR, "mosaic": mosaic}
     parameters = initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(seed))
     seen = torch.from_numpy(image_hashes(images))
     drawn = Adapters(parameters, recipe | {"scale": scale}, encoder.model_id, encoder.weights_id, seen)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = cache_dir or temporary
-        material, n = auxiliary_of(images, extractor, folder), len(images)
-        if not material.has_masks:
-            raise ValueError(f"{images.name} has no anomalous image with a mask; choose another dataset")
-        if mosaic:
-            mosaics = mosaics_of(images, encoder.image_size, folder, seed=seed)
-            others = auxiliary_of(mosaics, extractor, folder)
-            labels = np.append(material.labels, others.labels)
-            owners = np.append(material.owners, others.owners)
-            material = replace(material, parts=material.parts + others.parts, labels=labels, owners=owners)
-        texts = torch.stack([vand_texts(encoder, name, folder) for name in material.names])  # (c, 2, d)
-
-        def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-            batch = material.batch(rows.numpy(), layers, "image", "layer")
-            tokens = {layer: values.to(encoder.device) for layer, values in batch.patches.items()}
-            own, masks = texts[batch.names].to(encoder.device), batch.masks.to(encoder.device)
-            return vand_loss(patch_logits(parameters, tokens, own, scale, encoder.grid), masks)
-
-        def some_mosaics(places: Tensor, generator: torch.Generator) -> Tensor:
-            return places + n * (torch.rand(n, generator=generator) < mosaic)  # image i has mosaic n + i
-
-        adam, change = {"lr": lr, "betas": (0.5, 0.999)}, some_mosaics if mosaic else None
-        options = {"change": change, "checkpoint": checkpoint}
-        return drawn.trained(encoder, torch.optim.Adam, adam, loss_of, images, **options)
+    options = {"change": some_mosaics if mosaic else None, "checkpoint": checkpoint}
+    adam = {"lr": LR, "betas": BETAS}
+    return drawn.trained(encoder, torch.optim.Adam, adam, loss_of, images, **options)
 
 
 def patch_logits(
@@ -195,15 +161,12 @@ def vand_maps(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 def vand_detector(encoder: ClipEncoder, adapters: Adapters, category: str, cache_dir: str | Path) -> Detector:
     """VAND on features of `vand_extractor`: scores (t,), maps (t, H, W) at the encoder's image size.
-
-    The image score compares the ordinary global feature with the texts, without the adapters.
-    Raises ValueError when the adapters were learned with another encoder.
-    """
+    Raises ValueError when the adapters were learned with another encoder."""
     adapters.check(encoder)
     texts, scale = vand_texts(encoder, category, cache_dir), adapters.recipe["scale"]
 
     def vand(features: TileFeatures) -> Output:
-        tokens = {layer: features.tensor(f"layer/{layer}") for layer in adapters.layers}
+        tokens = {layer: features.tensor(f"layer/{layer}") for layer in vand_extractor(encoder).key["layers"]}
         logits = patch_logits(adapters.parameters, tokens, texts, scale, encoder.grid)
         scores = prompt_score(features.tensor("image"), *texts, 1 / scale)
         return Output(scores, vand_maps(logits, encoder.image_size))
@@ -214,12 +177,9 @@ def vand_detector(encoder: ClipEncoder, adapters: Adapters, category: str, cache
 def mosaics_of(
     dataset: AnomalyDataset, size: tuple[int, int], folder: str | Path, *, seed: int = 111
 ) -> AnomalyDataset:
-    """One mosaic for each image of the dataset, category by category, at `size` (H, W) in pixels.
-
-    Its four images are drawn without replacement (with, from a category of fewer than four) and scaled to a
-    quarter each; the mask is made of theirs, and the mosaic is anomalous where one of them is. Kept as a
-    prepared folder below `folder`, under a key of all that it depends on; written once.
-    """
+    """One mosaic for each image of the dataset, category by category, at `size` (H, W) in pixels:
+    four different ones of its category (of fewer than four some repeat), each scaled to a quarter. Kept below
+    `folder` under a key of all that it depends on."""
     key = content_key(images=dataset.fingerprint, size=list(size), seed=seed)
     root = Path(folder) / "mosaics" / f"{dataset.root.name}-{key}"
     if not (root / "meta.csv").is_file():  # written last

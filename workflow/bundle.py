@@ -88,7 +88,6 @@ def pages_of_book() -> list[str]:
 
 
 def commits(results: Path) -> list[str]:
-    """Of the code that made the tables."""
     return sorted({json.loads(path.read_bytes())["commit"] for path in results.glob("*.json")})
 
 
@@ -148,11 +147,10 @@ def reference(profile: str, changes: bool) -> None:
     tables = {name: data for name, data in finished(results).items() if "/" not in name}
     unclear = [commit for commit in commits(results) if not re.fullmatch("[0-9a-f]+", commit)]
     if unclear and not changes:
-        raise ValueError(f"the run is of commit {unclear[0]}, which nobody else has: commit and `make book`, "
-                         "or give CHANGES=1")  # fmt: skip
+        advice = "commit and `make book`, or give CHANGES=1"
+        raise ValueError(f"the run is of commit {unclear[0]}, which nobody else has: {advice}")
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".reference-") as folder:
-        new = Path(folder, "new")
-        new.mkdir()
+        (new := Path(folder, "new")).mkdir()
         for name, data in tables.items():
             (new / name).write_bytes(data)
         _replace(new, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +13,8 @@ from profiles import profile_path, read_values, refuse_unknown
 from profiles.record import program_facts, recorded
 from zsad_core.prompts import ALPHABETS
 
-METHODS = {
-    "clip": "CLIP", "rwda": "RWDA", "winclip": "WinCLIP", "winclip_plus": "WinCLIP+",
-    "anomalyclip": "AnomalyCLIP",
-}  # fmt: skip
+with (Path(__file__).parent / "methods.csv").open(encoding="utf-8", newline="") as _file:
+    METHODS = {row["method"]: row for row in csv.DictReader(_file)}  # title; what the heat map is
 THRESHOLDS = ("auto", "references", "folder")
 ROOT = Path(__file__).resolve().parents[1]  # the checkout, or the folder of installed packages
 

@@ -1,8 +1,4 @@
-"""The folder of results: tables, heat maps, provenance, and one page to read.
-
-One scale of colours for all images of a run. The colours are perceptually uniform, and a line encloses what
-is above the threshold, white with black on either side, which needs no colour.
-"""
+"""The folder of results: tables, heat maps in one scale of colours, provenance, and one page to read."""
 
 from __future__ import annotations
 
@@ -42,8 +38,6 @@ METRICS = {
     "recall": "recall", "false_alarms": "false alarms among normal images",
 }  # fmt: skip
 SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288  # longer edge in pixels of a heat map, and in the report
-STYLE = {"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.facecolor": "white"}
-BLUE, ORANGE = "#0072B2", "#D55E00"  # everybody can distinguish them
 
 
 def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
@@ -112,8 +106,8 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 def _write_maps(
     result: Result, folder: Path, heat_maps: int | None, progress: bool
-) -> tuple[Result, dict[int, tuple[str, str]]]:
-    """Heat maps into `folder/maps`, and (picture, heat map) as data URIs of the images in the report."""
+) -> tuple[Result, dict[int, list[str]]]:
+    """Heat maps into `folder/maps`; as data URIs, each image of the report and its heat map if it has one."""
     table = result.table.assign(heat_map="")
     wanted = set(result.ranked.index[:heat_maps]) if result.has_maps else set()
     shown, pictures = {row for rows in _chosen(result) for row in rows}, {}
@@ -126,18 +120,17 @@ def _write_maps(
             notes = (table["notes"][row], "gone before it was drawn")
             table.loc[row, "notes"] = "; ".join(filter(None, notes))
             continue
-        drawn = None
+        both = [image]
         if result.has_maps:
             large = _resized(image, np.clip(max(image.size), SMALLEST, LARGEST))
-            heat, limit = result.map(maps, large.size[::-1]), result.threshold.map_value
-            drawn = decorated(large, heat, result.scale, limit)
+            heat = result.map(maps, large.size[::-1])
+            both.append(decorated(large, heat, result.scale, result.threshold.map_value))
         if row in wanted:
             stem = re.sub(r"[^\w.-]+", "_", table["file"][row], flags=re.ASCII)[-60:]
             table.loc[row, "heat_map"] = f"maps/{row:05d}-{stem}.jpg"
-            drawn.save(folder / table["heat_map"][row], quality=88)
+            both[1].save(folder / table["heat_map"][row], quality=88)
         if row in shown:
-            thumbnails = [_resized(picture, THUMBNAIL) for picture in (image, drawn) if picture]
-            pictures[row] = (*map(_uri, thumbnails), "")[:2]
+            pictures[row] = [_uri(_resized(picture, THUMBNAIL)) for picture in both]
     return replace(result, table=table), pictures
 
 
@@ -147,18 +140,18 @@ def _chosen(result: Result) -> tuple[list[int], list[int]]:
     return list(result.ranked.index[:TOP]), list(others[:: max(1, math.ceil(len(others) / SAMPLE))])
 
 
-def page(result: Result, pictures: Mapping[int, tuple[str, str]]) -> str:
+def page(result: Result, pictures: Mapping[int, Sequence[str]]) -> str:
     """One HTML page that needs no other file and no network."""
     here = jinja2.PackageLoader("zsad_predict", ".")
     environment = jinja2.Environment(loader=here, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:.4g}".format
-    table = result.table.assign(pictures=[pictures.get(row, ("", "")) for row in result.table.index])
+    table = result.table.assign(pictures=[pictures.get(row, ()) for row in result.table.index])
     top, sample = (table.loc[rows].to_dict("records") for rows in _chosen(result))
     histogram = score_histogram(result.ranked["score"], result.threshold.value, result.references)
     colours = np.tile(np.linspace(0, 1, 256), (12, 1))  # from low to high
     return environment.get_template("report.html").render(
         result=result,
-        method=METHODS[result.facts["method"]],
+        method=METHODS[result.facts["method"]]["title"],
         histogram=_uri(histogram, "PNG"),
         colour_bar=_uri(Image.fromarray(_mixed(colours, 0.5)), "PNG") if result.has_maps else "",
         top=top,
@@ -201,7 +194,7 @@ def _mixed(heat: np.ndarray, grey: np.ndarray | float) -> np.ndarray:
     return (mixed * 255).round().astype(np.uint8)
 
 
-@mpl.rc_context(STYLE)
+@mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.facecolor": "white"})
 def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike = ()) -> Image.Image:
     """Histogram of the scores; the threshold as a dashed line, normal references as marks below the axis."""
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
@@ -209,11 +202,11 @@ def score_histogram(scores: ArrayLike, threshold: float, references: ArrayLike =
     both = np.append(scores, references)
     ends = both.min() - 1e-6, both.max() + 1e-6  # bins have a width also if all scores are equal
     edges = np.histogram_bin_edges(both, min(40, max(8, len(scores) // 3)), ends)
-    axis.hist(scores, edges, color=BLUE, edgecolor="white", label=f"your images ({len(scores)})")
+    axis.hist(scores, edges, color="#0072B2", edgecolor="white", label=f"your images ({len(scores)})")
     if len(references):
         label = f"normal references ({len(references)})"
         axis.plot(references, np.zeros(len(references)), "|", ms=16, mew=1.6, color="black", label=label)
-    axis.axvline(threshold, color=ORANGE, ls="--", lw=2, label=f"threshold {threshold:.4g}")
+    axis.axvline(threshold, color="#D55E00", ls="--", lw=2, label=f"threshold {threshold:.4g}")
     axis.set(xlabel="score", ylabel="images")
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=9)

@@ -21,7 +21,7 @@ from zsad_core.views import Whole
 from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
-from zsad_predict.options import Options, read_options, run_facts
+from zsad_predict.options import METHODS, Options, read_options, run_facts
 from zsad_predict.result import Result, named, score_files, table_of
 from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
 from zsad_predict.thresholds import Threshold, check_rule, choose_threshold
@@ -104,12 +104,13 @@ def score_folder(
         **run_facts(options, scorer.encoder, **rule, prompts_file=prompts_file, labels_from=labels),
         "started": started.isoformat(timespec="seconds"),
     }
+    has_maps = table["map_maximum"].notna().any()
     result = Result(
         table=table.drop(columns=["map_median", "digest"]),
         threshold=line,
         messages=(*messages, *references.messages, *line.warnings),
         facts=facts,
-        about_map=scorer.about_map,
+        about_map=METHODS[method]["about_map"] if has_maps else "No maps: the model has no patch tokens.",
         map_low=float(np.nan_to_num(table["map_median"].median())),
         references=() if references.scores is None else tuple(references.scores["score"]),
         parts=parts,

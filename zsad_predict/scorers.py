@@ -31,17 +31,6 @@ from zsad_predict.files import Reader, Tiles
 from zsad_predict.options import METHODS, Options
 from zsad_predict.released_prompts import read_released
 
-OWN_MAP = "This one is the book's own: patch tokens with v-v attention, as AnomalyCLIP has them,"
-MAPS = {
-    "clip": f"CLIP's score has no map in the papers. {OWN_MAP} matched with the same two sentences.",
-    "rwda": f"RWDA has no map in its paper. {OWN_MAP} scored by the same network.",
-    "winclip": "The map is WinCLIP's zero-shot map (Sec. 4.2).",
-    "winclip_plus": "The map is WinCLIP+'s: the zero-shot map and the distances to the normal references, "
-    "averaged harmonically (Sec. 4.3).",
-    "anomalyclip": "The map is AnomalyCLIP's: local features against learned prompts, smoothed (App. A.1).",
-}
-"""What each method's heat map is, and whether it is the paper's."""
-
 Detect = Callable[[TileFeatures], Output]
 
 
@@ -51,14 +40,13 @@ class Scorer:
     detect: from features to scores (t,) and maps (t, rows, columns); None for a method that needs references.
     fit_references: makes `detect` from the features of references; `images` counts through all `parts`.
     crops: whether `views` (t, v, d) of a tile are six crops or the whole tile; None: no views are needed.
-    about_map: a sentence for readers. smooth: whether maps are smoothed as AnomalyCLIP's are.
+    smooth: whether maps are smoothed as AnomalyCLIP's are.
     trained_on: the first 16 digits of the digests of images whose scores are not zero-shot."""
 
     method: str
     encoder: ClipEncoder
     extractor: image_features.Extractor
     key: Mapping[str, object]
-    about_map: str
     detect: Detect | None = field(repr=False, default=None)
     fit_references: Callable[[Sequence[TileFeatures], Sequence[int]], Detect] | None = None
     crops: bool | None = None
@@ -137,9 +125,8 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
         patches = features.tensor("local").flatten(0, 1)[:, None]  # (t patches, 1, d): images of one view
         return Output(scores, score(patches).scores.unflatten(0, (-1, *encoder.grid)))
 
-    about = MAPS[method] if has_map else "No maps: the model has no patch tokens."
     crops = options.multi_crop
-    return Scorer(method, encoder, extractor, key | {"crops": crops}, about, detect, crops=crops)
+    return Scorer(method, encoder, extractor, key | {"crops": crops}, detect, crops=crops)
 
 
 def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> tuple[FNN, dict[str, object]]:
@@ -182,7 +169,7 @@ def _winclip(method: str, options: Options, encoder: ClipEncoder, object_name: s
     extractor = image_features.clip_extractor(encoder, options.scales, (encoder.depth,) if plus else ())
     crops, key = options.multi_crop, {**extractor.key, "texts": _numbers(*texts), "temperature": temperature}
     own = {"fit_references": fit_references} if plus else {"detect": zero_shot}
-    return Scorer(method, encoder, extractor, key | {"crops": crops}, MAPS[method], crops=crops, **own)
+    return Scorer(method, encoder, extractor, key | {"crops": crops}, crops=crops, **own)
 
 
 def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Path | None) -> Scorer:
@@ -192,8 +179,7 @@ def _anomalyclip(encoder: ClipEncoder, object_name: str, prompts_file: str | Pat
     detect = partial(methods.anomalyclip, texts=texts, grid=encoder.grid, temperature=temperature)
     key = {**extractor.key, "texts": _numbers(texts), "temperature": temperature}
     trained_on = frozenset(f"{number % 2**64:016x}" for number in prompts.trained_on.tolist())
-    own = {"smooth": True, "trained_on": trained_on}
-    return Scorer("anomalyclip", encoder, extractor, key, MAPS["anomalyclip"], detect, **own)
+    return Scorer("anomalyclip", encoder, extractor, key, detect, smooth=True, trained_on=trained_on)
 
 
 def read_prompts(encoder: ClipEncoder, path: str | Path | None = None) -> LearnedPrompts:

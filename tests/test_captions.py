@@ -37,20 +37,15 @@ def script(coco, tmp_path):
     return call
 
 
-def test_matching_rules(coco):
+def test_captions_with_the_word_each_once(coco):
     assert load_captions(coco, "normal") == ["A normal street.", "Normal, quiet beach"]
     assert load_captions(coco, "damage") == ["Storm DAMAGE on a roof"]
-    assert load_captions(coco, "damage", "prefix") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
-    prefixed = ["A normal street.", "It looks Normally busy", "Normal, quiet beach"]
-    assert load_captions(coco, "normal", "prefix") == prefixed
-    assert "An abnormal clock on a wall" in load_captions(coco, "normal", "substring")
 
 
 def test_errors(coco, tmp_path):
     missing = tmp_path / "none.json"
     refused("annotations_trainval2017.zip", load_captions, missing, "normal", error=FileNotFoundError)
     refused("none of the 6 captions in .* has 'zebra'", load_captions, coco, "zebra")
-    refused("match='stem'", load_captions, coco, "normal", "stem")
     for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
         coco.write_text(content)
         refused("captions_val2017.json is no COCO captions file", load_captions, coco, "normal")
@@ -62,11 +57,14 @@ def test_a_captions_file_that_is_not_there_is_told(coco):
     assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line
 
 
-def test_the_script_notes_its_rule_which_another_one_overrules(script):
+def test_the_script_notes_its_rule(script):
     assert load_captions(script(), "damage") == ["Storm DAMAGE on a roof"]
     kept = script("--match", "prefix", "--split", "train")
     assert load_captions(kept, "damage") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
-    assert load_captions(kept, "damage", "word") == ["Storm DAMAGE on a roof"]
+    prefixed = ["A normal street.", "It looks Normally busy", "Normal, quiet beach"]
+    assert load_captions(kept, "normal") == prefixed
+    kept.write_text(kept.read_text().replace('"prefix"', '"stem"'))
+    refused("match is 'stem'", load_captions, kept, "normal")
     assert "An abnormal clock on a wall" in load_captions(script("--match", "substring"), "normal")
 
 

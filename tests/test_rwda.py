@@ -72,10 +72,12 @@ def test_prompt_scores_by_hand_with_the_temperature_of_the_model_or_of_the_profi
     np.testing.assert_allclose(scores(multi_crop=False), single, rtol=1e-4)
 
 
-def test_draw_pairs_without_replacement():
-    drawn = rwda_experiments.draw_pairs(50, 20, 3)
-    assert len(set(drawn.tolist())) == 20 and drawn.max() < 50
-    assert sorted(rwda_experiments.draw_pairs(50, 50, 3)) == list(range(50))
+def test_pairs_are_drawn_without_replacement(monkeypatch, tmp_path):
+    drawn, train = {}, rwda_experiments.train_fnns
+    noted = lambda *own, **how: drawn.update(own[2]) or train(*own, **how)  # noqa: E731
+    monkeypatch.setattr(rwda_experiments, "train_fnns", noted)
+    rwda_experiments.train_runs(tuple(np.ones((2, 8, DIM), np.float32)), [3], 8, tmp_path, epochs=1)
+    assert drawn[3].tolist() == list(range(8))
 
 
 def test_zero_and_few_shot_rows(images, fnns, settings, monkeypatch):
@@ -87,10 +89,9 @@ def test_zero_and_few_shot_rows(images, fnns, settings, monkeypatch):
 
     monkeypatch.setattr(rwda_tables, "score_rows", noted)
     zero = rwda_tables.zero_shot_rows(images, "mvtec", settings, Texts(), fnns)
-    assert set(zero["artifact"]) == {"T1", "A5", "A6", "A7"}
+    assert set(zero["artifact"]) == {"T1", "T2", "A5", "A6", "A7"}
     few = rwda_tables.few_shot_rows(images, "mvtec", settings, Texts(), fnns)
     assert set(few["shots"]) == {1, 2} and "score=s_img" in set(few["variant"])
-    rwda_tables.zero_shot_rows(images, "mvtec", settings, Texts(), fnns, multi_crop=False)
     own, train = images.select(split="test"), images.select(split="train")
     prompted = partial(rwda_experiments.prompt_scores, own, settings, Texts())
     known, unknown = prompted(known=True), prompted(known=False)
@@ -160,15 +161,17 @@ def test_statistics_of_texts_by_hand():
 
 
 def test_claim_c12_adds_the_score_of_the_network_to_winclip_plus(images, fnns, monkeypatch):
-    few, test = {(1, 0): np.arange(20.0), (1, 9): None, (3, 0): None}, images.select(split="test")
+    few = [({"shots": k, "seed": s}, (None, None, np.arange(20.0))) for k, s in ((1, 0), (1, 9), (3, 0))]
+    test = images.select(split="test")
     category = SimpleNamespace(name="nut", record=lambda values, *_, **where: values)
-    for name, value in (("categories", [category]), ("few_shot_scores", few), ("few_shot_design", ())):
+    made = {"categories": [category], "few_shot_scores": few, "few_shot_design": (), "few_shot_arrays": {}}
+    for name, value in made.items():
         monkeypatch.setattr(rwda_tables, name, lambda *_, value=value: value)
     monkeypatch.setattr(rwda_tables, "as_frame", list)
     monkeypatch.setattr(rwda_tables, "tidy", lambda records, *_, **__: records)
     (found,) = rwda_tables.with_random_words(SimpleNamespace(shots=[1]), None, images, "mvtec", fnns)
     own = (test.meta["category"] == "nut").to_numpy()
-    np.testing.assert_array_equal(found, few[1, 0] + rwda_experiments.fnn_scores(test, fnns[0])[own])
+    np.testing.assert_array_equal(found, np.arange(20.0) + rwda_experiments.fnn_scores(test, fnns[0])[own])
 
 
 def test_a_choice_is_paired_with_the_default_seed_by_seed():

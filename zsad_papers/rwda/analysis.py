@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import TileFeatures, image_embeddings, random_word_embeddings
+from zsad_core.image_features import image_embeddings, random_word_embeddings
 from zsad_core.prompts import ALPHABETS
 from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import dataset_of
 from zsad_papers.common.tables import mean_std
 from zsad_papers.rwda import experiments
-from zsad_papers.rwda.experiments import NO_IMAGES, Runs, fnn_scores, prompt_scores, sum_scores
+from zsad_papers.rwda.experiments import NO_IMAGES, fnn_scores, prompt_scores, sum_scores
 from zsad_papers.rwda.settings import RwdaSettings
 
 FEW = 5  # seeds: this page trains nine sets of networks
@@ -24,8 +25,8 @@ SYSTEMS = {("rwda", 0): "RWDA", ("clip_rwda", 0): "CLIP + RWDA", ("clip_rwda", 1
 
 
 def networks(settings: RwdaSettings, encoder: ClipEncoder) -> dict[str, dict[int, FNN]]:
-    """The networks of a few seeds for each choice about their training. Sentences with other symbols or
-    another article are only as many as one network needs, so all seeds learn from the same."""
+    """The networks of a few seeds for each choice about their training. Of sentences with other symbols or
+    another article there are only those of one network: all seeds learn from the same."""
     training = {
         "dropout=0.1": {"dropout": 0.1},
         "dropout=0.3": {"dropout": 0.3},
@@ -48,41 +49,36 @@ def networks(settings: RwdaSettings, encoder: ClipEncoder) -> dict[str, dict[int
     return found
 
 
-def choice_records(settings: RwdaSettings, encoder: ClipEncoder, dataset: str = "mvtec") -> pd.DataFrame:
-    """The rows of `experiments.measure` for each choice and system, on the stand-in of a dataset: RWDA and
+def choice_records(settings: RwdaSettings, encoder: ClipEncoder) -> pd.DataFrame:
+    """The rows of `experiments.measure` for each choice and system, on the stand-in of MVTec-AD: RWDA and
     CLIP + RWDA with objects unknown, and the latter with one reference and objects known. Without the dataset
     there is no row."""
-    names, frames = ["variant", "method", "shots", "task"], []
-    seen = dataset_of(settings, dataset)
+    names, seen = ["variant", "method", "shots"], dataset_of(settings, "mvtec")
     if seen is None:
-        return experiments.measure(NO_IMAGES, {}).assign(**dict.fromkeys(names))
+        return experiments.measure(NO_IMAGES, {}).assign(task="image", **dict.fromkeys(names))
     images = image_embeddings(encoder, seen, settings.cache_dir)
     test, train = images.select(split="test"), images.select(split="train")
 
-    def note(variant: str, method: str, runs: Runs, of: TileFeatures = test, shots: int = 0) -> None:
-        own = dict(zip(names, (variant, method, shots, "image")))
-        frames.append(experiments.measure(of, runs).assign(**own))
-
-    def guided(of: TileFeatures = test, **options: bool) -> np.ndarray:
-        return prompt_scores(of, settings, encoder, **options)
-
-    trained, usual = networks(settings, encoder), guided()
+    guided = partial(prompt_scores, test, encoder=encoder)
+    trained, usual, found = networks(settings, encoder), guided(settings), {}
     fnns = trained[DEFAULT]
     alone = {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()}
     zoomed = image_embeddings(encoder, seen.select(split="test"), settings.cache_dir, zoom=1.5)
     cases = {variant: (own, usual, test) for variant, own in trained.items()}
-    for variant, (own, prompted, of) in (cases | {"zoom=1.5": (fnns, guided(zoomed), zoomed)}).items():
+    cases["zoom=1.5"] = (fnns, prompt_scores(zoomed, settings, encoder), zoomed)
+    for variant, (own, prompted, of) in cases.items():
         learned = {seed: fnn_scores(of, fnn) for seed, fnn in own.items()}
-        note(variant, "rwda", learned, of)
-        note(variant, "clip_rwda", sum_scores(prompted, learned), of)
-    note("literal=a", "clip_rwda", sum_scores(guided(literal=True), alone))
+        found[variant, "rwda", 0] = (of, learned)
+        found[variant, "clip_rwda", 0] = (of, sum_scores(prompted, learned))
+    found["literal=a", "clip_rwda", 0] = (test, sum_scores(guided(settings, literal=True), alone))
     for t in (0.01, 0.07):
-        warm = prompt_scores(test, replace(settings, temperature=t), encoder)
-        note(f"temperature={t}", "clip_rwda", sum_scores(warm, alone))
+        warm = guided(replace(settings, temperature=t))
+        found[f"temperature={t}", "clip_rwda", 0] = (test, sum_scores(warm, alone))
     for variant, same_view in ((DEFAULT, False), ("same_view=1", True)):
         near = {s: experiments.similarity_scores(test, train, 1, s, same_view=same_view) for s in fnns}
-        note(variant, "clip_rwda", sum_scores(guided(known=True), alone, near), shots=1)
-    return pd.concat(frames, ignore_index=True)
+        found[variant, "clip_rwda", 1] = (test, sum_scores(guided(settings, known=True), alone, near))
+    frames = {key: experiments.measure(*own) for key, own in found.items()}
+    return pd.concat(frames, names=names).reset_index(names).assign(task="image")
 
 
 def effects(records: pd.DataFrame) -> pd.DataFrame:

@@ -31,11 +31,8 @@ def c17(n: Numbers) -> Verdict:
 
 def _word_pairs(n: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """AUROC of CLIP and of CLIP + RWDA for the 16 word pairs."""
-    clip, both = (
-        np.array([n.of(f"{method}[{v}]", "image auroc", "mvtec") for v in WORD_PAIR_VARIANTS])
-        for method in ("clip", "clip_rwda")
-    )
-    return clip, both
+    names = [[f"{method}[{v}]" for v in WORD_PAIR_VARIANTS] for method in ("clip", "clip_rwda")]
+    return tuple(np.array([n.of(name, "image auroc", "mvtec") for name in own]) for own in names)
 
 
 def c18(n: Numbers) -> Verdict:
@@ -60,11 +57,8 @@ def c19(n: Numbers) -> Verdict:
 
 def c20(n: Numbers) -> Verdict:
     """standard deviation and max - min of image auroc over the 16 word pairs on mvtec: clip_rwda < clip"""
-    clip, both = _word_pairs(n)
-    shown = {
-        f"{what} of {name}": float(of)
-        for name, values in (("clip", clip), ("clip_rwda", both))
-        for what, of in (("std", np.std(values, ddof=1)), ("range", np.ptp(values)))
-    }
+    shown = {}
+    for name, values in zip(("clip", "clip_rwda"), _word_pairs(n)):
+        shown |= {f"std of {name}": float(np.std(values, ddof=1)), f"range of {name}": float(np.ptp(values))}
     smaller = all(above(shown[f"{what} of clip"], shown[f"{what} of clip_rwda"]) for what in ("std", "range"))
     return n.verdict(smaller, "a smaller standard deviation and range are needed", shown)

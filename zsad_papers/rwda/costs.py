@@ -6,15 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
-import torch
 from open_clip.transformer import VisionTransformer
 
+from zsad_core import methods
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.prompts import prompt_pair
-from zsad_core.scores import average_views, prompt_score
 from zsad_papers.common import costs
-from zsad_papers.common.costs import latencies
+from zsad_papers.common.costs import Counted, latencies
 from zsad_papers.common.results import joined, rows
 
 VIEWS = 6
@@ -25,35 +24,27 @@ def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFr
     """Rows of Table 3 for CLIP, RWDA and their sum, for one image: six views in one batch, prompts embedded
     beforehand, as in the paper. The counts are exact, those of the paper's profiler and, as a variant, of
     everything; the latencies are this machine's."""
-    pixels = costs.random_pixels(encoder, VIEWS)
-    normal, anomalous = encoder.embed_text(list(prompt_pair())).cpu()
-
-    def guided(embeddings: torch.Tensor) -> torch.Tensor:
-        return average_views(prompt_score(embeddings[None], normal, anomalous))
-
-    def learned(embeddings: torch.Tensor) -> torch.Tensor:
-        return average_views(fnn.score(embeddings[None]))
-
+    pixels, tower = costs.random_pixels(encoder, VIEWS), costs.tower_of(encoder)
+    guided = partial(methods.clip, texts=encoder.embed_text(list(prompt_pair())).cpu())
+    learned = partial(methods.rwda, fnn=fnn)
     scores = {"clip": (guided,), "rwda": (learned,), "clip_rwda": (guided, learned)}
 
     def detect(parts: tuple[Callable, ...]) -> object:
-        embeddings = encoder.embed_images(pixels, normalize=False).cpu()  # (views, d)
-        return sum(part(embeddings) for part in parts)
+        embeddings = encoder.embed_images(pixels, normalize=False).cpu()[None]  # (1, views, d)
+        return sum(part(embeddings).scores for part in parts)
 
     measured = latencies({name: partial(detect, parts) for name, parts in scores.items()}, repeats)
     frames = []
     for method, ms in measured.items():
         names = {"paper": "rwda", "artifact": "T3", "dataset": "", "method": method}
-        values = image_counts(costs.tower_of(encoder), fnn, method, "profiler") | {"latency_ms": ms}
-        everything = image_counts(costs.tower_of(encoder), fnn, method)
+        values = image_counts(tower, fnn, method, "profiler") | {"latency_ms": ms}
+        everything = image_counts(tower, fnn, method, "all")
         frames.append(rows(pd.DataFrame([values]), **names))
         frames.append(rows(pd.DataFrame([everything]), **names, variant="counted=all"))
     return joined(frames)
 
 
-def image_counts(
-    tower: VisionTransformer, fnn: FNN, method: str, counted: costs.Counted = "all"
-) -> dict[str, float]:
+def image_counts(tower: VisionTransformer, fnn: FNN, method: str, counted: Counted) -> dict[str, float]:
     """Parameters (millions) and multiply-accumulates (10^9) of a method for one image. WinCLIP is counted as
     the paper does: its windows once, on one patch embedding."""
     views, sequences = VIEWS, VIEWS * [(1, len(tower.positional_embedding))]
@@ -61,9 +52,9 @@ def image_counts(
         views, sequences = 1, costs.window_sequences(tower)
     numbers = costs.parameters(tower, counted)
     macs = costs.multiply_accumulates(tower, sequences, patch_embeddings=views, counted=counted)
-    if "rwda" in method:
-        numbers += sum(value.numel() for value in fnn.parameters())
-        macs += views * sum(value.numel() for value in fnn.parameters() if value.ndim == 2)
+    for value in fnn.parameters() if "rwda" in method else ():
+        numbers += value.numel()
+        macs += views * value.numel() * (value.ndim == 2)
     return {"params_M": numbers / 1e6, "macs_G": macs / 1e9}
 
 

@@ -1,13 +1,12 @@
-"""RWDA's experiments as arithmetic on embeddings: networks by seed, scores, and metrics.
-
-Nothing here runs an encoder on an image. A "run" is one seed: it draws its training pairs from the pool of
-random-word prompts, trains an FNN on them and, for few shots, draws its reference images.
+"""RWDA's experiments as arithmetic on embeddings. A "run" is one seed: it draws training pairs from the pool
+of random-word prompts, trains an FNN on them and, for few shots, draws reference images.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +42,9 @@ Runs = Mapping[int, np.ndarray]
 
 def pool(settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: str = "a damaged") -> Pair:
     """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d)."""
-    options = {"normal": normal, "anomaly": anomaly, "alphabet": ALPHABETS[settings.alphabet]}
-    place = settings.cache_dir
-    return random_word_embeddings(encoder, place, settings.pool_pairs, seed=settings.seed, **options)
+    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
+    options |= {"normal": normal, "anomaly": anomaly}
+    return random_word_embeddings(encoder, settings.cache_dir, settings.pool_pairs, **options)
 
 
 def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
@@ -54,29 +53,24 @@ def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
     return random_word_embeddings(encoder, settings.cache_dir, HELD_OUT_PAIRS, **options)
 
 
-def draw_pairs(pool_size: int, n_pairs: int, seed: int) -> np.ndarray:
-    """(n_pairs,) indices of the pairs of the pool that a run trains on, without replacement. Runs overlap
-    as n_pairs nears the pool's size, which makes their spread a little small."""
-    return np.sort(np.random.default_rng(seed).choice(pool_size, n_pairs, replace=False))
-
-
 def train_runs(
     texts: Pair, seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, **options
 ) -> dict[int, FNN]:
     """One FNN for each seed, on n_pairs of the pool's embeddings, cached under the embeddings' own bytes.
-    options: of `train_fnns`."""
-    normal, anomalous = texts
+    options: of `train_fnns`. Runs overlap as n_pairs nears the pool's size, which makes their spread a little
+    small."""
 
     def train() -> dict[str, np.ndarray]:
-        draws = {seed: draw_pairs(len(normal), n_pairs, seed) for seed in seeds}
-        found = train_fnns(normal, anomalous, draws, **options)
+        sizes = {"a": len(texts[0]), "size": n_pairs, "replace": False}
+        draws = {seed: np.sort(np.random.default_rng(seed).choice(**sizes)) for seed in seeds}
+        found = train_fnns(*texts, draws, **options)
         return {f"{s}/{name}": v.numpy() for s, fnn in found.items() for name, v in fnn.state_dict().items()}
 
     digest = hashlib.sha256(np.stack(texts).tobytes()).hexdigest()[:32]
     key = {"texts": digest, "n_pairs": n_pairs, "seeds": list(seeds), "options": options}
     arrays = cached_arrays(Path(cache_dir) / "fnn", f"fnns-{n_pairs}", key, train)
     shape = {name: options[name] for name in ("hidden", "normalize") if name in options}
-    found = {seed: FNN(normal.shape[1], **shape).eval() for seed in seeds}
+    found = {seed: FNN(texts[0].shape[1], **shape).eval() for seed in seeds}
     for seed, fnn in found.items():
         fnn.load_state_dict({name: torch.tensor(arrays[f"{seed}/{name}"]) for name in fnn.state_dict()})
     return found
@@ -120,17 +114,10 @@ def prompt_scores(
     return scores
 
 
-def fnn_scores(images: TileFeatures, fnn: FNN, *, known: bool = False, multi_crop: bool = True) -> np.ndarray:
-    """s_FNN of each image (n,), the mean over its views (Sec. 3.3). known: each category by itself, which
-    must not matter (claim c07)."""
-    views = images.views if multi_crop else images.views[:, :1]
-    groups, scores = (
-        images.meta["category"].to_numpy() if known else np.zeros(len(views)),
-        np.empty(len(views)),
-    )
-    for group in dict.fromkeys(groups):
-        scores[groups == group] = methods.rwda(views[groups == group], fnn).scores
-    return scores
+def fnn_scores(images: TileFeatures, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
+    """s_FNN of each image (n,), the mean over its views (Sec. 3.3). It knows no name of an object (claim
+    c07)."""
+    return methods.rwda(images.views if multi_crop else images.views[:, :1], fnn).scores
 
 
 def similarity_scores(
@@ -149,12 +136,11 @@ def similarity_scores(
 
 def measure(images: TileFeatures, runs: Runs) -> pd.DataFrame:
     """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max."""
-    table, labels, place = [], images.labels, images.meta["category"].to_numpy()
-    rows_of = {category: np.flatnonzero(place == category) for category in images.categories}
-    for seed, scores in runs.items():
-        for category, own in rows_of.items():
-            values = {name: metric(labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}
-            table.append({"category": category, "seed": seed, **values})
+    table = []
+    for (seed, scores), category in product(runs.items(), images.categories):
+        own = (images.meta["category"] == category).to_numpy()
+        values = {name: metric(images.labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}
+        table.append({"category": category, "seed": seed, **values})
     return pd.DataFrame(table, columns=["category", "seed", *IMAGE_METRICS])
 
 

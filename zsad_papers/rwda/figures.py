@@ -13,8 +13,7 @@ import numpy as np
 from zsad_core.fnn import FNN
 
 MATCHES = {"word": r"\b{}\b", "prefix": r"\b{}", "substring": r"{}"}
-"""When a caption contains a word; the paper does not say. "prefix": "damaged" contains "damage", "abnormal"
-does not contain "normal"; "substring": it does."""
+"""When a caption contains a word, by the name that a captions file notes; the paper does not say."""
 
 
 def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -25,20 +24,16 @@ def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict
     return {layer: {name: own[k] for name, own in layers.items()} for k, layer in enumerate(names)}
 
 
-def load_captions(path: str | Path | None, word: str, match: str | None = None) -> list[str]:
+def load_captions(path: str | Path | None, word: str) -> list[str]:
     """The captions that contain the word, without regard to case, in the file's order and each once.
 
     path: a COCO captions file such as `annotations/captions_val2017.json`; None: this project's sentences.
-    match: of `MATCHES`; None: what `data_scripts.coco_captions` has noted in the file, else "word".
     Raises FileNotFoundError, or ValueError when the file is no captions file or no caption contains the word.
     """
-    if not word.strip():
-        raise ValueError("word is empty: expected for example 'normal'")
-    sentences, noted = _read(path)
-    match = match or noted
+    sentences, match = _read(path)
     if match not in MATCHES:
-        raise ValueError(f"match={match!r}: expected one of {', '.join(MATCHES)}")
-    contains = re.compile(MATCHES[match].format(re.escape(word.strip())), re.IGNORECASE)
+        raise ValueError(f"{path}: match is {match!r}; expected one of {', '.join(MATCHES)}")
+    contains = re.compile(MATCHES[match].format(re.escape(word)), re.IGNORECASE)
     captions = dict.fromkeys(" ".join(text.split()) for text in sentences)  # keeps the order, drops repeats
     found = [caption for caption in captions if contains.search(caption)]
     if not found:
@@ -67,10 +62,10 @@ def _read(path: str | Path | None) -> tuple[list[str], str]:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        captions = [annotation["caption"] for annotation in content["annotations"]]
-        if not all(isinstance(text, str) for text in [*captions, content.get("match", "word")]):
+        captions, match = [own["caption"] for own in content["annotations"]], content.get("match", "word")
+        if not all(isinstance(text, str) for text in [*captions, match]):
             raise TypeError("a caption that is no text")
-        return captions, content.get("match", "word")
+        return captions, match
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "

@@ -1,7 +1,5 @@
-"""RWDA's tables, and the numbers of Sections 3.2, 3.3, 4.4 and 4.5, as tidy rows.
-
-Rows have the names that `zsad_papers.rwda.claims` uses. The artifact of a number without a table or figure is
-its section (`sec3.3`).
+"""RWDA's tables and the numbers of its text as tidy rows; the artifact of a number without a table or figure
+is its section (`sec3.3`).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from zsad_papers.common.results import joined, rows, tidy
 from zsad_papers.common.settings import Settings
 from zsad_papers.rwda import experiments
 from zsad_papers.rwda.experiments import Pair, Runs, fnn_scores, measure, prompt_scores, sum_scores
-from zsad_papers.winclip.experiments import few_shot_design, few_shot_scores
+from zsad_papers.winclip.experiments import few_shot_arrays, few_shot_design, few_shot_scores
 from zsad_papers.winclip.tables import PRINTED, main_records
 
 CLASSWISE = {
@@ -43,34 +41,25 @@ def score_rows(
 
 
 def zero_shot_rows(
-    images: TileFeatures,
-    dataset: str,
-    settings: Settings,
-    encoder: ClipEncoder,
-    fnns: Mapping[int, FNN],
-    *,
-    multi_crop: bool = True,
+    images: TileFeatures, dataset: str, settings: Settings, encoder: ClipEncoder, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
-    """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset; without `multi_crop` of
-    Table 2: known objects, the whole image only."""
+    """Rows of Table 1's zero-shot part and of the class-wise tables for one dataset; on mvtec of Table 2 too:
+    known objects, the whole image only."""
     test, frames = images.select(split="test"), []
-    where = {"artifact": "T1", "dataset": dataset} if multi_crop else {"artifact": "T2"}
-    for variant in ("object_unknown", "object_known") if multi_crop else ("object_known;multi_crop=0",):
+    variants = ["object_unknown", "object_known"] + ["object_known;multi_crop=0"] * (dataset == "mvtec")
+    for variant in variants:
+        multi_crop = not variant.endswith("multi_crop=0")
         known = variant != "object_unknown"
-        how = {"known": known, "multi_crop": multi_crop}
-        guided = prompt_scores(test, settings, encoder, **how)
-        alone = {seed: fnn_scores(test, fnn, **how) for seed, fnn in fnns.items()}
+        guided = prompt_scores(test, settings, encoder, known=known, multi_crop=multi_crop)
+        alone = {seed: fnn_scores(test, fnn, multi_crop=multi_crop) for seed, fnn in fnns.items()}
         scores = {"clip": {0: guided}, "rwda": alone, "clip_rwda": sum_scores(guided, alone)}
+        where = {"artifact": "T1", "dataset": dataset} if multi_crop else {"artifact": "T2"}
         frames += [score_rows(test, runs, method=m, variant=variant, **where) for m, runs in scores.items()]
     return joined(frames)
 
 
 def few_shot_rows(
-    images: TileFeatures,
-    dataset: str,
-    settings: Settings,
-    encoder: ClipEncoder,
-    fnns: Mapping[int, FNN],
+    images: TileFeatures, dataset: str, settings: Settings, encoder: ClipEncoder, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Rows of Table 1's few-shot part: s_pr + s_FNN + s_img, known objects (the stronger of the paper's
     zero-shot rows); and s_img by itself and without s_FNN, for claims c11 and c29."""
@@ -96,10 +85,9 @@ def winclip_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequ
     reference = records[(records["variant"] == "score=max_map") & records["shots"].isin(shots)]
     single = records[(records["method"] == "winclip") & (records["variant"] == "prompt_ens")]
     single = single.assign(variant="object_known;multi_crop=0")
-    tables, own = CLASSWISE[dataset], {"method": "winclip", "keep": "categories"}
-    quoted = {"spread": PRINTED}
-    parts = [(zero, "T1", quoted), (few, "T1", quoted), (zero, tables, own), (few, tables, own)]
-    parts += [(reference, "sec4.3", {})] + ([(single, "T2", {})] if dataset == "mvtec" else [])
+    both, own = pd.concat([zero, few]), {"method": "winclip", "keep": "categories"}
+    parts = [(both, "T1", {"spread": PRINTED}), (both, CLASSWISE[dataset], own), (reference, "sec4.3", {})]
+    parts += [(single, "T2", {})] if dataset == "mvtec" else []
     return joined(tidy(part, stand_in, artifact, paper="rwda", **where) for part, artifact, where in parts)
 
 
@@ -110,10 +98,11 @@ def with_random_words(
     test, records = images.select(split="test"), []
     for category in categories(settings, encoder, dataset):
         own = (test.meta["category"] == category.name).to_numpy()
-        for (k, seed), scores in few_shot_scores(category, *few_shot_design(settings, dataset)).items():
-            if k in settings.shots and seed in fnns:
-                both = scores + fnn_scores(test, fnns[seed])[own]
-                records.append(category.record(both, "image", "winclip_plus_rwda", shots=k, seed=seed))
+        found = few_shot_arrays(category, *few_shot_design(settings, dataset))
+        for draw, (*_, scores) in few_shot_scores(category, found):
+            if draw["shots"] in settings.shots and draw["seed"] in fnns:
+                both = scores + fnn_scores(test, fnns[draw["seed"]])[own]
+                records.append(category.record(both, "image", "winclip_plus_rwda", **draw))
     return tidy(as_frame(records), images.name, "sec4.3", paper="rwda")
 
 
@@ -146,7 +135,7 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
         texts = experiments.pool(settings, encoder, normal, anomaly)
         fnns = experiments.default_runs(settings, encoder, texts)
         both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
-        for method, runs in (("clip", {settings.seed: guided}), ("clip_rwda", both)):
+        for method, runs in {"clip": {settings.seed: guided}, "clip_rwda": both}.items():
             frames.append(score_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))
     return joined(frames).query("metric == 'auroc'")
 
@@ -182,7 +171,7 @@ def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair
     """Section 3.2: the spread of prompts of one state, with random words and without (`plain`), and how well
     a linear classifier separates the states."""
     texts, frames = tuple(part[: settings.n_pairs] for part in experiments.pool(settings, encoder)), []
-    for prefix, pair in (("", texts), ("random_words=0;", plain)):
+    for prefix, pair in {"": texts, "random_words=0;": plain}.items():
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):
             distance = {"cosine_distance": [cosine_distance(vectors)]}
             frames.append(text_rows(distance, "sec3.2", variant=f"{prefix}state={state}"))

@@ -1,9 +1,5 @@
-"""WinCLIP's experiments: what is measured on each category, cached, as one long table.
-
-Every experiment is a function from a `Category` to records with the entries category, method, variant, shots,
-seed, task (image or pixel) and the metrics as fractions; `winclip.tables` makes the papers' rows of them.
-Measurements are cached category by category under everything that they depend on, so a killed run goes on,
-and notebooks only read.
+"""WinCLIP's experiments, each a function from a `Category` to records (`Category.record`), of which
+`winclip.tables` makes the papers' rows. Measurements are cached category by category.
 """
 
 from __future__ import annotations
@@ -43,28 +39,25 @@ def zero_shot_classification(category: Category) -> list[dict]:
     views, texts, two = category.views(), category.texts(), category.texts("two_class")
     # the whole-tile view of each tile
     whole = views[:, ::6] if views.shape[1] % 6 == 0 and views.shape[1] > 6 else views[:, :1]
-    specific = category.texts("specific_states", defects=category.defects())
 
     def score(views: np.ndarray, texts: Texts, temperature: float = category.temperature) -> np.ndarray:
         return clip(views, texts, temperature).scores
 
+    clip_ac = {"clip_ac": score(whole, two), "clip_ac_prompt_ens": score(whole, category.texts("imagenet"))}
     winclip = {
         "one_class": one_class_scores(whole, two[0]),
         "two_class": score(whole, two),
         "state_ens": score(whole, category.texts("state_ens")),
         "prompt_ens": score(whole, texts),
         **dict.fromkeys(("multi_crop", ""), score(views, texts)),
-        "specific_states": score(views, specific),
+        "specific_states": score(views, category.texts("specific_states", defects=category.defects())),
         "whole=center_crop": score(category.views("center_crop"), texts),
         "whole=squash": score(category.views("squash"), texts),
         "normalize_sentences=0": score(views, category.texts(normalize_sentences=False)),
         "temperature=0.07": score(views, texts, 0.07),
         "temperature=0.01": score(views, texts, 0.01),
     }
-    records = [
-        category.record(score(whole, two), "image", "clip_ac"),
-        category.record(score(whole, category.texts("imagenet")), "image", "clip_ac_prompt_ens"),
-    ]
+    records = [category.record(scores, "image", method) for method, scores in clip_ac.items()]
     records += [category.record(scores, "image", "winclip", variant) for variant, scores in winclip.items()]
     return records + by_defect(category, winclip[""], "winclip")
 
@@ -83,15 +76,15 @@ def zero_shot_arrays(category: Category) -> dict[str, np.ndarray]:
 
 def zero_shot(category: Category, ablations: bool = True) -> list[dict]:
     """Zero-shot maps of windows and, with ablations, of patch tokens and others: Tables 4 and 8."""
-    if ablations:
-        found = zero_shot_arrays(category)
-    else:
-        texts, grid = category.texts(), category.encoder.grid
-        found = category.measured(
-            "winclip", lambda: methods.detector(methods.winclip, texts, grid, category.temperature)
-        )
+    alone = partial(winclip_detector, category)
+    found = zero_shot_arrays(category) if ablations else category.measured("winclip", alone)
     pixel = {k: v for k, v in found.items() if k.endswith("/pixel")}
     return [category.record(v, "pixel", "winclip", k.removesuffix("/pixel")) for k, v in pixel.items()]
+
+
+def winclip_detector(category: Category) -> Detector:
+    """WinCLIP without ablations."""
+    return methods.detector(methods.winclip, category.texts(), category.encoder.grid, category.temperature)
 
 
 def within_images(category: Category) -> pd.DataFrame:
@@ -133,8 +126,7 @@ def zero_shot_variants(
 
 
 def other_localization_extractor(category: Category) -> Extractor:
-    """`maskclip`, `maskclip_full` (t, patches, d), `trans_mm_logit`, `trans_mm_difference` (t, rows,
-    columns); the last two depend on the category's texts."""
+    """`maskclip*` (t, patches, d), `trans_mm*` (t, rows, columns), which depend on the category's texts."""
     encoder, texts = category.encoder, category.texts()
     sides = torch.stack([F.normalize(torch.from_numpy(side), dim=-1).mean(0) for side in texts])
     key = {name: category.clip.key[name] for name in ("model", "weights", "precision")}
@@ -154,19 +146,14 @@ def other_localization_extractor(category: Category) -> Extractor:
 
 def other_localization(category: Category) -> list[dict]:
     """Maps by MaskCLIP and Trans-MM: Table 4."""
-    texts, grid = category.texts(), category.encoder.grid
+    how = (category.encoder.grid, category.texts(), category.temperature)
+    tokens = {"maskclip|": "maskclip", "maskclip|residual_and_mlp=1": "maskclip_full"}
+    maps = {"trans_mm|": "trans_mm_logit", "trans_mm|target=difference": "trans_mm_difference"}
 
     def detect(features: TileFeatures) -> dict[str, Output]:
-        def by_token(name: str) -> Tensor:
-            return methods.token_map(features.tensor(name), grid, texts, category.temperature)
-
-        maps = {
-            "maskclip|": by_token("maskclip"),
-            "maskclip|residual_and_mlp=1": by_token("maskclip_full"),
-            "trans_mm|": features.tensor("trans_mm_logit"),
-            "trans_mm|target=difference": features.tensor("trans_mm_difference"),
-        }
-        return {name: Output(maps=values) for name, values in maps.items()}
+        found = {k: methods.token_map(features.tensor(name), *how) for k, name in tokens.items()}
+        found |= {k: features.tensor(name) for k, name in maps.items()}
+        return {name: Output(maps=values) for name, values in found.items()}
 
     found = category.measured("generic", lambda: detect, other_localization_extractor(category))
     return [category.record(v, "pixel", *k.removesuffix("/pixel").split("|")) for k, v in found.items()]
@@ -195,19 +182,10 @@ def few_shot_design(settings: Settings, dataset: str) -> tuple[Sequence[int], Se
 
 
 def few_shot_detector(
-    category: Category,
-    shots: Sequence[int],
-    variants: Sequence[str] = FULL,
-    *,
-    fuse: str = "harmonic",
-    aggregate: str = "harmonic",
-    layer_norm: bool = False,
+    category: Category, shots: Sequence[int], *, layer_norm: bool = False, **options: object
 ) -> Detector:
-    """WinCLIP+ for each draw of references: outputs `<variant>|<shots>|<seed>`.
-
-    variants, fuse, aggregate: of `methods.winclip_plus`. layer_norm: whether patch tokens pass the last layer
-        norm. The default is what the last block leaves; newer open_clip versions normalise it.
-    """
+    """WinCLIP+ for each draw of references: outputs `<variant>|<shots>|<seed>`. options: of
+    `methods.winclip_plus`. layer_norm: patch tokens pass the last layer norm, as in newer open_clip."""
     last, norm = f"layer/{category.encoder.depth}", category.encoder.model.visual.ln_post
     texts, grid = category.texts(), category.encoder.grid
 
@@ -217,7 +195,6 @@ def few_shot_detector(
 
     reference, draws = category.references(category.draws(shots), category.clip)
     memories = {k: methods.fit_references(reference, images, patches) for k, images in draws.items()}
-    options = {"variants": variants, "fuse": fuse, "aggregate": aggregate}
 
     def detect(features: TileFeatures) -> dict[str, Output]:
         language = methods.winclip(features, texts, grid, category.temperature)
@@ -233,9 +210,8 @@ def few_shot_detector(
 def few_shot_arrays(
     category: Category, shots: Sequence[int], variants: Sequence[str] = FULL, **options: object
 ) -> dict[str, np.ndarray]:
-    """What `experiment.measure` finds for each draw of references, `<variant>|<shots>|<seed>/...`; options as
-    in `few_shot_detector`."""
-    make = partial(few_shot_detector, category, shots, variants, **options)
+    """What `experiment.measure` finds of `few_shot_detector`, with its options."""
+    make = partial(few_shot_detector, category, shots, variants=variants, **options)
     return category.measured("few-shot", make, shots=shots, variants=list(variants), **options)
 
 
@@ -243,42 +219,34 @@ def few_shot(
     category: Category, shots: Sequence[int], variants: Sequence[str] = FULL, **options: object
 ) -> list[dict]:
     """WinCLIP+: Tables 1, 4, 5 and 6; the options are those of `few_shot_detector`."""
-    found = few_shot_arrays(category, shots, variants, **options)
-    records, ascore0 = [], _language_scores(category)
-    for (variant, where), values in _by_draw(found, "pixel"):
+    found, records = few_shot_arrays(category, shots, variants, **options), []
+    for variant, where, values in _by_draw(found, "pixel"):
         records.append(category.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
-    for (variant, where), values in _by_draw(found, "scores"):
-        if variant == variants[-1]:
-            both = (values + ascore0) / 2  # Eq. 6
-            for score, image in zip(SCORES, (values, ascore0, both), strict=True):
-                records.append(category.record(image, "image", "winclip_plus", f"score={score}", **where))
-            records += by_defect(category, both, "winclip_plus", **where)
+    for where, scores in few_shot_scores(category, found):
+        for score, values in zip(SCORES, scores, strict=True):
+            records.append(category.record(values, "image", "winclip_plus", f"score={score}", **where))
+        records += by_defect(category, scores[-1], "winclip_plus", **where)
     return records
 
 
 def few_shot_scores(
-    category: Category, shots: Sequence[int], variants: Sequence[str]
-) -> dict[tuple[int, int], np.ndarray]:
-    """WinCLIP+'s image scores by (shots, seed), as they are in `few_shot`'s records for the same design."""
-    found, ascore0 = few_shot_arrays(category, shots, variants), _language_scores(category)
-    return {
-        (where["shots"], where["seed"]): (values + ascore0) / 2
-        for (variant, where), values in _by_draw(found, "scores")
-        if variant in FULL
-    }
+    category: Category, found: Mapping[str, np.ndarray]
+) -> Iterator[tuple[dict, tuple[np.ndarray, ...]]]:
+    """Shots and seed of each draw, and its image scores in the order of `SCORES`. found: of
+    `few_shot_arrays`."""
+    language = clip(category.views(category.whole), category.texts(), category.temperature).scores
+    for variant, where, highest in _by_draw(found, "scores"):
+        if variant in FULL:
+            yield where, (highest, language, (highest + language) / 2)  # Eq. 6
 
 
-def _language_scores(category: Category) -> np.ndarray:
-    return clip(category.views(category.whole), category.texts(), category.temperature).scores
-
-
-def _by_draw(found: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[tuple[str, dict], np.ndarray]]:
-    """(name, shots and seed) and values of the arrays `<name>|<shots>|<seed>/<kind>`."""
+def _by_draw(found: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[str, dict, np.ndarray]]:
+    """Name, shots and seed, and values of the arrays `<name>|<shots>|<seed>/<kind>`."""
     for key, values in found.items():
         name, _, ending = key.rpartition("/")
         if ending == kind:
             name, k, seed = name.split("|")
-            yield (name, {"shots": int(k), "seed": int(seed)}), values
+            yield name, {"shots": int(k), "seed": int(seed)}, values
 
 
 def few_shot_baselines(
@@ -289,26 +257,26 @@ def few_shot_baselines(
     tiled: bool = False,
 ) -> list[dict]:
     """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
-    `baseline_detector`. tiled: on a network that is no CLIP too."""
+    `baseline_detector` and `as_baselines_see`."""
     category, extractor = as_baselines_see(category, backbone, tiled)
     make = partial(baseline_detector, category, shots, backbone, baselines)
-    options = {"shots": shots, "kinds": (), "methods": list(baselines)}
-    found = category.measured("baselines", make, extractor, **options)
+    own = {"shots": shots, "kinds": (), "methods": list(baselines)}
+    found = category.measured("baselines", make, extractor, **own)
     return [
         category.record(values, task, method, **where)
         for kind, task in (("scores", "image"), ("pixel", "pixel"))
-        for (method, where), values in _by_draw(found, kind)
+        for method, where, values in _by_draw(found, kind)
     ]
 
 
-def full_shot(category: Category, backbone: Backbone | None = None) -> list[dict]:
+def full_shot(category: Category, backbone: Backbone | None) -> list[dict]:
     """PatchCore with all normal training images (Table 2), once, because nothing is drawn."""
     one = replace(category, settings=replace(category.settings, reference_seeds=1))
     records = few_shot_baselines(one, [len(category.train)], backbone, ["patchcore"])
     return [{**record, "shots": FULL_SHOT} for record in records]
 
 
-def open_choices(category: Category, backbone: Backbone | None = None, joint: bool = False) -> list[dict]:
+def open_choices(category: Category, backbone: Backbone | None, joint: bool) -> list[dict]:
     """Choices that the paper leaves open, one at a time: zero-shot maps, and WinCLIP+ and the baselines with
     one reference. joint: also temperature and fusing together, for the first draw alone (`;draws=1`)."""
     size = 2 * min(category.encoder.image_size) // 3
@@ -324,12 +292,12 @@ def open_choices(category: Category, backbone: Backbone | None = None, joint: bo
         "whole=squash": category.seen("squash"),
         f"map_size={size}": changed(map_size=size),
     }
-    image = [r for r in zero_shot_classification(category) if r["method"] == "winclip"]
-    records = [record for record in image if record["variant"] in both]
+    image = zero_shot_classification(category)
+    records = [r for r in image if r["method"] == "winclip" and r["variant"] in both]
     found = {variant: zero_shot(other, False) + few_shot(other, [1]) for variant, other in both.items()}
     found["layer_norm=1"] = few_shot(category, [1], layer_norm=True)
-    for name, value in (("aggregate", "arithmetic"), ("fuse", "mean"), ("fuse", "none")):
-        found[f"{name}={value}"] = few_shot(category, [1], **{name: value})
+    found["aggregate=arithmetic"] = few_shot(category, [1], aggregate="arithmetic")
+    found |= {f"fuse={how}": few_shot(category, [1], fuse=how) for how in ("mean", "none")}
     if joint:
         found |= _temperature_and_fusing(category, found)
     if backbone is not None:
@@ -343,7 +311,6 @@ def open_choices(category: Category, backbone: Backbone | None = None, joint: bo
 
 def _temperature_and_fusing(category: Category, found: Mapping[str, list[dict]]) -> dict[str, list[dict]]:
     """WinCLIP+'s records by variant, where one draw is among those of `found` these; and the language's."""
-    blunt = replace(category, settings=replace(category.settings, temperature=0.28))
     known = {";fuse=mean": "fuse=mean", ";fuse=none": "fuse=none"}
     known |= {f"{name};fuse=harmonic": name for name in ("", "temperature=0.01", "temperature=0.07")}
     both = {
@@ -354,4 +321,4 @@ def _temperature_and_fusing(category: Category, found: Mapping[str, list[dict]])
         one = replace(category, settings=replace(category.settings, temperature=t, reference_seeds=1))
         both[f"temperature={t};fuse={fuse}"] = few_shot(one, [1], fuse=fuse)
     one_draw = {f"{name};draws=1": records for name, records in both.items()}
-    return one_draw | {"temperature=0.28": zero_shot(blunt, False)}
+    return one_draw | {"temperature=0.28": zero_shot(one, False)}

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from zsad_core.methods import detector, winclip
 from zsad_papers.baselines.backbones import Backbone
 from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
 from zsad_papers.common import galleries
@@ -17,7 +16,7 @@ from zsad_papers.common.experiment import ARRANGEMENT, Category
 from zsad_papers.common.galleries import Example, image_map
 from zsad_papers.common.plots import MARKERS, PALETTE, STYLE, dots, new_figure, or_placeholder
 from zsad_papers.common.tables import LABELS, mean_std
-from zsad_papers.winclip.experiments import few_shot_detector, within_images
+from zsad_papers.winclip.experiments import few_shot_detector, winclip_detector, within_images
 
 
 def example(
@@ -28,11 +27,9 @@ def example(
     backbone: Backbone | None = None,
 ) -> Example:
     """Maps of test image number `image` by WinCLIP, by WinCLIP+ for each of `shots`, and by baselines with
-    the first of `shots`. The references are the first seed's; the first of them is shown as `normal`
-    (black where there are none)."""
+    the first of `shots`. The references are the first seed's; the first of them is shown as `normal`."""
     seed = category.settings.seed
-    language = detector(winclip, category.texts(), category.encoder.grid, category.temperature)
-    maps = {"WinCLIP": image_map(category, category.clip, language, image)}
+    maps = {"WinCLIP": image_map(category, category.clip, winclip_detector(category), image)}
     if shots:
         plus = few_shot_detector(category, shots)
     for k in shots:
@@ -55,10 +52,8 @@ def typical(category: Category) -> int:
 
 
 def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[tuple[Category, int]]]:
-    """Failure cases of zero-shot WinCLIP in the paper's four groups (Figure 11), at most one image a category
-    in each, chosen by rule: the lowest pixel AUROC within the image of defects of arrangement, and of the
-    smallest tenth of all defects; the highest maximum in the map of a normal image; and of the images with a
-    pixel AUROC above the median the lowest pixel F1-max. Without categories no groups."""
+    """Failure cases of zero-shot WinCLIP in the paper's four groups (Figure 11), chosen by rule: at most one
+    image a category in each, those with the lowest scores. Without categories no groups."""
     if not categories:
         return {}
     images = galleries.together(map(within_images, categories))
@@ -151,12 +146,8 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
 @or_placeholder
 def effect_bars(frame: pd.DataFrame) -> Figure:
     """Changes from the default by option, a panel for each dataset and metric; markers by method."""
-    found = _changes(frame).query("variant != ''")
-    panels = [
-        found[(found["dataset"] == dataset) & (found["measure"] == measure)]
-        for dataset in dict.fromkeys(frame["dataset"])
-        for measure in ("image AUROC", "pixel AUROC", "pixel F1MAX")
-    ]
-    shown = pd.concat(panels).assign(panel=lambda own: own["dataset"] + ": " + own["measure"])
+    found = _changes(frame).query("variant != ''").sort_values(["dataset", "measure"], kind="stable")
+    found = found[found["measure"].isin(["image AUROC", "pixel AUROC", "pixel F1MAX"])]
+    shown = found.assign(panel=found["dataset"] + ": " + found["measure"])
     options = {"label": "variant", "value": "change", "group": "method", "panel": "panel"}
     return dots(shown, **options, xlabel="change (points)", reference=0, columns=3)

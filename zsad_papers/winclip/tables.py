@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from zsad_core import methods
 from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import auroc, f1_max
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common import results
+from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import encoder_of
 from zsad_papers.common.experiment import Category, run_experiment
 from zsad_papers.common.galleries import Example
@@ -69,12 +69,13 @@ def comparison_rows(
 
 def classwise_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of the six tables of supplement D for one dataset."""
-    main = main_records(records)
+    main, frames = main_records(records), []
     where = {"shots": [0, *shots], "method": ["winclip", "winclip_plus", "spade", "padim", "patchcore"]}
-    tables = {task: CLASSWISE[dataset, task] for task in ("image", "pixel")}
-    where |= {"keep": "both", "spread": PRINTED}
-    parts = (tidy(main, stand_in, own, task=t, metrics=list(own), **where) for t, own in tables.items())
-    return joined(parts)
+    for task in ("image", "pixel"):
+        own = CLASSWISE[dataset, task]
+        how = {"task": task, "metrics": list(own), "keep": "both", "spread": PRINTED}
+        frames.append(tidy(main, stand_in, own, **where, **how))
+    return joined(frames)
 
 
 def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
@@ -82,21 +83,18 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
     the published categories, then those of this run, then differences. beside: of `Page.compare`."""
     own = beside[beside["artifact"] == artifact]
     metric, dataset, task = own[["metric", "dataset", "task"]].iloc[0]
-    shown = own.assign(
+    texts = {side: map(mean_std, own[side], own[f"{side}_std"]) for side in ("published", "measured")}
+    texts["difference"] = map("{:+.1f}".format, own["difference"])
+    cells = pd.DataFrame({side: list(values) for side, values in texts.items()}, index=own.index)
+    long = cells.where(own[list(cells)].notna()).assign(
         category=own["category"].str.replace("_", " "),
         shots=own["shots"].astype(str) + "-shot",
         method=own["method"].map(LABELS["method"]),
     )
-    order = pd.MultiIndex.from_frame(shown[["shots", "method"]], names=[None, None]).unique()
-    texts = {side: map(mean_std, own[side], own[f"{side}_std"]) for side in ("published", "measured")}
-    texts["difference"] = [f"{value:+.1f}" for value in own["difference"]]
-    blocks = {}
-    for name, cells in texts.items():
-        wide = shown.assign(text=list(cells))[own[name].notna()]
-        if len(wide):
-            table = wide.pivot(index="category", columns=["shots", "method"], values="text")
-            blocks[name] = table.reindex(wide["category"].unique()).reindex(columns=order)
-    frame = pd.concat(blocks, names=["", "category"]).fillna("-")
+    long = long.melt(["category", "shots", "method"], var_name="side", value_name="text")
+    keys = {"index": ["side", "category"], "columns": ["shots", "method"], "values": "text"}
+    wide = long.dropna().pivot_table(**keys, aggfunc="first", sort=False)
+    frame = wide.rename_axis(["", "category"]).rename_axis(columns=[None, None]).fillna("-")
     what = f"{task} {LABELS['metric'][metric]} on {LABELS['dataset'][dataset]}"
     caption = f"Table {artifact[1:]}: {what}, by category"
     stand_in = own.loc[own["measured_on"] != "", "measured_on"].unique()
@@ -106,41 +104,29 @@ def classwise_table(beside: pd.DataFrame, artifact: str) -> Table:
 
 def many_shot_rows(records: pd.DataFrame, stand_in: str) -> pd.DataFrame:
     """Rows of Table 2 that a run can give: WinCLIP, WinCLIP+ and PatchCore with all normal images."""
-    main = main_records(records)
-    ours = main["method"].isin(["winclip", "winclip_plus"]) & main["shots"].isin([0, 1, 4])
-    everything = (main["method"] == "patchcore") & (main["shots"] == FULL_SHOT)
-    return tidy(pd.concat([main[ours], main[everything]]), stand_in, "T2", metrics=["auroc"])
+    own = {"winclip": [0], "winclip_plus": [1, 4], "patchcore": [FULL_SHOT]}
+    main, names = main_records(records), {"artifact": "T2", "metrics": ["auroc"]}
+    return joined(tidy(main, stand_in, method=method, shots=k, **names) for method, k in own.items())
 
 
 def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
-    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table; claims 30 and 39 need
-    defects of some kinds."""
-    zero = {"method": "winclip", "task": "image"}
-    few = {"method": "winclip_plus", "shots": shots, "metrics": ["auroc"]}
-    windows = ["", "wo_image_scale", "wo_mid_scale", "wo_small_scale", "wo_harmonic", "patch_token"]
-    if dataset == "visa":
-        parts = {
-            "T7": {"variant": ["", "specific_states"], "metrics": ["auroc"], **zero},
-            "suppA": {"variant": ["whole=center_crop", "whole=squash"], **zero},
-        }
-    else:
-        parts = {
-            "T3": {"variant": ["one_class", "two_class", "state_ens", "prompt_ens", "multi_crop"], **zero},
-            "T5": {"variant": [f"score={score}" for score in experiments.SCORES], **few},
-            "T6": {"variant": [f"maps={name}" for name in methods.MAPS], **few},
-            "T8": {"variant": [*windows, "image_tiling"], **zero, "task": "pixel"},
-            "sec4.3": {"variant": "defect=flip", "keep": "categories"},
-        }
-    parts["suppC"] = {"variant": ["defect=arrangement", "defect=other"], "metrics": ["auroc"]}
-    wanted = {artifact: {"keep": "both", **where} for artifact, where in parts.items()}
-    return joined(tidy(records, stand_in, artifact, **where) for artifact, where in wanted.items())
+    """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table: `ablations.csv`, where
+    `default` is the method itself. shots: of WinCLIP+."""
+    frames, table = [], load_claims("winclip", "ablations.csv")
+    for row in table[table["dataset"].isin([dataset, ""])].itertuples(index=False):
+        own = {"method": row.method, "task": row.task, "metrics": row.metrics}
+        where = {column: value.split(" | ") for column, value in own.items() if value}
+        where |= {"shots": shots} if row.method == "winclip_plus" else {}
+        variants = row.variants.replace("default", "").split(" | ")
+        frames.append(tidy(records, stand_in, row.artifact, variant=variants, keep=row.keep, **where))
+    return joined(frames)
 
 
 def patchcore_rows(
     settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, stand_in: str
 ) -> pd.DataFrame:
     """Rows of Table S8: PatchCore on its own backbone and on the CLIP, beside WinCLIP+."""
-    name = f"backbone={published_name(encoder)}"
+    name = f"backbone={published_name(encoder.model_id)}"
     is_clip = settings.backbone == "clip"  # then patchcore on it is among the records
     options = (settings.shots, None, ["patchcore_last"] if is_clip else ["patchcore", "patchcore_last"])
     on_clip = run_experiment(settings, encoder, "mvtec", experiments.few_shot_baselines, *options)
@@ -151,7 +137,7 @@ def patchcore_rows(
     parts = [pd.concat([on_clip.replace({"method": renamed}), plus]).assign(variant=name)]
     if not is_clip:
         own = main_records(records).query("method == 'patchcore'")
-        parts.append(own.assign(variant=f"backbone={PUBLISHED.get(settings.backbone, settings.backbone)}"))
+        parts.append(own.assign(variant=f"backbone={published_name(settings.backbone)}"))
     return tidy(pd.concat(parts), stand_in, "S8", shots=settings.shots, spread=PRINTED)
 
 
@@ -160,13 +146,13 @@ PUBLISHED |= {"tf_efficientnet_lite0": "efficientnet_lite0", "clip": "tokens_of_
 """A backbone's name in the paper's tables."""
 
 
-def published_name(encoder: ClipEncoder) -> str:
-    return PUBLISHED.get(encoder.model_id, encoder.model_id.split("@")[0].replace("-", "_").lower())
+def published_name(model: str) -> str:
+    return PUBLISHED.get(model, model.split("@")[0].replace("-", "_").lower())
 
 
 def baseline_labels(settings: Settings) -> dict[str, dict[str, str]]:
     """Names of the few-shot baselines that tell the network which this run gives them."""
-    network = PUBLISHED.get(settings.backbone, settings.backbone).replace("_", " ")
+    network = published_name(settings.backbone).replace("_", " ")
     names = {name: LABELS["method"][name] for name in ("spade", "padim", "patchcore")}
     return {"method": {name: f"{label} (measured on {network})" for name, label in names.items()}}
 
@@ -175,7 +161,7 @@ def backbone_rows(
     settings: Settings, encoder: ClipEncoder, records: pd.DataFrame, stand_in: str
 ) -> pd.DataFrame:
     """Rows of Table S9: single-crop WinCLIP on this run's CLIP and on `settings.clip_backbones`."""
-    of_run = {published_name(encoder): records}
+    of_run = {published_name(encoder.model_id): records}
     for name, text in settings.clip_backbones.items():
         if name not in of_run:
             model, weights = text.split()
@@ -196,24 +182,20 @@ def open_choice_rows(settings: Settings, encoder: ClipEncoder, dataset: str, sta
 
 
 def failure_rows(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of claim 40, Spearman's correlation of a defect's size with how well it is found, and of claim 43,
-    the image AUROC by the maxima of the maps; and the anomalous images, as in `within_images`, with dataset
-    and category. Without categories both are empty."""
+    """Rows of claims 40 (Spearman's correlation of a defect's size with how well it is found) and 43 (image
+    AUROC by the maxima of the maps); and the anomalous images as of `within_images`. Both may be empty."""
     from scipy.stats import spearmanr  # here: it takes as long as pandas
 
     keys = ["dataset", "category"]
-    parts = {
-        (category.dataset.name, category.name): experiments.within_images(category) for category in chosen
-    }
+    parts = {(own.dataset.name, own.name): experiments.within_images(own) for own in chosen}
     if not parts:
         return joined([]), pd.DataFrame(columns=[*keys, "area", "auroc"])
     images = pd.concat(parts, names=keys).reset_index(keys)
     own = {"paper": "winclip", "artifact": "suppC", "method": "winclip", "keep": "mean"}
     frames = []
     for dataset, part in images.groupby("dataset", sort=False):
-        maxima = part.groupby("category")[["label", "maximum"]].apply(
-            lambda c: auroc(c["label"], c["maximum"])
-        )
+        categories = part.groupby("category")[["label", "maximum"]]
+        maxima = categories.apply(lambda own: auroc(own["label"], own["maximum"]))
         values = maxima.rename("auroc").reset_index()
         frames.append(rows(values, dataset=dataset, variant="score=max_map", **own))
     images = images.dropna()
@@ -225,14 +207,15 @@ def failure_rows(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame
 def figure_rows(shown: Sequence[tuple[Category, Example]]) -> pd.DataFrame:
     """Rows of claim 41: the best pixel F1 of each map of Figure 5 within its image, over the pixels that all
     methods see; none of an image whose defect lies outside of them."""
-    frames, compared = [], {f"{LABELS['method'][m]} (1)": m for m in FIGURE_5}
+    frames = []
     for category, example in shown:
-        seen = np.all([np.isfinite(example.maps[name]) for name in compared], axis=0)
-        names = {"dataset": category.dataset.name, "variant": "figure=5", "shots": 1, "keep": "categories"}
-        names |= {"paper": "winclip", "artifact": "F5", "task": "pixel"}
-        for name, method in compared.items() if example.mask[seen].any() else ():
-            value = f1_max(example.mask[seen], example.maps[name][seen])
-            values = pd.DataFrame([{"category": category.name, "f1max": value}])
+        maps = {name: example.maps[f"{LABELS['method'][name]} (1)"] for name in FIGURE_5}
+        seen = np.all(np.isfinite(list(maps.values())), axis=0)
+        mask = example.mask[seen]
+        names = {"paper": "winclip", "artifact": "F5", "dataset": category.dataset.name, "task": "pixel"}
+        names |= {"variant": "figure=5", "shots": 1, "keep": "categories"}
+        for method, found in maps.items() if mask.any() else ():
+            values = pd.DataFrame([{"category": category.name, "f1max": f1_max(mask, found[seen])}])
             frames.append(rows(values, method=method, **names))
     return joined(frames)
 

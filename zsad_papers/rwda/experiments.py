@@ -40,10 +40,10 @@ Runs = Mapping[int, np.ndarray]
 """Scores (n,) of the test images by seed; one entry for a score without randomness."""
 
 
-def pool(settings: Settings, encoder: ClipEncoder, normal: str = "a", anomaly: str = "a damaged") -> Pair:
-    """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d)."""
-    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    options |= {"normal": normal, "anomaly": anomaly}
+def pool(settings: Settings, encoder: ClipEncoder, **words: str) -> Pair:
+    """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d). words:
+    `normal` and `anomaly` of `random_word_prompts`."""
+    options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet], **words}
     return random_word_embeddings(encoder, settings.cache_dir, settings.pool_pairs, **options)
 
 
@@ -92,18 +92,17 @@ def prompt_scores(
     settings: Settings,
     encoder: ClipEncoder,
     *,
-    normal: str = "a",
-    anomaly: str = "a damaged",
     known: bool = False,
     multi_crop: bool = True,
-    literal: bool = False,
+    **words: object,
 ) -> np.ndarray:
     """s_pr of each image (n,), the mean over its views (Sec. 3.1). known: the category's name replaces
-    "object". The temperature is the profile's, or the model's own; the paper's 0.01 is that of its model."""
+    "object". words: of `prompt_pair`. The temperature is the profile's, or the model's own; the paper's 0.01
+    is that of its model."""
     if not images.categories:
         return np.empty(0)
     names = [object_name(c) if known else "object" for c in images.categories]
-    sentences = [s for name in names for s in prompt_pair(name, normal, anomaly, literal=literal)]
+    sentences = [s for name in names for s in prompt_pair(name, **words)]
     texts = text_embeddings(encoder, sentences, settings.cache_dir).reshape(len(names), 2, -1)
     temperature = settings.temperature or encoder.temperature
     scores = np.empty(len(images.meta))

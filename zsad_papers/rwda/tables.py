@@ -131,9 +131,9 @@ def word_pair_rows(images: TileFeatures, settings: Settings, encoder: ClipEncode
     """Table 4: AUROC of CLIP and of CLIP + RWDA for the 16 word pairs, object unknown."""
     test, frames = images.select(split="test"), []
     for normal, anomaly in WORD_PAIRS:
-        guided = prompt_scores(test, settings, encoder, normal=normal, anomaly=anomaly)
-        texts = experiments.pool(settings, encoder, normal, anomaly)
-        fnns = experiments.default_runs(settings, encoder, texts)
+        words = {"normal": normal, "anomaly": anomaly}
+        guided = prompt_scores(test, settings, encoder, **words)
+        fnns = experiments.default_runs(settings, encoder, experiments.pool(settings, encoder, **words))
         both = sum_scores(guided, {seed: fnn_scores(test, fnn) for seed, fnn in fnns.items()})
         for method, runs in {"clip": {settings.seed: guided}, "clip_rwda": both}.items():
             frames.append(score_rows(test, runs, "T4", method, variant=f"normal={normal};anomaly={anomaly}"))

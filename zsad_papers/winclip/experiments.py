@@ -37,8 +37,7 @@ SCORES = ("max_map", "ascore0", "ascore0+max_map")
 def zero_shot_classification(category: Category) -> list[dict]:
     """Zero-shot image scores: Tables 1, 3 and 7, and options of the prompts."""
     views, texts, two = category.views(), category.texts(), category.texts("two_class")
-    # the whole-tile view of each tile
-    whole = views[:, ::6] if views.shape[1] % 6 == 0 and views.shape[1] > 6 else views[:, :1]
+    whole = views[:, ::6]  # of each tile the view without a crop
 
     def score(views: np.ndarray, texts: Texts, temperature: float = category.temperature) -> np.ndarray:
         return clip(views, texts, temperature).scores
@@ -242,11 +241,10 @@ def few_shot_scores(
 
 def _by_draw(found: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[str, dict, np.ndarray]]:
     """Name, shots and seed, and values of the arrays `<name>|<shots>|<seed>/<kind>`."""
-    for key, values in found.items():
-        name, _, ending = key.rpartition("/")
-        if ending == kind:
-            name, k, seed = name.split("|")
-            yield name, {"shots": int(k), "seed": int(seed)}, values
+    for key in found:
+        if key.endswith(f"/{kind}"):
+            name, k, seed = key.removesuffix(f"/{kind}").split("|")
+            yield name, {"shots": int(k), "seed": int(seed)}, found[key]
 
 
 def few_shot_baselines(

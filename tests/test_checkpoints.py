@@ -46,12 +46,9 @@ def test_every_form_of_file_gives_the_same_weights(tmp_path, monkeypatch, clip, 
         several = {f"module.{key}": tensor for key, tensor in state.items()}
         content = {"torch": state, "checkpoint": {"epoch": 3, "state_dict": state}}
         torch.save(content.get(form, {"state_dict": several}), path)
-    other, apart = open_clip.CLIP(**TINY), open_clip.CustomTextCLIP(**TINY)
+    other = open_clip.CLIP(**TINY)
     load_weights(other, path, "tiny")
     torch.testing.assert_close(other.state_dict(), state, rtol=0, atol=0)
-    load_weights(apart, path, "tiny")
-    ids = torch.randint(1, 99, (2, 77))
-    torch.testing.assert_close(apart.eval().encode_text(ids), clip.eval().encode_text(ids))
 
 
 def save_torchscript(clip, path):

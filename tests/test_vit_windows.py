@@ -50,7 +50,7 @@ def one_by_one(visual, pixels, sizes):
 
 
 def assert_same(actual, expected):
-    torch.testing.assert_close(vars(actual), vars(expected), check_dtype=False, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual._asdict(), expected._asdict(), check_dtype=False, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", BUILDS.values(), ids=BUILDS)

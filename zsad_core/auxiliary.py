@@ -48,8 +48,7 @@ class Auxiliary:
     def batch(
         self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"
     ) -> Batch:
-        """The images at these places (b,), in this order. head, patches: the arrays that are read, the latter
-        `<patches>/<layer>`."""
+        """The images at these places (b,); read are the arrays `<head>` and `<patches>/<layer>`."""
         starts = np.cumsum([0, *(len(part["masks"]) for part in self.parts)])
         numbers = np.searchsorted(starts, rows, "right") - 1
 
@@ -70,10 +69,9 @@ def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | 
     lacking = images.meta["image"][(images.meta["label"] == 1) & (images.meta["mask"] == "")]
     anomalous = images.labels.sum()
     if 0 < len(lacking) < anomalous:
-        raise ValueError(
-            f"{images.name}: {len(lacking)} of {anomalous} anomalous images have no mask, the first is "
-            f"{lacking.iloc[0]}; give masks for all, or for none to learn from image labels alone"
-        )
+        found = f"{len(lacking)} of {anomalous} anomalous images have no mask, the first is {lacking.iloc[0]}"
+        advice = "give masks for all, or for none to learn from image labels alone"
+        raise ValueError(f"{images.name}: {found}; {advice}")
     found = compute_features(extractor, images, cache_dir, whole="squash")
     size, folder = extractor.network.image_size, Path(cache_dir) / "masks"
     parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]

@@ -21,11 +21,10 @@ from safetensors.numpy import save
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_path)`, then rename the file to `path` in one step.
+    """Call `write(temporary_path)`, then rename the file to `path` in one step; missing folders are made.
 
-    Readers see the old file or the whole new one. On any error, a full disk or Ctrl-C included, the temporary
-    file is removed and `path` stays as it was. Missing folders are made. The temporary file lies in the same
-    folder, because only then is a rename atomic. It has the suffix of `path`, which may choose the format.
+    On any error, a full disk or Ctrl-C included, the temporary file is removed and `path` stays as it was. It
+    lies in the same folder, because only then is a rename atomic, and keeps the suffix, a choice of format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +46,8 @@ def sha256_of(path: str | Path) -> str:
 
 
 def content_key(**parts: Any) -> str:
-    """First 32 hexadecimal digits of the SHA-256 of the parts, written as canonical JSON.
-
-    Parts are strings, numbers, booleans, None, and lists and dicts of these; the order of names does not
-    matter. Raises TypeError for anything else, ValueError for NaN and infinity: both have no canonical JSON.
-    """
+    """First 32 hexadecimal digits of the SHA-256 of the parts, written as canonical JSON. Raises TypeError
+    for what JSON does not have, ValueError for NaN and infinity."""
     return hashlib.sha256(_canonical_json(parts).encode()).hexdigest()[:32]
 
 
@@ -67,8 +63,7 @@ def cached_arrays(
 
     `parts` must name everything that the arrays depend on; they are also in the file's metadata. A file that
     is cut off, damaged or made from other parts is computed again, with a RuntimeWarning. Arrays are numeric
-    or boolean, sorted by name and memory-mapped: changes stay in memory. If two processes compute one key,
-    the last file stays.
+    or boolean, sorted by name and memory-mapped: changes stay in memory.
     """
     path, written_parts = cache_file(folder, name, parts), _canonical_json(parts)
     if path.exists():

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, download_pretrained_from_url
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file
@@ -31,6 +30,9 @@ SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of z
 # hub entry of ViT-B-16-plus-240's laion400m_e32 points at epoch 31, so a tag proves nothing.
 with (SHIPPED / "pinned.csv").open(encoding="utf-8") as _file:
     PINNED = {(row["architecture"], row["tag"]): (row["url"], row["sha256"]) for row in csv.DictReader(_file)}
+
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
+"""What a text tower is told that is causal, has CLIP's tokenizer and is read at the end token."""
 
 
 def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -46,16 +48,16 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
         if model != "zsad-mini":
             model_id = f"{path.stem}@{content_key(config=config, preprocess=preprocess)[:12]}"
     elif (config := open_clip.get_model_config(model_id)) is None:
-        close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0.5)
+        close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0)
+        expected = f"the path of a .json config, or an architecture of open_clip such as {', '.join(close)}"
+        raise ValueError(f"unknown model {model_id!r}; expected 'zsad-mini', {expected}")
+    foreign = {"multimodal_cfg", "custom_text"} & config.keys() | {"timm_model_name"} & {
+        *config["vision_cfg"]
+    }
+    if foreign := foreign | config["text_cfg"].keys() - PLAIN_TEXT:
+        expected = "open_clip's own Vision Transformer or ResNet and text tower, such as ViT-B-16-plus-240"
         raise ValueError(
-            f"unknown model {model_id!r}; expected 'zsad-mini', the path of a .json config, or an "
-            f"architecture of open_clip{', such as ' + ', '.join(close) if close else ''}"
-        )
-    foreign = {"timm_model_name", "hf_model_name", "hf_tokenizer_name"}
-    if "multimodal_cfg" in config or foreign & {*config["vision_cfg"], *config["text_cfg"]}:
-        raise ValueError(
-            f"{model_id} is no CLIP with open_clip's own Vision Transformer or ResNet, text tower and "
-            "tokenizer; choose one such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu or RN50-quickgelu"
+            f"{model_id} is no CLIP with {expected}; its config has {', '.join(sorted(foreign))}"
         )
     return model_id, config, preprocess
 
@@ -73,13 +75,6 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, content.get("preprocess_cfg", {})
 
 
-def build(config: dict[str, Any]) -> nn.Module:
-    """The network of an open_clip config with fresh weights, drawn from torch's global random state."""
-    config = dict(config)
-    custom_text = config.pop("custom_text", False)
-    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
-
-
 def resize_grid(model: nn.Module, image_size: int) -> None:
     """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings.
 
@@ -88,10 +83,8 @@ def resize_grid(model: nn.Module, image_size: int) -> None:
     """
     visual = model.visual
     if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
-        raise ValueError(
-            f"image_size={image_size}: only a Vision Transformer with learned positions takes images of "
-            "another size; leave image_size out"
-        )
+        able = "only a Vision Transformer with learned positions takes images of another size"
+        raise ValueError(f"{image_size=}: {able}; leave image_size out")
     patch = visual.patch_size[0]
     if image_size < patch or image_size % patch:
         raise ValueError(f"image_size={image_size}: expected a multiple of the patch edge, {patch} pixels")
@@ -142,10 +135,8 @@ def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
     """open_clip's entry of a pretrained tag, if it is one of this model and of its activation."""
     tags = open_clip.list_pretrained_tags_by_model(model)
     if weights not in tags:
-        raise ValueError(
-            f"weights={weights!r} is neither an existing file nor a pretrained tag of {model}; its tags: "
-            f"{', '.join(tags) or 'none'}. 'random' gives seeded random weights; only zsad-mini has its own"
-        )
+        found = f"{weights=} is neither an existing file nor a pretrained tag of {model}"
+        raise ValueError(f"{found}; its tags: {', '.join(tags) or 'none'}. 'random' gives random weights")
     config = open_clip.get_pretrained_cfg(model, weights)
     if config.get("quick_gelu", False) != quick_gelu:
         raise ValueError(f"{weights!r} names {_other_activation(model, quick_gelu)}")
@@ -168,17 +159,12 @@ def fetch(model: str, tag: str, address: str, download: Callable[[], str]) -> tu
     try:
         path = Path(download_pretrained_from_url(address) if expected else download())
     except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"weights {tag!r} of {model} could not be fetched ({error}). Without a network, fetch {address} "
-            "on another machine and pass the file's path as weights; 'random' needs none"
-        ) from error
+        advice = f"Without a network, fetch {address} elsewhere and pass the file's path as weights"
+        raise OSError(f"weights {tag!r} of {model} could not be fetched ({error}). {advice}") from error
     actual = _checked(path, expected, "delete it and load the tag again")
     if not expected:
-        warnings.warn(
-            f"no checksum is pinned for weights {tag!r} of {model}; loaded {path} with SHA-256 {actual}. "
-            "To have the same file next time, pass its path as weights",
-            stacklevel=4,
-        )
+        loaded = f"loaded {path} with SHA-256 {actual}. Pass its path to have the same file next time"
+        warnings.warn(f"no checksum is pinned for weights {tag!r} of {model}; {loaded}", stacklevel=4)
     return path, actual
 
 
@@ -200,8 +186,6 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     beside = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # OpenAI's, no weights
     state = {key: tensor for key, tensor in state.items() if key not in beside}
-    if hasattr(model, "text"):
-        state = convert_to_custom_text_state_dict(state)
     expected = model.state_dict()
     for key in {"logit_scale", "logit_bias"} & expected.keys() & state.keys():
         if state[key].numel() == 1:
@@ -230,10 +214,9 @@ def read_content(path: Path) -> Any:
             return _read_torchscript(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, or is no weights file; it was not read, because loading it "
-            f"could run code. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
-        ) from error
+        found = f"{path} holds more than tensors, or is no weights file, and loading it could run code"
+        advice = f"Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+        raise ValueError(f"{found}. {advice}") from error
     except Exception as error:  # each reader has its own for a damaged file
         raise ValueError(f"weights file {path} is cut off or damaged: {error!r}") from error
 

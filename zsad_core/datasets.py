@@ -64,8 +64,7 @@ class Digests:
 class AnomalyDataset:
     """Images, masks and labels of a prepared folder, or of a part of it. Index i counts the rows of `meta`.
 
-    name: the folder's; `folder/category` if one category stands in for a published dataset, so it is no file
-    name: that is `root.name`. digests: of its files, shared by all parts.
+    name: the folder's, or `folder/category` if one category stands in for a published dataset.
     """
 
     root: Path
@@ -78,12 +77,10 @@ class AnomalyDataset:
 
     @property
     def categories(self) -> list[str]:
-        """Names of the categories, in the order of meta.csv."""
         return self.meta["category"].unique().tolist()
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) 0 normal, 1 anomalous."""
         return self.meta["label"].to_numpy(int)
 
     @property
@@ -98,10 +95,8 @@ class AnomalyDataset:
         for column, value in (("category", category), ("split", split)):
             keep &= value is None or self.meta[column] == value
         if not keep.any():
-            raise ValueError(
-                f"{self.name} has no images with category={category!r} and split={split!r}: expected one of "
-                f"{', '.join(self.categories)}, and 'train' or 'test'"
-            )
+            expected = f"expected one of {', '.join(self.categories)}, and 'train' or 'test'"
+            raise ValueError(f"{self.name} has no images with {category=} and {split=}: {expected}")
         return self.where(keep)
 
     def limit(self, n: int) -> AnomalyDataset:
@@ -120,7 +115,6 @@ class AnomalyDataset:
         return [self.where(slice(i, i + size)) for i in range(0, len(self), size)]
 
     def image(self, i: int) -> Image.Image:
-        """Image i in RGB; errors as in `read_image`."""
         return read_image(self.root / self.meta["image"].iloc[i])
 
     def size(self, i: int) -> tuple[int, int]:
@@ -148,16 +142,13 @@ def load_dataset(root: str | Path, digests: str | Path | None = None) -> Anomaly
     """Read and check a prepared folder, whose name becomes the dataset's.
 
     digests: a folder where those of its files are kept between runs (`Digests`); None: nowhere.
-    Raises FileNotFoundError when the folder, its meta.csv or a file named there is missing, and ValueError
-    for a meta.csv with other values than COLUMNS says, or paths that leave the folder.
+    Raises FileNotFoundError for a missing folder, meta.csv or file named there, ValueError for other values.
     """
     root = Path(root)
     file = root / "meta.csv"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"no prepared dataset {root.name!r}: {file if root.is_dir() else root} does not exist. "
-            f"{how_to_prepare(root.name)}, or correct the path"
-        )
+        found = f"no prepared dataset {root.name!r}: {file if root.is_dir() else root} does not exist"
+        raise FileNotFoundError(f"{found}. {how_to_prepare(root.name)}, or correct the path")
     try:
         # all text: category "01" stays "01" and a category called "nan" stays a name
         options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
@@ -177,8 +168,7 @@ def how_to_prepare(name: str) -> str:
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask (H, W) bool stretched to (h, w): bilinear with antialiasing, then more than one half.
 
-    AnomalyCLIP's code resizes masks to the model's input like this, for training and for metrics. A small
-    defect can shrink or vanish. A mask that has the size already is not changed.
+    AnomalyCLIP's code does so, for training and for metrics. A small defect can shrink or vanish.
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
@@ -205,10 +195,8 @@ def _check_rows(meta: pd.DataFrame, file: Path) -> None:
     named = dict.fromkeys([*meta["image"], *meta["mask"]])
     missing = [path for path in named if path and not (file.parent / path).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"{file} names {len(missing)} file(s) that do not exist below {file.parent}: {_shown(missing)}. "
-            "Prepare the dataset again, or remove these rows"
-        )
+        found = f"{file} names {len(missing)} file(s) that do not exist beside it: {_shown(missing)}"
+        raise FileNotFoundError(f"{found}. Prepare the dataset again, or remove these rows")
 
 
 def _is_inside(path: str) -> bool:

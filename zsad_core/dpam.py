@@ -1,8 +1,7 @@
 """Diagonally prominent attention, DPAM: local features beside the untouched path (AnomalyCLIP, Sec. 3.3, C).
 
 From block `first` on a local path runs beside the tower's ordinary one. It adds up what each block's
-attention would give if every token looked for tokens like itself: the weights are the softmax of v v^T (or
-q q^T, k k^T) instead of q k^T; the values and the output projection are the block's own.
+attention would give if the weights were the softmax of v v^T (or q q^T, k k^T) instead of q k^T.
 
     h_l = h' + MLP_l(LN2_l(h')),  h' = h_{l-1} + Out_l(softmax(q k^T / sqrt(64)) v)       the ordinary path
     d_l = d_{l-1} + Out_l(softmax(v v^T / sqrt(64)) v),  d_{first-1} = h_{first-1}         the local path
@@ -50,7 +49,6 @@ def dual_path(
     layers: 1-based blocks, or none, whose tokens are returned as they leave the block, without norm or
         projection. Those below `first` are the ordinary path's.
     first: first block of the local path; 6 of 24 in the paper. "qk" has no local path and ignores it.
-    Raises ValueError for a block that does not exist or has another build.
     """
     blocks, diagonal = visual.transformer.resblocks, [kind for kind in kinds if kind != "qk"]
     check_blocks(blocks, layers or (1,), first if diagonal else 1)
@@ -73,10 +71,7 @@ def dual_path(
 
 
 def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """For each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column).
-
-    pixels: (n, 3, H, W). Each kind of one block takes 4 n heads t^2 bytes, so a few images at a time.
-    """
+    """For each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column)."""
     x = visual._embeds(pixels)  # (n, t, width)
     for block in visual.transformer.resblocks:
         parts = dict(zip("qkv", heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from zsad_core.devices import Precision, choose_device, fast_products
 from zsad_core.dpam import attention_kinds, dual_path, plain_blocks, run_block
 from zsad_core.images import to_rgb
-from zsad_core.text import causal_text_tower, cut, read_ends
+from zsad_core.text import cut, read_ends
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
 
-# Numbers in the residual stream of one batch, which bounds the memory. On a CPU half a million stay in its
-# cache, so small batches are faster as well; windows share more work in larger ones.
+# Numbers in the residual stream of one batch, which bounds the memory. Half a million stay in a CPU's cache,
+# so small batches are faster as well; windows share more work in larger ones.
 _NUMBERS_PER_BATCH = {"cpu": 2**19, "gpu": 2**25}
 _WINDOW_NUMBERS = {"cpu": 11 * 2**17, "gpu": 2**25}
 
@@ -43,12 +43,10 @@ def load_encoder(
         path of a checkpoint (safetensors, a torch file of tensors, or a TorchScript archive of OpenAI); or
         "random". Checked by SHA-256 where it is known, by names and shapes always. No unknown code runs.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or a torch device.
-    precision: "fp32", or "bf16": matrix products in bfloat16, on GPUs that have it and on CPUs with AMX.
-        Embeddings stay float32; about two digits of them remain.
+    precision: "fp32", or "bf16": matrix products in bfloat16, which leave two digits of the embeddings.
     seed: of random weights. The global random state is left as it was.
     image_size: edge of the square input in pixels when it is not the architecture's own; the position
         embeddings are resized (`checkpoints.resize_grid`). AnomalyCLIP gives 518 to a model of 336.
-
     Raises ValueError for an unknown architecture, or weights that are not there or do not belong to it (other
     shapes, another activation or checksum); OSError for a tag that cannot be downloaded.
 
@@ -66,7 +64,7 @@ def load_encoder(
     source = checkpoints.locate_weights(str(model), weights, config.get("quick_gelu", False), seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' generators
-        network = checkpoints.build(config)
+        network = open_clip.CLIP(**config)
     if source.path is not None:
         checkpoints.load_weights(network, source.path, model_id)
     if image_size is not None and to_2tuple(network.visual.image_size) != (image_size, image_size):
@@ -84,18 +82,15 @@ class ClipEncoder:
     Every embed_* takes any number of inputs, works in batches of bounded memory, and returns float32 rows on
     the CPU, L2-normalised unless normalize=False.
 
-    Attributes:
-        model: the open_clip module, frozen, in eval mode. tokenizer: open_clip's for this model.
-        image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). A ResNet
-            (is_resnet) has the cells of its last feature map instead of patches.
-        dim: d, the width of the joint space. depth, width: blocks of the image tower and numbers in one of
-            its tokens. A ResNet has depth 0.
-        has_class_token: whether the image's embedding is its class token, so that patches have one too.
-        text_tower: the module with the text tower's parts. text_depth: its blocks. context_length: the tokens
-            that it reads.
-        temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
-        model_id, weights_id: names made of content, to key caches with. weights_sha256: None for random ones.
-        transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
+    image_size, patch_size: (height, width) in pixels. grid: patches in (rows, columns). A ResNet
+        (is_resnet) has the cells of its last feature map instead of patches.
+    dim: d, the width of the joint space. depth, width: blocks of the image tower (0 for a ResNet) and
+        numbers in one of its tokens.
+    has_class_token: whether the image's embedding is its class token.
+    text_tower: what holds the text tower's parts. text_depth: its blocks. context_length: in tokens.
+    temperature: 1 / exp(logit_scale) of the weights: 0.01 in most trained CLIPs, 0.07 at initialisation.
+    model_id, weights_id: names made of content, to key caches with. weights_sha256: None for random ones.
+    transform: what `preprocess` does to an RGB image; without the model, so other processes can have it.
     """
 
     def __init__(
@@ -126,8 +121,7 @@ class ClipEncoder:
         self.depth = 0 if self.is_resnet else len(visual.transformer.resblocks)
         self.width: int = visual.conv1.out_channels
         self.has_class_token = not self.is_resnet and visual.pool_type == "tok" and visual.attn_pool is None
-        self.text_tower = causal_text_tower(model, tokenizer)
-        self.text_depth = len(self.text_tower.transformer.resblocks)
+        self.text_tower, self.text_depth = model, len(model.transformer.resblocks)
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
         preprocess = merge_preprocess_dict(PreprocessCfg(), {**preprocess, "size": self.image_size})
@@ -145,12 +139,8 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str], normalize: bool = True) -> Tensor:
-        """(n, d) embeddings of n prompts; (0, d) for none.
-
-        Equal to open_clip's `encode_text` up to rounding, in less time: equal prompts are encoded once, in
-        batches by length, without the padding after the end token. A prompt longer than the context loses its
-        end as in open_clip, with a warning.
-        """
+        """(n, d) embeddings of n prompts: open_clip's `encode_text` in less time, since equal prompts are
+        encoded once and without padding. One longer than the context loses its end, with a warning."""
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise TypeError(f"embed_text expects a list of sentences, got {prompts!r:.80}")
         unique = list(dict.fromkeys(prompts))
@@ -178,8 +168,7 @@ class ClipEncoder:
         """(n, n_windows, d) embeddings of all windows of size x size patches (WinCLIP, section 4.2, Eq. 2).
 
         In the order of `windows.window_indices`. Patches outside a window are dropped before the transformer,
-        those inside keep the position that they have in the whole image, and the window's class token is
-        read. ResNets: `resnet_windows.embed_resnet`.
+        those inside keep their position, and the window's class token is read.
         """
         return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
@@ -189,9 +178,8 @@ class ClipEncoder:
     ) -> MultiScaleEmbeddings:
         """The whole image, all windows of several sizes and patch tokens, from one pass that shares the work.
 
-        pixels: (n, 3, H, W). whole: False leaves the whole image out.
-        layers: 1-based blocks whose patch tokens are returned as they leave the block, neither normalised
-            nor projected (WinCLIP's F^P is the last block's).
+        whole: False leaves the whole image out. layers: 1-based blocks whose patch tokens are returned as
+            they leave the block, neither normalised nor projected (WinCLIP's F^P is the last block's).
         Raises ValueError for a window larger than the grid or a block that does not exist.
         """
         from zsad_core.resnet_windows import embed_resnet
@@ -202,13 +190,12 @@ class ClipEncoder:
         elif layers:
             raise ValueError(f"layers={tuple(layers)}: {self.model_id} is a ResNet and has no patch tokens")
         chunk = max(1, _WINDOW_NUMBERS[self._memory] // self.width)
-        options = {"whole": whole, "layers": layers, "chunk_tokens": chunk}
         for batch in self._batches(pixels, math.prod(self.grid) * 3 * self.dim, _WINDOW_NUMBERS):
             if self.is_resnet:
                 found.append(MultiScaleEmbeddings(*embed_resnet(visual, batch, sizes), {}))
                 continue
             with self._computing():
-                found.append(embed_scales(visual, batch, sizes, **options))
+                found.append(embed_scales(visual, batch, sizes, whole, layers, chunk))
         return MultiScaleEmbeddings(
             F.normalize(torch.cat([part.image for part in found])[:n], dim=-1) if whole else None,
             {s: F.normalize(torch.cat([part.windows[s] for part in found])[:n], dim=-1) for s in sizes},
@@ -228,10 +215,9 @@ class ClipEncoder:
         """Global feature (n, d) and local features {block: (n, patches, d)} of one pass (AnomalyCLIP, 3.3).
 
         attention: "qk", the tower's own, or "vv", "qq", "kk" on a second path that starts at block `first`
-            (`dpam.dual_path`), or an ensemble such as "qq+kk+vv". layers: 1-based. Local features get the
-            last layer norm and the projection. An ensemble is the mean of its kinds' unit rows, so that its
-            cosine with a text is the mean of theirs (App. D): its rows are shorter than 1 and must not be
-            normalised again.
+            (`dpam.dual_path`), or an ensemble such as "qq+kk+vv": the mean of its kinds' unit rows, so that
+            its cosine with a text is the mean of theirs (App. D); do not normalise it again.
+        layers: 1-based. Local features get the last layer norm and the projection.
         final_norm: whether the global feature gets the last layer norm too. The paper does not say. The
             prompts that its authors released belong to features without.
         """
@@ -287,11 +273,9 @@ class ClipEncoder:
         """Images on the device, `bounds` // `numbers` at once; for no image a black one, to be cut off."""
         shape = (3, *self.image_size)
         if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.shape[1:] != shape:
-            found = f"{type(pixels).__name__} {tuple(getattr(pixels, 'shape', ()))}"
-            raise ValueError(
-                f"expected images as a float tensor (n, {', '.join(map(str, shape))}), got {found} of "
-                f"{getattr(pixels, 'dtype', None)}; stack what encoder.preprocess(image) returns"
-            )
+            kind, own = getattr(pixels, "dtype", type(pixels).__name__), tuple(getattr(pixels, "shape", ()))
+            expected = f"expected images as a float tensor (n, {', '.join(map(str, shape))})"
+            raise ValueError(f"{expected}, got {kind} {own}; stack what encoder.preprocess(image) returns")
         pixels = pixels if len(pixels) else pixels.new_zeros(1, *shape)
         for batch in pixels.split(max(1, bounds[self._memory] // numbers)):
             yield batch.to(self.device, torch.float32)

@@ -20,8 +20,7 @@ class FNN(nn.Module):
 
     dim: size of the embeddings. hidden: widths; the paper gives none, but among equal widths and among
     non-increasing powers of two only 256-256-256 adds the 0.30M parameters of Table 3.
-    normalize: bring inputs to length 1. False: the paper marks a normalised vector with a bar and writes the
-    FNN's inputs without it; give them raw (`embed_text(…, normalize=False)`).
+    normalize: bring inputs to length 1. The paper marks such vectors with a bar, the FNN's inputs have none.
 
     >>> sum(p.numel() for p in FNN(640).parameters())
     297473
@@ -60,10 +59,8 @@ class FNN(nn.Module):
     def _rows(self, embeddings: Array) -> torch.Tensor:
         """(n, d) or (n, v, d) -> (n * v, d), with the network in evaluation mode."""
         if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != self.dim:
-            raise ValueError(
-                f"embeddings of shape {tuple(embeddings.shape)}: expected (n, {self.dim}) or "
-                f"(n, v, {self.dim}), from the encoder whose text embeddings trained the network"
-            )
+            expected = f"(n, {self.dim}) or (n, v, {self.dim}), from the encoder that it was trained with"
+            raise ValueError(f"embeddings of shape {tuple(embeddings.shape)}: expected {expected}")
         self.eval()
         rows = to_tensor(embeddings, torch.float32).reshape(-1, self.dim)
         return F.normalize(rows, dim=-1) if self.normalize else rows
@@ -93,21 +90,19 @@ def train_fnns(
 
     normal, anomalous: (n, d), row i of both from pair i, raw.
     draws: {seed: pairs that its network learns from}, equally many each. A seed decides on weights, dropout
-        and order. Equal seeds, draws and embeddings give equal weights, up to rounding whoever is trained
-        beside, bit by bit in the same company on one machine; the global random state is left as it was.
+        and order. Equal inputs give equal weights, up to rounding whoever is trained beside, bit by bit in
+        the same company on one machine; the global random state is left as it was.
     decay: the learning rate "is decayed after 1 epoch", the paper says not how much; a tenth is usual.
-    same_pair, batch_size: see `paired_batches`. hidden, normalize: see `FNN`. dropout: the paper gives no
-        rate; 0.5 is that of the work that it cites.
-    Returns networks in evaluation mode, on the CPU: they are too small to gain from another device.
+    dropout: the paper gives no rate; 0.5 is that of the work that it cites.
     """
     if epochs < 1 or not 0 <= dropout < 1:
         raise ValueError(f"epochs={epochs}, dropout={dropout}: expected 1 epoch or more, a rate in [0, 1)")
     pairs = torch.stack([torch.as_tensor(own) for own in draws.values()])  # (s, k)
     if normal.ndim != 2 or normal.shape != anomalous.shape or pairs.shape[1] < 2:
-        raise ValueError(
-            f"normal {tuple(normal.shape)} and anomalous {tuple(anomalous.shape)}, {pairs.shape[1]} pairs "
-            "drawn: expected the same shape (n, d), one row of each for every pair, and 2 pairs or more"
+        shapes = (
+            f"normal {tuple(normal.shape)}, anomalous {tuple(anomalous.shape)}, draws {tuple(pairs.shape)}"
         )
+        raise ValueError(f"{shapes}: expected the same shape (n, d), a row a pair, and draws of 2 or more")
     embeddings = torch.cat([to_tensor(side, torch.float32) for side in (normal, anomalous)])  # (2 n, d)
     if not embeddings.isfinite().all():
         raise ValueError("embeddings that are NaN or infinite: check the encoder's precision and weights")
@@ -158,8 +153,8 @@ def paired_batches(
     """One epoch's batches, as indices into the 2 n embeddings: i and n + i are the two of pair i.
 
     same_pair: True keeps the two of a pair in one batch (RWDA, Sec. 3.3); False shuffles them all freely.
-    batch_size: counts embeddings, so that 128 are 64 pairs. The paper says "a batch size of 128" and that a
-        batch is made of pairs. A last batch of one, which batch norm cannot train on, joins the one before.
+    batch_size: counts embeddings: 128 are 64 pairs. A last batch of one, which batch norm cannot train on,
+        joins the one before.
     """
     if batch_size < 2 or (same_pair and batch_size % 2):
         raise ValueError(f"batch_size={batch_size}: expected 2 embeddings or more, an even number for pairs")

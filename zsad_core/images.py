@@ -1,8 +1,7 @@
 """Image and mask files, read by one set of rules: prepared datasets, what they are made of, and photographs.
 
-16 bits become 8, transparency is laid over white, and only the first picture of a file counts. A photograph
-is turned as its EXIF data say. An image of a dataset is read as it is stored, as the papers' code does: the
-EXIF data of ISIC 2016 are wrong, and its masks fit the stored image.
+A photograph is turned as its EXIF data say. An image of a dataset is read as it is stored, as the papers'
+code does: the EXIF data of ISIC 2016 are wrong, and its masks fit the stored image.
 """
 
 from __future__ import annotations
@@ -43,9 +42,8 @@ def read_image(path: str | Path) -> Image.Image:
 def read_photo(path: str | Path, *, bits: int = 16, upright: bool = True) -> tuple[Image.Image, list[str]]:
     """The first picture in a file, in RGB, and notes on what was done to it; errors as in `read_image`.
 
-    bits: how many of 16 bits the camera fills; nothing in a file says it. A 12-bit camera needs 12, or its
-        pictures are nearly black. Never guessed, which would make a dark part as bright as others.
-    upright: turned as the EXIF data say.
+    bits: how many of 16 bits the camera fills; nothing in a file says it. Never guessed, which would make a
+        dark part as bright as others. upright: turned as the EXIF data say.
     """
     if not 9 <= bits <= 16:
         raise ValueError(f"bits={bits}: expected 9 to 16, the bits that a camera fills of 16")

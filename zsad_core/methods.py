@@ -6,8 +6,7 @@
     winclip_plus  the same, with normal reference images      (WinCLIP Sec. 4.3)
     anomalyclip   learned prompts against local features      (AnomalyCLIP Sec. 3.3, App. A)
 
-The papers' tables and `zsad predict` call these same functions. Images were encoded before
-(`zsad_core.image_features`); the mathematics is in `scores`, `windows`, `references` and `dpam`.
+The papers' tables and `zsad predict` call these same functions.
 """
 
 from __future__ import annotations
@@ -51,11 +50,8 @@ def detector(method: Callable[..., Output], *arguments: object, **options: objec
 
 
 def clip(views: Array, texts: Texts, temperature: float = 0.01) -> Output:
-    """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1).
-
-    views: (n, v, d) embeddings of v views of each image; the score in [0, 1] is the mean over them. WinCLIP's
-        "multi-crop" cites a scheme of ten crops without numbers; here they are six (`views`).
-    """
+    """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1): the mean over
+    the views (n, v, d). WinCLIP cites a scheme of ten crops without numbers; here they are six (`views`)."""
     return Output(average_views(prompt_score(views, *texts, temperature)))
 
 
@@ -82,7 +78,7 @@ def winclip(
     """WinCLIP: maps of windows (Sec. 4.2) and, where `features` has `views`, the scores of `clip`.
 
     features: of `clip_extractor`. sizes: of the windows to use; None: all. image_scale: use the whole image
-        too. averages: `aggregate` and `across` of `windows.window_map`.
+    too. averages: `aggregate` and `across` of `windows.window_map`.
     """
     image = features.tensor("image") if image_scale else None
     windows = {size: v for size, v in features.windows().items() if sizes is None or size in sizes}
@@ -110,8 +106,7 @@ def winclip_plus(
     """WinCLIP+ (Sec. 4.3, Eq. 4 to 6) for each set of reference maps in `variants`, names of `MAPS`.
 
     patches: (n, p, width) tokens of the last block. memory: of `fit_references`. zero_shot: what `winclip`
-        gives for the same tiles, with scores or without (`references.winclip_plus`, `fuse` as well).
-        aggregate: as in `references.reference_maps`.
+    gives for the same tiles, with scores or without. aggregate, fuse: of `references`.
     """
     found = reference_maps(patches, features.windows(), memory, grid, aggregate)
     sizes = sorted(memory.windows)
@@ -124,7 +119,7 @@ def fit_references(
     parts: Sequence[TileFeatures], images: Sequence[int], patches: Callable[[TileFeatures], Tensor]
 ) -> Memory:
     """WinCLIP+'s memories (Sec. 4.3) of some normal images, which are counted through all parts. patches:
-    takes the tokens of the last block (t, p, width) from a part. Raises ValueError for no image."""
+    takes the tokens of the last block (t, p, width) from a part."""
     if not len(images):
         raise ValueError("no reference images: WinCLIP+ needs at least one; WinCLIP needs none")
     chosen = tiles_of(parts, images, lambda part: {"P": patches(part), **part.starting("windows")})
@@ -145,17 +140,12 @@ def tiles_of(
 
 
 def anomalyclip(
-    features: TileFeatures,
-    texts: Tensor,
-    grid: tuple[int, int],
-    temperature: float = 0.07,
-    *,
-    maps: bool = True,
+    features: TileFeatures, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, maps: bool = True
 ) -> Output:
     """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
 
     features: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
-    A map is the mean over layers. The paper sums them; the mean ranks the same and stays a probability.
+    A map is the mean over layers, which ranks like the paper's sum and stays a probability.
     """
     direction = (texts[1] - texts[0]).double() / temperature  # (d,); a softmax of two is a sigmoid
     scores = torch.sigmoid(features.tensor("global").double() @ direction)  # (t,)
@@ -185,9 +175,8 @@ def category_texts(
 ) -> Texts:
     """WinCLIP's text embeddings of a category's two sides (Sec. 4.1).
 
-    normalize_sentences: True (default) gives all sentences; scores take the mean of their unit vectors, so
-        none weighs more. False gives the mean of raw embeddings, as public code does. The paper says "average
-        of text embeddings" only.
+    normalize_sentences: True gives all sentences, whose unit vectors scores average; False the mean of raw
+    embeddings, as public code does. The paper says "average of text embeddings" only.
     """
     sides = zero_shot_prompts(object_name(category), kind, defects)
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir)

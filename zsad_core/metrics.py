@@ -1,8 +1,7 @@
 """Image and pixel metrics of the three papers, as fractions in [0, 1].
 
-RWDA Section 4.1, WinCLIP Section 5 and AnomalyCLIP Section 4.1 report them. All of them rank: scores run
-upwards with anomaly and may have any scale. Where only one class is present a ranking metric has no value.
-Then every function returns NaN with an `UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some.
+Where only one class is present a ranking metric has no value. Then every function returns NaN with an
+`UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some.
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.measure import label as connected_components
-
-
-class UndefinedMetricWarning(UserWarning):
-    """A metric has no value on these labels."""
+from sklearn.exceptions import UndefinedMetricWarning
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: how often an anomalous image scores above a normal one (ties count half).
 
     labels: (n,) 0 for normal, 1 for anomalous. scores: (n,) finite, higher means more anomalous.
-    Returns NaN with a warning when only one class is present (never 0.5). Raises ValueError for empty input,
-    lengths that differ, labels other than 0 and 1, and scores that are not finite.
+    Raises ValueError for empty input, lengths that differ, and other labels or scores.
 
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
@@ -50,12 +45,11 @@ def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float 
     """Area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
 
     For each threshold the overlap of a region is the part of its pixels above the threshold, and PRO is the
-    mean over all connected regions of all masks, so that small and large defects weigh the same. The curve
-    runs over the false-positive rate among normal pixels, with a point at every distinct score. So it is
-    the ROC curve where each anomalous pixel counts 1 / (area of its region).
+    mean over all connected regions of all masks. The curve runs over the false-positive rate among normal
+    pixels: it is the ROC curve where each anomalous pixel counts 1 / (area of its region).
 
-    masks: n arrays (H_i, W_i) of any sizes; bool, or 0 and 1; 1 marks an anomalous pixel.
-    maps: anomaly maps of the same shapes. max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
+    masks: n arrays (H_i, W_i) of any sizes, 1 marks an anomalous pixel. maps: of the same shapes.
+    max_fpr: in (0, 1]; 0.3 in WinCLIP and AnomalyCLIP.
 
     >>> aupro([[[0, 1, 1], [0, 0, 0]]], [[[0.1, 0.9, 0.8], [0.2, 0.3, 0.1]]])
     1.0
@@ -82,8 +76,7 @@ def area_below(fpr: NDArray, y: NDArray, max_fpr: float) -> float:
 
 
 def region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(H, W) 1 / area of the region that a pixel belongs to; 1 on normal pixels. Pixels that touch at a
-    corner are joined, as in the public codes."""
+    """(H, W) 1 / area of a pixel's region, 1 on normal pixels. Corners join, as in the public codes."""
     regions = connected_components(mask, connectivity=2)  # (H, W), 0 is background
     areas = np.bincount(regions.ravel()).astype(float)
     areas[0] = 1.0
@@ -112,10 +105,8 @@ def checked(
         raise ValueError(f"{labels_name}: empty; expected at least one value")
     other = [] if labels.dtype == bool else np.setdiff1d(labels, [0, 1])[:5].tolist()
     if other:
-        raise ValueError(
-            f"{labels_name}: found {other}; expected only 0 (normal) and 1 (anomalous), for instance "
-            "`mask > 0` for a mask stored as 0 and 255"
-        )
+        advice = "for instance `mask > 0` for a mask stored as 0 and 255"
+        raise ValueError(f"{labels_name}: found {other}; expected only 0 (normal) and 1, {advice}")
     scores = scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(float)
     wrong = scores.size - np.count_nonzero(np.isfinite(scores))
     if wrong:

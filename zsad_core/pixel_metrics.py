@@ -1,13 +1,10 @@
 """Pixel AUROC, PRO and F1-max of any number of images, in one pass and in memory that does not grow.
 
-Each image is counted into a histogram with fixed bins and forgotten. The pixels of one bin count as ties.
-
-A float32 has a place in the order of all float32 numbers, which is its bits read as an integer. The bin of a
-score s is the sum of the places of s and s - 1 without their last bits. So no bin is wider than 1/4096 of the
-distance to 0 or 1, near which the probabilities of a softmax crowd. Other scores have bins as well.
-
-A metric differs by less than 1e-4 from the exact one if the scores spread over some thousand bins: over 10 %
-of their size, or near those points. With a bin for each distinct score it is exact.
+Each image is counted into a histogram with fixed bins, whose pixels count as ties. A float32 has a place in
+the order of all float32 numbers: its bits read as an integer. The bin of a score s is the sum of the places
+of s and s - 1 without their last bits. So no bin is wider than 1/4096 of the distance to 0 or 1, near which
+the probabilities of a softmax crowd. A metric differs by less than 1e-4 from the exact one if the scores
+spread over some thousand bins: over 10 % of their size, or near those points.
 """
 
 from __future__ import annotations
@@ -18,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import find_objects
+from sklearn.exceptions import UndefinedMetricWarning
 
-from zsad_core.metrics import UndefinedMetricWarning, area_below, checked, region_weights, undefined
+from zsad_core.metrics import area_below, checked, region_weights, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25}
 """Scores near which bins are narrow, and the smallest distance; near 1 no float32 is closer."""
@@ -28,8 +26,7 @@ THRESHOLDS = 200
 
 
 class PixelMetrics(NamedTuple):
-    """Fractions in [0, 1]; NaN where only one kind of pixel is present. pro: exact. pro200: the estimate of
-    AnomalyCLIP's published code (`coarse_pro`), NaN where it has less than two points."""
+    """Fractions in [0, 1], or NaN. pro200: the estimate of AnomalyCLIP's published code (`coarse_pro`)."""
 
     auroc: float
     pro: float
@@ -38,8 +35,7 @@ class PixelMetrics(NamedTuple):
 
 
 class PixelHistogram:
-    """Counts of pixels by score, filled image by image; in any order, the counts are the same. They take some
-    megabytes for probabilities, 250 for scores from one end of float32 to the other.
+    """Counts of pixels by score, filled image by image: some megabytes for probabilities, at most 250.
 
     >>> histogram = PixelHistogram()
     >>> histogram.add([[0, 1]], [[0.1, 0.9]])
@@ -55,12 +51,10 @@ class PixelHistogram:
         self._sums = np.zeros((3, 0))  # all pixels, anomalous pixels, their 1 / region area
 
     def add(self, mask: ArrayLike, anomaly_map: ArrayLike, weights: NDArray | None = None) -> None:
-        """Count the pixels of one image.
+        """Count the pixels of one image; errors as in `metrics.aupro`.
 
-        mask: (H, W) bool, or 0 and 1; 1 marks an anomalous pixel. It may be empty.
-        anomaly_map: (H, W) finite, cast to float32; higher means more anomalous.
-        weights: `anomalous_weights(mask)`, if it is known.
-        Raises ValueError for shapes that differ, other values in a mask, and scores that are not finite.
+        mask: (H, W) bool, or 0 and 1; 1 marks an anomalous pixel. anomaly_map: (H, W) finite, cast to
+            float32. weights: `anomalous_weights(mask)`, if it is known.
         """
         with np.errstate(over="ignore"):
             scores = np.asarray(anomaly_map).astype(np.float32, copy=False)
@@ -106,9 +100,8 @@ class PixelHistogram:
 
 
 def coarse_pro(fpr: NDArray, overlap: NDArray, max_fpr: float) -> float:
-    """PRO as AnomalyCLIP's published code estimates it, from points at 200 thresholds, evenly between the
-    lowest and the highest score. Points with a rate of `max_fpr` or more are dropped, the rates of the others
-    are stretched to [0, 1]. NaN, with a warning, if less than two rates are left."""
+    """PRO as AnomalyCLIP's published code estimates it, from points at 200 thresholds. Those with a rate of
+    `max_fpr` or more are dropped, the rates of the others stretched to [0, 1]. NaN if one rate is left."""
     kept = fpr < max_fpr
     fpr, overlap = fpr[kept][::-1], overlap[kept][::-1]
     if not len(fpr) or fpr[-1] == fpr[0]:

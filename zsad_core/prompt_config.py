@@ -18,10 +18,9 @@ from zsad_core.losses import PARTS
 class PromptConfig:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
 
-    attention, first, layers: the local features, as in `ClipEncoder.embed_glocal`. first 0: the first quarter
-        block. layers (): the last `n_layers` of the four quarter blocks (N of Figure 8d). The paper says all
-        four; the code behind its numbers took the last one four times over, by mistake.
-    final_norm: whether the class token gets the last layer norm before its projection (the paper is silent).
+    attention, first, layers, final_norm: as in `ClipEncoder.embed_glocal`. first 0: the first quarter block.
+        layers (): the last `n_layers` of the four quarter blocks (N of Figure 8d). The paper says all four;
+        the code behind its numbers took the last one four times over, by mistake.
     temperature: of both softmaxes. The paper prints none; 0.07 is the code's. None: the model's own (CoOp).
     global_loss, local: cross entropy of the image, and which of `losses.PARTS` for the maps.
     local_weight: lambda, for each layer. 4 with one layer is 1 with four equal ones.
@@ -91,7 +90,6 @@ def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: 
 
     options: fields of `PromptConfig` or `PromptDesign`, lists for tuples. The depth of learned tokens, when
         not given, is three quarters of the text blocks (9 of 12).
-    Raises ValueError for an unknown preset or option, one out of its range, or no class token.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")

@@ -1,7 +1,4 @@
-"""Prompts: RWDA's prompt pair and random-word prompts, WinCLIP's compositional ensemble.
-
-Every function returns normal sentences first, anomalous sentences second.
-"""
+"""Prompts: RWDA's pair and random words, WinCLIP's ensemble; normal sentences first, anomalous second."""
 
 from __future__ import annotations
 
@@ -47,9 +44,9 @@ def prompt_pair(
 ) -> tuple[str, str]:
     """RWDA's two guiding sentences, "a photo of [n] object" and "a photo of [a] object" (Sec. 3.1).
 
-    normal, anomaly: the words [n] and [a] with their article (`NORMAL_WORDS`, `ANOMALY_WORDS`). The bare
-        article of [n] becomes "an" before a vowel and "a" elsewhere, whichever was given: Sec. 4.2 prints "a"
-        and Table 4 "an" for the same results, which only this rule reconciles. literal: True leaves it.
+    normal, anomaly: the words [n] and [a] with their article. The bare article of [n] becomes "an" before a
+        vowel and "a" elsewhere: Sec. 4.2 prints "a" and Table 4 "an" for the same results, which only this
+        rule reconciles. literal: True leaves it.
 
     >>> prompt_pair("metal nut", "an", "a broken")
     ('a photo of a metal nut', 'a photo of a broken metal nut')
@@ -68,8 +65,7 @@ def compositional_ensemble(
     """WinCLIP's sentences: every state of the object in every template (WinCLIP, Sec. 4.1 and supplement).
 
     states: (normal, anomalous) phrases with "{}" for the object; None: WinCLIP's 7 and 4.
-    templates: sentences with "{}" for the state; None: WinCLIP's 22, hence 154 normal and 88 anomalous
-        sentences. ("{}",) leaves the state ensemble alone.
+    templates: sentences with "{}" for the state; None: WinCLIP's 22.
 
     >>> normal, anomalous = compositional_ensemble("metal nut")
     >>> len(normal), len(anomalous), anomalous[0]
@@ -92,12 +88,9 @@ def zero_shot_prompts(
 
     kind: "two_class": "normal [o]" and "anomalous [o]" (CLIP-AC). "imagenet": the same two in the 80
         templates that CLIP's authors wrote for ImageNet. "state_ens": the 7 and 4 states without templates.
-        "prompt_ens": all states in all templates. "specific_states": these and, on the anomalous side, one
-        more state for each of `defects`: "[o] with <defect>". The paper prints two examples of such states
-        and no list; this rule needs nothing but the names of the defects, which the datasets publish.
+        "prompt_ens": all states in all templates. "specific_states": these and, on the anomalous side,
+        "[o] with <defect>" for each of `defects`; the paper prints two examples of such states and no list.
 
-    >>> zero_shot_prompts("bottle", "two_class")
-    (['normal bottle'], ['anomalous bottle'])
     >>> [len(side) for side in zero_shot_prompts("bottle", "specific_states", ["broken_large"])]
     [154, 110]
     """
@@ -129,14 +122,11 @@ def random_word_prompts(
     """RWDA's training sentences, n_pairs normal and n_pairs anomalous ones (Sec. 3.2):
     "[w0] a [w1] photo [w2] of [w3] [n] [w4]" and "[w5] a [w6] photo [w7] of [w8] [a] [w9]".
 
-    The ten words of a pair are drawn anew. A word's length is uniform on `WORD_LENGTHS`, both included, and
-    its symbols are uniform on the alphabet. For one seed the words do not depend on [n] and [a]. The first k
-    of n_pairs are those of n_pairs=k, so training sets of growing size are nested.
+    The ten words of a pair are drawn anew, with a uniform length (`WORD_LENGTHS`) and uniform symbols. For
+    one seed they do not depend on [n] and [a], and the first k of n_pairs are those of n_pairs=k.
 
-    alphabet: the symbols. Default a-z and 0-9, the literal reading; CLIP's tokenizer lower-cases, so upper
-        case only makes digits rarer: 16 % instead of 28 %.
-    normal: the bare article becomes "a", also where "an" was given, because Sec. 4.2 prints "a"; literal:
-        True leaves it as given.
+    alphabet: the symbols. CLIP's tokenizer lower-cases, so upper case only makes digits rarer.
+    normal: the article "an" becomes "a", because Sec. 4.2 prints "a"; literal: True leaves it.
     words: False leaves the random words out: n_pairs times the same two sentences.
 
     >>> random_word_prompts(1, seed=1)[1]

@@ -31,8 +31,7 @@ def association(query: Array, memory: Array, chunk: int = 8192) -> Array:
 
 
 class Memory(NamedTuple):
-    """WinCLIP+'s memories (Sec. 4.3): the features of k normal images, without their positions. patches:
-    (k P, width) patch tokens. windows: {size: (k n_windows, d)}."""
+    """WinCLIP+'s memories (Sec. 4.3) of k normal images: (k P, width), {size: (k n_windows, d)}."""
 
     patches: torch.Tensor
     windows: dict[int, torch.Tensor]
@@ -49,7 +48,7 @@ def reference_maps(
 
     patches: (n, P, width). windows: {size: (n, n_windows, d)}.
     aggregate: the mean over the windows that cover a patch. The paper says "harmonic" for zero-shot windows
-        only; public code and the default use it here too. A window equal to a reference makes its patches 0.
+        only; public code uses it here too. A window equal to a reference makes its patches 0.
     """
     found = {"P": association(patches, memory.patches).unflatten(1, grid).double()}
     for size, values in windows.items():
@@ -70,9 +69,7 @@ def winclip_plus(
         before any upsampling (Eq. 6); with None it is this maximum alone ("max_map" of Table 5).
     zero_shot: (n, rows, columns) map of the texts. maps: of `reference_maps`; their mean is M^W.
     fuse: how M^W and the zero-shot map are combined; the paper does not say. "harmonic" is its mean for all
-        other scores; a patch must be anomalous in both maps. "mean" ranks like the sum in most public code:
-        the blunter the softmax of the texts, the more the distances, below 0.1, count in it. "none" leaves
-        M^W alone.
+        other scores. "mean" ranks like the sum in most public code. "none" leaves M^W alone.
     """
     if fuse not in ("mean", "harmonic", "none"):
         raise ValueError(f"fuse={fuse!r}: expected 'mean', 'harmonic' or 'none'")
@@ -88,9 +85,8 @@ def image_similarity_score(query: Array, references: Array, *, same_view: bool =
     """s_img (n,) in [0, 1]: the distance to the nearest reference embedding (RWDA, Sec. 4.2).
 
     query: (n, v, d), v views of n images. references: (m, v, d), those of m >= 1 normal images.
-    Each view is compared with all m v reference embeddings; the score is the mean over the views. RWDA refers
-    to WinCLIP here, which has no views; a part can lie elsewhere in a reference. same_view: True compares a
-    view with the m that lie in its place.
+    Each view is compared with all m v reference embeddings, as a part can lie elsewhere in a reference;
+    same_view: with the m in its place. RWDA refers to WinCLIP here, which has no views.
     """
     q, r = tuple(query.shape), tuple(references.shape)
     if not len(q) == len(r) == 3 or q[2] != r[2] or not r[0]:

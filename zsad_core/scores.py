@@ -20,7 +20,7 @@ def prompt_score(
 
     image_embeddings: (n, d) for scores (n,), or (n, v, d) with v views of each image for scores (n, v).
     normal, anomalous: (d,), or (k, d) for an ensemble: the mean of its normalised rows (WinCLIP, Sec. 4.1).
-    temperature: T; 0.01 as in Sec. 3.1. No input needs to be normalised.
+    temperature: 0.01 as in Sec. 3.1. No input needs to be normalised.
 
     >>> prompt_score(np.array([[1.0, 0.0], [3.0, 3.0]]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))[1].item()
     0.5
@@ -29,10 +29,9 @@ def prompt_score(
         raise ValueError(f"temperature={temperature}: expected a number above 0")
     images, *sides = (to_tensor(x) for x in (image_embeddings, normal, anomalous))
     if images.ndim not in (2, 3) or any(t.ndim > 2 or t.shape[-1:] != images.shape[-1:] for t in sides):
-        raise ValueError(
-            f"image embeddings {tuple(images.shape)}, normal {tuple(sides[0].shape)}, "
-            f"anomalous {tuple(sides[1].shape)}: expected (n, d) or (n, v, d), and texts (d,) or (k, d)"
-        )
+        i, n, a = (tuple(x.shape) for x in (images, *sides))
+        found = f"image embeddings {i}, normal {n}, anomalous {a}"
+        raise ValueError(f"{found}: expected (n, d) or (n, v, d), and texts (d,) or (k, d)")
     texts = torch.stack([F.normalize(torch.atleast_2d(t), dim=-1).mean(0) for t in sides])  # (2, d)
     cosines = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T  # (n, 2) or (n, v, 2)
     # the softmax of two is the sigmoid of their difference, which cannot overflow

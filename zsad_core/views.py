@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from PIL import Image
+from torchvision.transforms.functional import five_crop
 
 from zsad_core.images import to_rgb
 
@@ -25,14 +26,13 @@ def inference_views(
 ) -> torch.Tensor:
     """The views of one image (n_views, 3, H, W), for an encoder with these `image_size` and `transform`.
 
-    View 0 is the whole image. Views 1 to 5 are the corners (top left, top right, bottom left, bottom right)
-    and the centre of the image enlarged so that its shorter edge is `zoom` times the encoder's; None: no
-    crops. RWDA does not describe its crops; its Table 3 counts 6 of them (105.4G multiply-accumulates, 17.57G
-    a view), and this is the common scheme of that size.
+    View 0 is the whole image. Views 1 to 5 are the corners and the centre of the image enlarged so that its
+    shorter edge is `zoom` times the encoder's; None: no crops. RWDA does not describe its crops; its Table 3
+    counts 6 views (105.4G multiply-accumulates, 17.57G each), and this is the common scheme of that size.
 
     whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
-        scales both edges and loses nothing. "center_crop" cuts the ends off for all views, as open_clip does.
-        "tiles" gives each square tile its own views, tile after tile, so n_views is 6 or 1 times the tiles.
+        scales both edges. "center_crop" cuts the ends off for all views, as open_clip does. "tiles" gives
+        each square tile its own views, tile after tile.
     """
     if image_size[0] != image_size[1]:
         raise ValueError(f"image_size={image_size}: expected a square, which crops and tiles assume")
@@ -49,8 +49,7 @@ def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int,
     """The parts of an image that an encoder sees, as (left, upper, right, lower) boxes; options above.
 
     Square tiles have the shorter edge's length s and lie evenly along the longer edge, at most 0.8 s apart
-    (WinCLIP, supplement): n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels so that the stride
-    never exceeds 0.8 s by more than one.
+    (WinCLIP, supplement): n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels.
 
     >>> boxes_of(1500, 1000, "tiles")
     [(0, 0, 1000, 1000), (500, 0, 1500, 1000)]
@@ -70,11 +69,8 @@ def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int,
     return [(0, start, side, start + side) for start in starts]
 
 
-def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
+def _crops(picture: Image.Image, size: int, zoom: float) -> tuple[Image.Image, ...]:
     """Four corners and the centre, size x size, of the picture with shorter edge round(zoom * size)."""
     scale = round(zoom * size) / min(picture.size)
     width, height = (round(edge * scale) for edge in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    right, lower = width - size, height - size
-    corners = [(0, 0), (right, 0), (0, lower), (right, lower), (round(right / 2), round(lower / 2))]
-    return [resized.crop((left, upper, left + size, upper + size)) for left, upper in corners]
+    return five_crop(picture.resize((width, height), Image.Resampling.BICUBIC), size)

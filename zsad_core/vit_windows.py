@@ -1,15 +1,13 @@
 """Windows of an image in a Vision Transformer, and the whole image beside them, in one pass.
 
 A window (WinCLIP, section 4.2) is a short sequence: the class token and k x k patches, run through all
-blocks, and its embedding is that of the class token. `embed_scales` does so for many windows at once, with
-one patch embedding and one q, k, v of the first block for all scales, and in the last block the class token
-alone.
+blocks, and its embedding is that of the class token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +17,9 @@ from zsad_core.dpam import attend, check_blocks
 from zsad_core.windows import window_indices
 
 
-@dataclass(frozen=True)
-class MultiScaleEmbeddings:
-    """What one pass over n images gives, float32 on the CPU.
-
-    image: (n, d), the whole image; None if it is left out.
-    windows: {size: (n, n_windows, d)}, in the order of `windows.window_indices`.
-    layers: {block: (n, patches, width)}, the patch tokens that leave this block (1-based), before any norm.
-    """
+class MultiScaleEmbeddings(NamedTuple):
+    """What one pass over n images gives, float32 on the CPU: (n, d) or None, {size: (n, n_windows, d)}, and
+    {block: (n, patches, width)}, the patch tokens that leave a block (1-based), before any norm."""
 
     image: Tensor | None
     windows: dict[int, Tensor]
@@ -38,16 +31,14 @@ def embed_scales(
     visual: nn.Module,
     pixels: Tensor,
     sizes: Sequence[int] = (2, 3),
-    *,
     whole: bool = True,
     layers: Collection[int] = (),
     chunk_tokens: int = 3072,
 ) -> MultiScaleEmbeddings:
-    """The whole image, all windows of these sizes and the patch tokens of these 1-based blocks, unnormalised.
+    """`ClipEncoder.embed_scales` without normalisation, in one patch embedding and one first q, k, v.
 
     visual: open_clip's Vision Transformer with a class token. pixels: (n, 3, H, W), n > 0, on its device.
     chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
-    Raises ValueError for a block that does not exist or has another build.
     """
     blocks = visual.transformer.resblocks
     check_blocks(blocks, layers or (1,), 1)

@@ -18,9 +18,8 @@ Average = Literal["harmonic", "arithmetic"]
 def window_indices(grid: int | tuple[int, int], size: int) -> Tensor:
     """(n_windows, size * size) int64: the patches of each window in the grid (the w_ij of WinCLIP, Eq. 2).
 
-    grid: patches in an image, (rows, columns), or one number for a square grid. size: of a window in patches.
-    Windows have stride 1, are row-major by their top-left corner, and lie inside the grid:
-    n_windows = (rows - size + 1) * (columns - size + 1). Patch (r, c) is number r * columns + c.
+    grid: (rows, columns) of patches, or one number for a square grid. Windows of size x size patches have
+    stride 1 and are row-major by their top-left corner. Patch (r, c) is number r * columns + c.
 
     >>> window_indices(3, 2)
     tensor([[0, 1, 3, 4],
@@ -41,8 +40,7 @@ def aggregate_windows(
     """The score of each patch: the mean over the windows that cover it (WinCLIP, Eq. 3).
 
     scores: (n, n_windows) in [0, 1], in the order of `window_indices`. Returns (n, rows, columns) float64.
-    average: "harmonic" (the paper's) is pulled towards the most normal window; a window that scores 0 makes
-        its patches 0. "arithmetic" is the ablation of Table 8.
+    average: "harmonic", pulled towards the most normal window, or "arithmetic", the ablation of Table 8.
 
     >>> aggregate_windows(torch.tensor([[0.5, 0.5, 0.5, 1.0]]), (3, 3), 2)[0, 1, 1].item()  # 4 / 7
     0.5714285714285714
@@ -82,8 +80,7 @@ def window_map(
 
     image: (n, d) whole images, the same score in every patch; None leaves this scale out.
     windows: {size: (n, n_windows, d)}. score: from (n, d) to (n,) and from (n, v, d) to (n, v), in [0, 1].
-    aggregate: the mean over the windows that cover a patch; across: the mean over the scales, None for the
-        same. The paper averages harmonically in both places.
+    aggregate: the mean over the windows that cover a patch. across: over the scales, None for the same.
     """
     maps = [] if image is None else [torch.as_tensor(score(image))[:, None, None].expand(-1, *grid)]
     scored = {size: torch.as_tensor(score(embeddings)) for size, embeddings in windows.items()}
@@ -104,7 +101,7 @@ def zero_shot_map(
     """The zero-shot map of WinCLIP: `window_map`, whose other arguments it takes, of `scores.prompt_score`.
 
     normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two. The paper prints none;
-        0.01 is what CLIP was trained with, 0.07, its initial value, that of most public code.
+    0.01 is what CLIP was trained with, 0.07, its initial value, that of most public code.
     """
     score = partial(prompt_score, normal=normal, anomalous=anomalous, temperature=temperature)
     return window_map(image, windows, grid, score, **averages)

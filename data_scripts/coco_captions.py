@@ -5,9 +5,8 @@
 No images are needed, and no prepared folder is made. The file is what the parameter `captions_file` of the
 notebooks reads (RWDA, Fig. 5); without one they show sentences written for this project.
 
-RWDA says neither which split it took nor whether "damaged" or "abnormal" counted: see --split and --match. By
-default a caption counts that has the word as a whole, in capitals or not. The rule is noted in
-the file, and the notebooks follow it. Of equal captions one is kept.
+RWDA says neither which split it took (see --split) nor whether "damaged" or "abnormal" counted: in the
+notebooks a caption counts that has the word as a whole, in capitals or not. Of equal captions one is kept.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from data_scripts.folders import find_file
 from data_scripts.prepare import only_one
 from data_scripts.source import Archive, Source, errors_reported, require_download
 from zsad_core.cache import write_atomically
-
-MATCHES = ("word", "prefix", "substring")
 
 SOURCE = Source(
     name="coco_captions",
@@ -41,8 +38,8 @@ SOURCE = Source(
 )
 
 
-def write_captions(root: Path, out: Path, *, split: str = "val", match: str = "word") -> int:
-    """Writes the captions of `captions_<split>2017.json` below `root`, each once, with the rule for a word.
+def write_captions(root: Path, out: Path, *, split: str = "val") -> int:
+    """Writes the captions of `captions_<split>2017.json` below `root`, each once.
 
     Returns their number. Raises FileNotFoundError when the file is not there, ValueError when it is no
     captions file.
@@ -51,7 +48,6 @@ def write_captions(root: Path, out: Path, *, split: str = "val", match: str = "w
     captions = list(dict.fromkeys(_captions(file)))
     content = {
         "info": {"description": f"captions of {file.name}", "home": SOURCE.home},
-        "match": match,
         "annotations": [{"caption": text} for text in captions],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -78,7 +74,6 @@ def main(argv: list[str]) -> None:
     add("--raw", type=Path, help="folder with the archive or its contents; or the archive")
     add("--out", type=Path, default=Path("data/captions.json"), help="file to write (%(default)s)")
     add("--split", choices=("val", "train"), default="val", help="of COCO (%(default)s)")
-    add("--match", choices=MATCHES, default="word", help="what counts for a word (%(default)s)")
     add("--fetch", action="store_true", help="first download the archive to --raw, 253 MB")
     add("--checksum", choices=("stop", "warn"), default="stop", help="at another checksum than published")
     arguments = parser.parse_args(argv)
@@ -91,6 +86,6 @@ def main(argv: list[str]) -> None:
         for path in archives:
             checked(path, SOURCE.archives, arguments.checksum)
         with only_one(out), unpacked(raw, archives, loose, out) as root:
-            n = write_captions(root, out, split=arguments.split, match=arguments.match)
-    print(f"{n} captions of the {arguments.split} split (match: {arguments.match})")
+            n = write_captions(root, out, split=arguments.split)
+    print(f"{n} captions of the {arguments.split} split")
     print(f"{out} is complete; give it as the parameter captions_file")

@@ -43,8 +43,7 @@ def test_captions_with_the_word_each_once(coco):
 
 
 def test_errors(coco, tmp_path):
-    missing = tmp_path / "none.json"
-    refused("annotations_trainval2017.zip", load_captions, missing, "normal", error=FileNotFoundError)
+    refused("none.json", load_captions, tmp_path / "none.json", "normal", error=FileNotFoundError)
     refused("none of the 6 captions in .* has 'zebra'", load_captions, coco, "zebra")
     for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
         coco.write_text(content)
@@ -57,15 +56,9 @@ def test_a_captions_file_that_is_not_there_is_told(coco):
     assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line
 
 
-def test_the_script_notes_its_rule(script):
-    assert load_captions(script(), "damage") == ["Storm DAMAGE on a roof"]
-    kept = script("--match", "prefix", "--split", "train")
-    assert load_captions(kept, "damage") == ["Damaged bus at a stop.", "Storm DAMAGE on a roof"]
-    prefixed = ["A normal street.", "It looks Normally busy", "Normal, quiet beach"]
-    assert load_captions(kept, "normal") == prefixed
-    kept.write_text(kept.read_text().replace('"prefix"', '"stem"'))
-    refused("match is 'stem'", load_captions, kept, "normal")
-    assert "An abnormal clock on a wall" in load_captions(script("--match", "substring"), "normal")
+def test_the_script_keeps_the_captions_of_either_split(script):
+    for split in ("val", "train"):
+        assert load_captions(script("--split", split), "damage") == ["Storm DAMAGE on a roof"]
 
 
 def test_annotations_that_the_script_refuses(script, coco, tmp_path, capsys):

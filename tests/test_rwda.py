@@ -161,7 +161,8 @@ def test_statistics_of_texts_by_hand():
 
 
 def test_claim_c12_adds_the_score_of_the_network_to_winclip_plus(images, fnns, monkeypatch):
-    few = [({"shots": k, "seed": s}, (None, None, np.arange(20.0))) for k, s in ((1, 0), (1, 9), (3, 0))]
+    sums = {"ascore0+max_map": np.arange(20.0)}
+    few = [({"shots": k, "seed": seed}, sums) for k, seed in ((1, 0), (1, 9), (3, 0))]
     test = images.select(split="test")
     category = SimpleNamespace(name="nut", record=lambda values, *_, **where: values)
     made = {"categories": [category], "few_shot_scores": few, "few_shot_design": (), "few_shot_arrays": {}}

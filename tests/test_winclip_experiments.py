@@ -183,7 +183,8 @@ def test_winclip_plus_is_the_mean_of_both_scores(square, kept):
     """Equation 6, in the tables and where RWDA adds its own score."""
     language = values_of(experiments.zero_shot_classification(square))["winclip", ""]
     maxima = few_shot_arrays(square, [1, 2], ALL)
-    sums = {tuple(draw.values()): own[-1] for draw, own in experiments.few_shot_scores(square, maxima)}
+    own = experiments.few_shot_scores(square, maxima)
+    sums = {tuple(draw.values()): scores["ascore0+max_map"] for draw, scores in own}
     few_shot = experiments.few_shot(square, [1, 2], ALL)
     records = [record for record in few_shot if record["variant"] == "score=ascore0+max_map"]
     assert len(records) == len(sums) == 4

@@ -23,9 +23,6 @@ from zsad_core.references import image_similarity_score, sample_references
 from zsad_papers.common.experiment import IMAGE_METRICS
 from zsad_papers.common.settings import Settings
 
-HELD_OUT_PAIRS = 1000
-HELD_OUT_SEED = 10**6  # words that no run trains on: the pool is drawn with the profile's seed, far below
-
 NO_IMAGES = TileFeatures(
     pd.DataFrame(columns=["category", "split", "label", "defect"]),
     *np.empty((3, 0), int),
@@ -48,9 +45,9 @@ def pool(settings: Settings, encoder: ClipEncoder, **words: str) -> Pair:
 
 
 def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
-    """Prompts with words of their own, to test on: two arrays (1000, d)."""
-    options = {"seed": HELD_OUT_SEED + settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
-    return random_word_embeddings(encoder, settings.cache_dir, HELD_OUT_PAIRS, **options)
+    """Prompts with words of their own, to test on: two arrays (1000, d). The pool's seed is far below."""
+    options = {"seed": 10**6 + settings.seed, "alphabet": ALPHABETS[settings.alphabet]}
+    return random_word_embeddings(encoder, settings.cache_dir, 1000, **options)
 
 
 def train_runs(

@@ -6,14 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
 
 from zsad_core.fnn import FNN
-
-MATCHES = {"word": r"\b{}\b", "prefix": r"\b{}", "substring": r"{}"}
-"""When a caption contains a word, by the name that a captions file notes; the paper does not say."""
 
 
 def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -25,20 +23,17 @@ def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict
 
 
 def load_captions(path: str | Path | None, word: str) -> list[str]:
-    """The captions that contain the word, without regard to case, in the file's order and each once.
+    """The captions that contain the word as a whole, without regard to case, in the file's order, each once.
 
     path: a COCO captions file such as `annotations/captions_val2017.json`; None: this project's sentences.
-    Raises FileNotFoundError, or ValueError when the file is no captions file or no caption contains the word.
+    Raises ValueError when the file is no captions file or no caption contains the word.
     """
-    sentences, match = _read(path)
-    if match not in MATCHES:
-        raise ValueError(f"{path}: match is {match!r}; expected one of {', '.join(MATCHES)}")
-    contains = re.compile(MATCHES[match].format(re.escape(word)), re.IGNORECASE)
-    captions = dict.fromkeys(" ".join(text.split()) for text in sentences)  # keeps the order, drops repeats
+    file = resources.files("zsad_papers") / "rwda" / "natural_sentences.json" if path is None else Path(path)
+    captions = dict.fromkeys(" ".join(text.split()) for text in _read(file))  # keeps the order, drops repeats
+    contains = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
     found = [caption for caption in captions if contains.search(caption)]
     if not found:
-        name = path or "the shipped file"
-        raise ValueError(f"none of the {len(captions)} captions in {name} has {word!r} (match={match!r})")
+        raise ValueError(f"none of the {len(captions)} captions in {path or 'the shipped file'} has {word!r}")
     return found
 
 
@@ -52,20 +47,12 @@ def missing_captions(path: str | Path | None) -> list[str]:
     ]
 
 
-def _read(path: str | Path | None) -> tuple[list[str], str]:
-    """Every caption, and the matching rule that the file notes."""
-    file = resources.files("zsad_papers") / "rwda" / "natural_sentences.json" if path is None else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"captions file {file} does not exist: `zsad prepare coco_captions --help` says how "
-            "to make it of annotations_trainval2017.zip; or give no file, for the sentences of this project"
-        )
+def _read(file: Traversable) -> list[str]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        captions, match = [own["caption"] for own in content["annotations"]], content.get("match", "word")
-        if not all(isinstance(text, str) for text in [*captions, match]):
+        captions = [own["caption"] for own in json.loads(file.read_text(encoding="utf-8"))["annotations"]]
+        if not all(isinstance(text, str) for text in captions):
             raise TypeError("a caption that is no text")
-        return captions, match
+        return captions
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "

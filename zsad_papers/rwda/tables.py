@@ -18,7 +18,7 @@ from zsad_papers.common.results import joined, rows, tidy
 from zsad_papers.common.settings import Settings
 from zsad_papers.rwda import experiments
 from zsad_papers.rwda.experiments import Pair, Runs, fnn_scores, measure, prompt_scores, sum_scores
-from zsad_papers.winclip.experiments import few_shot_arrays, few_shot_design, few_shot_scores
+from zsad_papers.winclip.experiments import OWN_SCORE, few_shot_arrays, few_shot_design, few_shot_scores
 from zsad_papers.winclip.tables import PRINTED, main_records
 
 CLASSWISE = {
@@ -82,11 +82,11 @@ def winclip_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequ
     main = main[main["task"] == "image"]
     zero = main[main["method"] == "winclip"].assign(variant="object_known")
     few = main[main["shots"].isin(shots)].replace({"method": {"winclip_plus": "winclip"}})
-    reference = records[(records["variant"] == "score=max_map") & records["shots"].isin(shots)]
-    single = records[(records["method"] == "winclip") & (records["variant"] == "prompt_ens")]
+    single = records.query("method == 'winclip' and variant == 'prompt_ens'")
     single = single.assign(variant="object_known;multi_crop=0")
     both, own = pd.concat([zero, few]), {"method": "winclip", "keep": "categories"}
-    parts = [(both, "T1", {"spread": PRINTED}), (both, CLASSWISE[dataset], own), (reference, "sec4.3", {})]
+    parts = [(both, "T1", {"spread": PRINTED}), (both, CLASSWISE[dataset], own)]
+    parts += [(records, "sec4.3", {"variant": "score=max_map", "shots": shots})]
     parts += [(single, "T2", {})] if dataset == "mvtec" else []
     return joined(tidy(part, stand_in, artifact, paper="rwda", **where) for part, artifact, where in parts)
 
@@ -99,9 +99,9 @@ def with_random_words(
     for category in categories(settings, encoder, dataset):
         own = (test.meta["category"] == category.name).to_numpy()
         found = few_shot_arrays(category, *few_shot_design(settings, dataset))
-        for draw, (*_, scores) in few_shot_scores(category, found):
+        for draw, scores in few_shot_scores(category, found):
             if draw["shots"] in settings.shots and draw["seed"] in fnns:
-                both = scores + fnn_scores(test, fnns[draw["seed"]])[own]
+                both = scores[OWN_SCORE] + fnn_scores(test, fnns[draw["seed"]])[own]
                 records.append(category.record(both, "image", "winclip_plus_rwda", **draw))
     return tidy(as_frame(records), images.name, "sec4.3", paper="rwda")
 

@@ -30,8 +30,8 @@ from zsad_papers.common.settings import Settings
 FULL = ("P+Wm+Ws",)
 """The set of reference maps of WinCLIP+ itself, of `methods.MAPS`."""
 
-SCORES = ("max_map", "ascore0", "ascore0+max_map")
-"""Image scores of WinCLIP+ (Table 5); the last is its own (Eq. 6)."""
+OWN_SCORE = "ascore0+max_map"
+"""The image score of WinCLIP+ itself (Eq. 6), of those of Table 5."""
 
 
 def zero_shot_classification(category: Category) -> list[dict]:
@@ -222,21 +222,18 @@ def few_shot(
     for variant, where, values in _by_draw(found, "pixel"):
         records.append(category.record(values, "pixel", "winclip_plus", f"maps={variant}", **where))
     for where, scores in few_shot_scores(category, found):
-        for score, values in zip(SCORES, scores, strict=True):
+        for score, values in scores.items():
             records.append(category.record(values, "image", "winclip_plus", f"score={score}", **where))
-        records += by_defect(category, scores[-1], "winclip_plus", **where)
+        records += by_defect(category, scores[OWN_SCORE], "winclip_plus", **where)
     return records
 
 
-def few_shot_scores(
-    category: Category, found: Mapping[str, np.ndarray]
-) -> Iterator[tuple[dict, tuple[np.ndarray, ...]]]:
-    """Shots and seed of each draw, and its image scores in the order of `SCORES`. found: of
-    `few_shot_arrays`."""
+def few_shot_scores(category: Category, found: Mapping[str, np.ndarray]) -> Iterator[tuple[dict, dict]]:
+    """Shots and seed of each draw, and its image scores by name. found: of `few_shot_arrays`."""
     language = clip(category.views(category.whole), category.texts(), category.temperature).scores
     for variant, where, highest in _by_draw(found, "scores"):
         if variant in FULL:
-            yield where, (highest, language, (highest + language) / 2)  # Eq. 6
+            yield where, {"max_map": highest, "ascore0": language, OWN_SCORE: (highest + language) / 2}
 
 
 def _by_draw(found: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[str, dict, np.ndarray]]:

@@ -70,23 +70,22 @@ def failures(categories: Sequence[Category], number: int = 3) -> dict[str, list[
 
 @or_placeholder
 @mpl.rc_context(STYLE)
-def slopes(frame: pd.DataFrame, methods: tuple[str, str], shots: tuple[int, int]) -> Figure:
-    """One line for each category from the first method and number of shots to the second; a panel for each
-    dataset."""
+def slopes(frame: pd.DataFrame, shots: int) -> Figure:
+    """One line for each category from WinCLIP to WinCLIP+ with so many shots; a panel for each dataset."""
     datasets = list(dict.fromkeys(frame["dataset"]))
     figure, axes = new_figure(1, len(datasets), 4.2 * len(datasets), 4.6, sharey=True)
     for axis, dataset in zip(axes.flat, datasets, strict=True):
         own = frame[frame["dataset"] == dataset]
         means = own.pivot(index="category", columns=["method", "shots"], values="mean")
-        table = means.reindex(columns=list(zip(methods, shots, strict=True))).dropna()
-        table = table.set_axis(["from", "to"], axis="columns").sort_values("to")
+        ends = {"from": means["winclip", 0], "to": means["winclip_plus", shots]}
+        table = pd.DataFrame(ends).dropna().sort_values("to")
         heights = _spread(table["to"].to_numpy(), 1.3)
         for (category, (start, end)), height in zip(table.iterrows(), heights, strict=True):
             style, colour = ("-", PALETTE[0]) if end >= start else ("--", PALETTE[1])
             axis.plot([0, 1], [start, end], style, marker="o", color=colour)
             axis.annotate(category.replace("_", " "), (1, end), (1.06, height), fontsize=8, va="center")
         axis.set(title=dataset, xlim=(-0.15, 1.75), xticks=[0, 1])
-        axis.set_xticklabels([f"{m.replace('_plus', '+')}\n{k}-shot" for m, k in zip(methods, shots)])
+        axis.set_xticklabels(["WinCLIP", f"WinCLIP+\n{shots}-shot"])
     axes[0, 0].set_ylabel("image AUROC (%)")
     return figure
 

@@ -16,7 +16,7 @@ from helpers import refused
 
 from zsad_papers import all_papers
 from zsad_papers.common import claims, spread
-from zsad_papers.common.claims import UNDECIDED, Numbers, evaluate, judge, load_claims, load_tests, meets
+from zsad_papers.common.claims import UNDECIDED, Numbers, evaluate, judge, load_tests, meets
 from zsad_papers.common.results import (
     COLUMNS,
     FULL_SHOT,
@@ -24,6 +24,7 @@ from zsad_papers.common.results import (
     as_published,
     load_published,
     read_results,
+    read_table,
     validate,
 )
 from zsad_papers.common.settings import all_settings, read_settings
@@ -70,7 +71,7 @@ def evidence(published):
 
 
 def test_the_lists_of_this_test_have_every_claim():
-    assert [claim for paper in PAPERS for claim in load_claims(paper)["id"]] == CLAIMS
+    assert [claim for paper in PAPERS for claim in read_table(paper, "claims.csv")["id"]] == CLAIMS
     fails = {case["claim"].iloc[0] for case in TURNED.values() if (case["verdict"] == claims.FAILS).all()}
     assert fails == set(CLAIMS)
 
@@ -129,8 +130,8 @@ def test_errors_name_what_is_wrong(monkeypatch, published):
     test = [claims.Comparison("", "a", "{pairs}", "image auroc", "mvtec")]
     message = r"'pairs' is no option of this paper's claims; .*'names'"
     refused(message, judge, Numbers(published, {}, {"names": ()}), test)
-    tables = {name: load_claims("rwda", name) for name in ("claims.csv", "claim_tests.csv")}
-    monkeypatch.setattr(claims, "load_claims", lambda paper, name="claims.csv": tables[name])
+    tables = {name: read_table("rwda", name) for name in ("claims.csv", "claim_tests.csv")}
+    monkeypatch.setattr(claims, "read_table", lambda paper, name: tables[name])
     usual = tables["claim_tests.csv"]
     for table, error in (
         (usual.query("id != 'rwda-c05'"), r"\['rwda-c05'\] are not both in claims.csv and tested"),

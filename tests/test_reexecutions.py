@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT
 
 from zsad_papers.common import reruns
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.reexecutions import checked, reexecutions
+from zsad_papers.common.results import read_table
 
-NUMBERS, RUNS = (load_claims("common", f"{name}.csv") for name in ("reexecutions", "reexecution_runs"))
+NUMBERS, RUNS = (read_table("common", f"{name}.csv") for name in ("reexecutions", "reexecution_runs"))
 
 
 @pytest.mark.parametrize(

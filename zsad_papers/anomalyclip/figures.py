@@ -20,10 +20,10 @@ from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip.analysis import KIND_LABELS, loss_parts
 from zsad_papers.baselines.vand import Adapters
 from zsad_papers.common import galleries, plots
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category
 from zsad_papers.common.galleries import Example, one_scale, short
+from zsad_papers.common.results import read_table
 from zsad_papers.common.settings import Settings
 from zsad_papers.winclip.figures import example as winclip_example
 
@@ -142,7 +142,7 @@ def strip(examples: Sequence[Example]) -> Figure:
     return figure
 
 
-SHOWN = load_claims("anomalyclip", "figure_maps.csv").set_index("figure")
+SHOWN = read_table("anomalyclip", "figure_maps.csv").set_index("figure")
 """For Figures 14 to 37: the category, its dataset, and what can show it, in order: dataset and category,
 or a dataset alone for its first category. The paper does not name the circuit board or the bracket:
 these are our choice."""

@@ -1,26 +1,8 @@
 """The claims of the papers: the same test runs on published and on measured numbers.
 
-A paper's `claims.csv` says what it claims. Its test is one or more rows of `claim_tests.csv`, which must all be
-met, or a function of its `claims.py` that has the claim's number as its name: `c07`. Both read the paper's own
-rows of a valid tidy frame (`zsad_papers.common.results`) with published dataset names (`results.as_published`).
-
-A row of `claim_tests.csv` says: on these datasets and in these measures, the first setting minus the second
-meets a condition. Each of its columns but the last four may hold several names, with ` | ` between them.
-
-| column | what it holds |
-|---|---|
-| `id` | the claim |
-| `first`, `second` | settings, `winclip_plus[maps=P] (4-shot)`: method, variant, shots; a difference of settings, `a - b`; `second` may be a number, or empty |
-| `measures` | task and metric, `pixel auroc`; the metric alone if it has no task; or a difference, `pixel auroc - image auroc` |
-| `datasets` | published names; with ` where a \\| b` behind them only those that have rows of these settings; `any` is all |
-| `category` | empty for the mean; or a difference, `pcb2 - mean` |
-| `average` | `datasets`, `measures` or `settings`: the condition is for the mean over these |
-| `condition` | for each difference, `> 0, <= 2`; after `abs` for its size, after `ratio` for first / second |
-| `enough` | in how many pairs of dataset and measure the condition must be met; empty for all |
-| `limit` | `paper` or `ours`: who set the numbers of `condition` and `enough`; no better than is the paper's |
-
-Braces in settings are filled in `first` and `second` alike: `{1|2|4}`, or `{n_pairs}` for an option of the paper.
-"""  # noqa: E501, a table
+Both are rows of one paper with published dataset names (`results.as_published`). `published.md` explains the
+tables of claims and tests.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from zsad_papers.common.results import FULL_SHOT, load_published, validate
+from zsad_papers.common.results import FULL_SHOT, load_published, read_table, validate
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided"
 SIDES = ("published", "run")
@@ -100,25 +81,17 @@ class Verdict(NamedTuple):
 Test = Sequence[Comparison] | Callable[["Numbers"], Verdict]
 
 
-def load_claims(paper: str, name: str = "claims.csv") -> pd.DataFrame:
-    """The claims of a paper: id, section, claim, and a note on what the test does not cover. name: another of
-    its tables."""
-    with (files(f"zsad_papers.{paper}") / name).open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
-
-
 @cache
 def load_tests(paper: str) -> tuple[dict[str, Test], dict[str, Any]]:
     """The tests of a paper by claim, rows or a function, and the paper's own values of its options."""
-    claims, module = load_claims(paper), import_module(f"zsad_papers.{paper}.claims")
-    names = [name for name in vars(module) if re.fullmatch(r"c\d+", name)]
-    tests: dict[str, Any] = {f"{paper}-{name}": getattr(module, name) for name in names}
-    for row in load_claims(paper, "claim_tests.csv").itertuples(index=False):
+    claims, module = read_table(paper, "claims.csv"), import_module(f"zsad_papers.{paper}.claims")
+    found = vars(module).items()
+    tests: dict[str, Any] = {f"{paper}-{name}": own for name, own in found if re.fullmatch(r"c\d+", name)}
+    for row in read_table(paper, "claim_tests.csv").itertuples(index=False):
         if callable(tests.setdefault(row.id, [])):
             raise ValueError(f"{row.id} has a function in {module.__name__} and a row in claim_tests.csv")
         tests[row.id].append(Comparison(*row))
-    without = set(claims["id"]) ^ set(tests)
-    if without:
+    if without := set(claims["id"]) ^ set(tests):
         raise ValueError(
             f"{sorted(without)} are not both in claims.csv and tested; expected for each claim rows in "
             f"claim_tests.csv or a function in {module.__name__}"
@@ -135,33 +108,31 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
     tests, options = load_tests(paper)
     if settings is not None:
         options = {name: getattr(settings, name) for name in options}
-    frame = validate(frame)
-    rows = frame[frame["paper"].isin([paper])]  # other papers run the same methods with other settings
-    cells = cells_of(rows)
-    table, records = load_claims(paper), []
+    rows = validate(frame).query("paper == @paper")  # other papers run the same methods with other settings
+    cells, table, records = cells_of(rows), read_table(paper, "claims.csv"), []
     for claim, note in zip(table["id"], table["note"]):
-        verdict = judge(Numbers(rows, cells, options), test := tests[claim])
+        verdict, numbers, reason = judge(Numbers(rows, cells, options), test := tests[claim])
         words = " ".join(test.__doc__.split()) if callable(test) else "; ".join(map(str, test))
-        shown = "; ".join(f"{name} {value:.6g}" for name, value in verdict.numbers.items())
-        words += f" ({note})" if note else ""
-        records.append((words, verdict.verdict, shown, verdict.reason))
+        shown = "; ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        records.append((f"{words} ({note})" if note else words, verdict, shown, reason))
     verdicts = pd.DataFrame(records, columns=["test", "verdict", "numbers", "reason"])
     return table[["id", "section", "claim"]].join(verdicts)
 
 
 def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
-    """Verdicts on a paper's published numbers beside those on a run's: columns `published`, `run`, and the
-    numbers and reasons of each, `run_numbers`.
-
-    `agreement` is 'same verdict', 'other verdict', or 'open' where one side cannot decide.
-    """
+    """Verdicts on a paper's published numbers beside those on a run's: columns `published` and `run`, numbers
+    and reasons of each (`run_numbers`), and `agreement`."""
     frames = evaluate(paper, load_published(paper)), evaluate(paper, run, settings)
     table = frames[0][["id", "section", "claim", "test"]]
     for side, frame in zip(SIDES, frames):
         table[[side, f"{side}_numbers", f"{side}_reason"]] = frame[["verdict", "numbers", "reason"]]
-    same = (table["published"] == table["run"]).map({True: "same verdict", False: "other verdict"})
-    is_open = (table[list(SIDES)] == UNDECIDED).any(axis=1)
-    return table.assign(agreement=same.mask(is_open, "open"))
+    return table.assign(agreement=agreement(table[list(SIDES)], [UNDECIDED]))
+
+
+def agreement(verdicts: pd.DataFrame, undecided: list[str]) -> pd.Series:
+    """'same verdict', 'other verdict', or 'open' where one of the two sides is undecided."""
+    same = verdicts.nunique(axis=1).map({1: "same verdict", 2: "other verdict"})
+    return same.mask(verdicts.isin(undecided).any(axis=1), "open")
 
 
 @cache
@@ -198,9 +169,8 @@ def cells_of(rows: pd.DataFrame) -> Cells:
 
 @dataclass
 class Numbers:
-    """Looks up numbers for one claim; records those that it used with their keys, and the problems. A number
-    that several artifacts give must be the same in all of them. A cell may hold an array of draws, too, the
-    first of which is the number itself."""
+    """Looks up numbers for one claim; records those that it used with their keys, and the problems. A cell
+    may hold an array of draws, too, the first of which is the number itself."""
 
     rows: pd.DataFrame
     cells: Cells
@@ -213,10 +183,9 @@ class Numbers:
         self, name: str, measure: str, dataset: str = "", category: str = "mean", *, std: bool = False
     ) -> float:
         """The mean (or standard deviation) of a setting, written as in `claim_tests.csv`; NaN, and a problem
-        noted, if there is none."""
-        key = (*_setting(name, measure), dataset, category)
+        noted, if there is none, or if artifacts differ."""
+        key, shown = (*_setting(name, measure), dataset, category), place(dataset, measure, category, name)
         found = self.cells.get(key, {})
-        shown = place(dataset, measure, category, name)
         means = [mean if isinstance(mean, float) else float(mean[0]) for mean, _ in found.values()]
         if not found:
             return self._problem(f"no row for {shown}")
@@ -261,9 +230,7 @@ class Numbers:
 
     def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:
         """The claim's verdict: undecided, with the problems as reason, if a number was missing or undefined.
-
-        numbers : derived numbers to show instead of those that were looked up.
-        """
+        numbers: derived ones to show instead of those that were looked up."""
         if self.problems:
             return Verdict(UNDECIDED, self.used, "; ".join(self.problems))
         shown = {name: round(value, 6) for name, value in (numbers or self.used).items()}

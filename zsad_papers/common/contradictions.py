@@ -16,24 +16,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from zsad_papers.common.claims import Numbers, above, at_least, cells_of, load_claims, pairs, place
-from zsad_papers.common.results import load_published
+from zsad_papers.common.claims import Numbers, above, at_least, cells_of, pairs, place
+from zsad_papers.common.results import load_published, read_table
 
-KINDS = {  # what is printed, and what is computed
-    "class mean": ("a mean in a table", "the mean of the class-wise rows"),
-    "deviation": ("the ± of a mean in a table", "the mean of the ± of the class-wise rows"),
-    "one way": ("means of all tables", "on which side of them the means of the class-wise rows lie"),
-    "repeated column": ("columns of a class-wise table", "those with the values and ± of another column"),
-    "missing rows": ("no row", "the range that the other numbers leave for it"),
-    "quoted": ("a number quoted from another paper", "that paper's number"),
-    "other version": ("a number in the second version", "the first version's"),
-    "one version only": ("a table, or a claim", "nothing: the other version lacks it"),
-    "renumbered": ("a table's number", "its number in the first version"),
-    "text": ("a statement in the text", "what the tables say"),
-    "same model": ("a number in a table", "the number of the same model in another table"),
-    "stated twice": ("a setting in one place of the text", "the same setting in another"),
-    "counting": ("a cost in a table", "the same cost with everything counted"),
-}
+KINDS = read_table("common", "check_kinds.csv").set_index("kind")
+"""What is printed, and what is computed."""
 COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
 SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 HALF_UNIT = 0.05  # every table of percentages prints one decimal
@@ -93,7 +80,7 @@ def statements(frame: pd.DataFrame) -> list[Check]:
     settings as in `claim_tests.csv`. Their difference must be what is `said`, with so many `digits`; where
     nothing is said, the first must be larger."""
     checks = []
-    for row in load_claims(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
+    for row in read_table(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
         numbers = numbers_of(frame, row.artifact)
         at_all = product(row.datasets.split(" | "), row.measures.split(" | "), pairs(row, {}))
         for *at, (first, second) in at_all:
@@ -114,7 +101,7 @@ def stated_twice(paper: str) -> list[Check]:
     """Settings and references that the text states in two places: rows of a paper's `stated_twice.csv`."""
     return [
         same_words(f"{row.again} against {row.first}: {row.what}", row.restated, row.stated, "stated twice")
-        for row in load_claims(paper, "stated_twice.csv").itertuples(index=False)
+        for row in read_table(paper, "stated_twice.csv").itertuples(index=False)
     ]
 
 
@@ -123,7 +110,7 @@ def same_models(frame: pd.DataFrame) -> list[Check]:
     the same numbers. The others are compared with the first table."""
     means = frame[(frame["category"] == "mean") & frame["task"].isin(["image", "pixel"])]
     tables, checks = dict(list(means.groupby(["artifact", "variant"]))), []
-    models = load_claims(frame["paper"].iloc[0], "same_models.csv").groupby("model", sort=False)
+    models = read_table(frame["paper"].iloc[0], "same_models.csv").groupby("model", sort=False)
     for what, own in models:
         first, *others = (tables[key] for key in zip(own["artifact"], own["variant"]))
         for other in others:

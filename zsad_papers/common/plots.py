@@ -7,7 +7,7 @@ text repeats the distinction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
@@ -73,10 +73,18 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def grid_of(panels: int, columns: int) -> tuple[int, int]:
-    """The numbers of columns and rows for `panels`, with a limit on columns."""
-    columns = min(columns, panels)
-    return columns, -(-panels // columns)
+def panels_of(
+    titles: Collection[str], columns: int, size: tuple[float, float], margin: tuple[float, float], **options
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of panels in at most so many columns, and {title: its axes}. size, margin: width and height of
+    a panel, and beside all of them, in inches."""
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    extent = columns * size[0] + margin[0], rows * size[1] + margin[1]
+    figure, axes = new_figure(rows, columns, *extent, **options)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_axis_off()
+    return figure, dict(zip(titles, axes.flat))
 
 
 def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
@@ -95,17 +103,14 @@ def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
 def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Point clouds side by side, groups differ in colour and marker. panels: title -> frame with x, y,
     group."""
-    columns, n_rows = grid_of(len(panels), 2)
-    figure, axes = new_figure(n_rows, columns, 3.4 * columns + 0.4, 3.6 * n_rows + 0.6)
-    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
-        for (name, own), colour, marker in zip(points.groupby("group", sort=False), PALETTE, MARKERS):
+    figure, axes = panels_of(panels, 2, (3.4, 3.6), (0.4, 0.6))
+    for title, axis in axes.items():
+        for (name, own), colour, marker in zip(panels[title].groupby("group", sort=False), PALETTE, MARKERS):
             options = {"s": 14, "alpha": 0.6, "linewidths": 0, "label": name}
             axis.scatter(own["x"], own["y"], c=colour, marker=marker, **options)
         axis.set(title=title, xticks=[], yticks=[])
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    beside = 2 if columns > 1 and len(labels) == 2 else 1  # one panel is too narrow for two names
+    handles, labels = axis.get_legend_handles_labels()
+    beside = 2 if len(panels) > 1 and len(labels) == 2 else 1  # one panel is too narrow for two names
     figure.legend(handles, labels, loc="outside lower center", ncols=beside, markerscale=1.6)
     return figure
 
@@ -212,27 +217,22 @@ def dots(
     Dots need no axis from 0, so small differences between high numbers stay visible.
     """
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
-    columns, n_rows = grid_of(len(panels), columns)
-    height = n_rows * (0.9 + len(labels) * (line or 0.12 * (1 + len(groups)))) + 0.4
-    figure, axes = new_figure(n_rows, columns, 1.6 + 2.7 * columns, height, sharey=True, sharex=share_x)
-    for axis, title in zip(axes.flat, panels, strict=False):
+    size = 2.7, 0.9 + len(labels) * (line or 0.12 * (1 + len(groups)))
+    figure, axes = panels_of(panels, columns, size, (1.6, 0.4), sharey=True, sharex=share_x)
+    for title, axis in axes.items():
         for number, name in enumerate(groups):
             own = frame[(frame[group] == name) & (frame[panel] == title)].set_index(label).reindex(labels)
             at = np.arange(len(labels)) + 0.5 * ((number + 0.5) / len(groups) - 0.5)
             axis.plot(own[value], at, MARKERS[number], color=PALETTE[number], label=name)
             if error:
-                axis.errorbar(
-                    own[value], at, xerr=own[error], fmt="none", color=PALETTE[number], elinewidth=1
-                )
+                axis.errorbar(own[value], at, xerr=own[error], fmt="none", color=PALETTE[number], lw=1)
         if reference is not None:
             axis.axvline(reference, color="grey", lw=1)
         axis.set(title=title, xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)
         axis.title.set_fontsize(10)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    axes[0, 0].invert_yaxis()
+    axis.invert_yaxis()
     if len(groups) > 1:
-        handles = axes.flat[0].get_legend_handles_labels()
+        handles = axis.get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=min(3, len(groups)))
     return figure
 
@@ -325,9 +325,9 @@ def diagram(
 @mpl.rc_context(STYLE)
 def against_cost(frame: pd.DataFrame, *, xlabel: str) -> Figure:
     """Points with names in the margin. frame: panel, name, group, x (cost), y (quality), low, high."""
-    panels, groups = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["group"]))
-    figure, axes = new_figure(len(panels), 1, 6.8, len(panels) * (0.9 + 0.19 * len(frame) / len(panels)))
-    for axis, title in zip(axes.flat, panels, strict=True):
+    panels, groups = frame["panel"].unique(), frame["group"].unique()
+    figure, axes = panels_of(panels, 1, (6.8, 0.9 + 0.19 * len(frame) / len(panels)), (0, 0))
+    for title, axis in axes.items():
         own = frame[frame["panel"] == title].sort_values("y")
         axis.set(title=title, xlabel=xlabel, xscale="log")
         axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
@@ -346,6 +346,5 @@ def against_cost(frame: pd.DataFrame, *, xlabel: str) -> Figure:
             look = {"arrowstyle": "-", "color": "grey", "lw": 0.4, "relpos": (0, 0.5), "shrinkB": 4}
             text = {"textcoords": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
             axis.annotate(point.name, (point.x, point.y), (1.04, place), arrowprops=look, **text)
-    handles = axes.flat[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

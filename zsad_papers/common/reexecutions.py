@@ -8,8 +8,7 @@ from functools import cache
 import pandas as pd
 
 from zsad_papers import all_papers
-from zsad_papers.common.claims import load_claims
-from zsad_papers.common.results import COLUMNS, KEYS, load_published, validate
+from zsad_papers.common.results import COLUMNS, KEYS, load_published, read_table, validate
 
 NUMBERS = ["run", *(column for column in COLUMNS if column != "artifact"), "printed"]
 RUNS = ["run", "by", "kind", "code", "weights", "settings", "source", "date", "seen"]
@@ -25,7 +24,7 @@ Fault = tuple[str, pd.Series, str]
 @cache
 def reexecutions() -> pd.DataFrame:
     """All numbers beside their runs, checked; `artifact` is the run, `printed` what the paper has."""
-    return checked(*(load_claims("common", f"{name}.csv") for name in ("reexecutions", "reexecution_runs")))
+    return checked(*(read_table("common", f"{name}.csv") for name in ("reexecutions", "reexecution_runs")))
 
 
 def checked(numbers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

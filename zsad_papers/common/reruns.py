@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 
-from zsad_papers.common.claims import UNDECIDED, Cells, Numbers, cells_of, judge, load_claims, load_tests
+from zsad_papers.common.claims import UNDECIDED, Cells, Numbers, cells_of, judge, load_tests
 from zsad_papers.common.reexecutions import RERUNS, reexecutions
-from zsad_papers.common.results import KEYS, load_published
+from zsad_papers.common.results import KEYS, load_published, read_table
 
 
 def verdicts(paper: str) -> pd.DataFrame:
@@ -53,7 +53,13 @@ def tally(paper: str) -> pd.Series:
     holds = (table["verdict"] == "holds").groupby([table["id"], how])
     texts = holds.sum().astype(str) + " of " + holds.size().astype(str)
     texts += texts.index.get_level_values("alone")
-    return texts.groupby("id").agg(", ".join).reindex(load_claims(paper)["id"]).fillna("-").rename("re-runs")
+    return (
+        texts.groupby("id")
+        .agg(", ".join)
+        .reindex(read_table(paper, "claims.csv")["id"])
+        .fillna("-")
+        .rename("re-runs")
+    )
 
 
 def effects(measured: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +68,7 @@ def effects(measured: pd.DataFrame) -> pd.DataFrame:
     rows = reexecutions().assign(paper=lambda frame: frame["run"])
     printed = rows.dropna(subset="printed").assign(mean=rows["printed"], variant="printed")
     public = pd.concat([rows, printed]).drop_duplicates(KEYS)
-    causes = load_claims("common", "reexecution_causes.csv")
+    causes = read_table("common", "reexecution_causes.csv")
     for side, frame, prefix in (("there", public, ""), ("here", measured, "own_")):
         names = [prefix + name for name in ("run", "settings", "dataset", "measure")]
         for at, (own, settings, *cell) in causes[names].iterrows():

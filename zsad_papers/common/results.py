@@ -1,21 +1,6 @@
-"""Tidy results: published and measured numbers as rows of one schema.
+"""Tidy results: published and measured numbers as rows of one schema, which `published.md` explains.
 
-A frame has the columns `COLUMNS`; the first nine (`KEYS`) name a number, `mean` and `std` are its value.
-
-| column | holds |
-|---|---|
-| paper, artifact | the paper and its table or figure: `rwda`, `T1` |
-| dataset | `mvtec`, or a measured dataset's own name (`mini_mvtec`); empty if the number belongs to none |
-| category | a category of the dataset, or `mean`: over its categories, or of the whole dataset |
-| task | `image`, `pixel`, `text` (numbers about prompts) or empty |
-| shots | number of normal reference images, an int; `FULL_SHOT` where every training image is used |
-| method, variant | `clip_rwda`, `object_unknown;multi_crop=0`; variant is empty for the main result |
-| metric | a name in `METRICS` |
-| mean, std | the value and its spread over seeds; std is NaN for a single run; of a mean row see `SPREADS` |
-
-Percentages are percentages here, as in the papers' tables; the functions that measure return fractions, and
-`rows` multiplies. A mean is NaN only where a metric is undefined (one class in a test set), and never in
-published numbers.
+Percentages are percentages here; the functions that measure return fractions, and `rows` multiplies.
 """
 
 from __future__ import annotations
@@ -39,23 +24,16 @@ TASKS = ("image", "pixel", "text", "")
 FULL_SHOT = -1
 """'All normal training images' in the shots column; written as `full` in files."""
 
-PERCENT = ("auroc", "aupr", "ap", "f1max", "pro", "pro200", "accuracy", "heldout_accuracy")
-METRICS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(PERCENT, (0.0, 100.0)),
-    **dict.fromkeys(("silhouette_state", "silhouette_domain", "spearman"), (-1.0, 1.0)),
-    "cosine_distance": (0.0, 2.0),
-    **dict.fromkeys(("params_M", "macs_G", "latency_ms", "time_ms", "fps"), (0.0, math.inf)),
-    **dict.fromkeys(("train_min_per_epoch", "n_categories", "n_normal", "n_anomalous"), (0.0, math.inf)),
-    **dict.fromkeys(("score_mean", "score_std", "score_overlap", "self_attention"), (0.0, 1.0)),
-    **dict.fromkeys(("background_false_positives", "background_normal"), (0.0, 1.0)),
-}
-"""Known metrics and their ranges. `pro` is exact, `pro200` the estimate of AnomalyCLIP's code, which is another
-number (`zsad_core.pixel_metrics`). `cosine_distance` is 1 - cos, `spearman` a rank correlation.
 
-`score_mean` and `score_std` are of the image scores, which are probabilities; `score_overlap` is the area
-that the histograms of normal and anomalous scores share, each histogram of area 1. `self_attention` is the
-mean attention weight that a token gives itself. `background_false_positives` is the share of the
-false-positive pixels that lie on the background, `background_normal` that of all normal pixels."""
+def read_table(package: str, name: str) -> pd.DataFrame:
+    """A CSV file of one of the folders of `zsad_papers`, all as text."""
+    with (files(f"zsad_papers.{package}") / name).open(encoding="utf-8") as file:
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+METRICS = read_table("common", "metrics.csv").set_index("metric").astype({"low": float, "high": float})
+"""Known metrics, their ranges, and a meaning where the name does not say it."""
+PERCENT = list(METRICS.index[METRICS["percent"] == "1"])
 SPREADS = {
     "of_mean": "± is the standard deviation over draws of the mean over categories",
     "of_classes": "± is the mean over categories of their standard deviations over draws",
@@ -91,7 +69,7 @@ def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Seri
     for column in ("paper", "artifact", "category", "metric"):
         yield column, frame[column] == "", "a name"
     yield "task", ~frame["task"].isin(TASKS), f"one of {TASKS}"
-    yield "metric", ~frame["metric"].isin(list(METRICS)), f"one of {sorted(METRICS)}"
+    yield "metric", ~frame["metric"].isin(METRICS.index), f"one of {sorted(METRICS.index)}"
     numbers = frame[["shots", "mean", "std"]].apply(pd.to_numeric, errors="coerce")
     shots, mean, std = (numbers[column] for column in numbers)
     yield "shots", ~((shots >= FULL_SHOT) & (shots % 1 == 0)), "a whole number from 0 on, or FULL_SHOT"
@@ -99,7 +77,7 @@ def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Seri
         yield column, numbers[column].isna() & frame[column].notna(), "a number or NaN"
     if not undefined:
         yield "mean", mean.isna(), "a number"
-    low, high = (frame["metric"].map(lambda m, end=end: METRICS[m][end]).astype(float) for end in (0, 1))
+    low, high = (frame["metric"].map(METRICS[end]) for end in ("low", "high"))
     outside = (mean < low - ROUNDING) | (mean > high + ROUNDING)
     yield "mean", outside, "a value in the metric's range, see METRICS"
     yield "std", (std < 0) | (std == math.inf), "a standard deviation from 0 on, or NaN"
@@ -148,7 +126,7 @@ def write_results(frame: pd.DataFrame, path: str | Path) -> None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Raw rows; shots 'full', '4_agg' and '' become FULL_SHOT, 4 with variant 'agg', and 0."""
+    """Raw rows; shots 'full' and '' become FULL_SHOT and 0."""
     if not path.is_file():
         raise FileNotFoundError(f"no result file {path}: run its notebook, or check results_dir")
     if not path.read_bytes().endswith(b"\n"):
@@ -159,13 +137,8 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(
             f"{path}: not a results CSV ({error}); delete it and run its notebook again"
         ) from error
-    if {"shots", "variant", "mean", "std"} <= set(frame):
-        # RegAD's '4_agg' was trained on the other categories too (WinCLIP, Table 2)
-        pooled = frame["shots"].str.endswith("_agg")
-        frame["variant"] = frame["variant"].mask(pooled, (frame["variant"] + ";agg").str.strip(";"))
-        frame["shots"] = frame["shots"].str.removesuffix("_agg").replace({"full": str(FULL_SHOT), "": "0"})
-        frame[["mean", "std"]] = frame[["mean", "std"]].replace({"": None})
-    return frame
+    empty = {"shots": {"full": str(FULL_SHOT), "": "0"}, "mean": {"": None}, "std": {"": None}}
+    return frame.replace({column: texts for column, texts in empty.items() if column in frame})
 
 
 def rows(
@@ -198,9 +171,9 @@ def rows(
     whole = "category" not in values
     values = values.assign(category=values.get("category", "mean"), seed=values.get("seed", 0))
     metrics = [column for column in values if column not in ("category", "seed")]
-    unknown = [metric for metric in metrics if metric not in METRICS]
+    unknown = [metric for metric in metrics if metric not in METRICS.index]
     if unknown or not metrics:
-        raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS)}")
+        raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS.index)}")
     n_seeds, n_categories = values["seed"].nunique(), values["category"].nunique()
     if len(values) != n_seeds * n_categories or values.duplicated(["category", "seed"]).any():
         raise ValueError(

@@ -25,7 +25,7 @@ import pandas as pd
 from zsad_papers.common import claims
 from zsad_papers.common.claims import HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
 from zsad_papers.common.contradictions import HALF_UNIT
-from zsad_papers.common.results import PERCENT, load_published
+from zsad_papers.common.results import PERCENT, load_published, read_table
 
 UNRESOLVED = "not resolved by this run"
 INSIDE = ", inside the printed ±"
@@ -185,12 +185,11 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
             if beyond > TOLERANCE:
                 found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
             found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
-    reasons = claims.load_claims(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
+    reasons = read_table(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
     table = table.assign(**{column: pd.Series(values) for column, values in found.items()}).join(reasons)
     table["limit"] = ["ours" if _is_ours(tests[claim]) else "paper" for claim in table.index]
     bare = table[list(SIDES)].replace(INSIDE, "", regex=True)
-    same = (bare["published"] == bare["run"]).map({True: "same verdict", False: "other verdict"})
-    table["agreement"] = same.mask(bare.isin([UNDECIDED, UNRESOLVED]).any(axis=1), "open")
+    table["agreement"] = claims.agreement(bare, [UNDECIDED, UNRESOLVED])
     return table.reset_index()
 
 

@@ -11,41 +11,16 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-
-def _keyed(*names: str) -> dict[str, str]:
-    return {name.lower().replace("-", "_"): name for name in names}
-
+from zsad_papers.common.results import read_table
 
 LABELS: dict[str, dict[str, str]] = {
-    "dataset": {
-        **{"mvtec": "MVTec-AD", "sewerml": "Sewer-ML", "covid19": "COVID-19", "": "any image"},
-        **_keyed("VisA", "MPDD", "BTAD", "SDD", "DAGM", "DTD-Synthetic", "HeadCT", "BrainMRI", "Br35H"),
-        **_keyed("ISIC", "CVC-ColonDB", "CVC-ClinicDB", "Kvasir", "Endo", "TN3K"),
-    },
-    "method": {
-        **_keyed("CLIP", "RWDA", "WinCLIP", "SPADE", "PaDiM", "PatchCore", "RegAD", "Trans-MM", "MaskCLIP"),
-        **_keyed("DifferNet", "TDG", "RegAD-L", "MKD", "P-SVDD", "CutPaste", "VAND", "CoOp", "AnomalyCLIP"),
-        **{"rd4ad": "RD4AD", "clip_rwda": "CLIP + RWDA", "winclip_plus": "WinCLIP+", "clip_ac": "CLIP-AC"},
-        "clip_ac_prompt_ens": "CLIP-AC + ImageNet templates",
-    },
-    "metric": {
-        **{"auroc": "AUROC (%)", "aupr": "AUPR (%)", "ap": "AP (%)", "f1max": "F1-max (%)", "pro": "PRO (%)"},
-        "pro200": "PRO, 200 thresholds (%)",
-        **{"accuracy": "accuracy (%)", "heldout_accuracy": "held-out accuracy (%)"},
-        **{"params_M": "parameters (M)", "macs_G": "multiply-accumulates (G)", "latency_ms": "latency (ms)"},
-        **{"time_ms": "time (ms)", "fps": "images a second"},
-        "train_min_per_epoch": "training (minutes an epoch)",
-        **{"n_categories": "categories", "n_normal": "normal images", "n_anomalous": "anomalous images"},
-    },
-    "variant": {
-        **{"": "-", "object_unknown": "object unknown", "object_known": "object known"},
-        "object_known;multi_crop=0": "object known, one view",
-    },
-    "shots": {"-1": "all"},
+    column: dict(zip(own["value"], own["label"]))
+    for column, own in read_table("common", "labels.csv").groupby("column")
 }
 """Readable names by column; a name that is not listed is shown as it is, with spaces for underscores."""
 
@@ -150,34 +125,7 @@ def _texts(comparison: pd.DataFrame, side: str, digits: int) -> list[str]:
     return [absent if pd.isna(mean) else mean_std(mean, std, digits) for mean, std in pairs]
 
 
-class _Accessible(Styler):
-    """A styled frame, whose header cells have the scope that screen readers announce them by. The book's
-    style keeps the span of the caption in sight while a wide table scrolls beneath it."""
-
-    template_html_table = Styler.env.from_string("""
-{%- macro row(cells) -%}
-<tr>
-{%- for c in cells if c.is_visible != False -%}
-{%- if c.type == "th" and c.display_value not in ("", "&nbsp;") -%}
-{%- set scope = ("row" if "row_heading" in c.class else "col") ~ ("group" if c.attributes else "") -%}
-<th scope="{{ scope }}" class="{{ c.class }}" {{ c.attributes }}>{{ c.display_value }}</th>
-{%- else -%}
-{%- set text = "" if c.type == "th" else c.display_value -%}
-<td class="{{ c.class }}" {{ c.attributes }}>
-{%- if text in links -%}<a href="{{ links[text] }}">{{ text }}</a>{%- else -%}{{ text }}{%- endif -%}
-</td>
-{%- endif -%}
-{%- endfor -%}
-</tr>
-{%- endmacro -%}
-<div role="region" aria-label="{{ caption }}" tabindex="0" style="overflow-x: auto">
-<table>
-<caption><span>{{ caption }}</span></caption>
-<thead>{% for cells in head %}{{ row(cells) }}{% endfor %}</thead>
-<tbody>{% for cells in body %}{{ row(cells) }}{% endfor %}</tbody>
-</table>
-</div>
-""")
+_Accessible = Styler.from_custom_template(str(files("zsad_papers.common")), html_table="table.html")
 
 
 def as_table(

@@ -12,8 +12,8 @@ from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.image_features import image_embeddings, random_word_embeddings
 from zsad_core.prompts import ALPHABETS
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import dataset_of
+from zsad_papers.common.results import read_table
 from zsad_papers.common.tables import mean_std
 from zsad_papers.rwda import experiments
 from zsad_papers.rwda.experiments import NO_IMAGES, fnn_scores, prompt_scores, sum_scores
@@ -108,7 +108,7 @@ def choice_table(found: pd.DataFrame) -> pd.DataFrame:
     wide = found.assign(text=texts).pivot_table("text", "variant", "system", aggfunc="first", sort=False)
     wide = wide.reindex(columns=list(SYSTEMS.values())).fillna("-").reset_index()
     wide[["choice", "option"]] = wide.pop("variant").str.extract("([^=]*)=?(.*)")
-    table = load_claims("rwda", "open_choices.csv").merge(wide, on="choice")
+    table = read_table("rwda", "open_choices.csv").merge(wide, on="choice")
     table["the published numbers say"] = table.pop("published").mask(table["choice"].duplicated(), "")
     here = table.pop("here").radd(", here ").where(table["choice"] != DEFAULT, "")
     return table.assign(choice=table["choice"] + here).set_index(["choice", "option"])

@@ -7,8 +7,7 @@ from itertools import product
 import pandas as pd
 
 from zsad_papers.common import contradictions as common
-from zsad_papers.common.claims import load_claims
-from zsad_papers.common.results import load_published
+from zsad_papers.common.results import load_published, read_table
 from zsad_papers.rwda.claims import WORD_PAIR_VARIANTS
 from zsad_papers.rwda.costs import complexity_table
 
@@ -49,7 +48,7 @@ def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
         sides = ("absent", artifact) if in_first else (artifact, "absent")
         explanation = f"only the {'first' if in_first else 'second'} version has this table"
         checks.append(common.same_words(artifact, *sides, "one version only", explanation))
-    claims = load_claims("rwda")
+    claims = read_table("rwda", "claims.csv")
     for claim in claims[claims["section"].str.contains("first version")].itertuples():
         where = f"Section {claim.section}, {claim.id}"
         explanation = f"only the first version says: {claim.claim}"

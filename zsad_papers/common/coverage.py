@@ -10,8 +10,6 @@ from zsad_papers.common.results import compare, load_published
 
 OWN, STAND_IN, ONLY = "on the paper's data", "on a stand-in", "published only"
 STATES = (OWN, STAND_IN, ONLY)
-SPARSE = 0.5
-"""A table of which a smaller share of cells is measured needs a reason in `book/hollow.csv`."""
 
 
 def coverage(artifacts: pd.DataFrame, run: pd.DataFrame, datasets: Mapping[str, str | None]) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import pandas as pd
 
 from zsad_papers import all_papers
-from zsad_papers.common.results import COLUMNS, KEYS, load_published, read_table, validate
+from zsad_papers.common.results import COLUMNS, KEYS, Fault, load_published, read_table, refuse, validate
 
 NUMBERS = ["run", *(column for column in COLUMNS if column != "artifact"), "printed"]
 RUNS = ["run", "by", "kind", "code", "weights", "settings", "source", "date", "seen"]
@@ -18,7 +18,6 @@ SEEN = ("source", "second-hand", "derived")
 OTHER_DATASETS = ("ksdd2",)  # no paper of the book has numbers for it
 CELL = [column for column in KEYS if column not in ("paper", "artifact")]
 ROUNDED = 0.1  # a mean and its classes, each with one decimal
-Fault = tuple[str, pd.Series, str]
 
 
 @cache
@@ -33,22 +32,13 @@ def checked(numbers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     for name, table, columns in ((file, numbers, NUMBERS), (file_of_runs, runs, RUNS)):
         if list(table) != columns:
             raise ValueError(f"{name} has the columns {list(table)}; expected {columns}")
-    _refuse(file_of_runs, runs, _faults_of_runs(runs, numbers["run"]))
-    _refuse(file, numbers, [("run", ~numbers["run"].isin(runs["run"]), f"a run of {file_of_runs}")])
+    refuse(file_of_runs, runs, _faults_of_runs(runs, numbers["run"]))
+    refuse(file, numbers, [("run", ~numbers["run"].isin(runs["run"]), f"a run of {file_of_runs}")])
     frame = numbers.assign(artifact=numbers["run"], std=numbers["std"].replace("", None))
     frame = validate(frame[COLUMNS], source=file, undefined=False)
     frame = frame.assign(run=numbers["run"], printed=pd.to_numeric(numbers["printed"], errors="coerce"))
-    _refuse(file, frame, _faults(frame))
+    refuse(file, frame, _faults(frame))
     return frame.merge(runs, on="run", how="left")
-
-
-def _refuse(file: str, frame: pd.DataFrame, faults: Iterable[Fault]) -> None:
-    for column, bad, expected in faults:
-        if bad.any():
-            at = int(bad.to_numpy().argmax())
-            row = frame.iloc[at].to_dict()
-            found = f"{file}, line {at + 2}: {column} is {row[column]!r}"
-            raise ValueError(f"{found}; expected {expected}: {row}")
 
 
 def _faults_of_runs(runs: pd.DataFrame, used: pd.Series) -> Iterator[Fault]:

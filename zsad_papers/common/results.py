@@ -43,6 +43,9 @@ paper's `contradictions` show which one it prints; tables have the same kind on 
 ROUNDING = 1e-9  # allowed beyond a range: a cosine may be 1 + 2e-16
 
 
+Fault = tuple[str, pd.Series, str]
+
+
 def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = True) -> pd.DataFrame:
     """The frame in canonical order and types, or a ValueError that names source, line and expectation.
     `undefined=False` also refuses NaN means."""
@@ -50,19 +53,24 @@ def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = Tr
         missing, extra = sorted(set(COLUMNS) - set(frame)), sorted(set(frame) - set(COLUMNS))
         raise ValueError(f"{source}: missing columns {missing}, unknown columns {extra}; expected {COLUMNS}")
     frame = frame[COLUMNS].reset_index(drop=True)
-    for column, bad, expected in _faults(frame, undefined):
+    refuse(source, frame, _faults(frame, undefined))
+    types = {**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64", "mean": "float64", "std": "float64"}
+    return frame.assign(shots=pd.to_numeric(frame["shots"])).astype(types)
+
+
+def refuse(source: str, frame: pd.DataFrame, faults: Iterable[Fault]) -> None:
+    """ValueError for the first fault: (column, which rows are wrong, what is expected)."""
+    for column, bad, expected in faults:
         if bad.any():
             at = int(bad.to_numpy().argmax())
             row = frame.iloc[[at]].astype("object").to_dict("records")[0]
             raise ValueError(
                 f"{source}, line {at + 2}: {column} is {row[column]!r}; expected {expected}: {row}"
             )
-    types = {**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64", "mean": "float64", "std": "float64"}
-    return frame.assign(shots=pd.to_numeric(frame["shots"])).astype(types)
 
 
-def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[tuple[str, pd.Series, str]]:
-    """(column, which rows are wrong, what is expected); each check may rely on those before it."""
+def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[Fault]:
+    """Each check may rely on those before it."""
     for column in TEXT_COLUMNS:
         is_text = frame[column].map(lambda value: isinstance(value, str)).astype(bool)
         yield column, ~is_text, "text, empty for none"
@@ -90,9 +98,7 @@ def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
     source = f"{paper}/{file}"
     frame = validate(_read(Path(str(files("zsad_papers") / source))), source=source, undefined=False)
     name = file.removesuffix(".csv").replace("published", paper)
-    others = frame["paper"] != name
-    if others.any():
-        raise ValueError(f"{source}, line {int(others.to_numpy().argmax()) + 2}: paper is not {name!r}")
+    refuse(source, frame, [("paper", frame["paper"] != name, repr(name))])
     return frame
 
 
@@ -105,9 +111,9 @@ def read_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     together = pd.concat(frames)
     repeated = together[together.duplicated(KEYS, keep=False)]
     if len(repeated):
-        twice = repeated[(repeated[KEYS] == repeated[KEYS].iloc[0]).all(axis=1)]
+        key, twice = next(iter(repeated.groupby(KEYS, sort=False)))
         raise ValueError(
-            f"{twice.index.get_level_values(0).tolist()} hold the same row {twice.iloc[0][KEYS].to_dict()}; "
+            f"{twice.index.get_level_values(0).tolist()} hold the same row {dict(zip(KEYS, key))}; "
             "expected each number in one file"
         )
     return together.reset_index(drop=True)
@@ -154,12 +160,10 @@ def rows(
     keep: Literal["both", "mean", "categories"] = "both",
     spread: Literal["of_mean", "of_classes"] = "of_mean",
 ) -> pd.DataFrame:
-    """Tidy rows from measurements of each category and seed.
+    """Tidy rows from measurements of each category and seed: mean and standard deviation over seeds (ddof 1).
 
-    Each category gets the mean and standard deviation of its values over seeds, the sample's (ddof 1). The
-    `mean` row takes the mean over categories *within each seed first*, then the mean over seeds; its std is
-    by `spread` one of `SPREADS`. An undefined (NaN) category makes the mean row NaN, with a warning, since a
-    mean over the others is a number for another dataset. With one seed std is NaN.
+    The `mean` row takes the mean over categories *within each seed first*; its std is by `spread` one of
+    `SPREADS`. An undefined (NaN) category makes it NaN, with a warning. With one seed std is NaN.
 
     values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
         if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
@@ -168,32 +172,27 @@ def rows(
     """
     if values.empty:
         return joined([])
-    whole = "category" not in values
     values = values.assign(category=values.get("category", "mean"), seed=values.get("seed", 0))
     metrics = [column for column in values if column not in ("category", "seed")]
     unknown = [metric for metric in metrics if metric not in METRICS.index]
     if unknown or not metrics:
         raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS.index)}")
-    n_seeds, n_categories = values["seed"].nunique(), values["category"].nunique()
-    if len(values) != n_seeds * n_categories or values.duplicated(["category", "seed"]).any():
+    seeds, categories = values["seed"].nunique(), values["category"].nunique()
+    if len(values) != seeds * categories or values.duplicated(["category", "seed"]).any():
         raise ValueError(
-            f"{len(values)} rows of {n_categories} categories and {n_seeds} seeds; expected each pair once"
+            f"{len(values)} rows of {categories} categories and {seeds} seeds; expected each pair once"
         )
     names = {"paper": paper, "dataset": dataset, "task": task, "shots": shots, "method": method}
-    records = []
+    names, records = names | {"variant": variant}, []
     for metric in metrics:
-        own = artifact if isinstance(artifact, str) else artifact[metric]
-        names |= {"variant": variant, "metric": metric, "artifact": own}
-        scale = 100.0 if metric in PERCENT else 1.0
-        cells = scale * values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
+        names |= {"metric": metric, "artifact": artifact if isinstance(artifact, str) else artifact[metric]}
+        cells = (100.0 if metric in PERCENT else 1.0) * values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
         undefined = cells.columns[cells.isna().any()].tolist()
         if undefined:
             warnings.warn(f"{metric} of {dataset} is undefined for {undefined}; so is its mean", stacklevel=2)
-        parts = {} if keep == "mean" or whole else dict(cells.items())
-        if keep != "categories":
-            parts["mean"] = cells.mean(axis=1, skipna=False)  # (seeds,)
-        for category, part in parts.items():
-            mean, std = part.mean(skipna=False), part.std(skipna=False)
+        shown = cells.assign(mean=cells.mean(axis=1, skipna=False))
+        for category in {"both": [*shown], "mean": ["mean"], "categories": [*cells]}[keep]:
+            mean, std = shown[category].mean(skipna=False), shown[category].std(skipna=False)
             if category == "mean" and spread == "of_classes":
                 std = cells.std(skipna=False).mean(skipna=False)
             records.append({**names, "category": category, "mean": mean, "std": std})

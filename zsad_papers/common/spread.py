@@ -29,13 +29,11 @@ from zsad_papers.common.results import PERCENT, load_published, read_table
 
 UNRESOLVED = "not resolved by this run"
 INSIDE = ", inside the printed ±"
-QUANTILES = {"published": (0.159, 0.841), "run": (0.025, 0.975)}
-"""What bounds an interval: one standard deviation in print, 95 % on a run."""
+QUANTILES = {"published": (0.159, 0.841), "run": (0.025, 0.975)}  # one standard deviation; 95 %
 DRAWS, LOOPS = 2000, 200  # a test that is a function looks at draws one by one, at fewer
 EXACT = ("params_M", "macs_G", "n_categories", "n_normal", "n_anomalous")  # counted, so without a spread
 NOISE = 3.0  # its standard deviation in points; in hundredths of the mean for what is no percentage
-EASY = 0.3
-"""A test that noise meets in a larger share of frames needs a word."""
+EASY = 0.3  # a test that noise meets in a larger share of frames needs a word
 
 Key = tuple[str | int, ...]
 Arrays = dict[Key, np.ndarray]  # (1 + DRAWS,) each: the number itself, then draws of it
@@ -164,25 +162,22 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     tests, options = claims.load_tests(paper)
     name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
     seeds = getattr(settings, name), settings.reference_seeds
-    frames = {"published": (load_published(paper), options)}
-    frames["run"] = (run[run["paper"].isin([paper])], {name: getattr(settings, name) for name in options})
-    over = {"published": None, "run": seeds}
+    own = {name: getattr(settings, name) for name in options}
+    sides = zip(SIDES, (load_published(paper), run[run["paper"] == paper]), (options, own), (None, seeds))
     table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
-    for side in SIDES:
-        rows, own = frames[side]
+    for side, rows, values, over in sides:
         cells = claims.cells_of(rows)
         for claim, test in tests.items():
-            numbers = Numbers(rows, cells, own)
+            numbers = Numbers(rows, cells, values)
             verdict = judge(numbers, test).verdict
             found[side][claim], found[f"{side}_effect"][claim] = verdict, ""
             if verdict == UNDECIDED:
                 continue
-            result = effect(numbers, test, draws_of(cells, numbers.keys, over[side]), QUANTILES[side])
+            result = effect(numbers, test, draws_of(cells, numbers.keys, over), QUANTILES[side])
             found[f"{side}_effect"][claim] = result.text
-            if side == "run" and "[" in result.text and not _has_classes(numbers):
+            if over and "[" in result.text and not _has_classes(numbers):
                 found["run_effect"][claim] += " over seeds alone"
-            beyond = -result.low if verdict == HOLDS else result.high
-            if beyond > TOLERANCE:
+            if (-result.low if verdict == HOLDS else result.high) > TOLERANCE:
                 found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
             found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
     reasons = read_table(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")

@@ -1,7 +1,5 @@
 """Checks of published numbers: two sides that should agree, and whether they do.
 
-Each paper's `contradictions.checks` returns rows of `COLUMNS`, for sides that agree and sides that do not.
-
 Printed numbers are rounded. Two of them contradict each other only if no unrounded values give both. With one
 decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.05, together by 0.1.
 """
@@ -24,8 +22,6 @@ KINDS = read_table("common", "check_kinds.csv").set_index("kind")
 COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
 SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 HALF_UNIT = 0.05  # every table of percentages prints one decimal
-UNROUNDED = "rounding explains a difference of at most 0.1"
-QUOTED = "; class values and mean are both quoted from the WinCLIP paper"
 Check = dict[str, str | float | bool]
 
 
@@ -134,10 +130,9 @@ def compared(what: str, one: pd.DataFrame, other: pd.DataFrame, on: Sequence[str
 
 
 def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame:
-    """Means over class-wise rows against the printed means, for every artifact with rows for all classes; for
-    a setting that lacks one, the value that the printed mean leaves for it. The same of the deviations, which
-    shows what ± means; and whether the means of a measure are all off to one side. quotes: methods whose
-    class values and means the paper takes from the WinCLIP paper."""
+    """Means and deviations over class-wise rows against the printed ones, for every artifact with rows for
+    all classes; for a class that a setting lacks, the value that the printed mean leaves. quotes: methods
+    whose values the paper takes from the WinCLIP paper."""
     classes = frame[frame["category"] != "mean"]
     all_classes = classes.groupby("dataset")["category"].agg(set)
     means, deviations = (_printed(frame, column) for column in ("mean", "std"))
@@ -147,14 +142,16 @@ def class_means(frame: pd.DataFrame, quotes: Sequence[str] = ()) -> pd.DataFrame
             continue
         for setting, rows in table.groupby(SETTING, sort=False):
             missing = sorted(all_classes[dataset] - set(rows["category"]))
-            source = QUOTED if setting[SETTING.index("method")] in quotes else ""
+            explanation = "rounding explains a difference of at most 0.1"
+            if setting[SETTING.index("method")] in quotes:
+                explanation += "; class values and mean are both quoted from the WinCLIP paper"
             for mean, artifacts in means.get(setting, {}).items():
                 where = f"{artifact} against {artifacts}: {setting_name(setting)}"
                 if missing:
                     checks.append(_missing(where, missing, mean, rows["mean"]))
                     continue
                 check = equal_numbers(where, mean, rows["mean"].mean(), 2 * HALF_UNIT, "class mean")
-                checks.append(check | {"explanation": UNROUNDED + source})
+                checks.append(check | {"explanation": explanation})
                 differences[setting[1], setting[-1]].append(check["difference"])
             for std, artifacts in deviations.get(setting, {}).items():
                 if std > 0 and not missing:

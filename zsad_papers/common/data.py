@@ -69,14 +69,12 @@ def encoder_of(settings: Settings, prefix: str = "") -> KnownEncoder:
 
 
 def dataset_of(settings: Settings, dataset: str) -> AnomalyDataset | None:
-    """The stand-in for a published dataset, at most `limit_images` test images a category and label, by the
-    name that `settings.datasets` has for it, as `results.as_published` expects; None if the settings name
-    none, and with a warning if the one they name is not prepared."""
+    """The stand-in for a published dataset, by the name that `settings.datasets` has for it; None if the
+    settings name none, and with a warning if the one they name is not prepared."""
     name = settings.datasets.get(dataset)
     if name is not None and not is_prepared(settings, name):
         warnings.warn(missing(settings, [dataset])[0], stacklevel=2)
-        return None
-    return None if name is None else dataset_named(settings, name)
+    return dataset_named(settings, name) if dataset in dataset_names(settings, [dataset]) else None
 
 
 def dataset_names(settings: Settings, datasets: Sequence[str]) -> dict[str, str]:

@@ -80,11 +80,9 @@ def measure(
 
 
 def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, float]:
-    highest = float(anomaly_map.max())
-    if not mask.any() or mask.all():
-        return np.nan, np.nan, highest
     labels, scores = mask.ravel(), anomaly_map.ravel()
-    return auroc(labels, scores), f1_max(labels, scores), highest
+    defined = mask.any() and not mask.all()
+    return *((f(labels, scores) if defined else np.nan) for f in (auroc, f1_max)), float(scores.max())
 
 
 def _seen(part: FeaturePart, features: TileFeatures, map_size: int | tuple[int, int] | None) -> list[tuple]:
@@ -150,8 +148,7 @@ class Category:
     name: str
     whole: Whole = "tiles"
     normalize_sentences: bool = True
-    learned: Texts | None = None
-    """Embeddings of learned prompts in the place of all sentences."""
+    learned: Texts | None = None  # embeddings of learned prompts in the place of all sentences
 
     @cached_property
     def test(self) -> AnomalyDataset:
@@ -191,8 +188,7 @@ class Category:
         return sorted(set(self.test.meta["defect"]) - {"good"})
 
     def views(self, whole: Whole = "tiles") -> np.ndarray:
-        """(n, v, d) views of the test images. Views of square or squashed images are those of RWDA: they are
-        embedded for the whole category, once for both papers."""
+        """(n, v, d) views of the test images."""
         images, options = self.viewed(whole)
         found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
         return found.select(split="test").views
@@ -202,7 +198,8 @@ class Category:
         return self if _square(self.dataset.select(category=self.name)) else replace(self, whole=whole)
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
-        """The images that `views` embeds, and the options of `views.inference_views`."""
+        """The images that `views` embeds, and the options of `views.inference_views`. Square or squashed ones
+        are those of RWDA: embedded for the whole category, once for both papers."""
         if whole == "squash" or _square(self.test):
             return self.dataset.select(category=self.name), {}
         return self.test, {"whole": whole}
@@ -211,21 +208,21 @@ class Category:
         """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
 
         Raises ValueError for a category with fewer normal training images than shots."""
-        if len(self.train) < max([1, *shots]):
+        there, needed = len(self.train), max([1, *shots])
+        if there < needed:
             raise ValueError(
-                f"{self.dataset.name}, category {self.name!r}: {len(self.train)} normal training images, "
-                f"expected at least {max([1, *shots])} to draw references from. List more in meta.csv with "
-                "split train, use fewer shots, or leave the experiments with references out"
+                f"{self.dataset.name}, category {self.name!r}: {there} normal training images, expected at "
+                f"least {needed} to draw references from. List more in meta.csv with split train, use fewer "
+                "shots, or leave the experiments with references out"
             )
         first = 1000 * self.dataset.categories.index(self.name)
         seeds = range(self.settings.seed, self.settings.seed + self.settings.reference_seeds)
-        return {(k, s): sample_references(len(self.train), k, first + s) for k in shots for s in seeds}
+        return {(k, s): sample_references(there, k, first + s) for k in shots for s in seeds}
 
     def references(self, draws: Mapping, extractor: Extractor) -> tuple[list[TileFeatures], dict]:
         """Features of the images of all draws, and the draws as indices into these."""
         needed = np.unique(np.concatenate(list(draws.values())))
-        chosen = self.train.where(np.isin(np.arange(len(self.train)), needed))
-        parts = self.computed(extractor, chosen)
+        parts = self.computed(extractor, self.train.where(np.isin(np.arange(len(self.train)), needed)))
         return [part.load() for part in parts], {k: np.searchsorted(needed, v) for k, v in draws.items()}
 
     def computed(self, extractor: Extractor, images: AnomalyDataset) -> list[FeaturePart]:
@@ -233,7 +230,6 @@ class Category:
         return compute_features(extractor, images, self.settings.cache_dir, whole=self.whole)
 
     def features(self, extractor: Extractor, image: int) -> TileFeatures:
-        """The features of test image number `image`."""
         number, place = divmod(image, PART)
         return self.computed(extractor, self.test)[number].load().only(place)
 
@@ -256,8 +252,8 @@ class Category:
         how = {"map_size": map_size or settings.map_size, "each": list(each)}
         how |= {"sigma": sigma} if sigma else {}
         key = extractor.key | how | options | {"study": name, "pixels": "two PRO", "whole": self.whole}
-        key |= {"images": self.test.fingerprint, "temperature": self.temperature}
-        key |= {"normalize_sentences": self.normalize_sentences}
+        own = {"images": self.test.fingerprint, "temperature": self.temperature}
+        key |= {**own, "normalize_sentences": self.normalize_sentences}
         if kinds:
             key["sentences"] = self.sentences_key(kinds)
         if shots:
@@ -310,11 +306,9 @@ def run_experiment(
     settings: Settings, encoder: ClipEncoder, dataset: str, run: Callable[..., list[dict]], *options
 ) -> pd.DataFrame:
     """The records that `run(category, *options)` gives of all categories of a dataset's stand-in."""
-    records = []
     bar = f"{run.__name__.replace('_', ' ')}, {dataset}"
-    for category in tqdm(categories(settings, encoder, dataset), desc=bar, leave=False):
-        records += run(category, *options)
-    return as_frame(records)
+    parts = tqdm(categories(settings, encoder, dataset), desc=bar, leave=False)
+    return as_frame([record for category in parts for record in run(category, *options)])
 
 
 def as_frame(records: Sequence[dict]) -> pd.DataFrame:

@@ -37,11 +37,10 @@ def example(
 ) -> Example:
     """Test image number `image` with its maps; reference: the training image that is shown as normal, black
     without one."""
-    black = Image.new("RGB", category.test.size(image))
-    normal = black if reference is None else category.train.image(reference)
-    label = f"{object_name(category.name)}\n{object_name(category.test.meta['defect'].iloc[image])}"
-    picture, mask = np.asarray(category.test.image(image)), category.test.mask(image)
-    return Example(label, picture, mask, np.asarray(normal), maps)
+    test = category.test
+    normal = Image.new("RGB", test.size(image)) if reference is None else category.train.image(reference)
+    label = f"{object_name(category.name)}\n{object_name(test.meta['defect'].iloc[image])}"
+    return Example(label, np.asarray(test.image(image)), test.mask(image), np.asarray(normal), maps)
 
 
 def image_map(

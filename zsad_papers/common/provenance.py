@@ -22,20 +22,12 @@ import psutil
 from profiles.record import commit, program_facts, recorded
 from zsad_core.cache import write_atomically
 from zsad_core.datasets import AnomalyDataset
-from zsad_papers.common.data import (
-    KnownEncoder,
-    dataset_named,
-    datasets_by_stand_in,
-    described,
-    is_prepared,
-)
+from zsad_papers.common import data
+from zsad_papers.common.data import KnownEncoder
 from zsad_papers.common.paper import Paper
 from zsad_papers.common.results import read_results, write_results
 from zsad_papers.common.settings import Settings, read_settings, repository_root
 from zsad_papers.common.tables import as_table
-
-OF_ENCODER = {"model": "model_id", "weights": "weights_id"}
-OF_ENCODER |= {name: name for name in ("weights_sha256", "device", "precision")}
 
 
 def run_line(
@@ -46,19 +38,18 @@ def run_line(
 ) -> str:
     """Markdown: a line with profile, weights, datasets, seeds and commit, and whether they are the paper's;
     below it, folded, the rest of `provenance` and `run_facts`. datasets: names of those in use; None: all."""
-    published = datasets_by_stand_in(settings)
+    published = data.datasets_by_stand_in(settings)
     names = list(dict.fromkeys(published if datasets is None else datasets))
-    parts = [f"profile **{profile_name(settings)}**"]
     usual = _recorded(read_settings({"profile": settings.profile}, type(settings)))
-    recorded = _recorded(settings)
-    changed = [f"{name} = {value!r}" for name, value in recorded.items() if value != usual[name]]
-    parts[0] += f" with {', '.join(changed)}" if changed else ""
+    changed = [f"{name} = {own!r}" for name, own in _recorded(settings).items() if own != usual[name]]
+    changed = f" with {', '.join(changed)}" if changed else ""
+    parts = [f"profile **{profile_name(settings)}**{changed}"]
     if encoder is not None:
         parts.append(f"model {encoder.model_id}, weights {encoder.weights_id}")
     if names:
-        parts.append("datasets " + ", ".join(described(name, published.get(name, [])) for name in names))
-    parts += [paper.seeds(settings)] if paper else []
-    line = f"This run: {'; '.join([*parts, f'commit {commit(repository_root())}'])}. "
+        parts.append("datasets " + ", ".join(data.described(name, published.get(name, [])) for name in names))
+    parts += [*([paper.seeds(settings)] if paper else []), f"commit {commit(repository_root())}"]
+    line = f"This run: {'; '.join(parts)}. "
     differs = []
     if paper and encoder is not None and paper.encoder_in(settings) != paper.encoder:
         differs.append(f"the weights (the paper: {', '.join(paper.encoder)})")
@@ -71,8 +62,8 @@ def run_line(
         line += "So no number measured here reproduces a published one."
     elif names or encoder is not None:
         line += "Weights and datasets are those that the paper names."
-    there = (name for name in names if is_prepared(settings, name))
-    fingerprints = {name: dataset_named(settings, name).fingerprint for name in there}
+    there = (name for name in names if data.is_prepared(settings, name))
+    fingerprints = {name: data.dataset_named(settings, name).fingerprint for name in there}
     return f"{line}\n\n{folded(provenance(settings, encoder, fingerprints) | run_facts())}"
 
 
@@ -83,7 +74,9 @@ def provenance(
     return {
         "profile": profile_name(settings),
         "parameters": _recorded(settings),
-        **{name: encoder and encoder.facts[own] for name, own in OF_ENCODER.items()},
+        "model": encoder and encoder.facts["model_id"],
+        "weights": encoder and encoder.facts["weights_id"],
+        **{name: encoder and encoder.facts[name] for name in ("weights_sha256", "device", "precision")},
         "seed": settings.seed,
         "datasets": dict(fingerprints or {}),
         **program_facts(repository_root()),
@@ -106,9 +99,8 @@ def run_facts() -> dict[str, Any]:
 
 def folded(facts: Mapping[str, Any]) -> str:
     """A table that opens with a click; what the line above it says is left out."""
-    shown = pd.json_normalize(
-        {k: v for k, v in facts.items() if k not in ("profile", "parameters")}, sep=": "
-    )
+    rest = {name: fact for name, fact in facts.items() if name not in ("profile", "parameters")}
+    shown = pd.json_normalize(rest, sep=": ")
     table = as_table(shown.astype("object").T.set_axis(["value"], axis=1), "What was run", digits=1)
     return f"<details><summary>Provenance</summary>{table.html}</details>"
 

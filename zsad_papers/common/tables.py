@@ -83,19 +83,13 @@ def comparison_table(
     """The result of `results.compare` as a table: lines by `index`, groups of columns by `columns`, which
     together must identify its rows, in the order in which their names first appear.
 
-    Cells hold 'mean ± std', or in words 'not yet run', 'dataset missing', 'undefined', 'no published number'.
-    A dataset that another one stands in for is labelled with both names.
+    Cells hold 'mean ± std', or the status in words. A dataset with a stand-in is labelled with both names.
     absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run here', say.
     labels : readable names by column, added to `LABELS`.
     """
     comparison = comparison.reset_index(drop=True)
-    texts = pd.DataFrame(
-        {
-            "published": _texts(comparison, "published", digits),
-            "measured": _texts(comparison, "measured", digits),
-            "difference": ["" if pd.isna(d) else f"{d:+.{digits}f}" for d in comparison["difference"]],
-        }
-    )
+    texts = pd.DataFrame({side: _texts(comparison, side, digits) for side in ("published", "measured")})
+    texts["difference"] = ["" if pd.isna(d) else f"{d:+.{digits}f}" for d in comparison["difference"]]
     lacking = comparison["status"].isin(["not yet run", "dataset missing"])
     words = [(absent or {}).get(row.method, row.status) for row in comparison.itertuples()]
     texts["measured"] = texts["measured"].mask(lacking, pd.Series(words, dtype="str"))

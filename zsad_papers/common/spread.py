@@ -163,9 +163,9 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
     seeds = getattr(settings, name), settings.reference_seeds
     own = {name: getattr(settings, name) for name in options}
-    rows = load_published(paper), run[run["paper"].isin([paper])]
+    frames = load_published(paper), run[run["paper"].isin([paper])]
     table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
-    for side, rows, values, over in zip(SIDES, rows, (options, own), (None, seeds)):
+    for side, rows, values, over in zip(SIDES, frames, (options, own), (None, seeds)):
         cells = claims.cells_of(rows)
         for claim, test in tests.items():
             numbers = Numbers(rows, cells, values)

@@ -12,11 +12,10 @@ from zsad_core.encoders import ClipEncoder, load_encoder
 from zsad_core.metrics import auroc, f1_max
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.common import results
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import encoder_of
 from zsad_papers.common.experiment import Category, run_experiment
 from zsad_papers.common.galleries import Example
-from zsad_papers.common.results import FULL_SHOT, joined, rows
+from zsad_papers.common.results import FULL_SHOT, joined, read_table, rows
 from zsad_papers.common.settings import Settings
 from zsad_papers.common.tables import LABELS, Table, as_table, mean_std
 from zsad_papers.winclip import experiments
@@ -112,7 +111,7 @@ def many_shot_rows(records: pd.DataFrame, stand_in: str) -> pd.DataFrame:
 def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Sequence[int]) -> pd.DataFrame:
     """Rows of Tables 3, 5, 6 and 8 (mvtec) or 7 (visa), and of claims without a table: `ablations.csv`, where
     `default` is the method itself. shots: of WinCLIP+."""
-    frames, table = [], load_claims("winclip", "ablations.csv")
+    frames, table = [], read_table("winclip", "ablations.csv")
     for row in table[table["dataset"].isin([dataset, ""])].itertuples(index=False):
         own = {"method": row.method, "task": row.task, "metrics": row.metrics}
         where = {column: value.split(" | ") for column, value in own.items() if value}

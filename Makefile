@@ -25,7 +25,8 @@ BIN := .venv/bin
 RUN = $(BIN)/python workflow/run.py --profile "$(PROFILE)" $(if $(CLUSTER),--cluster "$(CLUSTER)",--cores $(CORES))
 STAMP := .venv/.installed
 # One thread a worker, which sleeps when it waits: OpenMP threads that share a core would spin.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+    MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456 $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
 # Only this index, and first: with a second one pip would take a CUDA build wherever that is newer.
 TORCH_INDEX := https://download.pytorch.org/whl/$(TORCH)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from zsad_core import prompts
 from zsad_core.cache import cache_file, cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
+from zsad_core.devices import fast_products
 from zsad_core.encoders import ClipEncoder
 from zsad_core.images import read_image
 from zsad_core.views import CROPS, ZOOM, Whole, boxes_of, inference_views
@@ -275,10 +276,11 @@ def _compute(parts: Sequence[Sequence[FeaturePart]]) -> Iterator[list[dict[str, 
 def _arrays(
     part: FeaturePart, extractors: Sequence[Extractor], batches: Iterable[tuple]
 ) -> list[dict[str, np.ndarray]]:
-    sizes, found, dtype = [], [], part.extractor.dtype
+    sizes, found, dtype, device = [], [], part.extractor.dtype, part.extractor.network.device
     for pixels, own in batches:
         sizes += own
-        each = _features(extractors, pixels.to(part.extractor.network.device, non_blocking=True))
+        with fast_products(device):
+            each = _features(extractors, pixels.to(device, non_blocking=True))
         found.append([{name: v.to(dtype).cpu().numpy() for name, v in arrays.items()} for arrays in each])
     joined = [{name: np.concatenate([own[name] for own in each]) for name in each[0]} for each in zip(*found)]
     for name, values in (pair for arrays in joined for pair in arrays.items()):
@@ -366,8 +368,11 @@ def _made(item: Any, make: Callable[[Any], Any]) -> Any:
 def text_embeddings(encoder: ClipEncoder, sentences: Sequence[str], cache_dir: str | Path) -> np.ndarray:
     """Raw text embeddings (n, d)."""
     key = {**_encoder_key(encoder), "sentences": content_key(sentences=list(sentences))}
-    embed = partial(encoder.embed_text, list(sentences), normalize=False)
-    found = cached_arrays(Path(cache_dir) / "texts", "texts", key, lambda: {"vectors": embed().numpy()})
+
+    def embed() -> dict[str, np.ndarray]:  # here alone the encoder itself is needed, which pages load late
+        return {"vectors": encoder.embed_text(list(sentences), normalize=False).numpy()}
+
+    found = cached_arrays(Path(cache_dir) / "texts", "texts", key, embed)
     return found["vectors"]
 
 

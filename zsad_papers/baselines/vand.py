@@ -103,7 +103,7 @@ def train_adapters(
     if not material.has_masks:
         raise ValueError(f"{images.name} has no anomalous image with a mask; choose another dataset")
     if mosaic:
-        mosaics = mosaics_of(images, encoder.image_size, cache_dir, seed=seed)
+        mosaics = mosaics_of(images, encoder.image_size, cache_dir)  # for all seeds the same
         others = auxiliary_of(mosaics, extractor, cache_dir)
         labels = np.append(material.labels, others.labels)
         owners = np.append(material.owners, others.owners)

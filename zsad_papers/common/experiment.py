@@ -18,6 +18,7 @@ from tqdm import tqdm
 from zsad_core import methods
 from zsad_core.cache import cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset, stretched_mask
+from zsad_core.devices import fast_products
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import (
     PART,
@@ -62,7 +63,9 @@ def measure(
     histograms = defaultdict(PixelHistogram)
     for part in parts:
         features, masks = part.load(), None
-        for name, output in detect(features).items():
+        with fast_products(torch.device("cpu")):  # where features are
+            outputs = detect(features)
+        for name, output in outputs.items():
             if output.scores is not None:
                 scores[name].append(features.mean_of_tiles(output.scores))
             if output.maps is None:

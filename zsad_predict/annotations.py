@@ -1,7 +1,5 @@
-"""Labels and masks for a folder of images, and the metrics that need them.
-
-A metric without a value, because one class is missing, is called undefined and never left out.
-"""
+"""Labels and masks for a folder of images, and the metrics that need them. A metric without a value, because
+one class is missing, is called undefined and never left out."""
 
 from __future__ import annotations
 
@@ -111,16 +109,15 @@ def read_labels(file: Path) -> dict[str, int]:
         raise ValueError(f"{file} is not a CSV file with the columns file and label: {error}") from None
     if not {"file", "label"} <= set(table.columns):
         raise ValueError(f"{file} has the columns {', '.join(table.columns)}: expected file and label")
-    names = table["file"].str.replace("\\", "/").str.removeprefix("./")
     labels = table["label"].str.strip().str.casefold().map(WORDS)
     if labels.isna().any():
         unknown = ", ".join(table["label"][labels.isna()].unique()[:5])
         raise ValueError(f"{file}: unknown labels {unknown}: expected 0 (normal) and 1 (anomalous)")
-    found: dict[str, int] = {}
-    for name, label in zip(names, labels.astype(int), strict=True):
-        if found.setdefault(name, label) != label:
-            raise ValueError(f"{file}: {name} is listed as normal and as anomalous")
-    return found
+    names = table["file"].str.replace("\\", "/").str.removeprefix("./")
+    found = labels.astype(int).groupby(names, sort=False).agg(["first", "nunique"])
+    for name in found.index[found["nunique"] > 1]:
+        raise ValueError(f"{file}: {name} is listed as normal and as anomalous")
+    return found["first"].to_dict()
 
 
 def with_metrics(

@@ -103,6 +103,10 @@ def digest_of(path: Path) -> str:
         raise BadImage("unreadable", f"it cannot be opened: {error.strerror}") from None
 
 
+def record_of(problem: BadImage) -> dict[str, str]:
+    return {"status": problem.status, "error": problem.reason, "notes": ""}
+
+
 class Tiles(NamedTuple):
     """views: (t, v, 3, H, W) of t square tiles, view 0 the whole tile. size: the image's (height, width)."""
 
@@ -137,7 +141,7 @@ class Reader:
         except FileChanged:
             raise
         except BadImage as problem:
-            return None, {"status": problem.status, "error": problem.reason, "notes": ""}
+            return None, record_of(problem)
         boxes = boxes_of(image.width, image.height, self.whole)
         zoom = ZOOM if crops else None
         views = inference_views(image, image_size, transform, zoom, whole=self.whole)

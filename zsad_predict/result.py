@@ -1,8 +1,5 @@
-"""Files scored in parts, cached under their content, and the result of a run.
-
-A part is `image_features.PART` files; its scores and patch maps are kept, not its features and pixels. A
-killed run continues with its last part, and memory does not grow with the folder.
-"""
+"""Files scored in parts, and the result of a run. Scores and patch maps of a part are cached under its
+content: a killed run continues with its last part, and memory does not grow with the folder."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from zsad_core.image_features import PART, TileFeatures, made_ahead, worker_coun
 from zsad_core.images import BadImage
 from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
-from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of
+from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of, record_of
 from zsad_predict.scorers import Scorer, embed, reader_of
 from zsad_predict.thresholds import Threshold
 
@@ -35,9 +32,9 @@ COLUMNS = ("file", "status", "score", "threshold", "decision", "rule", "notes", 
 def score_files(
     files: Sequence[ImageFile], scorer: Scorer, reader: Reader, cache_dir: str, *, name: str, progress: bool
 ) -> tuple[pd.DataFrame, list[TileFeatures]]:
-    """The rows of `table_of`, and the maps: the array `maps` of tiles, and records as `meta`. The parts are
-    memory-mapped. name: of the bar."""
-    parts, failed, candidates = [], {}, [file for file in files if not file.problem]
+    """The table of `table_of`, and in memory-mapped parts the maps of all images: the array `maps` of tiles,
+    and a file's name, path and digest in `meta`. name: of the bar."""
+    parts, records, candidates = [], {}, [file for file in files if not file.problem]
     workers = worker_count(len(candidates), scorer.encoder.device)
 
     def score_cached(files: Sequence[ImageFile]) -> None:
@@ -46,33 +43,30 @@ def score_files(
         for file in files:
             try:
                 digests[file] = digest_of(file.path)
-            except BadImage as error:
-                failed[file.name] = error
+            except BadImage as problem:
+                records[file.name] = record_of(problem)
         key = {**scorer.key, "version": VERSION, **asdict(reader), "files": list(digests.values())}
         compute = partial(score_part, digests, scorer, reader, workers=workers, on_progress=bar.update)
         try:
-            if digests:
-                found = cached_arrays(Path(cache_dir) / "your_images", scorer.method, key, compute)
-                parts.append(_part(digests, found))
+            found = cached_arrays(Path(cache_dir) / "your_images", scorer.method, key, compute)
         except FileChanged as changed:
             moved = [file for file in digests if str(file.path) == changed.file]
-            failed.update({file.name: changed for file in moved})
+            records.update({file.name: record_of(changed) for file in moved})
             score_cached([file for file in digests if file not in moved])
+        else:
+            own = pd.DataFrame(json.loads(found["records"].tobytes())).assign(digest=digests.values())
+            records.update(zip((file.name for file in digests), own.to_dict("records")))
+            if "maps" in found:
+                meta = pd.DataFrame([(file.name, file.path) for file in digests], columns=["file", "path"])
+                sizes = own[["height", "width"]].fillna(0).to_numpy(int)
+                arrays = {"maps": found["maps"]}
+                parts.append(TileFeatures(meta.join(own), sizes, found["owner"], found["boxes"], arrays))
 
     with tqdm(total=len(candidates), desc=name, unit="image", **silent(progress)) as bar:
         for start in range(0, len(candidates), PART):
             score_cached(candidates[start : start + PART])
             bar.update(min(start + PART, len(candidates)) - bar.n)  # also those from the cache
-    return table_of(files, [part.meta for part in parts], failed), parts
-
-
-def _part(digests: Mapping[ImageFile, str], found: Mapping[str, np.ndarray]) -> TileFeatures:
-    """Images without a score have no tile."""
-    places = pd.DataFrame([(file.name, file.path) for file in digests], columns=["file", "path"])
-    meta = places.assign(digest=digests.values()).join(pd.DataFrame(json.loads(found["records"].tobytes())))
-    sizes = meta.reindex(columns=["height", "width"]).fillna(0).to_numpy(int)
-    owner, boxes, maps = (found.get(name, np.empty(0, int)) for name in ("owner", "boxes", "maps"))
-    return TileFeatures(meta, sizes, owner, boxes, {"maps": maps})
+    return table_of(files, records), parts
 
 
 def score_part(
@@ -111,18 +105,15 @@ def _about(maps: np.ndarray) -> dict[str, float]:
     return {"map_maximum": float(maps.max()), "map_median": float(np.median(maps))} if maps.size else {}
 
 
-def table_of(
-    files: Sequence[ImageFile], records: Sequence[pd.DataFrame], failed: Mapping[str, BadImage]
-) -> pd.DataFrame:
+def table_of(files: Sequence[ImageFile], records: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
     """A row a file with `COLUMNS`, its digest, and the maximum and the median of its map (NaN without one).
-    failed: by name, why files could not be opened."""
-    problems = {file.name: file.problem or failed.get(file.name) for file in files}
-    rows = [(name, bad.status, bad.reason, "") for name, bad in problems.items() if bad]
-    others = pd.DataFrame(rows, columns=["file", "status", "error", "notes"])
-    table = pd.concat([others, *records]).set_index("file").reindex([file.name for file in files])
-    table = table.reset_index().reindex(columns=[*COLUMNS, "digest", "map_maximum", "map_median"])
-    floats = dict.fromkeys(("score", "map_maximum", "map_median"), "float64")
-    return table.astype({**floats, "width": "Int64", "height": "Int64"})
+    records: by name, of the files that `find_files` has no problem with."""
+    rows = [record_of(file.problem) if file.problem else records.get(file.name, {}) for file in files]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "digest", "map_maximum", "map_median"])
+    table["file"] = [file.name for file in files]
+    types = dict.fromkeys(("score", "map_maximum", "map_median"), "float64")
+    types |= {"width": "Int64", "height": "Int64", "status": object, "error": object}
+    return table.astype(types)
 
 
 def silent(progress: bool) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from zsad_core.images import BadImage
 from zsad_core.views import Whole
 from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
-from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files
+from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files, record_of
 from zsad_predict.options import METHODS, Options, read_options, run_facts
 from zsad_predict.result import Result, named, score_files, table_of
 from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
@@ -73,7 +73,7 @@ def score_folder(
     messages = [f"Passed over in the folder: {n}, {reason}." for reason, n in passed_over.items()]
     known = read_annotations([file.name for file in files], labels, masks)
     if all(file.problem for file in files):
-        raise ValueError(f"nothing in {folder} can be scored: {named(table_of(files, [], {}))}")
+        raise ValueError(f"nothing in {folder} can be scored: {named(table_of(files, {}))}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         scorer = load_scorer(method, options, object_name=object_name, prompts_file=prompts_file)
@@ -126,7 +126,7 @@ def empty_result(options: Options) -> Result:
     """The result without any image."""
     message = "There are no images: give a folder, or prepare the example's dataset (`zsad prepare`)."
     threshold = Threshold(np.nan, np.nan, "above a threshold that nothing has set")
-    return Result(table_of([], [], {}), threshold, (message,), run_facts(options), "No images, no heat maps.")
+    return Result(table_of([], {}), threshold, (message,), run_facts(options), "No images, no heat maps.")
 
 
 class References(NamedTuple):
@@ -144,8 +144,7 @@ def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, scor
     if scorer.fit_references is None:
         table, _ = score(files, scorer, name="normal references")
     else:
-        embedded, failed, messages = _embedded(files, scorer, reader)
-        table = table_of(files, [], failed)
+        embedded, table, messages = _embedded(files, scorer, reader)
     bad = table[table["error"].fillna("") != ""]
     if len(bad) == len(files):
         raise ValueError(f"no normal reference can be read: {named(bad)}")
@@ -160,23 +159,22 @@ def _references(files: Sequence[ImageFile], scorer: Scorer, reader: Reader, scor
 
 def _embedded(
     files: Sequence[ImageFile], scorer: Scorer, reader: Reader
-) -> tuple[dict[str, TileFeatures], dict[str, BadImage], list[str]]:
-    """The features of references by digest, why the others cannot be read, and messages."""
-    embedded, failed, unused = {}, {}, 0
+) -> tuple[dict[str, TileFeatures], pd.DataFrame, list[str]]:
+    """The features of references by digest, their table, and messages."""
+    embedded, records, unused = {}, {}, 0
     for file in (file for file in files if not file.problem):
         try:
             digest = digest_of(file.path)
             if digest in embedded or len(embedded) == MAX_REFERENCES:
                 unused += 1
                 continue
-            image, record = reader_of(scorer, reader)((file.path, digest))
-            if image is None:
-                raise BadImage(record["status"], record["error"])
-            embedded[digest] = embed(scorer, [image])
+            image, records[file.name] = reader_of(scorer, reader)((file.path, digest))
+            if image is not None:
+                embedded[digest] = embed(scorer, [image])
         except BadImage as problem:
-            failed[file.name] = problem
+            records[file.name] = record_of(problem)
     what = f"{unused} references are not compared with: each is a copy of another one, or beyond the first"
-    return embedded, failed, [f"{what} {MAX_REFERENCES}."] if unused else []
+    return embedded, table_of(files, records), [f"{what} {MAX_REFERENCES}."] if unused else []
 
 
 def _left_out_scores(parts: Sequence[TileFeatures], fit_references: Callable) -> pd.DataFrame:

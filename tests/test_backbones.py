@@ -71,7 +71,7 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
     own = load_backbone("resnet18", weights_file, layers=("layer4", "act1", "layer2"))
     assert own.layers == ("act1", "layer2", "layer4") == tuple(own.feature_maps(PIXELS))  # shallow first
     monkeypatch.setattr(backbones, "_PIXELS_PER_BATCH", {"cpu": 2 * 64 * 96, "gpu": 1})
-    assert_close(backbone.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
+    assert_close(backbone.feature_maps(PIXELS), found, rtol=1e-4, atol=1e-4)
     assert backbone.feature_maps(PIXELS[:0])["layer2"].shape == (0, 8, 12, 128)
     for pixels in (PIXELS[0], PIXELS[:, :1], PIXELS.byte()):
         refused(r"float tensor \(n, 3, H, W\), got", backbone.feature_maps, pixels)

@@ -92,7 +92,7 @@ def test_sweeps_sort_by_number_and_mark_the_default():
 
 
 def test_times_stand_beside_published_ones(tiny_clip, monkeypatch):
-    def run_once(steps, repeats):
+    def run_once(steps):
         return {name: (step(), 20.0)[1] for name, step in steps.items()}  # milliseconds
 
     monkeypatch.setattr(costs, "latencies", run_once)

@@ -1,6 +1,6 @@
 import pytest
 
-from zsad_papers.anomalyclip.contradictions import statements as anomalyclip_statements
+from zsad_papers.anomalyclip.contradictions import text as anomalyclip_statements
 from zsad_papers.common.contradictions import class_means, quoted, repeated_columns, stated_twice
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.contradictions import statements, versions

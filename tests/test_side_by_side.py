@@ -38,12 +38,12 @@ def test_random_words_give_maps_of_windows_and_of_tokens():
     hand = [torch.sigmoid(fnn(3.0 * row[None])[0].double()).item() for row in rows]
     image, large, small = (rows[part].numpy() for part in (slice(0, 1), slice(1, 2), slice(2, 6)))
     arrays = {"image": image, "windows/1": small[None], "windows/2": large[None]}
-    score, empty = side_by_side.score_of(fnn, 3.0), TileFeatures(None, None, None, None, {})
-    found = side_by_side.random_word_maps(replace(empty, arrays=arrays), score, (2, 2)).maps
+    empty = TileFeatures(None, None, None, None, {})
+    found = side_by_side.random_word_maps(replace(empty, arrays=arrays), fnn, 3.0, (2, 2)).maps
     expected = [3 / (1 / hand[0] + 1 / hand[1] + 1 / value) for value in hand[2:]]  # harmonic over scales
     np.testing.assert_allclose(found.flatten(), expected, rtol=1e-5)
     tokens = replace(empty, arrays={"local/4": small[None]})
-    found = side_by_side.random_word_maps(tokens, score, (2, 2)).maps
+    found = side_by_side.random_word_maps(tokens, fnn, 3.0, (2, 2)).maps
     np.testing.assert_allclose(found.flatten(), hand[2:], rtol=1e-5)
 
 

@@ -1,13 +1,13 @@
-"""All methods of the papers on the same images, and combinations that only a common code base can try.
+"""All methods of the papers on the same images, and combinations of them.
 
-Every system is a row of `side_by_side.csv`: how it is called, what it needs to know or see, and through which
+A row of `side_by_side.csv` says how a system is called, what it needs to know or see, and through which
 networks an image passes (`passes`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -93,29 +93,23 @@ def at_mask_size(category: Category, method: prompts.Method) -> dict[str, np.nda
     return prompts.measured(category, method, stretched=same)
 
 
-def of_prompts(chosen: Sequence[Category], learned: Mapping[tuple[str, int], object]) -> list[dict]:
-    """Records of CLIP's patch tokens, CoOp, VAND and AnomalyCLIP, maps at the size that WinCLIP's have. Their
-    own experiments have checked by then that nothing was learned on these images."""
+def of_prompts(settings: Settings, large: ClipEncoder, dataset: str) -> pd.DataFrame:
+    """Records of CLIP's patch tokens, CoOp, VAND and AnomalyCLIP, maps at the size that WinCLIP's have."""
     records = []
-    for category in chosen:
+    for category in prompts.squashed(settings, large, dataset):
         found = at_mask_size(category, prompts.clip_method(category))
         records += prompts.records_of(category, found, "clip", "tokens=qk")
-        for (variant, seed), own in learned.items():
-            found = at_mask_size(category, prompts.method_of(category, own, allow_training_images=True))
-            own = prompts.records_of(category, found, variant or "anomalyclip")
-            records += [record | {"seed": seed} for record in own]
-    return records
+    learned = prompts.run_experiment(settings, large, dataset, ["", "coop", "vand"], at_mask_size)
+    return pd.concat([as_frame(records), learned])
 
 
-def score_of(fnn: FNN, length: float) -> Callable[[Array], Array]:
-    """RWDA's score of unit embeddings. The network knows raw ones; so they get the length of raw views."""
-    return lambda embeddings: fnn.score(length * embeddings)
+def random_word_maps(features: TileFeatures, fnn: FNN, length: float, grid: tuple[int, int]) -> Output:
+    """Maps of RWDA's score: of WinCLIP's windows, or of the local features of one block. The network knows
+    raw embeddings; so unit ones get their length."""
 
+    def score(embeddings: Array) -> Array:
+        return fnn.score(length * embeddings)
 
-def random_word_maps(
-    features: TileFeatures, score: Callable[[Array], Array], grid: tuple[int, int]
-) -> Output:
-    """Maps of a score of single embeddings: on WinCLIP's windows, or on the local features of one block."""
     if local := features.starting("local"):
         return Output(maps=score(next(iter(local.values()))).unflatten(1, grid))
     return Output(maps=window_map(features.tensor("image"), features.windows(), grid, score))
@@ -127,11 +121,11 @@ def with_random_words(category: Category, large: Category, fnns: Mapping[int, FN
     state = b"".join(value.numpy().tobytes() for fnn in fnns.values() for value in fnn.state_dict().values())
     key = {"fnns": hashlib.sha256(state).hexdigest(), "length": length}
     smooth, vv = methods.smoothing(large.encoder.image_size), prompts.clip_features(large.encoder, "vv")
-    scores, records = {seed: score_of(fnn, length) for seed, fnn in fnns.items()}, []
+    records = []
     for on, own, extractor, sigma in (("windows", category, category.clip, 0.0), ("vv", large, vv, smooth)):
 
         def detect(features: TileFeatures, grid: tuple[int, int] = own.encoder.grid) -> dict[str, Output]:
-            return {f"{seed}": random_word_maps(features, score, grid) for seed, score in scores.items()}
+            return {f"{seed}": random_word_maps(features, fnn, length, grid) for seed, fnn in fnns.items()}
 
         found = own.measured(f"rwda-{on}", lambda: detect, extractor, sigma=sigma, kinds=(), **key)
         for seed in fnns:
@@ -159,28 +153,21 @@ def with_learned(
 
 
 def combined(
-    settings: Settings,
-    encoder: ClipEncoder,
-    large: ClipEncoder,
-    dataset: str,
-    fnns: Mapping,
-    learned: Mapping,
+    settings: Settings, encoder: ClipEncoder, large: ClipEncoder, dataset: str, fnns: Mapping[int, FNN]
 ) -> pd.DataFrame:
     """Records of all combinations on one of `COMPARED`: the first `NETWORKS` of RWDA, all trained prompts
     without references, the first with the most. Other weights for the larger input give none."""
     if encoder.weights_id != large.weights_id:
         return as_frame([])
     few, frames = dict(list(fnns.items())[:NETWORKS]), []
-    pairs = zip(
-        categories(settings, encoder, dataset), prompts.squashed(settings, large, dataset), strict=True
-    )
-    for category, other in pairs:
+    learned = prompts.learned_for(settings, large, dataset, [""])
+    others = prompts.squashed(settings, large, dataset)
+    for category, other in zip(categories(settings, encoder, dataset), others, strict=True):
         frames.append(as_frame(with_random_words(category, other, few) + with_ensemble(other)))
-        for (variant, seed), own in learned.items():
-            if variant == "":
-                shots = [max(settings.shots)] if seed == FIRST_SEED else ()
-                found = with_learned(category, own, large, shots)
-                frames.append(found.assign(seed=found["seed"] + seed * (found["shots"] == 0)))
+        for (_, seed), own in learned.items():
+            shots = [max(settings.shots)] if seed == FIRST_SEED else ()
+            found = with_learned(category, own, large, shots)
+            frames.append(found.assign(seed=found["seed"] + seed * (found["shots"] == 0)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -189,13 +176,11 @@ def measured_rows(settings: Settings, encoder: ClipEncoder, large: ClipEncoder) 
     fnns, others, frames = random_words.default_runs(settings, encoder), [], []
     fnns = dict(list(fnns.items())[: settings.reference_seeds])  # as many as draws of references
     for stand_in, dataset in anomalyclip.first_datasets(dataset_names(settings, DATASETS)).items():
-        chosen = prompts.squashed(settings, large, dataset)
-        learned = prompts.learned_for(settings, large, dataset, ["", "coop", "vand"])
-        found = [of_windows(settings, encoder, dataset), as_frame(of_prompts(chosen, learned))]
-        if len({*chosen[0].test.labels}) == 2:
+        found = [of_windows(settings, encoder, dataset), of_prompts(settings, large, dataset)]
+        if "image" in set(found[0]["task"]):
             found.append(of_random_words(settings, encoder, dataset, fnns))
         if dataset in COMPARED:
-            found.append(combined(settings, encoder, large, dataset, fnns, learned))
+            found.append(combined(settings, encoder, large, dataset, fnns))
             frames.append(_tidy(pd.concat(found, ignore_index=True), stand_in))
         else:
             others.append(pd.concat(found, ignore_index=True).assign(category=stand_in))
@@ -240,9 +225,7 @@ def pass_extractors(settings: Settings, encoder: ClipEncoder, large: ClipEncoder
     }
 
 
-def cost_rows(
-    settings: Settings, encoder: ClipEncoder, large: ClipEncoder, repeats: int = 20
-) -> dict[str, pd.DataFrame]:
+def cost_rows(settings: Settings, encoder: ClipEncoder, large: ClipEncoder) -> dict[str, pd.DataFrame]:
     """Rows of multiply-accumulates and of milliseconds for one image, by metric: of all networks that it goes
     through. What is done with the features afterwards is left out."""
     steps, macs = {}, {}
@@ -254,7 +237,7 @@ def cost_rows(
         macs[name] = counter.get_total_flops() / 2e9
     names = {"paper": "side_by_side", "artifact": "cost", "dataset": "", "task": ""}
     found = {}
-    for metric, of in {"macs_G": macs, "time_ms": latencies(steps, repeats)}.items():
+    for metric, of in {"macs_G": macs, "time_ms": latencies(steps)}.items():
         frames = []
         for own in SYSTEMS[SYSTEMS["passes"] != ""].itertuples():
             value = pd.DataFrame([{metric: sum(of[name] for name in own.passes.split())}])
@@ -317,9 +300,8 @@ def by_category(measured: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
 
 
 def rank_test(table: pd.DataFrame) -> pd.DataFrame:
-    """Friedman's test and Nemenyi's critical difference (Demšar 2006). table: (n categories, systems).
-
-    A line a system, best first: its mean rank, 1 for the best; and in all lines alike critical, n and p. Two
+    """Friedman's test and Nemenyi's critical difference (Demšar 2006) of a table (n categories, systems): a
+    line a system, best first, with its mean rank, 1 for the best; and in all lines critical, n and p. Two
     systems differ at 5% if their ranks are further apart than `critical`. p: if all were alike."""
     n, k = table.shape
     ranks = table.rank(axis="columns", ascending=False).mean().sort_values().rename("rank")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import binary_propagation
 from scipy.ndimage import label as components
 from torch import Tensor
 
+from zsad_core.auxiliary import auxiliary_of
 from zsad_core.datasets import stretched_mask
 from zsad_core.dpam import KINDS, attention_weights
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
-from zsad_core.losses import local_loss
+from zsad_core.losses import PARTS
 from zsad_core.maps import image_maps
+from zsad_core.methods import extractor_of
 from zsad_core.prompt_config import prompt_config_of
-from zsad_core.prompt_learning import LearnedPrompts
+from zsad_core.prompt_learning import LearnedPrompts, glocal_loss
 from zsad_papers.anomalyclip.experiments import method_of
 from zsad_papers.common.data import has_masks
 from zsad_papers.common.experiment import Category
@@ -32,9 +34,8 @@ KIND_LABELS = {"qk": "q-k (CLIP's own)", "qq": "q-q", "kk": "k-k", "vv": "v-v"}
 
 def token_table(encoder: ClipEncoder, design: PromptDesign) -> pd.DataFrame:
     """The two templates token by token: position, and for each side the token and whether it is learned."""
-    sequences = encoder.tokenize(design.sentences("object"))
-    columns = {}
-    for letter, side, tokens in zip("VW", ("normal", "anomalous"), sequences, strict=True):
+    columns, sides = {}, zip("VW", ("normal", "anomalous"), encoder.tokenize(design.sentences("object")))
+    for letter, side, tokens in sides:
         pieces = [encoder.tokenizer.decoder[t].removesuffix("</w>") for t in tokens]
         learned = [0 < i <= design.context_length for i in range(len(pieces))]
         columns[side] = [f"[{letter}_{i}]" if own else t for i, (t, own) in enumerate(zip(pieces, learned))]
@@ -67,19 +68,15 @@ def _words(value: object) -> str:
 
 
 @torch.no_grad()
-def _patch_attention(encoder: ClipEncoder, pixels: Tensor) -> Iterator[dict[str, Tensor]]:
-    """For each block and kind the weights (n, heads, patches, patches), without the class token."""
-    for weights in attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS):
-        yield {kind: w[:, :, 1:, 1:] for kind, w in weights.items()}
-
-
 def attention_matrices(encoder: ClipEncoder, pixels: Tensor, block: int) -> dict[str, np.ndarray]:
     """{kind: (patches, patches)}: how much a patch (row) takes from each, the mean over images and heads.
     pixels: (n, 3, H, W). block: 1-based."""
-    (found,) = islice(_patch_attention(encoder, pixels), block - 1, block)
-    return {kind: w.mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
+    blocks = attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS)
+    (found,) = islice(blocks, block - 1, block)
+    return {kind: w[:, :, 1:, 1:].mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
 
 
+@torch.no_grad()
 def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], images: int = 4) -> pd.DataFrame:
     """The mean weight in [0, 1] that a patch gives itself, by category, block and kind: over heads, patches
     and the first `images` test images, one at a time to save memory."""
@@ -87,9 +84,11 @@ def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], ima
     for category in chosen:
         for i in range(min(images, len(category.test))):
             pixels = encoder.preprocess(category.test.image(i).resize(encoder.image_size[::-1]))[None]
-            for block, weights in enumerate(_patch_attention(encoder, pixels), start=1):
-                own = {kind: w.diagonal(dim1=-2, dim2=-1).mean().item() for kind, w in weights.items()}
-                lines += [(category.name, block, kind, value) for kind, value in own.items()]
+            blocks = attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS)
+            for block, weights in enumerate(blocks, start=1):
+                for kind, w in weights.items():
+                    own = w.diagonal(dim1=-2, dim2=-1)[:, :, 1:].mean().item()  # the class token left out
+                    lines.append((category.name, block, kind, own))
     frame = pd.DataFrame(lines, columns=["category", "block", "kind", "weight"])
     return frame.groupby(["category", "block", "kind"], sort=False, as_index=False)["weight"].mean()
 
@@ -104,31 +103,19 @@ def self_attention_rows(records: pd.DataFrame, dataset: str, first: int) -> pd.D
 
 def loss_parts(category: Category, prompts: LearnedPrompts, image: int) -> dict[str, float]:
     """The parts of the glocal loss of one image, a training image or not, lambda left out."""
-    encoder, temperature = category.encoder, prompts.config.temperature
-    method = method_of(category, prompts, allow_training_images=True)
-    features = category.features(method.extractor, image)
-    texts = prompts.texts(encoder)[0]  # (2, d)
-    cosines = features.tensor("global") @ texts.T  # (1, 2)
-    label = torch.tensor([int(category.test.labels[image])])
-    parts = {"image": F.cross_entropy(cosines / temperature, label)}
-    mask = torch.from_numpy(stretched_mask(category.test.mask(image), encoder.image_size))[None]
-    for patches in features.starting("local").values():
-        cosine = patches @ ((texts[1] - texts[0]) / temperature)  # (1, p)
-        maps = torch.sigmoid(cosine).unflatten(1, encoder.grid)
-        for part in ("focal", "dice_anomalous", "dice_normal"):
-            parts[part] = parts.get(part, 0) + local_loss(maps, mask, (part,))
-    return {name: float(value) for name, value in parts.items()}
+    encoder, config = category.encoder, prompts.config
+    found = auxiliary_of(category.test, extractor_of(encoder, config), category.settings.cache_dir)
+    batch, texts = found.batch(np.array([image]), config.layers), prompts.texts(encoder).to(encoder.device)
+    alone = {part: replace(config, global_loss=False, local=(part,), local_weight=1.0) for part in PARTS}
+    parts = {"image": replace(config, global_loss=True, local=()), **alone}
+    return {name: glocal_loss(encoder, own, texts, batch).item() for name, own in parts.items()}
 
 
-TOLERANCE = 24
-"""Grey levels of 256 in which each channel may differ from the border's colour."""
-
+TOLERANCE = 24  # grey levels of 256 in which each channel may differ from the border's colour
+BINS = 20_000  # of scores in [0, 1]; the threshold of the best F1 is one of their edges
 UNIFORM, LEAST, PIECE = 0.9, 0.05, 0.02
 """Least shares, as medians over a category's images: of the border that has its colour; of the image that is
 background; and of the image that the largest foreground piece takes, which is tiny in a texture."""
-
-BINS = 20_000
-"""Bins of scores in [0, 1]; the threshold of the best F1 is one of their edges."""
 
 
 def background(image: np.ndarray) -> tuple[np.ndarray, float]:
@@ -143,11 +130,6 @@ def background(image: np.ndarray) -> tuple[np.ndarray, float]:
     return binary_propagation(frame & close, mask=close), float(close[frame].mean())
 
 
-def counts(uniform: float, share: float, piece: float) -> bool:
-    """Whether a category counts, by its medians."""
-    return uniform >= UNIFORM and share >= LEAST and piece >= PIECE
-
-
 def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[float, float] | None:
     """The background's share of AnomalyCLIP's false-positive pixels, at the threshold of the category's best
     pixel F1, and of all normal pixels. None if the category does not count or has no masks."""
@@ -157,7 +139,7 @@ def background_shares(category: Category, prompts: LearnedPrompts) -> tuple[floa
         sides.append(background(np.asarray(image)))
     behind = np.stack([found for found, _ in sides])
     medians = ([share for _, share in sides], behind.mean((1, 2)), [_largest(~found) for found in behind])
-    if not counts(*map(np.median, medians)) or not has_masks(category.test):
+    if (np.median(medians, axis=1) < (UNIFORM, LEAST, PIECE)).any() or not has_masks(category.test):
         return None
     method, place = method_of(category, prompts), 0
     by_score = np.zeros((3, BINS))  # anomalous pixels, normal ones of the background, other normal ones
@@ -182,12 +164,10 @@ def shares_above(counts: np.ndarray) -> tuple[float, float]:
 
 
 def background_rows(categories: Sequence[Category], prompts: LearnedPrompts, dataset: str) -> pd.DataFrame:
-    """Rows of claim 49 for one dataset: a line for each category that counts, and their mean. categories: of
-    `experiments.squashed`."""
+    """Rows of claim 49: a line for each category that counts, and their mean. categories: squashed ones."""
     names = ["background_false_positives", "background_normal"]
-    shares = {category.name: background_shares(category, prompts) for category in categories}
-    found = {name: pair for name, pair in shares.items() if pair}
-    table = pd.DataFrame.from_dict(found, orient="index", columns=names).dropna()
+    shares = {own.name: background_shares(own, prompts) or (np.nan, np.nan) for own in categories}
+    table = pd.DataFrame.from_dict(shares, orient="index", columns=names).dropna()
     names = {"paper": "anomalyclip", "artifact": "appD", "dataset": dataset, "method": "anomalyclip"}
     return rows(table.rename_axis("category").reset_index(), task="pixel", **names)
 

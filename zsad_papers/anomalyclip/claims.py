@@ -1,9 +1,7 @@
 """The claims of the AnomalyCLIP paper that rows of `claim_tests.csv` cannot test; a docstring is the test.
 
-Some rows stand in no table and only a run gives them: `object_aware`, `class_name_at_test`, the attentions
-`qq` and `kk`, `attention=qk;local=...`, the sweeps `E=12`, `M=9`, `L=4`, `N=4` and the like, and the metrics
-`self_attention`, `score_...` and `background_...`. All times of a claim come from one device. A sweep has the
-values that a dataset has rows for, and its claim must hold on each dataset with one.
+All times of a claim come from one device. A sweep has the values that a dataset has rows for, and its claim
+must hold on each dataset with one.
 """
 
 from __future__ import annotations
@@ -79,12 +77,9 @@ def _sweep(n: Numbers, letter: str, needed: Sequence[int] = (), least: int = 1) 
 
 def _without_peak(curves: Curves) -> list[str]:
     """The curves with no value inside that lies above both ends."""
-    flat = []
-    for name, curve in curves.items():
-        values = list(curve.values())
-        if not above(max(values[1:-1], default=-math.inf), max(values[0], values[-1])):
-            flat.append(name)
-    return flat
+    values = {name: [*curve.values()] for name, curve in curves.items()}
+    highest = {name: max(own[1:-1], default=-math.inf) for name, own in values.items()}
+    return [name for name, own in values.items() if not above(highest[name], max(own[0], own[-1]))]
 
 
 def c38(n: Numbers) -> Verdict:

@@ -1,8 +1,5 @@
-"""The appendix prints every category of three datasets, so their means can be computed again.
-
-Several tables hold one model under different names: "all losses" in one table is "all modules" in the next.
-The text of the appendix quotes many differences.
-"""
+"""The appendix prints every category of three datasets, so their means can be computed again; its text quotes
+many differences; and several tables hold one model under different names."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from zsad_papers.common.contradictions import (
     equal_numbers,
     larger,
     quoted,
+    same_models,
     same_words,
     stated_twice,
+    statements,
 )
-from zsad_papers.common.contradictions import same_models as same_models_of
-from zsad_papers.common.contradictions import statements as statements_of
 from zsad_papers.common.results import load_published
 
 
@@ -30,29 +27,19 @@ def checks() -> pd.DataFrame:
     frame = load_published("anomalyclip")
     # on the other datasets AnomalyCLIP's authors ran WinCLIP
     industrial = frame[frame["dataset"].isin(["mvtec", "visa"])]
-    parts = [class_means(frame, quotes=("winclip",)), quoted(industrial, ("winclip",)), same_models(frame)]
-    return pd.concat([*parts, statements(frame)], ignore_index=True)
+    parts = [class_means(frame, quotes=("winclip",)), quoted(industrial, ("winclip",)), text(frame)]
+    return pd.concat(parts, ignore_index=True)
 
 
-def same_models(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of different tables that describe one model.
-
-    The paper does not describe Base of Table 4. It is compared with plain CLIP of Table 1, which has none of
-    the four modules.
-    """
+def text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of one model in several tables; the text against the tables and against itself; and the
+    words of Tables 13 and 14. The paper does not describe Base of Table 4; it is compared with plain CLIP."""
     means = frame[frame["category"] == "mean"]
     clip = means.query("artifact == 'T1' and method == 'clip' and metric == 'auroc'").drop(columns="method")
     base = means.query("artifact == 'T4' and variant == 'base'")
     unclear = "the text does not say what Base is; no module at all would be plain CLIP"
-    checks = same_models_of(frame)
-    checks += [check | {"explanation": unclear} for check in compared("no module", clip, base, MODEL[:-1])]
-    return as_checks(frame, checks)
-
-
-def statements(frame: pd.DataFrame) -> pd.DataFrame:
-    """The text against the tables and against itself, and the words of Tables 13 and 14."""
-    means = frame[frame["category"] == "mean"]
-    checks = statements_of(frame) + stated_twice("anomalyclip")
+    plain = [check | {"explanation": unclear} for check in compared("no module", clip, base, MODEL[:-1])]
+    checks = [*same_models(frame), *plain, *statements(frame), *stated_twice("anomalyclip")]
     checks += _medical(means) + _counts(means) + _missing_words(means)
     training = means[(means["metric"] == "train_min_per_epoch") & (means["variant"] == "")]
     quickest = training.loc[training["mean"].idxmin(), "method"]
@@ -75,21 +62,20 @@ def _medical(means: pd.DataFrame) -> list[Check]:
             checks.append(larger(where, others.loc[cell, best], numbers.loc[cell, "anomalyclip"], best))
     tuned = tables["T3"].xs("auroc", level="metric")
     gains = tuned - tables["T2"].xs("auroc", level="metric").loc[tuned.index, tuned.columns]
-    vand, ours = gains["vand"], gains["anomalyclip"]
 
     def named(chosen: pd.Series) -> str:
         return ", ".join(sorted(chosen.index[chosen].get_level_values("dataset"))) or "none"
 
+    said = []
     for task, what in (("image", "detection"), ("pixel", "segmentation")):
-        cells = vand.xs(task, level="task", drop_level=False)
-        where = f"4.2 against T2 and T3: datasets where medical tuning improves VAND's {what}"
-        checks.append(same_words(where, named(cells.notna()), named(cells > 1e-9)))
-    where = "4.2 against T2 and T3: datasets where medical tuning costs AnomalyCLIP auroc"
-    checks.append(same_words(where, "covid19, isic", named(ours < -1e-9)))
+        cells = gains["vand"].xs(task, level="task", drop_level=False)
+        said.append((f"improves VAND's {what}", named(cells.notna()), named(cells > 1e-9)))
+    said.append(("costs AnomalyCLIP auroc", "covid19, isic", named(gains["anomalyclip"] < -1e-9)))
+    where = "4.2 against T2 and T3: datasets where medical tuning"
+    checks += [same_words(f"{where} {what}", *sides) for what, *sides in said]
     where = "App. B against T2 and T3: dataset that is tuned on, and not tested"
     untested = set(tables["T2"].index.get_level_values(0)) - set(tables["T3"].index.get_level_values(0))
-    checks.append(same_words(where, "cvc_colondb", ", ".join(sorted(untested))))
-    return checks
+    return [*checks, same_words(where, "cvc_colondb", ", ".join(sorted(untested)))]
 
 
 def _counts(means: pd.DataFrame) -> list[Check]:

@@ -27,22 +27,15 @@ BATCH = 8
 
 
 def time_rows(
-    settings: Settings,
-    encoder: ClipEncoder,
-    winclip_encoder: ClipEncoder,
-    dataset: str,
-    n_images: int,
-    repeats: int = 20,
+    settings: Settings, encoder: ClipEncoder, winclip_encoder: ClipEncoder, dataset: str, n_images: int
 ) -> pd.DataFrame:
-    """Rows of Table 8: images a second from pixels to score and map, texts known; and minutes of an epoch,
-    the time of one step times the steps that `n_images` of the auxiliary `dataset` need. In the row of "appD"
-    the steps do without the image tower, through which this book sends an image once."""
+    """Rows of Table 8: images a second from pixels to score and map, texts known; and minutes of an epoch of
+    `n_images` of the auxiliary `dataset`. In the row of "appD" the steps do without the image tower, through
+    which this book sends an image once."""
     plain = _test(encoder, "qk")
     tests = {
-        ("clip", ""): plain,
-        ("coop", ""): plain,
+        **dict.fromkeys([("clip", ""), ("coop", ""), ("anomalyclip", "wo_dpam")], plain),
         ("anomalyclip", ""): _test(encoder, "vv"),
-        ("anomalyclip", "wo_dpam"): plain,
         ("vand", ""): _vand_test(encoder),
         ("winclip", ""): map_step(winclip_encoder, settings.scales),
     }
@@ -53,20 +46,16 @@ def time_rows(
         ("vand", ""): _vand_step(encoder),
         ("anomalyclip", "cached_features"): _step(encoder, tower=False),
     }
-    found = [(key, "fps", 1000 / ms) for key, ms in latencies(tests, repeats).items()]
-    epochs = latencies(steps, repeats).items()
-    found += [(key, "train_min_per_epoch", minutes(ms, n_images)) for key, ms in epochs]
+    n_steps = math.ceil(n_images / BATCH)  # the last one may be smaller
+    found = [(key, "fps", 1000 / ms) for key, ms in latencies(tests).items()]
+    epochs = latencies(steps).items()
+    found += [(key, "train_min_per_epoch", n_steps * ms / 60_000) for key, ms in epochs]
     frames = []
     for (method, variant), metric, value in found:
         names = {"artifact": "appD" if variant == "cached_features" else "T8", "method": method}
         names |= {"variant": variant, "dataset": "" if metric == "fps" else dataset}
         frames.append(rows(pd.DataFrame([{metric: value}]), paper="anomalyclip", task="", **names))
     return joined(frames)
-
-
-def minutes(step_ms: float, n_images: int) -> float:
-    """Minutes of an epoch whose steps take so many milliseconds; the last step may be a smaller one."""
-    return math.ceil(n_images / BATCH) * step_ms / 60_000
 
 
 def _test(encoder: ClipEncoder, attention: str) -> Callable[[], object]:
@@ -118,40 +107,39 @@ def _optimized(parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> 
 
 
 def _vand_test(encoder: ClipEncoder) -> Callable[[], object]:
-    pixels, texts = random_pixels(encoder, 1), encoder.embed_text(PAIR).float().cpu()
-    embed, adapters = vand_extractor(encoder).features, _adapters(encoder)
+    adapters, texts, embed = _vand(encoder, 1, "cpu")
 
     def run() -> tuple[Tensor, Tensor]:
-        found = embed(pixels)
-        logits = patch_logits(adapters, _layers(found), texts, 100, encoder.grid)
-        scores = prompt_score(found["image"].float().cpu(), *texts, 0.01)
-        return scores, vand_maps(logits, encoder.image_size)
+        image, tokens = embed()
+        logits = patch_logits(adapters, tokens, texts, 100, encoder.grid)
+        return prompt_score(image, *texts, 0.01), vand_maps(logits, encoder.image_size)
 
     return run
 
 
 def _vand_step(encoder: ClipEncoder) -> Callable[[], None]:
     """As `_step`, but with linear layers instead of prompts, and focal and dice loss only."""
-    device, embed = encoder.device, vand_extractor(encoder).features
-    parameters = {name: value.to(device).requires_grad_() for name, value in _adapters(encoder).items()}
-    pixels, masks = random_pixels(encoder, BATCH), _masks(encoder).to(device)
-    texts = encoder.embed_text(PAIR).float().to(device)
+    adapters, texts, embed = _vand(encoder, BATCH, encoder.device)
+    parameters = {name: value.requires_grad_() for name, value in adapters.items()}
+    masks = _masks(encoder).to(encoder.device)
 
     def loss() -> Tensor:
-        tokens = {layer: value.to(device) for layer, value in _layers(embed(pixels)).items()}
-        return vand_loss(patch_logits(parameters, tokens, texts, 100, encoder.grid), masks)
+        return vand_loss(patch_logits(parameters, embed()[1], texts, 100, encoder.grid), masks)
 
     return _optimized(parameters, loss)
 
 
-def _adapters(encoder: ClipEncoder) -> dict[str, Tensor]:
-    layers = tuple(vand_extractor(encoder).key["layers"])
-    return initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(0))
+def _vand(encoder: ClipEncoder, number: int, device: str | torch.device) -> tuple[dict, Tensor, Callable]:
+    """New layers, two texts, and what gives embeddings and {block: tokens} of `number` images."""
+    layers, pixels = tuple(vand_extractor(encoder).key["layers"]), random_pixels(encoder, number)
+    drawn = initial_adapters(encoder.width, encoder.dim, layers, torch.Generator().manual_seed(0))
 
+    def embed() -> tuple[Tensor, dict[int, Tensor]]:
+        found = encoder.embed_scales(pixels, (), layers=layers)
+        return found.image, {layer: value.float().to(device) for layer, value in found.layers.items()}
 
-def _layers(found: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    own = {name: value.float().cpu() for name, value in found.items() if name.startswith("layer/")}
-    return {int(name.removeprefix("layer/")): value for name, value in own.items()}
+    adapters = {name: value.to(device) for name, value in drawn.items()}
+    return adapters, encoder.embed_text(PAIR).float().to(device), embed
 
 
 def _masks(encoder: ClipEncoder) -> Tensor:

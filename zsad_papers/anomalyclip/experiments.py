@@ -1,12 +1,8 @@
-"""AnomalyCLIP on a dataset: prompts learned on another one, scores and maps (Sec. 3.3, App. A).
-
-A map is the mean over layers, upsampled and smoothed. The paper sums over layers; the mean ranks the same and
-stays a probability.
-"""
+"""AnomalyCLIP on a dataset: prompts learned on another one, scores and maps (Sec. 3.3, App. A)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,7 +19,6 @@ from zsad_core.cache import cached_arrays, content_key
 from zsad_core.dpam import quarter_blocks
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import Extractor, TileFeatures, compute_together, glocal_extractor
-from zsad_core.losses import PARTS
 from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
@@ -36,6 +32,7 @@ from zsad_papers.anomalyclip.learning import (
     learned_variants,
 )
 from zsad_papers.baselines.vand import Adapters, mean_texts, vand_detector, vand_extractor
+from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.settings import Settings
@@ -45,8 +42,7 @@ ONE_SEED = ("code:", "word=", "E=", "M=", "L=", "N=")
 
 
 def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
-    """For a page's reader: the datasets for which nothing can be learned, because their auxiliary dataset is
-    missing."""
+    """For a page's reader: the datasets for which nothing can be learned, as the auxiliary one is missing."""
     there, lines = [dataset for dataset in datasets if not missing(settings, [dataset])], []
     for auxiliary in ("mvtec", "visa"):
         targets = ", ".join(dataset for dataset in there if auxiliary_dataset(dataset) == auxiliary)
@@ -56,67 +52,19 @@ def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
     return lines
 
 
-ONE_MAP = {"local_weight": 1.0}
-"""One map with lambda 1. The full method weighs its map four times: the code that made the paper's numbers
-used the last block's map for each of the four layers."""
-NO_TOKENS = {"depth": 0, "length": 0}
-
-SWITCHES: dict[str, dict] = {
-    "layers": {"n_layers": 4, **ONE_MAP},
-    "layers;lambda=4": {"n_layers": 4},
-    "lambda=1": ONE_MAP,
-    "deep=concatenate": {"deep": "concatenate"},
-    "final_norm": {"final_norm": True},
-    "temperature=0.01": {"temperature": 0.01},
-    "ending": {"ending": ""},
-    "betas=0.9": {"betas": (0.9, 0.999)},
-    "half": {"half": True},
-    "preset=paper": {"preset": "paper"},
-}
-"""The differences between paper and code (section 12 of the facts), one at a time, then all at once."""
-
 ABLATIONS: dict[str, dict[str, dict | None]] = {
-    # the first two are of `baselines`
-    "T4": {"base": None, "+T1": None, "+T2": {**ONE_MAP, **NO_TOKENS}, "+T3": ONE_MAP, "+T4": {}},
-    "T5": {
-        "local=0;global=0": {"epochs": 0},
-        "local=0;global=1": {"local": ()},
-        "local=1;global=0": {"global_loss": False},
-        "local=1;global=1": {},
-    },
-    "T7": {
-        "": {},
-        "-T1": {"attention": "qk"},
-        "-T2": {"object_word": None},
-        "-T3": NO_TOKENS,
-        "-T4": ONE_MAP,
-    },
-    "T9": {"shared": {"shared": True}, "unshared": {}},
-    "T10": {f"attention={k}": {"attention": k} for k in ("qk", "vv", "qq+kk+vv", "qk+qq+kk+vv")},
-    "T11": {
-        "focal=0;dice=0": {"local": ()},
-        "focal=0;dice=1": {"local": PARTS[1:]},
-        "focal=1;dice=0": {"local": PARTS[:1]},
-        "focal=1;dice=1": {},
-    },
-    "F6": {f"attention={k}": {"attention": k} for k in ("qq", "kk", "vv")},
-    "sec3.3": {
-        "attention=qk;local=0": {"attention": "qk", "local": ()},
-        "attention=qk;local=1": {"attention": "qk"},
-    },
+    artifact: {row.variant: yaml.safe_load(row.options) for row in own.itertuples()}
+    for artifact, own in load_claims("anomalyclip", "variants.csv").groupby("artifact", sort=False)
 }
-"""Of each ablation on MVTec AD and VisA the variants, and what differs from the full method."""
+"""By table, figure or section the variants on MVTec AD and VisA, and what differs from the full method (None:
+one of `baselines`). The full method weighs its map four times, lambda 4: the code that made the paper's
+numbers used the last block's map for each of the four layers."""
+OTHERS, SWITCHES = ABLATIONS.pop(""), ABLATIONS.pop("code")
+"""`SWITCHES`: the differences between paper and code (section 12 of the facts), one at a time, then all."""
 
 VARIANTS = {name: own for table in ABLATIONS.values() for name, own in table.items() if own is not None}
-VARIANTS |= {
-    "object_aware": {"object_word": None},
-    "wo_dpam": {"attention": "qk"},
-    **{f"word={word}": {"states": ("", word)} for word in WORDS},
-    "class_name_at_test": {},  # the full method, with the name put into its prompts (Figure 9)
-    "tuned=medical": {},  # learned on other images (Table 3)
-    "coop": {"preset": "coop"},
-    **{f"code:{name}": options for name, options in SWITCHES.items()},
-}
+VARIANTS |= OTHERS | {f"code:{name}": options for name, options in SWITCHES.items()}
+VARIANTS |= {f"word={word}": {"states": ("", word)} for word in WORDS}
 """Options of `prompt_config.prompt_config_of` by variant."""
 
 SWEEPS = {"E": "context_length", "M": "depth", "L": "length", "N": "n_layers"}
@@ -130,11 +78,8 @@ def training_options(variant: str) -> dict:
     ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
     """
     letter, _, number = variant.partition("=")
-    if letter in SWEEPS and number.isdigit():
-        return {SWEEPS[letter]: int(number), **(ONE_MAP if letter == "N" else {})}
-    if variant not in VARIANTS:
-        known = ", ".join(map(repr, VARIANTS))
-        raise ValueError(f"variant {variant!r}: expected one of {known}, or E=, M=, L=, N=")
+    if letter in SWEEPS:
+        return {SWEEPS[letter]: int(number), **({"local_weight": 1.0} if letter == "N" else {})}
     return VARIANTS[variant]
 
 
@@ -145,10 +90,8 @@ def sweep_variants(settings: Settings) -> list[str]:
 
 
 class Method(NamedTuple):
-    """How a method makes scores and maps of a category.
-
-    name, key: what measurements are cached under. sigma: of the maps' smoothing, in pixels of the input.
-    """
+    """How a method makes scores and maps of a category. name, key: what measurements are cached under. sigma:
+    of the maps' smoothing, in pixels of the input."""
 
     name: str
     extractor: Extractor
@@ -173,17 +116,15 @@ def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
 def clip_method(
     category: Category, *, prompts: PromptKind | None = None, attention: str = "qk", name: str | None = None
 ) -> Method:
-    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens.
-
-    prompts: None for one pair of sentences, "imagenet" for CLIP-AC, with CLIP's templates (App. A.2).
-    attention: "vv" for CLIP with DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's.
-    """
+    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens. prompts: None for one
+    pair of sentences, "imagenet" for CLIP-AC, with CLIP's templates (App. A.2). attention: "vv" for CLIP with
+    DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's."""
     encoder, word = category.encoder, object_name(name or category.name)
     sides = [f"A photo of a normal {word}"], [f"A photo of an anomalous {word}"]
     sides = zero_shot_prompts(word, prompts) if prompts else sides
     texts = mean_texts(encoder, sides, category.settings.cache_dir)
     detect, sigma = detector(anomalyclip, texts, encoder.grid), methods.smoothing(encoder.image_size)
-    key = {"texts": _hash(texts=texts)}
+    key = {"texts": content_key(texts=texts.flatten().tolist())}
     return Method("anomalyclip-clip", clip_features(encoder, attention), detect, sigma, key)
 
 
@@ -205,11 +146,8 @@ def method_of(
     swap: bool = False,
     allow_training_images: bool = False,
 ) -> Method:
-    """AnomalyCLIP or CoOp with learned prompts, VAND with its layers, or CLIP without anything learned.
-
-    swap: the category's name replaces the word "object" (Figure 9).
-    Refuses images that the method was trained on, unless allow_training_images.
-    """
+    """AnomalyCLIP or CoOp with learned prompts, VAND with its layers, or CLIP with nothing learned. Refuses
+    images it learned from, unless allowed. swap: the name replaces the word "object" (Figure 9)."""
     if learned is None:
         return clip_method(category)
     if not allow_training_images:
@@ -221,7 +159,7 @@ def method_of(
     config = learned.config
     texts = learned_texts(category, learned, swap)
     detect = detector(anomalyclip, texts, encoder.grid, config.temperature)
-    key = {"prompts": _hash(texts=texts, temperature=config.temperature)}
+    key = {"prompts": content_key(texts=texts.flatten().tolist(), temperature=config.temperature)}
     sigma = methods.smoothing(encoder.image_size)
     return Method("anomalyclip", methods.extractor_of(encoder, config), detect, sigma, key)
 
@@ -244,10 +182,9 @@ def measured(
 def records_of(
     category: Category, found: dict[str, np.ndarray], method: str, variant: str = ""
 ) -> list[dict]:
-    """Records of a category: the image task where there are normal and anomalous images, the pixel task with
-    masks."""
+    """The image task where there are normal and anomalous images, the pixel task with masks."""
     records = []
-    if len(set(category.test.labels.tolist())) == 2:
+    if len({*category.test.labels}) == 2:
         scores = found["/scores"]
         record = category.record(scores, "image", method, variant)
         records.append({**record, "ap": record["aupr"], **score_statistics(scores, category.test.labels)})
@@ -310,12 +247,15 @@ def extractors_of(encoder: ClipEncoder, variants: Sequence[str]) -> list[Extract
 
 
 def run_experiment(
-    settings: Settings, encoder: ClipEncoder, dataset: str, variants: Sequence[str]
+    settings: Settings,
+    encoder: ClipEncoder,
+    dataset: str,
+    variants: Sequence[str],
+    measure: Callable = measured,
 ) -> pd.DataFrame:
-    """The records of variants on a dataset's stand-in; empty without it or its auxiliary set.
-
-    variants: of `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical".
-    """
+    """The records of variants on a dataset's stand-in; empty without it or its auxiliary set. variants: of
+    `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical". measure:
+    `measured`, or another function for what is learned."""
     chosen, records = squashed(settings, encoder, dataset), []
     learned = learned_for(settings, encoder, dataset, variants) if chosen else {}
     there = {"baselines", *(name for name, _ in learned)}
@@ -326,11 +266,6 @@ def run_experiment(
         for (variant, seed), own in learned.items():
             method, _, rest = variant.partition(";")
             names = (method, rest) if method in ("coop", "vand") else ("anomalyclip", variant)
-            found = measured(category, method_of(category, own, swap=variant == "class_name_at_test"))
+            found = measure(category, method_of(category, own, swap=variant == "class_name_at_test"))
             records += [record | {"seed": seed} for record in records_of(category, found, *names)]
     return as_frame(records)
-
-
-def _hash(**values: Tensor | float) -> str:
-    lists = {k: v.flatten().tolist() if isinstance(v, Tensor) else v for k, v in values.items()}
-    return content_key(**lists)

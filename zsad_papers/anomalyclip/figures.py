@@ -121,8 +121,7 @@ def successes_and_failures(
 
 @mpl.rc_context({**plots.PICTURES, "font.size": 8})
 def strip(examples: Sequence[Example]) -> Figure:
-    """As in Figures 14 to 37: a column an image; the image, the image with its mask outlined, AnomalyCLIP's
-    map. One colour scale for all maps, from their lowest to their highest score."""
+    """As in Figures 14 to 37, a column an image: itself, with its mask, and its map; one colour scale."""
     height, width = examples[0].mask.shape
     size = 1.35 * len(examples) + 2.0, 1.35 * 3 * min(1.3, height / width) + 0.5
     figure, axes = plots.new_figure(3, len(examples), *size)
@@ -222,19 +221,18 @@ def score_histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fig
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
     """The weight that a patch gives itself by block, on a logarithmic axis, one line for each kind. uniform:
     the weight if every token took the same from all."""
-    figure, [[axis]] = plots.new_figure(height=3.8)
-    means = records.groupby(["kind", "block"], sort=False)["weight"].mean()
-    for number, kind in enumerate(dict.fromkeys(records["kind"])):
-        style = {"marker": plots.MARKERS[number], "ls": plots.DASHES[number], "color": plots.PALETTE[number]}
-        axis.plot(means[kind].index, means[kind], label=KIND_LABELS[kind], **style)
+    means = records.groupby(["kind", "block"], sort=False)["weight"].mean().rename("mean").reset_index()
+    means = means.replace({"kind": KIND_LABELS}).assign(std=float("nan"))
+    labels = ("block of the image tower", "weight of a patch on itself")
+    figure = plots.lines(means, "block", group="kind", labels=labels)
+    axis = figure.axes[0]
     axis.axhline(uniform, color="grey", lw=1)
     above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
     axis.annotate("evenly spread", (records["block"].max(), uniform), **above)
     axis.axvline(first - 0.5, color="grey", ls=":", lw=1)
     axis.annotate("DPAM from here", (first - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
-    axis.set(xlabel="block of the image tower", ylabel="weight of a patch on itself", yscale="log")
+    axis.set_yscale("log")
     axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -276,10 +274,8 @@ MEASURES = {("pixel", "pro200"): "pixel PRO (%)", ("image", "ap"): "image AP (%)
 @plots.or_placeholder
 @mpl.rc_context(plots.STYLE)
 def sweeps(frame: pd.DataFrame, defaults: Mapping[str, int]) -> Figure:
-    """Figure 8: a row of panels for each hyperparameter, pixel PRO on the left and image AP on the right.
-
-    frame: rows of `results` whose variants are `E=12` and the like. defaults: by letter, marked by a line.
-    """
+    """Figure 8: a row of panels for each hyperparameter, pixel PRO left and image AP right. frame: rows
+    whose variants are `E=12` and the like. defaults: by letter, marked by a line."""
     parts = frame["variant"].str.extract(r"^([EMLN])=(\d+)$")
     frame = frame.assign(letter=parts[0], x=parts[1].astype("Int64")).dropna(subset="letter")
     letters = [letter for letter in SWEPT if (frame["letter"] == letter).any()]

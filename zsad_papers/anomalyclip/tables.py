@@ -60,9 +60,9 @@ def first_datasets(names: Mapping[str, str]) -> dict[str, str]:
 
 def winclip_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """WinCLIP's records on any dataset. encoder: that of WinCLIP."""
-    records: list[dict] = []
+    records = []
     for category in categories(settings, encoder, dataset):
-        records += zero_shot_classification(category) if len(set(category.test.labels.tolist())) == 2 else []
+        records += zero_shot_classification(category) if len({*category.test.labels}) == 2 else []
         records += zero_shot(category, dataset in COMPARED) if has_masks(category.test) else []
     return _with_ap([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
 
@@ -93,13 +93,13 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
     backbone = replace(backbone, layers=LAYERS)  # the few-shot baselines read one layer more
     category, extractor = replace(category, whole="squash"), rd4ad_extractor(category.train, backbone)
     found = category.measured("rd4ad", lambda: rd4ad_detector, extractor, kinds=())
-    image = category.record(found["/scores"], "image", "rd4ad", shots=FULL_SHOT)
-    return [image, category.record(found["/pixel"], "pixel", "rd4ad", shots=FULL_SHOT)]
+    arrays = {"image": found["/scores"], "pixel": found["/pixel"]}
+    return [category.record(own, task, "rd4ad", shots=FULL_SHOT) for task, own in arrays.items()]
 
 
 def rows_of(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of one artifact of this paper, over all seeds, or the first alone beside a sweep, which has no
-    other; where and keep: as in `results.tidy`."""
+    """Rows of one artifact, over all seeds, or the first alone beside a sweep, which has no other; where and
+    keep: as in `results.tidy`."""
     variants = [where["variant"]] if isinstance(where["variant"], str) else list(where["variant"])
     if any(name.startswith(experiments.ONE_SEED) for name in variants):
         records = records[records["seed"] <= learning.FIRST_SEED]

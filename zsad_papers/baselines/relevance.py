@@ -1,7 +1,4 @@
-"""Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM.
-
-Both use the weights of a frozen CLIP with a Vision Transformer directly, without hooks or changes to it.
-"""
+"""Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM."""
 
 from __future__ import annotations
 
@@ -25,12 +22,9 @@ def maskclip_tokens(visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool
 
     In the last block every patch keeps its own value instead of the values that attention gathers:
     out_proj(W_v LN1(x) + b_v), then the final layer norm and the projection. Key smoothing and prompt
-    denoising, the paper's refinements, are not part of it.
-
-    visual: open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
-    residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does, which found it better;
-        ClearCLIP (2024) blames the residual for noise. True adds the block's input to the values and lets the
-        sum pass the block's MLP: what the authors' own code does for a ViT. WinCLIP does not say.
+    denoising are not part of it. pixels: (n, 3, H, W), preprocessed.
+    residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does. True adds the block's
+        input and lets the sum pass its MLP, as the authors' code does for a ViT. WinCLIP does not say.
     """
     _check(visual, pixels)
     *blocks, last = visual.transformer.resblocks
@@ -55,11 +49,9 @@ def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, target: Target 
     R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
     probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
 
-    model: CLIP with open_clip's VisionTransformer. pixels: (n, 3, H, W), preprocessed.
-    texts: (2, d), the normal and the anomalous side; normalised here.
-    target: y. "logit": the image's logit with the anomalous side, because the authors' CLIP example explains
-        the logit of one text; WinCLIP does not say. "difference": anomalous minus normal logit. Logits are
-        cosines divided by the model's own temperature, and all blocks count.
+    pixels: (n, 3, H, W), preprocessed. texts: (2, d), normal first; normalised here.
+    target: y. "logit": the image's logit with the anomalous side, as in the authors' CLIP example; WinCLIP
+        does not say. "difference": anomalous minus normal logit. Logits have the model's own temperature.
     """
     visual = model.visual
     _check(visual, pixels)

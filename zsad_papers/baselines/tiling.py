@@ -27,12 +27,8 @@ def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
 
 def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
     """(n, n_tiles, d): each tile of size x size patches, cut out, enlarged to the encoder's whole input and
-    encoded by itself.
-
-    The paper gives neither the tiles' size nor their stride. Here they are as large as the windows that they
-    are compared with and lie side by side: with stride 1, 365 passes a picture would take some 30 times as
-    long as WinCLIP, and the paper measured 3.7 times.
-    """
+    encoded by itself. The paper gives neither size nor stride. Here tiles are as large as the windows and lie
+    side by side: with stride 1 they would take some 30 times as long as WinCLIP; the paper measured 3.7."""
     patch = encoder.patch_size
     members = window_indices(encoder.grid, size)[tile_numbers(encoder.grid, size)]  # (n_tiles, size²)
     cut = []

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +153,7 @@ def vand_loss(logits: Sequence[Tensor], masks: Tensor) -> Tensor:
 
 def vand_maps(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """(n, H, W) in [0, 1]: the mean over layers of the anomalous probability, at `size` (H, W), unsmoothed.
-
-    logits: of `patch_logits`. The original adds the layers up, which ranks pixels alike.
-    """
+    The original adds the layers up, which ranks pixels alike."""
     maps = [F.interpolate(x[:, None], size, mode="bilinear", align_corners=True)[:, 0] for x in logits]
     return sum(x.sigmoid() for x in maps) / len(maps)
 
@@ -204,9 +203,8 @@ def mosaics_of(
 def _mosaic(part: AnomalyDataset, four: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     (height, width), (middle, centre) = size, (size[0] // 2, size[1] // 2)
     picture, mask = Image.new("RGB", (width, height)), np.zeros(size, bool)
-    for place, i in enumerate(four):
-        top, bottom = ((0, middle), (middle, height))[place // 2]
-        left, right = ((0, centre), (centre, width))[place % 2]
+    sides = product(((0, middle), (middle, height)), ((0, centre), (centre, width)))
+    for i, ((top, bottom), (left, right)) in zip(four, sides, strict=True):
         quarter = (bottom - top, right - left)
         picture.paste(part.image(i).resize(quarter[::-1], Image.Resampling.BICUBIC), (left, top))
         mask[top:bottom, left:right] = stretched_mask(part.mask(i), quarter)

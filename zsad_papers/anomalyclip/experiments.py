@@ -32,9 +32,9 @@ from zsad_papers.anomalyclip.learning import (
     learned_variants,
 )
 from zsad_papers.baselines.vand import Adapters, mean_texts, vand_detector, vand_extractor
-from zsad_papers.common.claims import load_claims
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
+from zsad_papers.common.results import read_table
 from zsad_papers.common.settings import Settings
 
 ONE_SEED = ("code:", "word=", "E=", "M=", "L=", "N=")
@@ -54,7 +54,7 @@ def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
 
 ABLATIONS: dict[str, dict[str, dict | None]] = {
     artifact: {row.variant: yaml.safe_load(row.options) for row in own.itertuples()}
-    for artifact, own in load_claims("anomalyclip", "variants.csv").groupby("artifact", sort=False)
+    for artifact, own in read_table("anomalyclip", "variants.csv").groupby("artifact", sort=False)
 }
 """By table, figure or section the variants on MVTec AD and VisA, and what differs from the full method (None:
 one of `baselines`). The full method weighs its map four times, lambda 4: the code that made the paper's

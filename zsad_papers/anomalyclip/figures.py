@@ -48,8 +48,7 @@ def prompt_sources(
     }
     given = {"CLIP": None} | ({"WinCLIP": windows} if windows else {})
     learns = not missing(settings, [options[-1]])
-    named = [method for method in methods if learns or method in given]
-    return {method: given[method] if method in given else learners[method]() for method in named}
+    return {own: given[own] if own in given else learners[own]() for own in methods if learns or own in given}
 
 
 def image_map(category: Category, method: experiments.Method, image: int) -> np.ndarray:

@@ -68,9 +68,8 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> p
 
 
 def full_shot_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
-    """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP. RD4AD needs a
-    ResNet as its teacher: it is left out where the baselines run on another network, and, with a warning,
-    without its extra."""
+    """PatchCore and RD4AD with all normal training images (Table 12). encoder: that of WinCLIP. RD4AD is left
+    out where the baselines run on no ResNet, its teacher, and, with a warning, without its extra."""
     found = [category for category in categories(settings, encoder, dataset) if len(category.train)]
     backbone = backbone_of(settings)
     records = [record for category in found for record in full_shot(category, backbone)]

@@ -42,7 +42,7 @@ STATES = _SENTENCES["normal"], _SENTENCES["anomalous"]
 TEMPLATES = _SENTENCES["templates"]
 """35 sentences, 30 of them out of those that CLIP's authors wrote for ImageNet."""
 
-BATCH_SIZE, LR, BETAS = 8, 1e-3, (0.5, 0.999)
+BATCH_SIZE, LR, BETAS, SEED = 8, 1e-3, (0.5, 0.999), 111
 """The original's."""
 
 
@@ -88,7 +88,7 @@ def train_adapters(
     cache_dir: str | Path,
     *,
     epochs: int,
-    seed: int = 111,
+    seed: int = SEED,
     mosaic: float = 0.0,
     checkpoint: str | Path | None = None,
 ) -> Adapters:
@@ -173,20 +173,18 @@ def vand_detector(encoder: ClipEncoder, adapters: Adapters, category: str, cache
     return detector(vand)
 
 
-def mosaics_of(
-    dataset: AnomalyDataset, size: tuple[int, int], folder: str | Path, *, seed: int = 111
-) -> AnomalyDataset:
+def mosaics_of(dataset: AnomalyDataset, size: tuple[int, int], folder: str | Path) -> AnomalyDataset:
     """One mosaic for each image of the dataset, category by category, at `size` (H, W) in pixels:
     four different ones of its category (of fewer than four some repeat), each scaled to a quarter. Kept below
     `folder` under a key of all that it depends on."""
-    key = content_key(images=dataset.fingerprint, size=list(size), seed=seed)
+    key = content_key(images=dataset.fingerprint, size=list(size), seed=SEED)
     root = Path(folder) / "mosaics" / f"{dataset.root.name}-{key}"
     if not (root / "meta.csv").is_file():  # written last
         rows = []
         for number, category in enumerate(dataset.categories):
             part = dataset.select(category=category)
             for i in range(len(part)):
-                generator = np.random.default_rng([seed, number, i])  # its own: a rerun may begin anywhere
+                generator = np.random.default_rng([SEED, number, i])  # its own: a rerun may begin anywhere
                 picture, mask = _mosaic(part, generator.choice(len(part), 4, replace=len(part) < 4), size)
                 defect = "mosaic" if mask.any() else "good"
                 image = f"{category}/test/{defect}/{i:05d}.png"

@@ -32,8 +32,7 @@ from zsad_papers.winclip.experiments import few_shot_design, other_localization_
 
 KINDS = ("views", "winclip", "backbone", "anomalyclip")
 """views: of whole images, for RWDA and for WinCLIP's image scores. winclip: windows and patch tokens.
-backbone: maps of the few-shot baselines' network. anomalyclip: local features, of every attention, and
-VAND's."""
+backbone: maps of the few-shot baselines' network. anomalyclip: local features of every attention, VAND's."""
 
 
 def compute(settings: Settings, kind: str, name: str, category: str | None = None) -> str:
@@ -133,8 +132,7 @@ def main() -> None:
         return
     encoder, number = encoder_of(settings), settings.pool_pairs
     options = {"seed": settings.seed, "alphabet": prompts.ALPHABETS[settings.alphabet]}
-    # each word once: eight sets of sentences cover 16 pairs of words
-    pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))
+    pairs = list(zip(prompts.NORMAL_WORDS, prompts.ANOMALY_WORDS, strict=True))  # each word once
     for normal, anomaly in tqdm(pairs, desc="random-word prompts"):
         random_word_embeddings(encoder, settings.cache_dir, number, normal=normal, anomaly=anomaly, **options)
     print(f"random-word prompts: {number} of each of {2 * len(pairs)} words")

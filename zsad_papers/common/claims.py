@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -160,11 +161,11 @@ Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 
 def cells_of(rows: pd.DataFrame) -> Cells:
     """Mean and standard deviation by the key of a number, and by artifact."""
-    cells: Cells = {}
+    cells = defaultdict(dict)
     for row in rows.itertuples(index=False):
         key = (row.metric, row.task, row.method, row.variant, row.shots, row.dataset, row.category)
-        cells.setdefault(key, {})[f"{row.paper} {row.artifact}"] = (row.mean, row.std)
-    return cells
+        cells[key][f"{row.paper} {row.artifact}"] = (row.mean, row.std)
+    return dict(cells)
 
 
 @dataclass
@@ -317,10 +318,9 @@ def _signed(text: str) -> list[tuple[int, str]]:
 def _averaged(leads: Leads, average: str) -> Leads:
     """Means over the datasets, measures or settings that a row names."""
     axes = [AXES.index(axis) for axis in filter(None, average.split(" | "))]
-    groups: dict[tuple[str, ...], list[float]] = {}
+    groups = defaultdict(list)
     for key, lead in leads.items():
-        group = tuple("mean" if i in axes else name for i, name in enumerate(key))
-        groups.setdefault(group, []).append(lead)
+        groups[tuple("mean" if i in axes else name for i, name in enumerate(key))].append(lead)
     return {group: sum(values) / len(values) for group, values in groups.items()}
 
 

@@ -34,9 +34,8 @@ def tower_of(encoder: ClipEncoder) -> VisionTransformer:
 
 
 def parameters(tower: VisionTransformer, counted: Counted = "all") -> int:
-    """Number of parameters of the tower."""
     seen = [tower.conv1, *(block.mlp for block in tower.transformer.resblocks)]
-    parts = {"all": [tower], "profiler": seen}[counted]
+    parts = [tower] if counted == "all" else seen
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
@@ -54,7 +53,7 @@ def multiply_accumulates(
     """
     tower.train()  # the counter misses the fused attention of evaluation
     mlps = nn.Sequential(*(block.mlp for block in tower.transformer.resblocks))
-    blocks = {"all": tower.transformer, "profiler": mlps}[counted]
+    blocks = tower.transformer if counted == "all" else mlps
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if patch_embeddings:
             tower.conv1(torch.empty(patch_embeddings, 3, *tower.image_size))

@@ -62,11 +62,10 @@ def image_map(
 def within_images(category: Category, each: np.ndarray) -> pd.DataFrame:
     """For each test image: label, area (the defect's share of the image), kind of defect, and, of its map
     alone, pixel AUROC and F1-max (NaN without anomalous pixels) and maximum. each: as of `measure`."""
-    labels = category.test.labels
-    areas = [category.test.mask(i).mean() if label else 0.0 for i, label in enumerate(labels)]
-    measures = dict(zip(("auroc", "f1max", "maximum"), each.T, strict=True))
-    kinds = category.test.meta["defect"].to_numpy()
-    return pd.DataFrame({"label": labels, "area": areas, "kind": kinds, **measures})
+    test, measures = category.test, dict(zip(("auroc", "f1max", "maximum"), each.T, strict=True))
+    areas = [test.mask(i).mean() if label else 0.0 for i, label in enumerate(test.labels)]
+    kinds = test.meta["defect"].to_numpy()
+    return pd.DataFrame({"label": test.labels, "area": areas, "kind": kinds, **measures})
 
 
 def together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

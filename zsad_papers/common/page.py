@@ -41,9 +41,7 @@ class Page:
 
     def compare(self, measured: pd.DataFrame, artifact: str | None = None, **options: Any) -> pd.DataFrame:
         """Published numbers of one table or all, beside measured ones. options: of `results.compare`."""
-        published = self.published
-        if artifact is not None:
-            published = published[published["artifact"] == artifact]
+        published = self.published if artifact is None else self.published.query("artifact == @artifact")
         return compare(published, measured, **{"stand_ins": self.names, "keep": "both", **options})
 
     def verdicts(self, measured: pd.DataFrame) -> pd.DataFrame:

@@ -32,16 +32,14 @@ def verdicts(paper: str) -> pd.DataFrame:
 
 def _named_as_in(published: Cells, rows: pd.DataFrame) -> Cells:
     """The cells of a run under the names that a paper has for them."""
-    metrics = {key[0] for key in published}
-    precision, overlap = ("ap" if "ap" in metrics else "aupr"), ("pro200" if "pro200" in metrics else "pro")
-    cells: Cells = {}
+    metrics, cells = {key[0] for key in published}, {}
+    same = dict.fromkeys(("ap", "aupr"), "ap" if "ap" in metrics else "aupr")
+    same |= dict.fromkeys(("pro", "pro200"), "pro200" if "pro200" in metrics else "pro")
     for (metric, task, method, variant, *rest), values in cells_of(rows).items():
         names = [(method, variant)]
         if method.startswith("winclip") and not variant:  # RWDA's names
             names += [("winclip", ""), ("winclip", "object_known")]
-        same = {"ap": precision, "aupr": precision, "pro": overlap, "pro200": overlap}
-        metric = same.get(metric, metric)
-        keys = [(metric, task, *name, *rest) for name in names]
+        keys = [(same.get(metric, metric), task, *name, *rest) for name in names]
         cells[next((key for key in keys if key in published), keys[0])] = values
     return cells
 

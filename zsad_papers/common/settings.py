@@ -33,7 +33,7 @@ settings_class = dataclass(
 
 
 def published_datasets() -> tuple[str, ...]:
-    """The papers' datasets. A profile names a prepared stand-in for each: `name` or `name/category`."""
+    """The papers' datasets."""
     return tuple(dict.fromkeys(name for paper in all_papers().values() for name in paper.datasets))
 
 
@@ -156,9 +156,7 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
 
     namespace: `globals()` of the notebook, or a dict of parameters. Any other public name with a plain value
     counts as misspelt, unless a `Settings` is there already (the reader runs the cell again).
-    kind: the class of the paper; None: the parameters of all.
-    A file or folder that is given, and is there as seen from the working directory, is meant; other relative
-    paths start at the repository root. Raises ValueError or FileNotFoundError (profile).
+    kind: the class of the paper; None: all parameters. Raises ValueError or FileNotFoundError (profile).
     """
     kind = kind or all_settings()
     if not any(isinstance(value, Settings) for value in namespace.values()):
@@ -169,13 +167,15 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
         raise ValueError(
             f"parameter profile = {profile!r}: expected a profile's name, or the path of a YAML file"
         )
-    usual, values = read_profile(profile), {"profile": profile}
-    for name in (field.name for field in dataclasses.fields(kind) if field.name != "profile"):
-        given = namespace.get(name)
+    usual, values = read_profile(profile), {}
+    for field in dataclasses.fields(kind):
+        given = namespace.get(name := field.name)
+        # what is there as seen from the working directory is meant; other paths start at the repository root
         here = _is_path(name, given) and name not in OURS and Path(given).exists()
-        values[name] = given if here else _as_seen_from_here(name, usual[name] if given is None else given)
+        given = usual.get(name) if given is None else given
+        values[name] = given if here else _as_seen_from_here(name, given)
     try:
-        return kind(**values)
+        return kind(**values | {"profile": profile})
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 
@@ -226,23 +226,20 @@ def folder_and_category(dataset: str) -> tuple[str, str | None]:
 def parameters_cell(names: Iterable[str] | None = None) -> str:
     """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all), each
     with its meaning and its value in the profile mini."""
-    wanted = set(parameters() if names is None else names) | {"profile"}
+    wanted, lines = set(parameters() if names is None else names), []
     refuse_unknown(wanted, parameters(), "list of names")
-    usual = {name: json.dumps(value) for name, value in read_profile("mini").items()}
-    usual["datasets"] = "see profiles/mini.yaml"
-    return "\n".join(
-        f'{name}: {kind} = "mini"  # {meaning}'
-        if name == "profile"
-        else f"{name}: {kind} = None  # {meaning}; mini: {usual[name]}"
-        for name, (kind, meaning) in parameters().items()
-        if name in wanted
-    )
+    usual = {name: f"; mini: {json.dumps(value)}" for name, value in read_profile("mini").items()}
+    usual |= {"profile": "", "datasets": "; mini: see profiles/mini.yaml"}
+    for name, (kind, meaning) in parameters().items():
+        if name in wanted | {"profile"}:
+            value = '"mini"' if name == "profile" else None
+            lines.append(f"{name}: {kind} = {value}  # {meaning}{usual[name]}")
+    return "\n".join(lines)
 
 
 def _looks_like_parameter(name: str, value: Any) -> bool:
-    if name.startswith("_") or name in ("In", "Out", "exit", "quit"):  # IPython's own
-        return False
-    return isinstance(value, (str, int, float, bool, list, tuple, dict))
+    of_ipython = name.startswith("_") or name in ("In", "Out", "exit", "quit")
+    return not of_ipython and isinstance(value, (str, int, float, bool, list, tuple, dict))
 
 
 def _as_seen_from_here(name: str, value: Any) -> Any:

@@ -9,7 +9,6 @@ import pytest
 from profiles.record import commit
 from zsad_core.encoders import load_encoder
 from zsad_core.fnn import FNN
-from zsad_core.image_features import TileFeatures
 from zsad_papers import all_papers
 from zsad_papers.common import costs, provenance
 from zsad_papers.common.costs import latencies, multiply_accumulates, parameters, tower_of
@@ -68,7 +67,7 @@ def test_records_are_written_with_the_same_bytes_and_read_together(tmp_path):
     folder, seen = tmp_path / "results", []
     settings = read_settings({"results_dir": str(folder), "seeds": 2})
     assert read_records(settings) is None
-    part = TileFeatures(pd.DataFrame(), *np.empty((3, 0), int), {}, "toys", "abc")
+    part = SimpleNamespace(name="toys", fingerprint="abc")
     for _ in range(2):
         write_record("one", some_rows(), settings, None, [part])
         seen.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})

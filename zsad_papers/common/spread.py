@@ -1,14 +1,6 @@
 """Verdicts that know the spread: a claim's effect with its interval, and how easily noise would meet it.
 
-The **effect** is the distance of a claim's difference from the limit of its condition, positive inside: of
-several differences the smallest, or the last one that is needed. Its interval comes from draws:
-
-- A run's categories are drawn with replacement, the same for all methods of a dataset: differences are paired
-  and contain the chance of the images. A row with a standard deviation over seeds also gets normal noise of
-  its standard error, not paired, which is on the safe side. A row with neither has no known spread.
-- Printed numbers get normal noise of their printed deviation; the interval is one deviation to each side.
-
-A test that is a function has a share instead: of the draws in which it holds.
+`published.md` explains the effect and its draws.
 """
 
 from __future__ import annotations

@@ -108,11 +108,9 @@ def record_of(problem: BadImage) -> dict[str, str]:
 
 
 class Tiles(NamedTuple):
-    """views: (t, v, 3, H, W) of t square tiles, view 0 the whole tile. size: the image's (height, width)."""
-
-    views: Tensor
+    views: Tensor  # (t, v, 3, H, W) of t square tiles, view 0 the whole tile
     boxes: list[tuple[int, int, int, int]]
-    size: tuple[int, int]
+    size: tuple[int, int]  # the image's (height, width)
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,8 @@ def _write_maps(
 
 def _chosen(result: Result) -> tuple[list[int], list[int]]:
     """Rows for the report: the highest scores, and others evenly spaced by rank."""
-    others = result.ranked.index[TOP:]
-    return list(result.ranked.index[:TOP]), list(others[:: max(1, math.ceil(len(others) / SAMPLE))])
+    rows = list(result.ranked.index)
+    return rows[:TOP], rows[TOP :: max(1, math.ceil((len(rows) - TOP) / SAMPLE))]
 
 
 def page(result: Result, pictures: Mapping[int, Sequence[str]]) -> str:

@@ -1,7 +1,6 @@
 """Where a number comes from: the line at the top of every page, and the same facts for the result files.
 
-`provenance` does not depend on the time or the machine's name: two runs with one seed write the same bytes.
-Facts that differ from run to run are in `run_facts`.
+Two runs with one seed have the same `provenance`; what differs from run to run is in `run_facts`.
 """
 
 from __future__ import annotations

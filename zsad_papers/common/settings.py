@@ -1,8 +1,6 @@
 """The parameters of every notebook: one name, one meaning, checked before anything is computed.
 
-A notebook declares the parameters that it uses in its first code cell; one that is None takes its value from
-the profile, `profiles/<profile>.yaml`. Papermill only warns about a misspelt name and turns some values into
-other types, so everything is checked here. A paper's own parameters are in its `settings.py`.
+One that is None takes its value from the profile. A paper's own parameters are in its `settings.py`.
 """
 
 from __future__ import annotations

@@ -25,12 +25,10 @@ import pandas as pd
 
 from zsad_papers.common.results import KEYS, PERCENT, read_results
 
-POINTS = 0.05
-"""Percentages may differ by so many points."""
+POINTS = 0.05  # by which percentages may differ
+RELATIVE = 0.01  # all other numbers may differ by this share of the larger one
 ONE_RANK = {"auroc": 0.15, "ap": 0.5, "aupr": 0.5, "f1max": 2.0}
 """Or, of image scores, by what it makes if two images of some thirty change places."""
-RELATIVE = 0.01
-"""All other numbers may differ by this share of the larger one."""
 SPREAD = dict.fromkeys(("rwda", "clip_rwda", "winclip_plus_rwda", "linear"), 0.5)
 SPREAD |= dict.fromkeys(("anomalyclip", "coop", "vand", "rd4ad"), 2.5)
 """Methods that learn, and the share of the standard deviation over seeds by which they may differ. Networks

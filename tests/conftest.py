@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -212,45 +210,28 @@ def small_run(small_data, once):
     return parameters | {name: str(path) for name, path in {"data_dir": small_data, **made}.items()}
 
 
-@pytest.fixture(scope="session")
-def run_page(tmp_path_factory):
-    """run_page(notebook, output, parameters, *options): the executed notebook, whether it failed or not."""
+def run_page(notebook, path, parameters):
+    """Executes a notebook with these parameters into the file, which stays if it fails."""
+    import papermill
 
-    def execute(notebook, output, parameters, *options):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        values = tmp_path_factory.mktemp("parameters") / "values.yaml"
-        values.write_text(yaml.safe_dump(parameters))
-        source = ROOT / "notebooks" / f"{notebook}.ipynb"
-        command = [sys.executable, "-m", "papermill", source, output, "-f", values, "-k", "python3"]
-        command += ["--no-progress-bar", "--start-timeout", "300", *options]
-        own = {"cwd": ROOT, "env": {**os.environ, **KERNEL}, "capture_output": True, "text": True}
-        done = subprocess.run(command, **own)
-        # Two kernels that start at once may choose the same port, and one of them dies before its first cell.
-        return subprocess.run(command, **own) if "Kernel died before replying" in done.stderr else done
-
-    return execute
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 300, "cwd": ROOT}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KERNEL.items():
+            patch.setenv(name, value)
+        try:
+            papermill.execute_notebook(source, path, parameters, **options)
+        except RuntimeError:  # two kernels that start at once may choose one port, and one of them dies
+            papermill.execute_notebook(source, path, parameters, **options)
 
 
 @pytest.fixture(scope="session")
 def executed(once, small_run):
     """executed(notebook): the path of that notebook, executed once at its smallest setting."""
 
-    def run(notebook, path):
-        import papermill
-
-        source = ROOT / "notebooks" / f"{notebook}.ipynb"
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in KERNEL.items():
-                patch.setenv(name, value)
-            options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 300, "cwd": ROOT}
-            papermill.execute_notebook(source, path, small_run, **options)
-
     def make(notebook, path):
         try:
-            try:
-                run(notebook, path)
-            except RuntimeError:  # two kernels that start at once may choose one port, and one of them dies
-                run(notebook, path)
+            run_page(notebook, path, small_run)
         except Exception as error:  # kept, so that the next test that asks fails at once, for this reason
             path.write_text(f"{notebook} failed:\n{str(error)[-4000:]}")
 

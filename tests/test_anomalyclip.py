@@ -11,13 +11,11 @@ from scipy.ndimage import gaussian_filter
 
 from zsad_core import methods
 from zsad_core.datasets import stretched_mask
-from zsad_core.image_features import TileFeatures
 from zsad_core.losses import PARTS
 from zsad_core.metrics import aupr, auroc
 from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
 from zsad_papers.anomalyclip.experiments import measured, method_of, run_experiment
-from zsad_papers.common.experiment import categories
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +23,10 @@ def settings(settings_of):
     return settings_of(epochs_share=0.01, prompt_seeds=2, limit_images=2, prompt_image_size=120)
 
 
-def squashed_category(settings, encoder, dataset, number=0):
-    return replace(categories(settings, encoder, dataset)[number], whole="squash")
-
-
-def test_auxiliary_sets_and_smoothing_are_the_papers():
+def test_auxiliary_sets_smoothing_and_shares_of_epochs(settings):
     found = [learning.auxiliary_dataset(dataset) for dataset in ("mvtec", "visa", "isic", "dagm")]
     assert found == ["visa", "mvtec", "mvtec", "mvtec"]
     assert methods.smoothing((518, 518)) == 4.0 and methods.smoothing((259, 259)) == 2.0
-
-
-def test_a_share_of_the_epochs_is_at_least_one_of_any(settings):
     for share, epochs, expected in ((1, 15, 15), (0.333, 50, 17), (0.01, 3, 1), (1, 0, 0)):
         assert learning.shared_epochs(replace(settings, epochs_share=share), epochs) == expected
 
@@ -58,20 +49,9 @@ def test_vand_learns_longer_on_visa_and_with_mosaics_on_mvtec(settings, large, m
     assert [(recipe["epochs"], recipe["mosaic"]) for recipe in asked] == [(3, 0.2), (15, 0.0)]
 
 
-def test_a_map_is_the_mean_over_layers():
-    rng, grid = np.random.default_rng(0), (2, 3)
-    unit = F.normalize(torch.from_numpy(rng.normal(size=(15, 8))), dim=-1)
-    texts, head, *layers = unit.split([2, 1, 6, 6])
-    arrays = {"global": head.numpy(), "local/1": layers[0][None].numpy(), "local/2": layers[1][None].numpy()}
-    features = TileFeatures(pd.DataFrame(), *np.empty((3, 0)), arrays)
-    each = [(layer @ texts.T / 0.5).softmax(-1)[:, 1] for layer in layers]
-    maps = methods.anomalyclip(features, texts, grid, 0.5).maps[0]
-    torch.testing.assert_close(maps, sum(each).view(grid) / 2)
-
-
 def test_scores_and_maps_by_hand(settings, large):
-    category = squashed_category(settings, large, "mvtec")
-    prompts = learning.learned_prompts(settings, large, "visa")
+    category = experiments.squashed(settings, large, "mvtec")[0]
+    prompts = learning.learned_prompts(settings, large, "visa", n_layers=2, epochs=0)
     found = measured(category, method_of(category, prompts))
     texts = prompts.texts(large)[0].double()  # (2, d)
     pixels = [category.test.image(i).resize((120, 120), 3) for i in range(len(category.test))]
@@ -79,8 +59,9 @@ def test_scores_and_maps_by_hand(settings, large):
     heads = large.embed_images(batch, final_norm=False).double()
     expected = (heads @ texts.T / 0.07).softmax(-1)[:, 1]
     np.testing.assert_allclose(found["/scores"], expected, rtol=2e-3)  # features are kept in float16
-    (patches,) = large.embed_patches(batch, prompts.config.layers, "vv", prompts.config.first).values()
-    maps = (patches.double() @ texts.T / 0.07).softmax(-1)[..., 1].unflatten(1, large.grid)
+    layers = large.embed_patches(batch, prompts.config.layers, "vv", prompts.config.first).values()
+    one, other = ((patches.double() @ texts.T / 0.07).softmax(-1)[..., 1] for patches in layers)
+    maps = ((one + other) / 2).unflatten(1, large.grid)  # the mean over layers
     up = F.interpolate(maps[:, None], (120, 120), mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth = [gaussian_filter(one, 4 * 120 / 518) for one in up]
     masks = [stretched_mask(category.test.mask(i), (120, 120)) for i in range(len(category.test))]
@@ -94,7 +75,7 @@ def test_records_hold_what_the_data_allow(settings, large):
     assert set(frames["mvtec"]["seed"]) == {111, 112}
     counts = anomalyclip_tables.count_rows(settings).set_index(["dataset", "metric"])["mean"]
     assert counts[settings.datasets["isic"]].to_dict() == {"n_categories": 1, "n_normal": 0, "n_anomalous": 2}
-    category = squashed_category(settings, large, "mvtec")
+    category = experiments.squashed(settings, large, "mvtec")[0]
     prompts = learning.learned_prompts(settings, large, "visa")
     scores = measured(category, method_of(category, prompts))["/scores"]
     own = frames["mvtec"].query("task == 'image' and category == @category.name and seed == 111")

@@ -15,18 +15,9 @@ import pytest
 from helpers import refused
 
 from zsad_papers import all_papers
-from zsad_papers.common import claims, spread
+from zsad_papers.common import claims, results, spread
 from zsad_papers.common.claims import UNDECIDED, Numbers, evaluate, judge, load_tests, meets
-from zsad_papers.common.results import (
-    COLUMNS,
-    FULL_SHOT,
-    KEYS,
-    as_published,
-    load_published,
-    read_results,
-    read_table,
-    validate,
-)
+from zsad_papers.common.results import COLUMNS, as_published, load_published, read_table
 from zsad_papers.common.settings import all_settings, read_settings
 
 
@@ -43,7 +34,7 @@ PAPERS = list(dict.fromkeys(claim.split("-")[0] for claim in CLAIMS))
 
 def changed(frame, changes):
     """The frame with other means in all tables that print them, and with the rows that it lacks."""
-    keys = [key for key in KEYS if key != "artifact"]
+    keys = [key for key in results.KEYS if key != "artifact"]
     means = changes.set_index(keys)["mean"]
     cells = pd.MultiIndex.from_frame(frame[keys])
     known = cells.isin(means.index)
@@ -67,7 +58,7 @@ def published():
 
 @pytest.fixture(scope="module")
 def evidence(published):
-    return validate(changed(published, read("claims_evidence.csv")))
+    return results.validate(changed(published, read("claims_evidence.csv")))
 
 
 def test_the_lists_of_this_test_have_every_claim():
@@ -125,7 +116,7 @@ def test_conditions_allow_for_rounding():
 
 def test_errors_name_what_is_wrong(monkeypatch, published):
     refused("is no method; expected for example", claims.method_key, "winclip (4)")
-    assert claims.method_key("cutpaste (full-shot)")[2] == FULL_SHOT
+    assert claims.method_key("cutpaste (full-shot)")[2] == results.FULL_SHOT
     refused("'about 2' is no condition", meets, 1.0, "about 2")
     test = [claims.Comparison("", "a", "{pairs}", "image auroc", "mvtec")]
     message = r"'pairs' is no option of this paper's claims; .*'names'"
@@ -178,7 +169,7 @@ def test_an_interval_pairs_categories_and_seeds_and_is_unknown_without_either():
 @pytest.mark.parametrize("paper", PAPERS)
 def test_the_ledger_has_a_word_where_verdicts_differ_and_where_noise_would_do(paper, root):
     settings = read_settings({"profile": "mini"}, all_settings())
-    run = as_published(read_results((root / "reference" / "mini").glob("*.csv")), settings.datasets)
+    run = as_published(results.read_results((root / "reference" / "mini").glob("*.csv")), settings.datasets)
     table = spread.ledger_with_spread(paper, run, settings).set_index("id")
     bare = claims.ledger(paper, run, settings).set_index("id")
     unresolved = table["run"] == spread.UNRESOLVED

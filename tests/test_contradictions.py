@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
 from zsad_papers.anomalyclip.contradictions import text as anomalyclip_statements
@@ -58,29 +61,17 @@ def test_a_changed_word_pair_contradicts_the_text(published):
     assert found["computed"] == f"normal=an;anomaly=a broken, {pair}"
 
 
-@pytest.mark.parametrize(
-    ("mean", "keys", "where", "computed"),
-    [
-        (87.8, {"artifact": "T7", "variant": "-T1", "metric": "auroc", "task": "pixel", "dataset": "mvtec"},
-         "App. D, 1 against T7: mvtec pixel auroc anomalyclip[-T1]", "87.800"),
-        (78.4, {"artifact": "T11", "variant": "focal=1;dice=0", "metric": "auroc", "task": "pixel",
-                "dataset": "visa"},
-         "App. D, losses against T11: what Focal loss gains, visa pixel auroc anomalyclip[focal=1;dice=0]",
-         "-8.200"),
-        (12.2, {"artifact": "T8", "method": "vand", "metric": "train_min_per_epoch"},
-         "App. D, overhead against T8: shortest training per epoch", "vand"),
-        (93.5, {"artifact": "T2", "method": "vand", "metric": "auroc", "dataset": "headct"},
-         "4.2 against T2: AnomalyCLIP is the best of all methods, headct image auroc", "93.4"),
-        (82.2, {"artifact": "T7", "variant": "-T1", "metric": "auroc", "task": "image", "dataset": "visa"},
-         "App. D, 1 against T7: without DPAM more is lost at image level, visa image auroc - pixel auroc",
-         "-3.7"),
-    ],
-)  # fmt: skip
-def test_planted_numbers_contradict_the_text_of_anomalyclip(mean, keys, where, computed):
-    printed = load_published("anomalyclip")
-    assert anomalyclip_statements(printed).set_index("where").loc[where, "agrees"]
-    row = anomalyclip_statements(planted(printed, mean, **keys)).set_index("where").loc[where]
-    assert not row["agrees"] and row["computed"] == computed
+PLANTED = pd.read_csv(Path(__file__).with_name("contradictions.csv"), dtype=str, keep_default_na=False)
+
+
+@pytest.mark.parametrize("row", PLANTED.itertuples(), ids=list(PLANTED["where"]))
+def test_planted_numbers_contradict_the_text_of_anomalyclip(row):
+    printed, names = load_published("anomalyclip"), PLANTED.columns[1:7]  # of the cell
+    keys = {name: value for name in names if (value := getattr(row, name))}
+    assert anomalyclip_statements(printed).set_index("where").loc[row.where, "agrees"]
+    other = planted(printed, float(row.mean), **keys)
+    found = anomalyclip_statements(other).set_index("where").loc[row.where]
+    assert not found["agrees"] and found["computed"] == row.computed
 
 
 def test_deviations_offsets_repeated_columns_and_sentences_of_winclip_until_one_is_changed(published):

@@ -68,19 +68,16 @@ def check(dataset, expected, above=0):
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 @pytest.mark.parametrize("download", trees.DOWNLOADS, ids=lambda download: download.script)
 def test_layouts(download, packed, tmp_path, prepare):
-    expected = download.write(tmp_path / ("tree" if packed else "raw"))
+    tree, raw = tmp_path / "tree", tmp_path / "raw"
+    expected = download.write(tree if packed else raw)
     if packed:
-        (tmp_path / "raw").mkdir()
-        pack(tmp_path / "tree", tmp_path / "raw", each=download.script in ("sewerml", "dagm"))
+        raw.mkdir()
+        for path in tree.iterdir() if download.script in ("sewerml", "dagm") else [tree]:
+            if path.is_dir():
+                shutil.make_archive(str(raw / path.name), "zip", path)
+            else:
+                shutil.copy(path, raw)
     check(prepare(download.script), expected)
-
-
-def pack(tree, raw, *, each):
-    for path in tree.iterdir() if each else [tree]:
-        if path.is_dir():
-            shutil.make_archive(str(raw / path.name), "zip", path)
-        else:
-            shutil.copy(path, raw)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

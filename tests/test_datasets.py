@@ -120,9 +120,8 @@ def test_what_cannot_be_read_or_chosen(root):
     for gone in [*(root / "01/test/nan").iterdir(), *(root / "01/test/good").iterdir()]:
         gone.unlink()
     refused("prepare the dataset again", test.image, 0, error=FileNotFoundError)
-    with pytest.raises(FileNotFoundError, match=r"names 8 file\(s\).*; …") as error:
-        load_dataset(root)
-    assert str(error.value).count(".png") == 5
+    error = refused(r"names 8 file\(s\).*; …", load_dataset, root, error=FileNotFoundError)
+    assert str(error).count(".png") == 5
 
 
 def test_a_stretched_mask_keeps_what_is_more_than_half():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import pixels_of, refused
+from helpers import heads_of, pixels_of, refused
 from PIL import Image
 
 from zsad_core.dpam import attention_kinds, attention_weights, dual_path
@@ -34,10 +34,7 @@ def plain(encoder, pixels, kind="vv", first=6):
     u, weights = [], []
     for block in visual.transformer.resblocks:
         z = F.layer_norm(h[-1], h[-1].shape[-1:], block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
-        heads = block.attn.num_heads
-        matrix = block.attn.in_proj_weight.view(3, heads, -1, z.shape[-1])  # (q k v, heads, 16, width)
-        bias = block.attn.in_proj_bias.view(3, heads, 1, -1)
-        q, k, v = torch.einsum("ntw,chdw->cnhtd", z, matrix) + bias[:, None]
+        q, k, v = heads_of(block.attn, z)
         parts, out = {"q": q, "k": k, "v": v}, block.attn.out_proj
         shares, mixed = {}, {}
         for name in {kind, "qk"}:
@@ -113,8 +110,7 @@ def test_positions_are_resized_bilinear_and_the_class_token_keeps_its_own(load):
     grid = before[1:].reshape(2, 2, 64).permute(2, 0, 1)[None]
     expected = F.interpolate(grid, (5, 5), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     torch.testing.assert_close(after[1:], expected.reshape(25, 64))
-    features = large.embed_patches(pixels_of(large), LAYERS, "vv")
-    assert {layer: tuple(x.shape) for layer, x in features.items()} == dict.fromkeys(LAYERS, (3, 25, 32))
+    assert large.embed_patches(pixels_of(large), (6,), "vv")[6].shape == (3, 25, 32)
 
 
 def test_what_is_refused(load, encoder, small_resnet):

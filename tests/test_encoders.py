@@ -49,14 +49,6 @@ def test_text_embeddings_are_open_clips(tiny, quick_gelu):
     torch.testing.assert_close(long, expected, rtol=0, atol=1e-5)
 
 
-def test_other_text_towers_and_prompts_that_are_no_list_are_refused(tiny):
-    refused("list of sentences", tiny().embed_text, "a photo", error=TypeError)
-    refused(
-        "its config has no_causal_mask, pool_type", tiny, text={"no_causal_mask": True, "pool_type": "eos"}
-    )
-    refused("its config has custom_text", tiny, config={"custom_text": True})
-
-
 def test_equal_prompts_are_encoded_once_in_batches_of_bounded_size(tiny, monkeypatch):
     encoder, prompts = tiny(), [f"{i} " + "scratch " * (i % 7) for i in range(30)] * 2
     expected = encoder.embed_text(prompts)
@@ -85,7 +77,11 @@ def test_image_embeddings_are_open_clips(tiny, monkeypatch, changes):
         torch.testing.assert_close(actual, without(pixels), rtol=0, atol=1e-5)
 
 
-def test_wrong_pixels_are_told_apart(tiny):
+def test_what_is_refused(tiny):
+    refused("list of sentences", tiny().embed_text, "a photo", error=TypeError)
+    text = {"no_causal_mask": True, "pool_type": "eos"}
+    refused("its config has no_causal_mask, pool_type", tiny, text=text)
+    refused("its config has custom_text", tiny, config={"custom_text": True})
     for pixels in (torch.zeros(1, 3, 32, 24), torch.zeros(1, 3, 24, 24).byte(), np.zeros(3)):
         refused(r"\(n, 3, 24, 24\), got", tiny().embed_images, pixels)
         refused(r"\(n, 3, 24, 24\), got", tiny().embed_windows, pixels, 2)

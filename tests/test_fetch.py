@@ -101,6 +101,6 @@ def test_without_checksum_any_archive_is_taken(server, tmp_path, monkeypatch):
 
 def test_server_cannot_be_reached(server, tmp_path):
     for url in ("http://127.0.0.1:9/set.zip", f"{server.archive.url}.missing"):
-        with pytest.raises(ConnectionError, match=f"cannot fetch {url}.*another machine.*{tmp_path}/set.zip"):
-            fetch(replace(server.archive, url=url), tmp_path)
+        message = f"cannot fetch {url}.*another machine.*{tmp_path}/set.zip"
+        refused(message, fetch, replace(server.archive, url=url), tmp_path, error=ConnectionError)
     refused("without its owners' consent", fetch, replace(server.archive, url=None), tmp_path)

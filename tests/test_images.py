@@ -121,17 +121,14 @@ def huge(side):
 def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, status, reason):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(BadImage) as caught:
-        read_photo(path)
-    error = caught.value
+    error = refused("", read_photo, path, error=BadImage)
     assert error.status == status and reason in str(error) and path.name in str(error)
     assert path.name not in error.reason, "kept by content: another file may be equal"
     readers = [("image", read_image), ("mask", read_mask)]
     for kind, read in readers[: 1 if name.endswith("tiff") else 2]:  # masks may hold any numbers
-        with pytest.raises(BadImage) as caught:
-            read(path)
-        assert str(caught.value) == f"{kind} {path} cannot be read: {error.reason}"
-        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "workers send it"
+        found = refused("", read, path, error=BadImage)
+        assert str(found) == f"{kind} {path} cannot be read: {error.reason}"
+        assert str(pickle.loads(pickle.dumps(found))) == str(found), "workers send it"
 
 
 def test_limit_of_pixels_and_missing_files(tmp_path, monkeypatch):
@@ -170,8 +167,7 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
     digest = sha256_of(path)
     assert reader.photo(path, digest)[0].size == (30, 20)
     saved(path, Image.new("L", (30, 20), 1))
-    with pytest.raises(FileChanged):
-        reader.photo(path, digest)
+    refused("", reader.photo, path, digest, error=FileChanged)
     refused("cannot be opened: No such file", reader.photo, tmp_path / "nowhere.png", digest, error=BadImage)
 
     def forbidden(self, *args, **kwargs):

@@ -53,15 +53,12 @@ def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
     np.testing.assert_allclose(aupr(labels, scores), area, rtol=1e-12)
 
 
-def test_bad_image_scores_are_errors():
+def test_bad_scores_and_maps_are_errors():
     for metric in (auroc, aupr, f1_max):
         refused("1 of 2 values are NaN or infinite", metric, [0, 1], [0.1, np.inf])
         refused(r"found \[2\]; expected only 0", metric, [0, 2], [0.1, 0.2])
         refused(r"shape \(3,\), scores: shape \(2,\)", metric, [0, 1, 1], [0.1, 0.2])
         refused("at least one value", metric, [], [])
-
-
-def test_bad_maps_are_errors():
     refused("2 masks and 1 maps", aupro, np.zeros((2, 3, 3)), np.zeros((1, 3, 3)))
     refused(r"mask 0: shape \(3, 3\), map 0: shape \(3, 4\)", aupro, np.zeros((1, 3, 3)), np.zeros((1, 3, 4)))
     refused("mask > 0", aupro, np.full((1, 3, 3), 255), np.zeros((1, 3, 3)))
@@ -109,6 +106,8 @@ def test_one_class_alone_is_nan_with_a_warning(label):
         with pytest.warns(UndefinedMetricWarning, match="undefined"):
             given = (masks, maps) if metric is aupro else (3 * [label], [0.1, 0.2, 0.3])
             assert np.isnan(metric(*given))
+    with pytest.warns(UndefinedMetricWarning, match="undefined: all 18 labels are"):
+        assert np.isnan(histogram_of(zip(masks, maps)).metrics()).all()
 
 
 def histogram_of(pairs):
@@ -193,12 +192,6 @@ def test_few_distinct_scores_are_exact_in_any_order_of_images(seed, max_fpr):
     found = histogram_of(pairs).metrics(max_fpr)
     np.testing.assert_allclose(found[:3], exact(pairs, max_fpr), atol=1e-12)
     np.testing.assert_allclose(histogram_of(pairs[::-1]).metrics(max_fpr), found, atol=1e-12)
-
-
-def test_pixels_of_one_class_alone_are_nan_with_a_warning():
-    histogram = histogram_of([(np.ones((3, 4), bool), np.random.default_rng(0).random((3, 4)))] * 2)
-    with pytest.warns(UndefinedMetricWarning, match="undefined: all 24 labels are anomalous"):
-        assert np.isnan(histogram.metrics()).all()
 
 
 def test_memory_does_not_grow_with_the_number_of_images():

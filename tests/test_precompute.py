@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
-from helpers import written
+from helpers import refused, written
 
 from zsad_core import image_features
 from zsad_papers import precompute, run
@@ -43,6 +43,5 @@ def test_experiments_without_their_dataset_are_refused(tmp_path, monkeypatch, ca
     own = written(tmp_path / "own.yaml", yaml.safe_dump(mini))
     command = ["run", "--profile", str(own), "--paper", paper, "--dataset", "mvtec"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="2"):
-        run.main()
+    refused("2", run.main, error=SystemExit)
     assert "mini_mvtec (stand-in for mvtec) is not prepared" in capsys.readouterr().err

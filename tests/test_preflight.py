@@ -9,6 +9,7 @@ from urllib.error import URLError
 import pytest
 import yaml
 from click.testing import CliRunner
+from helpers import written
 
 from workflow import preflight
 from workflow.preflight import check_all, check_datasets, check_weights
@@ -53,8 +54,7 @@ def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path
     check = next(check_weights(paper))
     assert check.state == "error" and url in check.note and "weights/vit_b" in check.note
     assert offline == [url]
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / url.rsplit("/", 1)[1]).write_bytes(b"half a file")
+    written(tmp_path / "weights" / url.rsplit("/", 1)[1], "half a file")
     check = next(check_weights(paper))
     assert check.state == "error" and "is damaged" in check.note
     shutil.rmtree(tmp_path / "weights")

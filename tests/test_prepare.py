@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import contents, refused, saved
+from helpers import contents, refused, saved, written
 from PIL import Image
 
 from data_scripts.folders import find_root, folders_in, images_in
@@ -47,8 +47,7 @@ def test_replaces_a_prepared_folder_without_table_but_nothing_else(tmp_path):
     (tmp_path / "d/meta.csv").unlink()  # Snakemake deletes an output before it makes it again
     write(tmp_path / "d", (1,))
     assert sorted(contents(tmp_path / "d")) == ["c/test/good/1.png", "meta.csv"]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("x")
+    written(tmp_path / "mine/thesis.txt")
     refused("no prepared folder, it holds thesis.txt", write, tmp_path / "mine", (1,), error=FileExistsError)
     assert contents(tmp_path / "mine") == {"thesis.txt": b"x"}
 
@@ -145,5 +144,5 @@ def test_find_root(tmp_path):
     shutil.copytree(tmp_path / "b/c", tmp_path / "z")
     assert find_root(tmp_path, "split/*.png") == tmp_path / "z", "the highest first"
     (tmp_path / "a/loop").symlink_to(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nothing like `loop/a`.*which holds a, b, z"):
-        find_root(tmp_path, "loop/a")
+    message = "nothing like `loop/a`.*which holds a, b, z"
+    refused(message, find_root, tmp_path, "loop/a", error=FileNotFoundError)

@@ -1,16 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import refused
+from helpers import by_patch, refused
 
-from zsad_core.references import (
-    Memory,
-    association,
-    image_similarity_score,
-    reference_maps,
-    sample_references,
-    winclip_plus,
-)
+from zsad_core import references
+from zsad_core.references import Memory, association, image_similarity_score, reference_maps, winclip_plus
 from zsad_core.windows import window_indices
 
 RNG = np.random.default_rng(0)
@@ -52,12 +46,7 @@ def test_reference_maps_against_loops(aggregate):
         np.testing.assert_allclose(maps["P"][i], tokens, atol=1e-6)
         for size in (2, 3):
             distances = [nearest(v, kept_windows[size]) for v in windows[size][i]]
-            over = [[] for _ in range(12)]
-            for value, members in zip(distances, window_indices(GRID, size).tolist(), strict=True):
-                for patch in members:
-                    over[patch].append(1 / value if aggregate == "harmonic" else value)
-            means = np.reshape([np.mean(values) for values in over], GRID)
-            expected = 1 / means if aggregate == "harmonic" else means
+            expected = by_patch(distances, window_indices(GRID, size).tolist(), GRID, aggregate)
             np.testing.assert_allclose(maps[f"W{size}"][i], expected, rtol=1e-4)
 
 
@@ -86,15 +75,15 @@ def test_image_similarity_against_loops():
 
 
 def test_sampling_without_replacement_nested_and_seeded():
-    drawn = sample_references(50, 50, seed=2)
+    drawn = references.sample_references(50, 50, seed=2)
     assert sorted(drawn.tolist()) == list(range(50))
-    assert sample_references(50, 4, seed=2).tolist() == drawn[:4].tolist()
-    assert len({tuple(sample_references(50, 4, seed=seed)) for seed in range(10)}) == 10
+    assert references.sample_references(50, 4, seed=2).tolist() == drawn[:4].tolist()
+    assert len({tuple(references.sample_references(50, 4, seed=seed)) for seed in range(10)}) == 10
 
 
 def test_bad_arguments():
     score, maps = torch.zeros(1), torch.zeros(1, *GRID)
     refused("fuse='sum'", winclip_plus, score, maps, [maps], fuse="sum")
-    refused("shots=5", sample_references, 4, 5)
+    refused("shots=5", references.sample_references, 4, 5)
     refused(r"memory \(0, 8\)", association, np.ones((1, 2, 8)), np.ones((0, 8)))
     refused(r"query \(2, 8\)", image_similarity_score, np.ones((2, 8)), np.ones((3, 6, 8)))

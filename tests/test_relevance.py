@@ -1,38 +1,23 @@
 import copy
 from types import SimpleNamespace
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import pixels_of, refused
+from helpers import heads_of, pixels_of, refused
 from open_clip.modified_resnet import ModifiedResNet
-from torch import nn
+from test_vit_windows import BUILDS
 
 from zsad_papers.baselines import relevance
 from zsad_papers.baselines.relevance import maskclip_tokens, trans_mm
 
-VISION = {"image_size": [24, 32], "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-TEXT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 50}
-KINDS = {
-    "CLIP": {},
-    "QuickGELU": {"quick_gelu": True},
-    "LayerScale": {"vision_cfg": {"ls_init_value": 0.3}},
-    "final norm after pooling": {"vision_cfg": {"final_ln_after_pool": True}},
-    "no first norm": {"vision_cfg": {"no_ln_pre": True}},
-}
+KINDS = {name: changes for name, changes in BUILDS.items() if name != "oblong"}
 
 
-def tiny(frozen=True, **changes):
-    """A CLIP of a 3 x 4 grid with random weights, biases and norms; keywords are merged into its config."""
-    vision = VISION | changes.pop("vision_cfg", {})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**{"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT} | changes)
-        for name, parameter in model.visual.named_parameters():
-            if parameter.ndim == 1:
-                nn.init.normal_(parameter, mean=float("ln" in name and "weight" in name), std=0.3)
-    return model.eval().requires_grad_(not frozen)
+@pytest.fixture
+def tiny(small_clip):
+    """tiny(...): a CLIP of a 3 x 4 grid and 2 blocks."""
+    return lambda **changes: small_clip(lively=True, **{"pixels": [24, 32], "layers": 2} | changes).model
 
 
 def texts_of(model):
@@ -40,23 +25,12 @@ def texts_of(model):
 
 
 def logits_with(visual, pixels, texts, scale, change):
-    """(n, 2): the tower by hand, nn.MultiheadAttention head by head; change(block number, A) may alter A."""
+    """(n, 2): the tower by hand, attention by its matrices; change(block number, A) may alter A."""
     x = visual._embeds(pixels)
     for number, block in enumerate(visual.transformer.resblocks):
-        attention, heads = block.attn, block.attn.num_heads
-        y, size = block.ln_1(x), attention.embed_dim // heads
-        w, b = attention.in_proj_weight, attention.in_proj_bias
-        probabilities, values = [], []
-        for head in range(heads):
-            q, k, v = (
-                y @ w[start : start + size].T + b[start : start + size]
-                for start in (part * attention.embed_dim + head * size for part in range(3))
-            )
-            probabilities.append(torch.softmax(torch.einsum("nid,njd->nij", q, k) / size**0.5, -1))
-            values.append(v)
-        probabilities = change(number, torch.stack(probabilities, 1))  # (n, heads, l, l)
-        mixed = torch.cat([probabilities[:, h] @ values[h] for h in range(heads)], -1)
-        x = x + block.ls_1(attention.out_proj(mixed))
+        q, k, v = heads_of(block.attn, block.ln_1(x))
+        probabilities = change(number, (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1))  # (n, heads, l, l)
+        x = x + block.ls_1(block.attn.out_proj((probabilities @ v).transpose(1, 2).flatten(2)))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
     image = visual.ln_post(x[:, 0]) @ visual.proj
     return scale * F.cosine_similarity(image[:, None], texts[None], dim=-1)
@@ -102,7 +76,7 @@ def patch_by_hand(model, image, patch, residual_and_mlp):
 
 @pytest.mark.parametrize("residual_and_mlp", [False, True])
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_maskclip_by_hand(changes, residual_and_mlp, monkeypatch):
+def test_maskclip_by_hand(tiny, changes, residual_and_mlp, monkeypatch):
     model = tiny(**changes)
     pixels = pixels_of(model.visual, 3)
     patches = [patch_by_hand(model, x, p, residual_and_mlp) for x in pixels for p in range(12)]
@@ -116,8 +90,8 @@ def test_maskclip_by_hand(changes, residual_and_mlp, monkeypatch):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_relevance_by_hand(changes, target, monkeypatch):
-    model = tiny(**changes | {"vision_cfg": {"layers": 3} | changes.get("vision_cfg", {})})
+def test_relevance_by_hand(tiny, changes, target, monkeypatch):
+    model = tiny(layers=3, **changes)
     pixels, texts = pixels_of(model.visual, 3), texts_of(model)
     scale, precise = model.logit_scale.exp().item(), [x.double() for x in (pixels, texts)]
     whole = relevance_by_hand(model.double(), *precise, TARGETS[target], scale)
@@ -132,8 +106,8 @@ def test_relevance_by_hand(changes, target, monkeypatch):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_the_model_is_left_as_it_was(frozen):
-    model = tiny(frozen)
+def test_the_model_is_left_as_it_was(tiny, frozen):
+    model = tiny().requires_grad_(not frozen)
     before = copy.deepcopy(model.state_dict())
     pixels, texts = pixels_of(model.visual, 2), texts_of(model).requires_grad_()
     expected = trans_mm(model, pixels, 5 * texts)  # only their directions count
@@ -148,7 +122,7 @@ def test_the_model_is_left_as_it_was(frozen):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_wrong_arguments_are_named():
+def test_wrong_arguments_are_named(tiny):
     model = tiny()
     pixels, texts = pixels_of(model.visual, 1), texts_of(model)
     refused("target='loss'", trans_mm, model, pixels, texts, target="loss")
@@ -158,9 +132,9 @@ def test_wrong_arguments_are_named():
 
 
 @pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"scale_fc": True}, None])
-def test_towers_that_do_not_fit(vision):
+def test_towers_that_do_not_fit(tiny, vision):
     model = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
-    model = model if vision is None else tiny(vision_cfg=vision)
+    model = model if vision is None else tiny(**vision)
     message, pixels = f"plain blocks, not this {type(model.visual).__name__}", torch.zeros(1, 3, 24, 32)
     refused(message, maskclip_tokens, model.visual, pixels)
     refused(message, trans_mm, model, pixels, torch.zeros(2, 16))

@@ -31,10 +31,8 @@ def test_ranks_and_intervals_are_those_of_the_textbook():
 
 
 def test_random_words_give_maps_of_windows_and_of_tokens():
-    rows, fnn = (
-        F.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0))),
-        FNN(8, (4,)).eval(),
-    )
+    generator, fnn = torch.Generator().manual_seed(0), FNN(8, (4,)).eval()
+    rows = F.normalize(torch.randn(6, 8, generator=generator))
     hand = [torch.sigmoid(fnn(3.0 * row[None])[0].double()).item() for row in rows]
     image, large, small = (rows[part].numpy() for part in (slice(0, 1), slice(1, 2), slice(2, 6)))
     arrays = {"image": image, "windows/1": small[None], "windows/2": large[None]}

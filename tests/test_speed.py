@@ -1,15 +1,11 @@
-import json
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from helpers import refused
-from open_clip.transformer import VisionTransformer
+from helpers import refused, written
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from zsad_papers.common.costs import multiply_accumulates, paper_tower, window_sequences
+from zsad_papers.common.costs import paper_tower, window_sequences
 from zsad_papers.common.results import load_published
 from zsad_papers.rwda.costs import complexity_table
 
@@ -22,6 +18,7 @@ def test_operations_of_the_papers_model(monkeypatch):
     assert whole == pytest.approx(27.380584448) and whole + small + middle == pytest.approx(apart)
     np.testing.assert_allclose(table["share"], table["multiply-accumulates"] / apart)
     assert 0.9 < shared / apart < 1 and table["share"].iloc[3] == 1
+    refused("window sizes .16,. on a grid of .15, 15.", window_sequences, paper_tower(), (16,))
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (1,)])
@@ -35,29 +32,11 @@ def test_one_pass_is_what_the_encoder_runs(encoder, sizes):
 
 
 def test_a_benchmark_that_was_not_run(tmp_path, monkeypatch):
-    message = r"benchmark nothing: run `python -m benchmarks\.nothing`"
-    refused(message, speed.read_benchmark, "nothing", error=FileNotFoundError)
     monkeypatch.setattr(speed, "repository_root", lambda: tmp_path)
-    folder = tmp_path / "benchmarks" / "results"
-    folder.mkdir(parents=True)
-    (folder / "windows.csv").write_text("precision\nfp32\n")
+    written(tmp_path / "benchmarks" / "results" / "windows.csv", "precision\nfp32\n")
     # the facts about the machine are missing
-    refused(r"python -m benchmarks\.windows", speed.read_benchmark, "windows", error=FileNotFoundError)
-    (folder / "windows.json").write_text(json.dumps({"cpu": "c"}))
-    record, machine = speed.read_benchmark("windows")
-    pd.testing.assert_frame_equal(record, pd.DataFrame({"precision": ["fp32"]}))
-    assert machine == {"cpu": "c"}
-
-
-def test_counts_are_those_by_hand():
-    with torch.device("meta"):
-        tower = VisionTransformer(32, 8, width=64, layers=2, heads=4, mlp_ratio=3.0, output_dim=24)
-    width, tokens = 64, 17
-    block = tokens * (4 * width**2 + 2 * tokens * width + 2 * width * 192)  # by hand
-    expected = 16 * 3 * 8 * 8 * width + 2 * block + width * 24
-    assert multiply_accumulates(tower) == expected
-    assert multiply_accumulates(tower, 3 * [(1, tokens)], patch_embeddings=3) == 3 * expected
-    refused("window sizes .16,. on a grid of .15, 15.", window_sequences, paper_tower(), (16,))
+    message = r"benchmark windows: run `python -m benchmarks\.windows`"
+    refused(message, speed.read_benchmark, "windows", error=FileNotFoundError)
 
 
 def test_table_3_is_reproduced_by_the_profilers_way_of_counting():

@@ -1,8 +1,8 @@
-import itertools
-
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import by_patch, mean
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -55,13 +55,7 @@ def test_map_by_brute_force(grid):
     found = tiling_map(scores, image, grid)
     assert found.shape == (2, *grid) and found.dtype == torch.float64
     tiles = {size: window_indices(grid, size)[tile_numbers(grid, size)].tolist() for size in scores}
-
-    def mean(x):
-        return len(x) / sum(1 / v for v in x)
-
-    for n, patch in itertools.product(range(2), range(grid[0] * grid[1])):
-        scales = [image[n].item()]
-        for size, values in scores.items():
-            covering = [k for k, members in enumerate(tiles[size]) if patch in members]
-            scales.append(mean(values[n, covering].tolist()))
-        assert found[n].flatten()[patch].item() == pytest.approx(mean(scales), rel=1e-9)
+    for n in range(2):
+        scales = [by_patch(values[n].tolist(), tiles[size], grid) for size, values in scores.items()]
+        expected = np.apply_along_axis(mean, 0, [np.full(grid, image[n]), *scales])
+        np.testing.assert_allclose(found[n], expected, rtol=1e-9)

@@ -158,8 +158,8 @@ def test_resumed_training_equals_unbroken_training(tmp_path, pairs):
     start.load_state_dict(load_file(tmp_path / "model.safetensors"))
     torch.testing.assert_close(start.visual.proj, whole["model"]["visual.proj"], atol=1e-3, rtol=1e-3)
     assert (tmp_path / "model.sha256").read_text().endswith("  model.safetensors\n")
-    with pytest.raises(ValueError, match="another folder"):
-        train(pairs, broken, replace(recipe, seed=1), schedule, fake_caption, **options)
+    other = replace(recipe, seed=1)
+    refused("another folder", train, pairs, broken, other, schedule, fake_caption, **options)
 
 
 def test_pairs_resume_and_bad_input_is_told(tmp_path, pairs):

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import pixels_of, refused
-from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from zsad_core import encoders
@@ -91,22 +90,6 @@ def test_what_cannot_be_embedded(tiny):
     refused("ResNet", resnet.embed_scales, pixels, layers=(1,))
 
 
-def resnet(rows=3, columns=3):
-    """A ResNet with random weights in all its parts and a feature map of (256, rows, columns)."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        visual = ModifiedResNet((1, 1, 1, 1), output_dim=16, heads=4, image_size=32 * rows, width=8)
-        visual.image_size = (32 * rows, 32 * columns)
-        visual.attnpool.positional_embedding = nn.Parameter(torch.randn(1 + rows * columns, 256))
-        for module in visual.modules():
-            if isinstance(module, nn.BatchNorm2d):  # as made, the last one of each block multiplies by 0
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.2)
-                nn.init.normal_(module.running_mean, std=0.2)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return visual.eval().requires_grad_(False)
-
-
 def windows_by_hand(visual, pixels, size):
     """(n, n_windows, d): open_clip's own pooling, called on every crop with the positions of the crop."""
     features = pixels
@@ -125,8 +108,10 @@ def windows_by_hand(visual, pixels, size):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 3)])
-def test_windows_of_a_resnet_by_hand(rows, columns):
-    visual = resnet(rows, columns)
+def test_windows_of_a_resnet_by_hand(tiny, rows, columns):
+    visual = tiny(pixels=32 * rows, patch_size=None, layers=[1, 1, 1, 1], width=8).model.visual
+    visual.image_size = (32 * rows, 32 * columns)
+    visual.attnpool.positional_embedding = nn.Parameter(torch.randn(1 + rows * columns, 256))
     pixels = pixels_of(visual)
     sizes = range(1, min(rows, columns) + 1)
     expected = {size: windows_by_hand(visual, pixels, size) for size in sizes}

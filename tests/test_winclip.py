@@ -15,11 +15,7 @@ from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import Output
 from zsad_core.metrics import aupro, f1_max
 from zsad_core.views import boxes_of
-from zsad_core.windows import zero_shot_map
 from zsad_papers.common.experiment import measure
-from zsad_papers.winclip.experiments import zero_shot_variants
-
-GRID = (3, 3)
 
 
 def spot(width, height, x, y):
@@ -128,44 +124,3 @@ def test_metrics_are_those_of_all_maps_at_once(parts_of, monkeypatch, map_size):
         nan = [np.nan, np.nan]
         within = [pixel_auroc([mask], [x]), f1_max(mask.ravel(), x.ravel())] if mask.any() else nan
         np.testing.assert_allclose(own[:3], [*within, x.max()])
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-TEXTS = draw(5, 16, seed=1).numpy(), draw(3, 16, seed=2).numpy()
-
-
-def features(n, seed=0):
-    arrays = {"image": draw(n, 16, seed=seed), "layer/2": draw(n, 9, 32, seed=seed + 1)}
-    arrays |= {"windows/2": draw(n, 4, 16, seed=seed + 2), "windows/3": draw(n, 1, 16, seed=seed + 3)}
-    meta = pd.DataFrame({"image": [f"{i}.png" for i in range(n)]})
-    places = np.full((n, 2), 24), np.arange(n), np.tile([0, 0, 24, 24], (n, 1))
-    return TileFeatures(meta, *places, {name: values.numpy() for name, values in arrays.items()})
-
-
-def test_ablations_of_table_8():
-    found = features(2)
-    image, windows = found.tensor("image"), found.windows()
-    two, three = ({size: windows[size]} for size in (2, 3))
-
-    def expected(image, windows, *averages):
-        options = dict(zip(("aggregate", "across"), averages))
-        return zero_shot_map(image, windows, GRID, *TEXTS, temperature=0.2, **options)
-
-    outputs = zero_shot_variants(found, TEXTS, GRID, 0.2)
-    assert all(output.scores is None for output in outputs.values())
-    torch.testing.assert_close(
-        {variant: output.maps for variant, output in outputs.items()},
-        {
-            "": expected(image, windows),
-            "wo_image_scale": expected(None, windows),
-            "wo_mid_scale": expected(image, two),
-            "wo_small_scale": expected(image, three),
-            "wo_harmonic": expected(image, windows, "arithmetic", "arithmetic"),
-            "wo_harmonic_within": expected(image, windows, "arithmetic", "harmonic"),
-            "wo_harmonic_across": expected(image, windows, "harmonic", "arithmetic"),
-        },
-    )
-    assert len({output.maps.sum().item() for output in outputs.values()}) == 7

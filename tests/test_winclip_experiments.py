@@ -112,14 +112,23 @@ def test_without_crops_each_of_two_tiles_counts_once(square, kept, monkeypatch):
     np.testing.assert_allclose(found, expected)
 
 
-def test_winclip_map_is_the_map_of_the_tables(square, tmp_path):
-    extractor = replace(square.clip, dtype=torch.float32)
-    (part,) = compute_features(extractor, square.test, tmp_path)
-    features, size = part.load(), square.encoder.image_size
-    tables = [*image_maps(features, zero_shot_detector(square)(features)[""].maps, size)]
-    options = {"scales": square.settings.scales, "temperature": square.temperature}
-    found = winclip_map(square.encoder, pixels_of(square), *square.texts(), **options)
-    torch.testing.assert_close(found, torch.from_numpy(np.stack(tables)))
+TABLE_8 = {"": {}, "wo_image_scale": {"image_scale": False}, "wo_harmonic": {"aggregate": "arithmetic"}}
+TABLE_8 |= {"wo_mid_scale": {"scales": (2,)}, "wo_small_scale": {"scales": (3,)}}
+TABLE_8 |= {"wo_harmonic_within": {"aggregate": "arithmetic", "across": "harmonic"}}
+TABLE_8 |= {"wo_harmonic_across": {"across": "arithmetic"}}
+
+
+def test_winclip_map_is_the_map_of_the_tables_in_every_ablation(square, tmp_path):
+    (part,) = compute_features(replace(square.clip, dtype=torch.float32), square.test, tmp_path)
+    features, size, maps = part.load(), square.encoder.image_size, {}
+    tables = zero_shot_detector(square)(features)
+    assert tables.keys() == TABLE_8.keys() | {"patch_token"}
+    for variant, options in TABLE_8.items():
+        options = {"temperature": square.temperature} | options
+        maps[variant] = winclip_map(square.encoder, pixels_of(square), *square.texts(), **options)
+        expected = np.stack(list(image_maps(features, tables[variant].maps, size)))
+        torch.testing.assert_close(maps[variant], torch.from_numpy(expected), msg=variant)
+    assert len({values.sum().item() for values in maps.values()}) == 7
 
 
 def test_edited_prompts_are_not_read_from_an_old_cache(square, monkeypatch):

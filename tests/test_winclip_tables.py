@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,30 +28,8 @@ for k in (1, 2, 4):
     others = ("padim", "patchcore", "patchcore_last")
     MADE += [(task, method, "", k) for task in ("image", "pixel") for method in others]
 MADE += [("image", "patchcore", "", FULL_SHOT)]
-WHOLE, MAPS = "score=ascore0+max_map", "maps=P+Wm+Ws"
-SAME = [("T1", "image", "winclip", "", 0), ("T1", "image", "clip_ac", "", 0), ("T1", "image", "padim", "", 2)]
-SAME += [("T4", "pixel", "maskclip", "", 0), ("T13", "pixel", "winclip", "", 0)]
-SAME += [("T2", "image", "patchcore", "", FULL_SHOT), ("T6", "pixel", "winclip_plus", "maps=P+Wm", 2)]
-SAME += [("T3", "image", "winclip", variant, 0) for variant in LANGUAGE[:5]]
-SAME += [("T5", "image", "winclip_plus", variant, 4) for variant in plus[:3]]
-SAME += [("T8", "pixel", "winclip", variant, 0) for variant in ("", *WINDOWS)]
-# artifact, task, method, variant, shots of a row: the record that it is made of
-MVTEC_ROWS = {row: row[1:] for row in SAME} | {
-    ("T1", "image", "winclip_plus", "", 2): ("image", "winclip_plus", WHOLE, 2),
-    ("T4", "pixel", "winclip_plus", "", 1): ("pixel", "winclip_plus", MAPS, 1),
-    ("T10", "image", "winclip_plus", "", 1): ("image", "winclip_plus", WHOLE, 1),
-    ("T2", "image", "winclip_plus", "", 4): ("image", "winclip_plus", WHOLE, 4),
-    ("S9", "image", "winclip", "backbone=tiny", 0): ("image", "winclip", "prompt_ens", 0),
-    ("S9", "pixel", "winclip", "backbone=tiny", 0): ("pixel", "winclip", "", 0),
-}
-VISA_ROWS = {("T7", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in ("", "specific_states")}
-VISA_ROWS |= {("suppA", "image", "winclip", v, 0): ("image", "winclip", v, 0) for v in LANGUAGE[7:9]}
-RWDA_ROWS = {
-    ("T1", "image", "winclip", "object_known", 0): ("image", "winclip", "", 0),
-    ("T1", "image", "winclip", "", 2): ("image", "winclip_plus", WHOLE, 2),
-    ("T2", "image", "winclip", "object_known;multi_crop=0", 0): ("image", "winclip", "prompt_ens", 0),
-    ("sec4.3", "image", "winclip_plus", "score=max_map", 1): ("image", "winclip_plus", "score=max_map", 1),
-}
+# A row by artifact, task, shots, method and variant, and the method and variant of the record it is made of.
+ROWS = pd.read_csv(Path(__file__).with_name("winclip_rows.csv"), keep_default_na=False)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +41,14 @@ def records():
     return pd.concat([frame.assign(category="a"), second])
 
 
-def check_rows(found, expected):
+def check_rows(found, tables):
     own = found[(found["category"] == "mean") & (found["metric"] == "auroc")]
     means = own.set_index(["artifact", "task", "method", "variant", "shots"])["mean"]
     assert means.index.is_unique
-    for row, record in expected.items():
-        assert means[row] == pytest.approx(MADE.index(record) / 10 + 10), row
+    for row in ROWS[ROWS["tables"] == tables].itertuples():
+        record = MADE.index((row.task, row.of_method, row.of_variant, row.shots))
+        mean = means[row.artifact, row.task, row.method, row.variant, row.shots]
+        assert mean == pytest.approx(record / 10 + 10), row
 
 
 def test_rows_are_made_of_the_records_that_they_are_named_for(records):
@@ -81,12 +62,12 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records):
         winclip_tables.backbone_rows(none, tiny, records, "toys"),
     ]
     found = pd.concat(frames, ignore_index=True)
-    check_rows(found, MVTEC_ROWS)
+    check_rows(found, "mvtec")
     shots = found.groupby("artifact")["shots"].agg(lambda own: sorted(set(own))).to_dict()
     assert shots["T1"] == shots["T10"] == [0, 1, 2] and shots["T2"] == sorted([0, 1, 4, FULL_SHOT])
     assert set(found.query("artifact == 'sec4.3'")["category"]) == {"a", "b"}  # the flipped ones
-    check_rows(winclip_tables.ablation_rows(records, "visa", "toys", [1]), VISA_ROWS)
-    check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), RWDA_ROWS)
+    check_rows(winclip_tables.ablation_rows(records, "visa", "toys", [1]), "visa")
+    check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), "rwda")
     moved = records["auroc"] + records["category"].map({"a": 0.1, "b": -0.1})  # two draws that cancel
     two = pd.concat([records, records.assign(seed=1, auroc=moved)])
     frames = [
@@ -98,8 +79,8 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records):
     assert winclip_tables.many_shot_rows(two, "toys")["std"].to_numpy() == pytest.approx(0, abs=1e-9)
 
 
-def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
-    encoder, settings, maps = tiny_clip, read_settings({"device": "cpu"}), {}
+def test_what_is_timed_are_the_ablations(small_clip, monkeypatch):
+    encoder, settings, maps = small_clip(pixels=[32, 24], layers=2), read_settings({"device": "cpu"}), {}
 
     def run_once(steps, repeats):
         maps.update({name: step() for name, step in steps.items()})
@@ -107,7 +88,7 @@ def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
 
     monkeypatch.setattr(winclip_costs, "latencies", run_once)
     assert (winclip_costs.time_rows(settings, encoder, "", repeats=3)["mean"] == 3).all()
-    pixels = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(1, 3, 32, 24, generator=torch.Generator().manual_seed(0))
     normal, anomalous = encoder.embed_text(["a photo of an object", "a photo of a damaged object"])
 
     def by(**o):
@@ -116,6 +97,7 @@ def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
     expected = {"": by(), "wo_image_scale": by(image_scale=False), "wo_mid_scale": by(scales=(2,))}
     expected |= {"wo_small_scale": by(scales=(3,)), "wo_harmonic": by(aggregate="arithmetic")}
     torch.testing.assert_close({name: maps[name] for name in expected}, expected)
+    assert maps[""].shape == (1, 32, 24)
     assert all(maps[name].shape[1:] == encoder.grid for name in ("patch_token", "image_tiling"))
     assert (maps["patch_token"] != maps["image_tiling"]).any()
 
@@ -123,15 +105,10 @@ def test_what_is_timed_are_the_ablations(tiny_clip, monkeypatch):
 NAN = float("nan")
 
 
-def made_up(monkeypatch, **frames):
-    """Categories by name, whose images are described by frames with kind, area, auroc, f1max, maximum."""
-    own = {n: frame.assign(label=(frame["kind"] != "good").astype(int)) for n, frame in frames.items()}
-    monkeypatch.setattr(winclip_figures, "within_images", lambda category: own[category.name])
-    return [SimpleNamespace(name=name) for name in frames]
-
-
 def described(*lines):
-    return pd.DataFrame(lines, columns=["kind", "area", "auroc", "f1max", "maximum"])
+    """Images of a category: kind of defect, its area, and what its map is like."""
+    frame = pd.DataFrame(lines, columns=["kind", "area", "auroc", "f1max", "maximum"])
+    return frame.assign(label=(frame["kind"] != "good").astype(int))
 
 
 def test_failures_by_rule(monkeypatch):
@@ -153,7 +130,9 @@ def test_failures_by_rule(monkeypatch):
         ("hole", 0.20, 0.98, 0.9, 0.3),
     )
     third = described(("good", 0.0, NAN, NAN, 0.5), ("scratch", 0.20, 0.4, 0.5, 0.3))
-    named = made_up(monkeypatch, first=first, second=second, third=third)
+    own = {"first": first, "second": second, "third": third}
+    monkeypatch.setattr(winclip_figures, "within_images", lambda category: own[category.name])
+    named = [SimpleNamespace(name=name) for name in own]
     chosen = winclip_figures.failures(named, 3)
     assert {group: [(category.name, image) for category, image in own] for group, own in chosen.items()} == {
         "(a) arrangement": [("first", 3), ("second", 1)],

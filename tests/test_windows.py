@@ -3,20 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import refused
+from helpers import by_patch, mean, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zsad_core.methods import clip
 from zsad_core.scores import average_views, prompt_score
-from zsad_core.windows import (
-    aggregate_windows,
-    combine_scales,
-    upsample,
-    winclip_map,
-    window_indices,
-    zero_shot_map,
-)
+from zsad_core.windows import aggregate_windows, combine_scales, upsample, window_indices, zero_shot_map
 
 
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), data=st.data())
@@ -31,19 +24,6 @@ def test_windows_are_all_valid_blocks_in_row_major_order(rows, columns, data):
     assert [window_indices(15, size).shape for size in (2, 3)] == [(196, 4), (169, 9)]  # ViT-B/16+
 
 
-def mean(values, average):
-    if average == "arithmetic":
-        return math.fsum(values) / len(values)
-    return 0.0 if 0 in values else len(values) / math.fsum(1 / value for value in values)
-
-
-def by_patch(scores, grid, size, average):
-    """(rows, columns): each patch looks for the windows that it lies in."""
-    windows = [*zip(scores, window_indices(grid, size).tolist(), strict=True)]
-    found = [[score for score, patches in windows if i in patches] for i in range(grid[0] * grid[1])]
-    return np.reshape([mean(values, average) for values in found], grid).tolist()
-
-
 @given(grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), data=st.data())
 def test_patches_get_the_mean_of_the_windows_that_cover_them(grid, data):
     size = data.draw(st.integers(1, min(grid)))
@@ -51,8 +31,9 @@ def test_patches_get_the_mean_of_the_windows_that_cover_them(grid, data):
     probabilities = st.floats(1e-12, 1) | st.sampled_from([0.0, 1e-300, 1e-40])
     values = data.draw(st.lists(probabilities, min_size=math.prod(shape), max_size=math.prod(shape)))
     scores = torch.tensor(values, dtype=torch.float64).reshape(shape)
+    windows = window_indices(grid, size).tolist()
     for average, given_average in (("harmonic", []), ("arithmetic", ["arithmetic"])):
-        expected = [by_patch(image, grid, size, average) for image in scores.tolist()]
+        expected = [by_patch(image, windows, grid, average) for image in scores.tolist()]
         found = aggregate_windows(scores, grid, size, *given_average)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -70,6 +51,9 @@ def test_what_is_refused():
     refused(r"\(1, 5\): expected \(n, 4\).*2 x 2", aggregate_windows, torch.ones(1, 5), (3, 3), 2)
     refused("average 'sum': expected 'harmonic'", combine_scales, [torch.ones(1, 2, 2)], "sum")
     refused("image_scale=True or a window size in scales", zero_shot_map, None, {}, GRID, **TEXTS)
+    refused(r"\(3, 8\), normal \(9,\)", prompt_score, np.ones((3, 8)), np.ones(9), np.ones(9))
+    refused("temperature=0", prompt_score, np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
+    refused(r"expected \(n, v\)", average_views, np.ones(3))
 
 
 def vectors(*shape, seed=0):
@@ -88,9 +72,9 @@ def test_zero_shot_map_against_loops(temperature, image_scale, averages):
     within, across = [*averages.split(), None][:2]
     whole = prompt_score(IMAGE, **TEXTS, temperature=temperature)
     scores = {size: prompt_score(x, **TEXTS, temperature=temperature) for size, x in WINDOWS.items()}
-    expected = np.empty((5, *GRID))
+    expected, windows = np.empty((5, *GRID)), {size: window_indices(GRID, size).tolist() for size in (2, 3)}
     for i in range(5):
-        scales = [by_patch(scores[size][i].tolist(), GRID, size, within) for size in (2, 3)]
+        scales = [by_patch(scores[size][i].tolist(), windows[size], GRID, within) for size in (2, 3)]
         scales += [np.full(GRID, whole[i])] if image_scale else []
         expected[i] = np.apply_along_axis(lambda x: mean(x.tolist(), across or within), 0, np.stack(scales))
     image, averages = IMAGE if image_scale else None, {"aggregate": within, "across": across}
@@ -105,20 +89,6 @@ def test_upsampling_is_bilinear_between_centres():
     ramp = torch.tensor([0, 0.25, 0.75, 1])
     torch.testing.assert_close(upsample(step, (2, 4)), ramp.expand(1, 2, 4))
     torch.testing.assert_close(upsample(step.mT.double(), (4, 2)), ramp[:, None].expand(1, 4, 2))
-
-
-def test_winclip_map_from_pixels(small_clip):
-    encoder = small_clip(pixels=[32, 24], layers=2, config={"embed_dim": 8})
-    pixels = torch.randn(5, 3, 32, 24, generator=torch.Generator().manual_seed(0))
-    image = encoder.embed_images(pixels)
-    windows = {size: encoder.embed_windows(pixels, size) for size in (2, 3)}
-    maps = winclip_map(encoder, pixels, **TEXTS)
-    assert maps.shape == (5, 32, 24) and 0 <= maps.min() < maps.max() <= 1
-    torch.testing.assert_close(maps, upsample(zero_shot_map(image, windows, GRID, **TEXTS), (32, 24)))
-    options = {"aggregate": "arithmetic", "across": "harmonic", "temperature": 0.2}
-    only = winclip_map(encoder, pixels, **TEXTS, scales=(3, 2), image_scale=False, **options)
-    expected = zero_shot_map(None, windows, GRID, **TEXTS, **options)
-    torch.testing.assert_close(only, upsample(expected, (32, 24)))
 
 
 RNG = np.random.default_rng(0)
@@ -145,18 +115,3 @@ def test_prompt_score_is_stable_and_keeps_close_images_apart():
     assert np.all(np.diff(scores) > 0)
     extremes = prompt_score(np.array([[1.0, 0.0], [0.0, 1.0]]), normal, anomalous, temperature=1e-6)
     np.testing.assert_array_equal(extremes, [0.0, 1.0])
-
-
-def test_views_kinds_and_agreement():
-    views, normal, anomalous = (torch.randn(*shape) for shape in ((4, 6, 8), (8,), (8,)))
-    scores = prompt_score(views, normal, anomalous)
-    assert isinstance(scores, torch.Tensor) and scores.shape == (4, 6)
-    torch.testing.assert_close(scores[:, 2], prompt_score(views[:, 2], normal, anomalous))
-    assert isinstance(prompt_score(views.numpy(), normal, anomalous), np.ndarray)
-    torch.testing.assert_close(average_views(scores), scores.sum(1) / 6)
-
-
-def test_wrong_shapes():
-    refused(r"\(3, 8\), normal \(9,\)", prompt_score, np.ones((3, 8)), np.ones(9), np.ones(9))
-    refused("temperature=0", prompt_score, np.ones((3, 8)), np.ones(8), np.ones(8), temperature=0)
-    refused("expected \\(n, v\\)", average_views, np.ones(3))

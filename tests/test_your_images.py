@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from helpers import pixel_auroc, refused, saved, written
+from helpers import noise, pixel_auroc, refused, saved, written
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -42,11 +42,6 @@ def settings(tmp_path_factory):
 @pytest.fixture
 def score(settings):
     return partial(score_folder, options=settings, progress=False)
-
-
-def noise(seed, size=(30, 30)):
-    """Random pixels; (width, height)."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
 
 
 def fill(folder, names, first=0, size=(30, 30)):
@@ -331,29 +326,24 @@ TABLE = pd.DataFrame({"score": np.arange(11) / 10, "map_maximum": np.arange(11) 
 REFERENCES = pd.DataFrame({"score": [0.2, 0.5, 0.3, 0.4], "map_maximum": [0.6, 0.7, 0.9, 0.8]})
 
 
-def test_highest_reference_decides_by_default():
-    found = choose_threshold(TABLE, REFERENCES)
-    assert (found.value, found.map_value) == (0.5, 0.9)
-    assert found.rule == "above the highest score of 4 normal references, 0.5"
-    assert "rough" in found.warnings[0]
+HALF, OWN = {"threshold_quantile": 0.5}, {"threshold_from": "folder", "threshold_quantile": 0.75}
 
 
-def test_quantiles_are_interpolated():
-    found = choose_threshold(TABLE, REFERENCES, threshold_quantile=0.5)
-    assert found.value == pytest.approx(0.35)  # between 0.3 and 0.4
-    assert found.rule == "above the 0.5-quantile of the scores of 4 normal references, 0.35"
-    found = choose_threshold(TABLE)
-    assert found.value == pytest.approx(0.9) and found.map_value == pytest.approx(0.45)
-    assert "flags about 10 %" in found.warnings[0]
-    found = choose_threshold(TABLE, REFERENCES, threshold_from="folder", threshold_quantile=0.75)
-    assert found.value == pytest.approx(0.75) and "folder's own 11 scores" in found.rule
-
-
-def test_a_number_decides_alone():
-    found = choose_threshold(TABLE, threshold=0.25)
-    assert found.value == 0.25 and math.isnan(found.map_value) and not found.warnings
-    assert found.rule == "above 0.25, a number that was given"
-    assert choose_threshold(TABLE, REFERENCES, threshold=0.25).map_value == 0.9
+@pytest.mark.parametrize(
+    ("references", "options", "expected", "rule", "warning"),
+    [
+        (REFERENCES, {}, (0.5, 0.9), "above the highest score of 4 normal references, 0.5", "rough"),
+        (REFERENCES, HALF, (0.35, 0.75), "0.5-quantile of the scores of 4 normal references, 0.35", "rough"),
+        (REFERENCES, OWN, (0.75, 0.375), "folder's own 11 scores", "flags about 25 %"),
+        (None, {}, (0.9, 0.45), "folder's own 11 scores", "flags about 10 %"),
+        (None, {"threshold": 0.25}, (0.25, math.nan), "above 0.25, a number that was given", None),
+        (REFERENCES, {"threshold": 0.25}, (0.25, 0.9), "above 0.25, a number that was given", None),
+    ],
+)
+def test_thresholds_are_quantiles_or_given(references, options, expected, rule, warning):
+    found = choose_threshold(TABLE, references, **options)
+    assert found[:2] == pytest.approx(expected, nan_ok=True) and rule in found.rule
+    assert warning in found.warnings[0] if warning else not found.warnings
 
 
 def test_options_that_contradict_each_other():

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 FOLDER = Path(__file__).parent / "golden" / "smallest"
+KIND = FOLDER / "processor.txt"
 GLUED = "application/papermill.record/text/plain"
 NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 CLOCK = r"\b(?:ms|fps|FPS|GiB|MiB|minutes|seconds|latency)\b"
@@ -41,9 +42,6 @@ def _steady(line, text):
     if clocked := [name for name in CLOCKED if re.search(rf"\b{name}\b", line)]:
         return f"{clocked[0]}: by the clock"
     return NUMBER.sub("#", line) if TIMED.search(text) else line
-
-
-KIND = FOLDER / "processor.txt"
 
 
 def processor():

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def refused(message, call, /, *arguments, error=ValueError, **options):
-    """The error of this kind, with a message that matches, that call(*arguments, **options) raises."""
+    """The error that call(*arguments, **options) raises: of this kind, with a message that matches, or any."""
     with pytest.raises(error, match=message) as caught:
         call(*arguments, **options)
     return caught.value

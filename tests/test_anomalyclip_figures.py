@@ -105,16 +105,12 @@ def test_times_stand_beside_published_ones(tiny_clip, monkeypatch):
     assert found == {"fps": [50.0], "train_min_per_epoch": [0.001]}  # a step for the last image as well
 
 
-def plate(hole=200):
+def test_the_background_is_what_is_joined_to_the_border():
     """A dark plate on white ground, with a spot of the ground's colour in it."""
     image = np.full((50, 60, 3), 200, np.uint8)
     image[10:40, 15:45] = 60
-    image[20:25, 20:25] = hole
-    return image
-
-
-def test_the_background_is_what_is_joined_to_the_border():
-    found, uniform = analysis.background(plate())
+    image[20:25, 20:25] = 200
+    found, uniform = analysis.background(image)
     expected = np.ones((50, 60), bool)
     expected[10:40, 15:45] = False
     np.testing.assert_array_equal(found, expected)  # the spot inside does not belong to it

@@ -4,7 +4,6 @@ import ast
 import re
 from statistics import median
 
-import pytest
 from importlinter import cli
 
 from benchmarks import sizes
@@ -56,20 +55,14 @@ def test_imports_run_one_way(root, monkeypatch, capsys):
     assert not broken, capsys.readouterr().out
 
 
-def test_no_module_is_too_long():
+def test_modules_functions_and_packages_are_short():
     modules = [path for package in PRODUCT for path in modules_of(package)]
     long = {path.name: lines for path in modules if (lines := lines_of(path)) > LONGEST_MODULE}
     assert len(modules) > 80, "the packages lie elsewhere"
     assert not long
-
-
-@pytest.mark.parametrize("package", PRODUCT)
-def test_functions_are_short(package):
-    lengths = [lines for path in modules_of(package) for lines in function_lines(path)]
-    assert median(lengths) <= MEDIAN_FUNCTION
-
-
-def test_the_packages_are_small():
+    for package in PRODUCT:
+        lengths = [lines for path in modules_of(package) for lines in function_lines(path)]
+        assert median(lengths) <= MEDIAN_FUNCTION, package
     assert package_lines("zsad_core") <= LARGEST["zsad_core"]
     assert sizes.student_lines() <= LARGEST["read first"]
     new = [f"zsad_papers/{paper}" for paper in all_papers() if paper not in THREE]
@@ -91,12 +84,9 @@ def test_each_paper_has_the_same_files(root):
         assert all((folder / name).is_file() for name in tables)
 
 
-def test_no_import_is_for_type_checking_alone():
+def test_no_import_is_for_type_checking_alone_and_only_the_encoder_reaches_into_itself():
     named = {path.name: set(map(name_of, ast.walk(tree))) for path, tree in trees("zsad_core")}
     assert not [name for name, names in named.items() if "TYPE_CHECKING" in names]
-
-
-def test_only_the_encoder_reaches_into_itself():
     parts = [(path, tree) for path, tree in trees(*PRODUCT) if path.name != "encoders.py"]
     assert private_to_the_encoder(ast.parse("self.encoder._tower(encoder.__class__)")) == ["_tower"]
     assert not {str(path): found for path, tree in parts if (found := private_to_the_encoder(tree))}

@@ -59,7 +59,7 @@ def test_a_full_disk_or_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path, er
         temporary.write_text("half of the n")
         raise error
 
-    refused("", write_atomically, path, write, error=type(error))
+    refused(None, write_atomically, path, write, error=type(error))
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
 
 

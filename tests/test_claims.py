@@ -32,17 +32,6 @@ CLAIMS = list(EXPECTED.index)
 PAPERS = list(dict.fromkeys(claim.split("-")[0] for claim in CLAIMS))
 
 
-def changed(frame, changes):
-    """The frame with other means in all tables that print them, and with the rows that it lacks."""
-    keys = [key for key in results.KEYS if key != "artifact"]
-    means = changes.set_index(keys)["mean"]
-    cells = pd.MultiIndex.from_frame(frame[keys])
-    known = cells.isin(means.index)
-    frame = frame.assign(mean=np.where(known, means.reindex(cells), frame["mean"]))
-    new = changes[~pd.MultiIndex.from_frame(changes[keys]).isin(cells)]
-    return pd.concat([frame, new.reindex(columns=COLUMNS)], ignore_index=True) if len(new) else frame
-
-
 def verdict(claim, frame, **options):
     """One claim's verdict, `rwda-c01`."""
     paper = claim.split("-")[0]
@@ -58,7 +47,14 @@ def published():
 
 @pytest.fixture(scope="module")
 def evidence(published):
-    return results.validate(changed(published, read("claims_evidence.csv")))
+    """The printed rows with other means in all tables that print them, and the rows that these lack."""
+    keys, changes = [key for key in results.KEYS if key != "artifact"], read("claims_evidence.csv")
+    means = changes.set_index(keys)["mean"]
+    cells = pd.MultiIndex.from_frame(published[keys])
+    known = cells.isin(means.index)
+    frame = published.assign(mean=np.where(known, means.reindex(cells), published["mean"]))
+    new = changes[~pd.MultiIndex.from_frame(changes[keys]).isin(cells)]
+    return results.validate(pd.concat([frame, new.reindex(columns=COLUMNS)], ignore_index=True))
 
 
 def test_the_lists_of_this_test_have_every_claim():

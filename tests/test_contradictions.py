@@ -64,7 +64,7 @@ def test_a_changed_word_pair_contradicts_the_text(published):
 PLANTED = pd.read_csv(Path(__file__).with_name("contradictions.csv"), dtype=str, keep_default_na=False)
 
 
-@pytest.mark.parametrize("row", PLANTED.itertuples(), ids=list(PLANTED["where"]))
+@pytest.mark.parametrize("row", list(PLANTED.itertuples()), ids=list(PLANTED["where"]))
 def test_planted_numbers_contradict_the_text_of_anomalyclip(row):
     printed, names = load_published("anomalyclip"), PLANTED.columns[1:7]  # of the cell
     keys = {name: value for name in names if (value := getattr(row, name))}

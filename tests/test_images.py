@@ -121,12 +121,12 @@ def huge(side):
 def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, status, reason):
     path = tmp_path / name
     path.write_bytes(content)
-    error = refused("", read_photo, path, error=BadImage)
+    error = refused(None, read_photo, path, error=BadImage)
     assert error.status == status and reason in str(error) and path.name in str(error)
     assert path.name not in error.reason, "kept by content: another file may be equal"
     readers = [("image", read_image), ("mask", read_mask)]
     for kind, read in readers[: 1 if name.endswith("tiff") else 2]:  # masks may hold any numbers
-        found = refused("", read, path, error=BadImage)
+        found = refused(None, read, path, error=BadImage)
         assert str(found) == f"{kind} {path} cannot be read: {error.reason}"
         assert str(pickle.loads(pickle.dumps(found))) == str(found), "workers send it"
 
@@ -167,7 +167,7 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
     digest = sha256_of(path)
     assert reader.photo(path, digest)[0].size == (30, 20)
     saved(path, Image.new("L", (30, 20), 1))
-    refused("", reader.photo, path, digest, error=FileChanged)
+    refused(None, reader.photo, path, digest, error=FileChanged)
     refused("cannot be opened: No such file", reader.photo, tmp_path / "nowhere.png", digest, error=BadImage)
 
     def forbidden(self, *args, **kwargs):

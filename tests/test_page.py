@@ -33,7 +33,7 @@ def test_facts_about_the_encoder_are_kept_without_loading_it_again(parameters, m
     monkeypatch.setattr(encoders, "load_encoder", None)
     again = rwda.start(parameters, ["mvtec"]).encoder
     assert [getattr(again, name) for name in data.FACTS] == facts and again.grid == (8, 8)
-    refused("NoneType", again.embed_text, ["a bolt"], error=TypeError)
+    refused("NoneType", lambda: again.embed_text(["a bolt"]), error=TypeError)
     with pytest.raises(TypeError, match="NoneType"):  # another seed of random weights
         rwda.start(parameters | {"seed": 1}, ["mvtec"]).encoder.grid  # noqa: B018
 

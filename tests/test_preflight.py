@@ -1,9 +1,9 @@
 """`zsad check`: what it notices before a long run."""
 
 import shutil
-from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -12,14 +12,13 @@ from click.testing import CliRunner
 from helpers import written
 
 from workflow import preflight
-from workflow.preflight import check_all, check_datasets, check_weights
+from workflow.preflight import check_datasets, check_weights
 from zsad_core import checkpoints
 from zsad_core.datasets import load_dataset
 from zsad_papers.common.settings import read_settings
 
 FEW = {"shots": [1, 2], "ablation_shots": [1, 2]}  # of three training images a category
 PINNED = {"model": "ViT-B-16-plus-240", "weights": "laion400m_e32"}
-Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
@@ -41,12 +40,6 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(preflight.urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(preflight, "CLIP_CACHE", tmp_path / "weights")
     return requested
-
-
-def test_the_mini_profile_has_all_it_needs(settings, offline):
-    checks = list(check_all(settings))
-    assert {check.state for check in checks} == {"ok"}, [str(check) for check in checks]
-    assert not offline
 
 
 def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path):
@@ -105,7 +98,7 @@ def test_command(settings, tmp_path, monkeypatch, offline):
         found = CliRunner().invoke(preflight.main, ["--profile", str(profile), *more])
         return found.exit_code, found.output
 
-    assert call("--quiet") == (0, "")
+    assert call("--quiet") == (0, "") and not offline, "the mini profile has all it needs"
     assert not Path(settings.cache_dir).exists()
     for options, words in (
         (("-p", "device", "cuda:9"), "error   device"),
@@ -115,6 +108,6 @@ def test_command(settings, tmp_path, monkeypatch, offline):
     ):
         code, output = call(*options)
         assert code == 1 and words in output, output
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(2, 1, 1))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     code, output = call()
     assert code == 1 and "free some space" in output

@@ -29,6 +29,7 @@ for k in (1, 2, 4):
     MADE += [(task, method, "", k) for task in ("image", "pixel") for method in others]
 MADE += [("image", "patchcore", "", FULL_SHOT)]
 # A row by artifact, task, shots, method and variant, and the method and variant of the record it is made of.
+NAN = float("nan")
 ROWS = pd.read_csv(Path(__file__).with_name("winclip_rows.csv"), keep_default_na=False)
 
 
@@ -100,9 +101,6 @@ def test_what_is_timed_are_the_ablations(small_clip, monkeypatch):
     assert maps[""].shape == (1, 32, 24)
     assert all(maps[name].shape[1:] == encoder.grid for name in ("patch_token", "image_tiling"))
     assert (maps["patch_token"] != maps["image_tiling"]).any()
-
-
-NAN = float("nan")
 
 
 def described(*lines):

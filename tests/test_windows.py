@@ -91,11 +91,8 @@ def test_upsampling_is_bilinear_between_centres():
     torch.testing.assert_close(upsample(step.mT.double(), (4, 2)), ramp[:, None].expand(1, 4, 2))
 
 
-RNG = np.random.default_rng(0)
-
-
 def test_prompt_score_is_the_softmax_of_section_3_1():
-    images, normal, anomalous = RNG.normal(size=(20, 16)), RNG.normal(size=(5, 16)), RNG.normal(size=16)
+    images, normal, anomalous = vectors(20, 16), vectors(5, 16, seed=1), vectors(16, seed=2)
     mean = np.mean([sentence / math.sqrt(sentence @ sentence) for sentence in normal], axis=0)
 
     def cosine(a, b):

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def refused(message, call, /, *arguments, error=ValueError, **options):
-    """The error that call(*arguments, **options) raises: of this kind, with a message that matches, or any."""
+    """The error that call(*arguments, **options) raises; message: a pattern, None for any."""
     with pytest.raises(error, match=message) as caught:
         call(*arguments, **options)
     return caught.value

@@ -37,28 +37,21 @@ def script(coco, tmp_path):
     return call
 
 
-def test_captions_with_the_word_each_once(coco):
-    assert load_captions(coco, "normal") == ["A normal street.", "Normal, quiet beach"]
-    assert load_captions(coco, "damage") == ["Storm DAMAGE on a roof"]
-
-
-def test_errors(coco, tmp_path):
+def test_errors_and_a_file_that_is_not_there(coco, tmp_path):
     refused("none.json", load_captions, tmp_path / "none.json", "normal", error=FileNotFoundError)
     refused("none of the 6 captions in .* has 'zebra'", load_captions, coco, "zebra")
     for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
         coco.write_text(content)
         refused("captions_val2017.json is no COCO captions file", load_captions, coco, "normal")
-
-
-def test_a_captions_file_that_is_not_there_is_told(coco):
     assert missing_captions(None) == missing_captions(coco) == []
     (line,) = missing_captions(coco.with_name("gone.json"))
     assert line.startswith("The captions file gone.json is not there") and "coco_captions --help" in line
 
 
-def test_the_script_keeps_the_captions_of_either_split(script):
-    for split in ("val", "train"):
-        assert load_captions(script("--split", split), "damage") == ["Storm DAMAGE on a roof"]
+def test_captions_with_the_word_each_once_of_either_split(coco, script):
+    for file in (coco, script(), script("--split", "train")):
+        assert load_captions(file, "normal") == ["A normal street.", "Normal, quiet beach"]
+        assert load_captions(file, "damage") == ["Storm DAMAGE on a roof"]
 
 
 def test_annotations_that_the_script_refuses(script, coco, tmp_path, capsys):

@@ -61,9 +61,8 @@ def fnns(tmp_path_factory):
 
 def test_prompt_scores_by_hand_with_the_temperature_of_the_model_or_of_the_profile(images, settings):
     test, sentences = images.select(split="test"), ["a photo of an object", "a photo of a damaged object"]
-    views, texts = (
-        F.normalize(x.double(), dim=-1) for x in (test.tensor("views"), Texts().embed_text(sentences))
-    )
+    given = test.tensor("views"), Texts().embed_text(sentences)
+    views, texts = (F.normalize(x.double(), dim=-1) for x in given)
     scores, cosines = partial(rwda_experiments.prompt_scores, test, settings, Texts()), views @ texts.T
     np.testing.assert_allclose(scores(), (cosines / 0.04).softmax(-1)[..., 1].mean(1), rtol=1e-4)
     assert (scores(known=True) != scores()).any()
@@ -180,7 +179,6 @@ def test_a_choice_is_paired_with_the_default_seed_by_seed():
     rows = [(v, "rwda", 0, s, c, x) for v, own in values.items() for s, x in enumerate(own) for c in "ab"]
     records = pd.DataFrame(rows, columns=["variant", "method", "shots", "seed", "category", "auroc"])
     found = analysis.effects(records).set_index("variant").loc["decay=1"]
-    assert found[["mean", "std", "change", "half"]].tolist() == pytest.approx(
-        [82, 9, 2, 4.303 / 3**0.5], abs=1e-3
-    )
+    expected = {"mean": 82, "std": 9, "change": 2, "half": 4.303 / 3**0.5}
+    assert found[[*expected]].to_dict() == pytest.approx(expected, abs=1e-3)
     assert analysis.moved(found.to_frame().T.reset_index(names="variant"), "RWDA") == "none"

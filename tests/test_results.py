@@ -93,7 +93,8 @@ def test_an_undefined_category_makes_the_mean_undefined_with_a_warning():
     np.testing.assert_allclose(table.loc["a", "mean"], 85.0)
 
 
-def test_rows_refuses_incomplete_or_unknown_values():
+def test_rows_refuses_incomplete_or_unknown_values_and_no_rows_are_valid():
+    assert validate(results.joined([])).empty  # of a page without data
     refused("5 rows of 2 categories and 3 seeds", rows, seeds_table().iloc[:-1], **NAMES)
     refused(r"unknown \['auc'\]", rows, seeds_table().rename(columns={"auroc": "auc"}), **NAMES)
     refused(r"rows\(\) takes fractions", rows, seeds_table().assign(auroc=85.0), **NAMES)

@@ -85,7 +85,7 @@ def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[Fault]:
         yield column, numbers[column].isna() & frame[column].notna(), "a number or NaN"
     if not undefined:
         yield "mean", mean.isna(), "a number"
-    low, high = (frame["metric"].map(METRICS[end]) for end in ("low", "high"))
+    low, high = (frame["metric"].map(METRICS[end]).astype(float) for end in ("low", "high"))  # of no rows too
     outside = (mean < low - ROUNDING) | (mean > high + ROUNDING)
     yield "mean", outside, "a value in the metric's range, see METRICS"
     yield "std", (std < 0) | (std == math.inf), "a standard deviation from 0 on, or NaN"

@@ -66,7 +66,7 @@ def test_weights_of_a_file_and_of_a_tag(resnet, weights_file, monkeypatch):
         tagged = load_backbone("resnet18", "tv_in1k")
     download.assert_called_once_with("timm/resnet18.tv_in1k", "model.safetensors")
     assert tagged.weights_id == backbone.weights_id.replace("file", "tv_in1k")
-    assert_close(tagged.feature_maps(PIXELS), found, rtol=1e-5, atol=1e-5)
+    assert_close(tagged.feature_maps(PIXELS), found, rtol=1e-4, atol=1e-4)
 
 
 def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):

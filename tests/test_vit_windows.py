@@ -16,10 +16,7 @@ from zsad_core.windows import window_indices
 BUILDS = {
     "GELU": {},
     "QuickGELU": {"config": {"quick_gelu": True}},
-    "another epsilon": {"norm_kwargs": {"eps": 0.1}},
     "LayerScale": {"ls_init_value": 0.1},
-    "no first norm": {"no_ln_pre": True},
-    "norm after pooling": {"final_ln_after_pool": True},
     "oblong": {"pixels": [24, 32], "patch_size": [8, 4]},
 }
 
@@ -83,10 +80,8 @@ def test_neither_batches_nor_chunks_nor_other_scales_matter(tiny, monkeypatch):
 def test_what_cannot_be_embedded(tiny):
     usual, resnet = tiny(), tiny(patch_size=None, layers=[1, 1, 1, 1])
     pixels = pixels_of(usual, 1)
-    refused("CustomResidualAttentionBlock", tiny(qk_norm=True).embed_scales, pixels)
     refused("4 x 4 patches", usual.embed_scales, pixels, sizes=(4,))
     refused("blocks of 1 to 3", usual.embed_scales, pixels, layers=(4,))
-    refused("class token", tiny(pool_type="avg").embed_scales, pixels)
     refused("ResNet", resnet.embed_scales, pixels, layers=(1,))
 
 

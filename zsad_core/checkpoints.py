@@ -31,8 +31,10 @@ SHIPPED = Path(__file__).parent / "weights"  # config, weights and checksum of z
 with (SHIPPED / "pinned.csv").open(encoding="utf-8") as _file:
     PINNED = {(row["architecture"], row["tag"]): (row["url"], row["sha256"]) for row in csv.DictReader(_file)}
 
+PLAIN_VISION = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio", "ls_init_value"}
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
-"""What a text tower is told that is causal, has CLIP's tokenizer and is read at the end token."""
+"""What towers are told that have plain blocks: the image tower a class token or a ResNet's attention pooling,
+the text tower a causal mask and CLIP's tokenizer, whose end token is read."""
 
 
 def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -51,14 +53,12 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
         close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0)
         expected = f"the path of a .json config, or an architecture of open_clip such as {', '.join(close)}"
         raise ValueError(f"unknown model {model_id!r}; expected 'zsad-mini', {expected}")
-    foreign = {"multimodal_cfg", "custom_text"} & config.keys() | {"timm_model_name"} & {
-        *config["vision_cfg"]
-    }
-    if foreign := foreign | config["text_cfg"].keys() - PLAIN_TEXT:
+    foreign = {"multimodal_cfg", "custom_text"} & config.keys()
+    foreign |= config["vision_cfg"].keys() - PLAIN_VISION | config["text_cfg"].keys() - PLAIN_TEXT
+    if foreign:
         expected = "open_clip's own Vision Transformer or ResNet and text tower, such as ViT-B-16-plus-240"
-        raise ValueError(
-            f"{model_id} is no CLIP with {expected}; its config has {', '.join(sorted(foreign))}"
-        )
+        found = f"its config has {', '.join(sorted(foreign))}"
+        raise ValueError(f"{model_id} is no CLIP with {expected}: {found}")
     return model_id, config, preprocess
 
 
@@ -82,9 +82,8 @@ def resize_grid(model: nn.Module, image_size: int) -> None:
     say. The class token's position stays.
     """
     visual = model.visual
-    if not isinstance(visual, VisionTransformer) or visual.positional_embedding.ndim != 2:
-        able = "only a Vision Transformer with learned positions takes images of another size"
-        raise ValueError(f"{image_size=}: {able}; leave image_size out")
+    if not isinstance(visual, VisionTransformer):
+        raise ValueError(f"{image_size=}: a ResNet takes no images of another size; leave image_size out")
     patch = visual.patch_size[0]
     if image_size < patch or image_size % patch:
         raise ValueError(f"image_size={image_size}: expected a multiple of the patch edge, {patch} pixels")

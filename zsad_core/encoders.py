@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core.devices import Precision, choose_device, fast_products
-from zsad_core.dpam import attention_kinds, dual_path, plain_blocks, run_block
+from zsad_core.dpam import attention_kinds, dual_path, run_block
 from zsad_core.images import to_rgb
 from zsad_core.text import cut, read_ends
 from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
@@ -120,7 +120,7 @@ class ClipEncoder:
         self.dim: int = visual.output_dim
         self.depth = 0 if self.is_resnet else len(visual.transformer.resblocks)
         self.width: int = visual.conv1.out_channels
-        self.has_class_token = not self.is_resnet and visual.pool_type == "tok" and visual.attn_pool is None
+        self.has_class_token = not self.is_resnet
         self.text_tower, self.text_depth = model, len(model.transformer.resblocks)
         self.context_length: int = model.context_length
         self.temperature = 1 / model.logit_scale.exp().item()
@@ -155,7 +155,7 @@ class ClipEncoder:
     def embed_images(self, pixels: Tensor, normalize: bool = True, final_norm: bool = True) -> Tensor:
         """(n, d) embeddings of preprocessed images (n, 3, H, W). final_norm: False leaves the class token
         without the last layer norm, as `embed_glocal` does."""
-        if not final_norm or (self.has_class_token and plain_blocks(self.model.visual.transformer.resblocks)):
+        if self.has_class_token or not final_norm:
             return self.embed_glocal(pixels, (), "qk", final_norm=final_norm, normalize=normalize)[0]
         parts = []
         for batch in self._batches(pixels, math.prod(self.grid) * self.width, _NUMBERS_PER_BATCH):
@@ -310,4 +310,4 @@ class ClipEncoder:
 
     def _require_class_token(self, what: str) -> None:
         if not self.has_class_token:
-            raise ValueError(f"{what} reads the class token, but {self.model_id} pools tokens in another way")
+            raise ValueError(f"{what} reads the class token, which {self.model_id}, a ResNet, does not have")

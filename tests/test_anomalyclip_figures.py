@@ -8,7 +8,7 @@ from helpers import refused
 
 from zsad_core import methods
 from zsad_core.auxiliary import auxiliary_of
-from zsad_core.dpam import KINDS, attention_weights, quarter_blocks
+from zsad_core.dpam import KINDS, quarter_blocks
 from zsad_core.prompt_learning import glocal_loss
 from zsad_papers.anomalyclip import analysis, costs, experiments, figures
 from zsad_papers.common.results import load_published
@@ -62,7 +62,7 @@ def test_self_attention_is_the_mean_of_the_diagonal(large, nut):
     records = analysis.self_attention_records(large, [nut], 2)
     found = analysis.self_attention_rows(records, "toys", first)
     pixels = torch.stack([large.preprocess(nut.test.image(i)) for i in range(2)])
-    blocks = list(attention_weights(large.model.visual, pixels, KINDS))[first - 1 :]
+    blocks = list(analysis.attention_weights(large, pixels))[first - 1 :]
     weights = {k: torch.stack([w[k].diagonal(dim1=-2, dim2=-1)[..., 1:] for w in blocks]) for k in KINDS}
     mean = found[found["category"] == "mean"].set_index("variant")["mean"]
     expected = {f"attention={k}": v.mean().item() for k, v in weights.items()}

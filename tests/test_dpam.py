@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from helpers import heads_of, pixels_of, refused
 from PIL import Image
 
-from zsad_core.dpam import attention_kinds, attention_weights, dual_path
+from zsad_core.dpam import attention_kinds, dual_path
+from zsad_papers.anomalyclip.analysis import attention_weights
 
 LAYERS = (6, 12, 18, 24)
 
@@ -90,7 +91,7 @@ def test_features_are_projected_and_only_local_ones_see_the_last_norm(load):
 
 def test_attention_weights_are_those_of_each_block(encoder):
     pixels = pixels_of(encoder)
-    blocks = list(attention_weights(encoder.model.visual, pixels, ("qk", "vv", "qq")))
+    blocks = list(attention_weights(encoder, pixels))
     for kind in ("qk", "vv"):
         _, _, weights = plain(encoder, pixels, kind)
         for number, (block, expected) in enumerate(zip(blocks, weights, strict=True), start=1):

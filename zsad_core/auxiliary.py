@@ -1,7 +1,4 @@
-"""What prompts are learned from: global and local features of the auxiliary images, and their masks.
-
-The image tower is frozen, so each image is encoded once. Memory-mapped: a step reads its own images only.
-"""
+"""What prompts are learned from: features and masks of the auxiliary images; a step reads its own only."""
 
 from __future__ import annotations
 

@@ -76,11 +76,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def resize_grid(model: nn.Module, image_size: int) -> None:
-    """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings.
-
-    Bilinear without antialiasing, as for the prompts that AnomalyCLIP's authors released; the paper does not
-    say. The class token's position stays.
-    """
+    """Let an open_clip model take square images of `image_size` pixels: resizes its position embeddings,
+    bilinear without antialiasing, as for the prompts that AnomalyCLIP's authors released."""
     visual = model.visual
     if not isinstance(visual, VisionTransformer):
         raise ValueError(f"{image_size=}: a ResNet takes no images of another size; leave image_size out")
@@ -106,10 +103,7 @@ class WeightsSource(NamedTuple):
 
 def locate_weights(model: str, weights: str | Path | None, quick_gelu: bool, seed: int) -> WeightsSource:
     """The file that `weights` means for an architecture, checked. `encoders.load_encoder` lists its values.
-
-    quick_gelu: whether the architecture has QuickGELU. Weights known to need the other activation are
-        refused, because they would load silently and give other embeddings.
-    """
+    Weights known to need the other activation are refused: they would load, and give other embeddings."""
     if weights == "random":
         return WeightsSource(None, f"random-seed{seed}")
     if weights is None and model == "zsad-mini":
@@ -185,10 +179,6 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     beside = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # OpenAI's, no weights
     state = {key: tensor for key, tensor in state.items() if key not in beside}
-    expected = model.state_dict()
-    for key in {"logit_scale", "logit_bias"} & expected.keys() & state.keys():
-        if state[key].numel() == 1:
-            state[key] = state[key].reshape(expected[key].shape)  # a number, or a vector of one
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # names what is missing, not expected, or of another shape

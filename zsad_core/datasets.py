@@ -4,7 +4,7 @@
     <root>/<category>/train/good/…  test/good/…  test/<defect>/…
     <root>/<category>/ground_truth/<defect>/…          masks, if the dataset has any
 
-`data_scripts/` makes such folders. Images are decoded only when they are read.
+`data_scripts/` makes such folders.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ paper says "replace"; its equations leave open what feeds what, and this is what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,16 +68,6 @@ def dual_path(
             for kind in kinds:
                 found[kind][number] = local.get(kind, x)
     return x[:, 0], found
-
-
-def attention_weights(visual: nn.Module, pixels: Tensor, kinds: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """For each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column)."""
-    x = visual._embeds(pixels)  # (n, t, width)
-    for block in visual.transformer.resblocks:
-        parts = dict(zip("qkv", heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
-        scale = parts["q"].shape[-1] ** -0.5
-        yield {kind: (parts[kind[0]] @ parts[kind[1]].mT * scale).softmax(-1) for kind in kinds}
-        x = run_block(block, x)
 
 
 def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:

@@ -70,10 +70,7 @@ def load_encoder(
     if image_size is not None and to_2tuple(network.visual.image_size) != (image_size, image_size):
         checkpoints.resize_grid(network, image_size)
         model_id = f"{model_id}-{image_size}px"
-    known = str(model) in open_clip.list_models()
-    tokenizer = open_clip.get_tokenizer(str(model)) if known else open_clip.SimpleTokenizer()
-    preprocess = {**source.preprocess, **preprocess}
-    return ClipEncoder(network.to(chosen), tokenizer, preprocess, model_id, source, precision)
+    return ClipEncoder(network.to(chosen), source.preprocess | preprocess, model_id, source, precision)
 
 
 class ClipEncoder:
@@ -94,20 +91,14 @@ class ClipEncoder:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        preprocess: dict[str, Any],
-        model_id: str,
-        source: Any,
-        precision: Precision,
+        self, model: nn.Module, preprocess: dict[str, Any], model_id: str, source: Any, precision: Precision
     ) -> None:
+        from open_clip import SimpleTokenizer
         from open_clip.modified_resnet import ModifiedResNet
         from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
         from open_clip.utils import to_2tuple
 
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer = model.eval().requires_grad_(False), SimpleTokenizer()
         self.model_id, self.precision = model_id, precision
         self.weights_id, self.weights_sha256 = source.weights_id, source.sha256
         self.device = model.logit_scale.device
@@ -128,8 +119,7 @@ class ClipEncoder:
         self.transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """open_clip's evaluation pipeline: (3, H, W) float32 from a PIL image of any size and mode. Shorter
-        edge to `image_size` (bicubic, antialiased), centre crop, mean and deviation of the weights."""
+        """open_clip's evaluation pipeline, with centre crop: (3, H, W) from a PIL image of any size."""
         return self.transform(to_rgb(image))
 
     def tokenize(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -165,11 +155,8 @@ class ClipEncoder:
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     def embed_windows(self, pixels: Tensor, size: int) -> Tensor:
-        """(n, n_windows, d) embeddings of all windows of size x size patches (WinCLIP, section 4.2, Eq. 2).
-
-        In the order of `windows.window_indices`. Patches outside a window are dropped before the transformer,
-        those inside keep their position, and the window's class token is read.
-        """
+        """(n, n_windows, d) embeddings of all windows of size x size patches, as `windows.window_indices` has
+        them (WinCLIP, Sec. 4.2, Eq. 2): other patches are dropped before the first block."""
         return self.embed_scales(pixels, (size,), whole=False).windows[size]
 
     @torch.no_grad()
@@ -218,8 +205,7 @@ class ClipEncoder:
             (`dpam.dual_path`), or an ensemble such as "qq+kk+vv": the mean of its kinds' unit rows, so that
             its cosine with a text is the mean of theirs (App. D); do not normalise it again.
         layers: 1-based. Local features get the last layer norm and the projection.
-        final_norm: whether the global feature gets the last layer norm too. The paper does not say. The
-            prompts that its authors released belong to features without.
+        final_norm: whether the global feature gets this norm too; without, as in the authors' code.
         """
         return self.embed_glocals(pixels, [(layers, attention, final_norm)], first, normalize)[0]
 

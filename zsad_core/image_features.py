@@ -111,7 +111,6 @@ class TileFeatures:
 
     meta: (n rows) of meta.csv. sizes: (n, 2) heights and widths in pixels. owner: (t,) the image of each
     tile; boxes: (t, 4) left, upper, right, lower in its pixels. arrays: {name: (t, ...)}, float32.
-    name: the dataset's.
     """
 
     meta: pd.DataFrame
@@ -322,8 +321,8 @@ def made_ahead(
 ) -> Iterator[Any]:
     """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
 
-    A worker is two items ahead at most, which bounds the memory. make: can be pickled. workers: 0 for none.
-    An error in `make` is raised when its turn comes. The workers end then, and when the iterator is closed.
+    A worker is two items ahead at most. make: can be pickled; an error in it is raised when its turn comes.
+    workers: 0 for none; they end with the iterator.
     """
     context = None
     if workers:  # not forked from this process: it may hold threads and a GPU, which a fork breaks

@@ -77,8 +77,7 @@ def winclip(
 ) -> Output:
     """WinCLIP: maps of windows (Sec. 4.2) and, where `features` has `views`, the scores of `clip`.
 
-    features: of `clip_extractor`. sizes: of the windows to use; None: all. image_scale: use the whole image
-    too. averages: `aggregate` and `across` of `windows.window_map`.
+    sizes: of the windows to use; None: all. image_scale: use the whole image too. averages: of `window_map`.
     """
     image = features.tensor("image") if image_scale else None
     windows = {size: v for size, v in features.windows().items() if sizes is None or size in sizes}
@@ -88,8 +87,7 @@ def winclip(
 
 
 MAPS = {"P": ("P",), "P+Wm": ("P", "Wm"), "P+Wm+Ws": ("P", "Wm", "Ws")}
-"""Sets of reference maps of WinCLIP+ by the names of its Table 6: patch tokens, the largest windows (3 x 3)
-and the smallest (2 x 2)."""
+"""Reference maps of WinCLIP+ (Table 6): patch tokens, the largest windows (3 x 3), the smallest (2 x 2)."""
 
 
 def winclip_plus(
@@ -144,8 +142,7 @@ def anomalyclip(
 ) -> Output:
     """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
 
-    features: of `extractor_of`. texts: (2, d) unit rows, normal first. maps: False for data without masks.
-    A map is the mean over layers, which ranks like the paper's sum and stays a probability.
+    texts: (2, d) unit rows, normal first. A map is the mean over layers, which ranks like the paper's sum.
     """
     direction = (texts[1] - texts[0]).double() / temperature  # (d,); a softmax of two is a sigmoid
     scores = torch.sigmoid(features.tensor("global").double() @ direction)  # (t,)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import find_objects
 from sklearn.exceptions import UndefinedMetricWarning
 
-from zsad_core.metrics import area_below, checked, region_weights, undefined
+from zsad_core.metrics import anomalous_weights, area_below, checked, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25}
 """Scores near which bins are narrow, and the smallest distance; near 1 no float32 is closer."""
@@ -51,11 +50,8 @@ class PixelHistogram:
         self._sums = np.zeros((3, 0))  # all pixels, anomalous pixels, their 1 / region area
 
     def add(self, mask: ArrayLike, anomaly_map: ArrayLike, weights: NDArray | None = None) -> None:
-        """Count the pixels of one image; errors as in `metrics.aupro`.
-
-        mask: (H, W) bool, or 0 and 1; 1 marks an anomalous pixel. anomaly_map: (H, W) finite, cast to
-            float32. weights: `anomalous_weights(mask)`, if it is known.
-        """
+        """Count the pixels of a mask and a map (H, W), cast to float32; errors as in `metrics.aupro`.
+        weights: `anomalous_weights(mask)`, if it is known."""
         with np.errstate(over="ignore"):
             scores = np.asarray(anomaly_map).astype(np.float32, copy=False)
         mask, scores = checked(mask, scores, f"mask {self.images}", f"map {self.images}", n_axes=2)
@@ -109,12 +105,6 @@ def coarse_pro(fpr: NDArray, overlap: NDArray, max_fpr: float) -> float:
         warnings.warn(f"{message} {max_fpr}; returning NaN", UndefinedMetricWarning, stacklevel=3)
         return np.nan
     return float(np.trapezoid(overlap, (fpr - fpr[0]) / (fpr[-1] - fpr[0])))
-
-
-def anomalous_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(k,) `metrics.region_weights` of a mask's k anomalous pixels, at least one."""
-    part = mask[find_objects(mask.astype(np.uint8))[0]]  # labelling is slow: only there
-    return region_weights(part)[part]
 
 
 def _bins(scores: NDArray[np.float32]) -> NDArray[np.int32]:

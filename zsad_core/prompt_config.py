@@ -81,8 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"optimizer": "sgd", "lr": 0.002, "weight_decay": 5e-4, "epochs": 50, "batch_size": 32},
 }
 """What differs from the defaults, the code's. `paper`: its text, with the usual value where it gives none
-(final norm, betas). `coop`: all as in its own paper, which the comparison says it keeps; of its epochs those
-for the smallest sets, on the input of the others."""
+(final norm, betas). `coop`: all as in its own paper; of its epochs those for the smallest sets."""
 
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:

@@ -1,7 +1,6 @@
 """Image-level anomaly scores: the prompt score and the mean over views.
 
-Arrays give arrays and tensors give tensors, on the CPU and in float64: scores saturate towards 0 and 1, and
-in float32 distinct images would tie there, which AUROC sees.
+Arrays give arrays and tensors give tensors, in float64: in float32 scores near 0 and 1 would tie.
 """
 
 from __future__ import annotations

@@ -100,8 +100,7 @@ def zero_shot_map(
 ) -> Tensor:
     """The zero-shot map of WinCLIP: `window_map`, whose other arguments it takes, of `scores.prompt_score`.
 
-    normal, anomalous: texts (d,) or (k, d). temperature: of the softmax over the two. The paper prints none;
-    0.01 is what CLIP was trained with, 0.07, its initial value, that of most public code.
+    temperature: the paper prints none; 0.01 is CLIP's, 0.07, its value before training, most public code's.
     """
     score = partial(prompt_score, normal=normal, anomalous=anomalous, temperature=temperature)
     return window_map(image, windows, grid, score, **averages)
@@ -119,8 +118,7 @@ def winclip_map(
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
 
-    encoder: `encoders.ClipEncoder`. scales: window sizes in patches. image_scale: use the whole image too.
-    The others: of `zero_shot_map`. ValueError for a window larger than the grid, or no scale at all.
+    scales: window sizes in patches. image_scale: use the whole image too. The others: of `zero_shot_map`.
     """
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
     own = (found.image, found.windows, encoder.grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zsad_core.auxiliary import auxiliary_of
 from zsad_core.datasets import stretched_mask
-from zsad_core.dpam import KINDS, attention_weights
+from zsad_core.dpam import KINDS, heads, run_block
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
 from zsad_core.losses import PARTS
@@ -68,11 +68,20 @@ def _words(value: object) -> str:
 
 
 @torch.no_grad()
+def attention_weights(encoder: ClipEncoder, pixels: Tensor) -> Iterator[dict[str, Tensor]]:
+    """For each block in turn {kind: (n, heads, t, t)}: how much a token (row) takes from each (column)."""
+    x = encoder.model.visual._embeds(pixels.to(encoder.device))  # (n, t, width)
+    for block in encoder.model.visual.transformer.resblocks:
+        parts = dict(zip("qkv", heads(block, block.ln_1(x)), strict=True))  # (n, heads, t, 64) each
+        scale = parts["q"].shape[-1] ** -0.5
+        yield {kind: (parts[kind[0]] @ parts[kind[1]].mT * scale).softmax(-1) for kind in KINDS}
+        x = run_block(block, x)
+
+
 def attention_matrices(encoder: ClipEncoder, pixels: Tensor, block: int) -> dict[str, np.ndarray]:
     """{kind: (patches, patches)}: how much a patch (row) takes from each, the mean over images and heads.
     pixels: (n, 3, H, W). block: 1-based."""
-    blocks = attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS)
-    (found,) = islice(blocks, block - 1, block)
+    (found,) = islice(attention_weights(encoder, pixels), block - 1, block)
     return {kind: w[:, :, 1:, 1:].mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
 
 
@@ -84,11 +93,9 @@ def self_attention_records(encoder: ClipEncoder, chosen: Sequence[Category], ima
     for category in chosen:
         for i in range(min(images, len(category.test))):
             pixels = encoder.preprocess(category.test.image(i).resize(encoder.image_size[::-1]))[None]
-            blocks = attention_weights(encoder.model.visual, pixels.to(encoder.device), KINDS)
-            for block, weights in enumerate(blocks, start=1):
-                for kind, w in weights.items():
-                    own = w.diagonal(dim1=-2, dim2=-1)[:, :, 1:].mean().item()  # the class token left out
-                    lines.append((category.name, block, kind, own))
+            for block, weights in enumerate(attention_weights(encoder, pixels), start=1):
+                patches = {kind: w[:, :, 1:, 1:].diagonal(dim1=-2, dim2=-1) for kind, w in weights.items()}
+                lines += [(category.name, block, kind, w.mean().item()) for kind, w in patches.items()]
     frame = pd.DataFrame(lines, columns=["category", "block", "kind", "weight"])
     return frame.groupby(["category", "block", "kind"], sort=False, as_index=False)["weight"].mean()
 

@@ -31,8 +31,8 @@ from zsad_core.image_features import (
 )
 from zsad_core.maps import image_maps, scaled_size
 from zsad_core.methods import Detector, Texts
-from zsad_core.metrics import aupr, auroc, f1_max
-from zsad_core.pixel_metrics import PixelHistogram, anomalous_weights
+from zsad_core.metrics import anomalous_weights, aupr, auroc, f1_max
+from zsad_core.pixel_metrics import PixelHistogram
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
 from zsad_core.views import Whole

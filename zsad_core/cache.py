@@ -1,7 +1,5 @@
 """Files that survive kills, full disks and two writers at once, and arrays cached under keys made of content.
-
-A key is a hash of everything that a result depends on, so no entry ever goes out of date.
-"""
+A key is a hash of everything that a result depends on, so no entry ever goes out of date."""
 
 from __future__ import annotations
 
@@ -21,10 +19,8 @@ from safetensors.numpy import save
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary_path)`, then rename the file to `path` in one step; missing folders are made.
-
-    On any error, a full disk or Ctrl-C included, the temporary file is removed and `path` stays as it was. It
-    lies in the same folder, because only then is a rename atomic, and keeps the suffix, a choice of format.
-    """
+    On any error, Ctrl-C included, the temporary file is removed and `path` stays as it was. It lies in the
+    same folder, because only then is a rename atomic, and keeps the suffix, a choice of format."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp.{path.name}")

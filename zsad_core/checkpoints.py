@@ -145,7 +145,6 @@ def _other_activation(model: str, quick_gelu: bool) -> str:
 
 def fetch(model: str, tag: str, address: str, download: Callable[[], str]) -> tuple[Path, str]:
     """The file of a pretrained tag and its SHA-256: the one that `PINNED` names, else what `download` gives.
-
     OSError without a network; ValueError for another file than the pinned one; a warning if none is pinned.
     """
     address, expected = PINNED.get((model, tag), (address, ""))
@@ -188,10 +187,8 @@ def load_weights(model: nn.Module, path: Path, model_id: str) -> None:
 
 def read_content(path: Path) -> Any:
     """The content of a safetensors file, torch file or TorchScript archive, usually a dict of tensors.
-
     Raises ValueError for a file that is cut off, or that holds code. None is run, except that of the archives
-    whose whole SHA-256 is in `PINNED`: OpenAI's.
-    """
+    whose whole SHA-256 is in `PINNED`: OpenAI's."""
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist; correct the path")
     with path.open("rb") as file:

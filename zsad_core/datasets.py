@@ -63,9 +63,7 @@ class Digests:
 @dataclass(frozen=True, eq=False)
 class AnomalyDataset:
     """Images, masks and labels of a prepared folder, or of a part of it. Index i counts the rows of `meta`.
-
-    name: the folder's, or `folder/category` if one category stands in for a published dataset.
-    """
+    name: the folder's, or `folder/category` if one category stands in for a published dataset."""
 
     root: Path
     name: str
@@ -140,7 +138,6 @@ class AnomalyDataset:
 
 def load_dataset(root: str | Path, digests: str | Path | None = None) -> AnomalyDataset:
     """Read and check a prepared folder, whose name becomes the dataset's.
-
     digests: a folder where those of its files are kept between runs (`Digests`); None: nowhere.
     Raises FileNotFoundError for a missing folder, meta.csv or file named there, ValueError for other values.
     """
@@ -167,9 +164,7 @@ def how_to_prepare(name: str) -> str:
 
 def stretched_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask (H, W) bool stretched to (h, w): bilinear with antialiasing, then more than one half.
-
-    AnomalyCLIP's code does so, for training and for metrics. A small defect can shrink or vanish.
-    """
+    AnomalyCLIP's code does so, for training and for metrics. A small defect can shrink or vanish."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BILINEAR)) > 127.5
 

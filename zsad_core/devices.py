@@ -29,10 +29,8 @@ def choose_device(device: str, precision: str) -> torch.device:
 @contextmanager
 def fast_products(device: torch.device) -> Iterator[None]:
     """Float32 matrix products by oneDNN on CPUs with AVX-512: MKL takes twice as long on those of AMD.
-
     "medium" would allow bfloat16, but oneDNN uses it only with AMX, where nothing changes. The fused
-    attention becomes slower by it, so its plain form is taken.
-    """
+    attention becomes slower by it, so its plain form is taken."""
     before, amx = torch.get_float32_matmul_precision(), torch.cpu._is_amx_tile_supported()
     if device.type != "cpu" or amx or torch.backends.cpu.get_cpu_capability() != "AVX512":
         yield

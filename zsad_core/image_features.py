@@ -108,7 +108,6 @@ def _glocal(head: Tensor, patches: Mapping[int, Tensor]) -> dict[str, Tensor]:
 @dataclass(frozen=True, eq=False)
 class TileFeatures:
     """Features of the t square tiles (WinCLIP, supplement A) of n images.
-
     meta: (n rows) of meta.csv. sizes: (n, 2) heights and widths in pixels. owner: (t,) the image of each
     tile; boxes: (t, 4) left, upper, right, lower in its pixels. arrays: {name: (t, ...)}, float32.
     """
@@ -208,7 +207,6 @@ def compute_features(
     extractor: Extractor, dataset: AnomalyDataset, cache_dir: str | Path, *, whole: Whole = "tiles"
 ) -> list[FeaturePart]:
     """The images as parts, category by category. Features that the cache does not have are computed now.
-
     whole: how images that are not square are seen: "tiles" (WinCLIP), "squash" (public code), "center_crop".
     """
     return [part for (part,) in _computed([extractor], dataset, cache_dir, whole)]
@@ -320,10 +318,8 @@ def made_ahead(
     items: Sequence, make: Callable[[Any], Any], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Any]:
     """make(item) of each item, in order, in worker processes while the caller works on earlier ones.
-
     A worker is two items ahead at most. make: can be pickled; an error in it is raised when its turn comes.
-    workers: 0 for none; they end with the iterator.
-    """
+    workers: 0 for none; they end with the iterator."""
     context = None
     if workers:  # not forked from this process: it may hold threads and a GPU, which a fork breaks
         context = multiprocessing.get_context("forkserver")

@@ -1,12 +1,10 @@
 """The methods, each as ONE function from features to image scores and maps.
 
-    clip          two texts                                   (RWDA Sec. 3.1, WinCLIP Sec. 4.1)
-    rwda          a network trained on random-word prompts    (RWDA Sec. 3.3)
-    winclip       texts against windows of patches            (WinCLIP Sec. 4.2)
-    winclip_plus  the same, with normal reference images      (WinCLIP Sec. 4.3)
-    anomalyclip   learned prompts against local features      (AnomalyCLIP Sec. 3.3, App. A)
-
-The papers' tables and `zsad predict` call these same functions.
+clip          two texts                                   (RWDA Sec. 3.1, WinCLIP Sec. 4.1)
+rwda          a network trained on random-word prompts    (RWDA Sec. 3.3)
+winclip       texts against windows of patches            (WinCLIP Sec. 4.2)
+winclip_plus  the same, with normal reference images      (WinCLIP Sec. 4.3)
+anomalyclip   learned prompts against local features      (AnomalyCLIP Sec. 3.3, App. A)
 """
 
 from __future__ import annotations
@@ -76,8 +74,7 @@ def winclip(
     **averages: Average,
 ) -> Output:
     """WinCLIP: maps of windows (Sec. 4.2) and, where `features` has `views`, the scores of `clip`.
-
-    sizes: of the windows to use; None: all. image_scale: use the whole image too. averages: of `window_map`.
+    sizes: of the windows to use; None: all. image_scale: use the whole image too. averages: see `window_map`.
     """
     image = features.tensor("image") if image_scale else None
     windows = {size: v for size, v in features.windows().items() if sizes is None or size in sizes}
@@ -141,9 +138,7 @@ def anomalyclip(
     features: TileFeatures, texts: Tensor, grid: tuple[int, int], temperature: float = 0.07, maps: bool = True
 ) -> Output:
     """AnomalyCLIP (Sec. 3.3, App. A): the anomalous probability of the global feature and of local ones.
-
-    texts: (2, d) unit rows, normal first. A map is the mean over layers, which ranks like the paper's sum.
-    """
+    texts: (2, d) unit rows, normal first. A map is the mean over layers, which ranks like the paper's sum."""
     direction = (texts[1] - texts[0]).double() / temperature  # (d,); a softmax of two is a sigmoid
     scores = torch.sigmoid(features.tensor("global").double() @ direction)  # (t,)
     layers = [torch.sigmoid(v.double() @ direction) for v in features.starting("local").values() if maps]
@@ -171,10 +166,8 @@ def category_texts(
     normalize_sentences: bool = True,
 ) -> Texts:
     """WinCLIP's text embeddings of a category's two sides (Sec. 4.1).
-
     normalize_sentences: True gives all sentences, whose unit vectors scores average; False the mean of raw
-    embeddings, as public code does. The paper says "average of text embeddings" only.
-    """
+    embeddings, as public code does. The paper says "average of text embeddings" only."""
     sides = zero_shot_prompts(object_name(category), kind, defects)
     vectors = text_embeddings(encoder, [*sides[0], *sides[1]], cache_dir)
     normal, anomalous = vectors[: len(sides[0])], vectors[len(sides[0]) :]

@@ -1,8 +1,5 @@
-"""Image and pixel metrics of the three papers, as fractions in [0, 1].
-
-Where only one class is present a ranking metric has no value. Then every function returns NaN with an
-`UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some.
-"""
+"""Image and pixel metrics of the three papers, as fractions in [0, 1]. Where only one class is present they
+are NaN, with an `UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some."""
 
 from __future__ import annotations
 
@@ -18,10 +15,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: how often an anomalous image scores above a normal one (ties count half).
-
-    labels: (n,) 0 for normal, 1 for anomalous. scores: (n,) finite, higher means more anomalous.
-    Raises ValueError for empty input, lengths that differ, and other labels or scores.
-    """
+    labels: (n,) 0 for normal, 1 for anomalous. scores: (n,) finite. ValueError for anything else."""
     return _ranked(
         "AUROC", labels, scores, lambda false, hits: area_below(false / false[-1], hits / hits[-1], 1.0)
     )

@@ -17,7 +17,6 @@ from zsad_core.losses import PARTS
 @dataclass(frozen=True)
 class PromptConfig:
     """What `prompt_learning.train_prompts` does. The defaults are the preset "released".
-
     attention, first, layers, final_norm: as in `ClipEncoder.embed_glocal`. first 0: the first quarter block.
         layers (): the last `n_layers` of the four quarter blocks (N of Figure 8d). The paper says all four;
         the code behind its numbers took the last one four times over, by mistake.
@@ -86,10 +85,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def prompt_config_of(encoder: ClipEncoder, preset: str = "released", **options: Any) -> PromptConfig:
     """A preset with options changed, fitted to the encoder's depth.
-
     options: fields of `PromptConfig` or `PromptDesign`, lists for tuples. The depth of learned tokens, when
-        not given, is three quarters of the text blocks (9 of 12).
-    """
+        not given, is three quarters of the text blocks (9 of 12)."""
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
     of_design, own = ({field.name for field in fields(kind)} for kind in (PromptDesign, PromptConfig))

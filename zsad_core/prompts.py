@@ -17,8 +17,7 @@ ALPHABETS = {
 }
 """RWDA's "letters from the English alphabet and digits" (Sec. 3.2), by the name that a profile gives."""
 
-WORD_LENGTHS = (5, 10)
-"""Shortest and longest random word (RWDA, Sec. 3.2)."""
+WORD_LENGTHS = (5, 10)  # of the shortest and of the longest random word (RWDA, Sec. 3.2)
 
 NORMAL_WORDS = ("an", "a normal", "a good", "a flawless")
 ANOMALY_WORDS = ("a damaged", "a broken", "a defective", "an anomalous")

@@ -1,7 +1,5 @@
 """Image-level anomaly scores: the prompt score and the mean over views.
-
-Arrays give arrays and tensors give tensors, in float64: in float32 scores near 0 and 1 would tie.
-"""
+Arrays give arrays and tensors give tensors, in float64: in float32 scores near 0 and 1 would tie."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Windows of an image in a Vision Transformer, and the whole image beside them, in one pass.
-
-A window (WinCLIP, section 4.2) is a short sequence: the class token and k x k patches, run through all
-blocks, and its embedding is that of the class token.
-"""
+"""Windows of an image in a Vision Transformer, and the whole image, in one pass. A window (WinCLIP, Sec. 4.2)
+is the class token and k x k patches, run through all blocks; its embedding is that of the class token."""
 
 from __future__ import annotations
 
@@ -35,11 +32,8 @@ def embed_scales(
     layers: Collection[int] = (),
     chunk_tokens: int = 3072,
 ) -> MultiScaleEmbeddings:
-    """`ClipEncoder.embed_scales` without normalisation, in one patch embedding and one first q, k, v.
-
-    visual: open_clip's Vision Transformer with a class token. pixels: (n, 3, H, W), n > 0, on its device.
-    chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result.
-    """
+    """`ClipEncoder.embed_scales` without normalisation. pixels: (n, 3, H, W), n > 0, on the tower's device.
+    chunk_tokens: tokens that go through the blocks at once; bounds the memory, not the result."""
     blocks = visual.transformer.resblocks
     check_blocks(blocks, layers or (1,), 1)
     windows = {size: F.pad(window_indices(visual.grid_size, size) + 1, (1, 0)) for size in sizes}

@@ -99,7 +99,6 @@ def zero_shot_map(
     **averages: Any,
 ) -> Tensor:
     """The zero-shot map of WinCLIP: `window_map`, whose other arguments it takes, of `scores.prompt_score`.
-
     temperature: the paper prints none; 0.01 is CLIP's, 0.07, its value before training, most public code's.
     """
     score = partial(prompt_score, normal=normal, anomalous=anomalous, temperature=temperature)
@@ -117,9 +116,7 @@ def winclip_map(
     **options: Any,
 ) -> Tensor:
     """WinCLIP's zero-shot anomaly maps of preprocessed images (n, 3, H, W) -> (n, H, W) in [0, 1] (Sec. 4.2).
-
-    scales: window sizes in patches. image_scale: use the whole image too. The others: of `zero_shot_map`.
-    """
+    scales: window sizes in patches. image_scale: use the whole image too. The others: of `zero_shot_map`."""
     found = encoder.embed_scales(pixels, scales, whole=image_scale)
     own = (found.image, found.windows, encoder.grid)
     maps = zero_shot_map(*own, normal, anomalous, aggregate=aggregate, **options)

@@ -7,8 +7,6 @@
 `pages` needs no data, no weights and no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -67,8 +65,8 @@ def pack(profile: str) -> None:
 
 
 def finished(results: Path) -> dict[str, bytes]:
-    """The files of a run: executed notebooks, tables, their provenance, times. ValueError if one is missing,
-    or in `unfinished/`: stopped, or ended with an error, after an earlier run had made its page."""
+    """The files of a run: executed notebooks, tables, their provenance, times. ValueError if one is missing
+    or stopped with an error: then a newer notebook lies in `unfinished/`."""
     tables = sorted(results.glob("*.csv")) or [results / "*.csv"]
     times = [path for path in results.glob("times/**/*") if path.is_file()]
     facts = [path.with_suffix(".json") for path in tables]

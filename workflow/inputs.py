@@ -1,7 +1,5 @@
 """The inputs of a job, from the text of its program: packages, and experiments whose records a page reads."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ Each check is a line: ok, warning (the run leaves something out) or error (it wo
 result, and what to do. Nothing is downloaded. Exit code 0: the run can start; 1: it cannot.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile

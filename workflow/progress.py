@@ -1,9 +1,4 @@
-"""What `make book` shows of a run of Snakemake: one line for each job that ends, a bar for those that run.
-
-All that Snakemake writes goes into a log file, where it is read from.
-"""
-
-from __future__ import annotations
+"""What `make book` shows of Snakemake's log: one line for each job that ends, a bar for those that run."""
 
 import re
 import subprocess
@@ -75,8 +70,7 @@ class Progress:
 
 
 def follow(command: Sequence[str], log: Path, progress: Progress) -> int:
-    """Runs the command, its output in `log`, and prints what becomes of its jobs; its exit code.
-    Ctrl-C reaches Snakemake as well, which is given the time to clean up."""
+    """Runs the command, prints what becomes of its jobs; its exit code. After Ctrl-C Snakemake cleans up."""
     with (
         log.open("a", encoding="utf-8") as output,
         log.open(encoding="utf-8", errors="replace") as lines,

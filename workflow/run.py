@@ -8,8 +8,6 @@ The lock taken here ends with its process, where a killed Snakemake would leave 
 What Snakemake writes goes into logs/<profile>.log, what a job writes into logs/<profile>/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -108,12 +106,9 @@ def run(commands: Sequence[Sequence[str]], name: str) -> None:
     if code:
         if not progress.failed:
             print(end_of_log(log))
-        print(
-            f"The run failed; {log} has all that Snakemake said. A notebook that failed "
-            "lies in the results folder under unfinished/, with the error in its last cell. The same command "
-            "goes on from what is finished.",
-            file=sys.stderr,
-        )
+        where = "in the results folder under unfinished/, with the error in its last cell"
+        said = f"{log} has all that Snakemake said. A notebook that failed lies {where}."
+        print(f"The run failed; {said} The same command goes on from what is finished.", file=sys.stderr)
         sys.exit(code)
 
 

@@ -1,7 +1,5 @@
 """RWDA: random word data augmentation for zero-shot anomaly detection."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from zsad_papers import start_page
@@ -20,5 +18,4 @@ PAPER = Paper(
 
 start = partial(start_page, PAPER)
 
-FEATURES = ("views", "texts")
-"""What `zsad_papers.precompute` computes for the pages: views of all images, sentences of random words."""
+FEATURES = ("views", "texts")  # for `zsad_papers.precompute`: all images, sentences of random words

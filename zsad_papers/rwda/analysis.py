@@ -1,7 +1,5 @@
 """What the paper leaves open: one choice moved at a time, over seeds, in pairs with the default."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 
@@ -51,8 +49,7 @@ def networks(settings: RwdaSettings, encoder: ClipEncoder) -> dict[str, dict[int
 
 def choice_records(settings: RwdaSettings, encoder: ClipEncoder) -> pd.DataFrame:
     """The rows of `experiments.measure` for each choice and system, on the stand-in of MVTec-AD: RWDA and
-    CLIP + RWDA with objects unknown, and the latter with one reference and objects known. Without the dataset
-    there is no row."""
+    CLIP + RWDA with objects unknown, the latter also with one reference and objects known."""
     names, seen = ["variant", "method", "shots"], dataset_of(settings, "mvtec")
     if seen is None:
         return experiments.measure(NO_IMAGES, {}).assign(task="image", **dict.fromkeys(names))

@@ -6,8 +6,6 @@ in one batch, random words, the default number of pairs. `heldout_accuracy` is t
 that were not trained on, `cosine_distance` the mean pairwise 1 - cos within a class.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from zsad_core import prompts

@@ -1,7 +1,5 @@
 """The numbers against each other, against the first version, the WinCLIP paper and the text."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pandas as pd
@@ -11,8 +9,7 @@ from zsad_papers.common.results import load_published, read_table
 from zsad_papers.rwda.claims import WORD_PAIR_VARIANTS
 from zsad_papers.rwda.costs import complexity_table
 
-FIRST_TO_SECOND = {"T1": "T1", "T2": "T2", "T3": "T4", "T4": "T5"}
-"""Tables of RWDA's first version by their names in the second, which inserts a new Table 3."""
+FIRST_TO_SECOND = {"T1": "T1", "T2": "T2", "T3": "T4", "T4": "T5"}  # the second version's Table 3 is new
 COUNTED = {
     "profiler": "counted like a profiler that skips attention, layer norms, embeddings and projection",
     "all": "everything counted, attention and projection too",
@@ -37,9 +34,8 @@ def versions(second: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
         where = f"{row['artifact']}: {common.setting_name(tuple(row[key] for key in common.SETTING))}"
         checks.append(common.equal_numbers(where, row["mean"], row["mean_first"], 0, "other version"))
         if not (pd.isna(row["std"]) and pd.isna(row["std_first"])):
-            checks.append(
-                common.equal_numbers(f"{where}, std", row["std"], row["std_first"], 0, "other version")
-            )
+            sides = (row["std"], row["std_first"], 0, "other version")
+            checks.append(common.equal_numbers(f"{where}, std", *sides))
     explanation = "the same table; the second version inserts the one of complexities before it"
     renumbered = [(new, new, old, "renumbered", explanation) for old, new in FIRST_TO_SECOND.items()]
     checks += [common.same_words(*sides) for sides in renumbered if sides[1] != sides[2]]
@@ -75,9 +71,7 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
     checks.append(common.same_words(where, "normal=an;anomaly=a broken", losing))
     default = [t1.of(f"{m}[object_unknown]", "image auroc", "mvtec") for m in methods]
     same = ", ".join(v for v, pair in pairs.items() if pair == default)
-    explanation = (
-        "T4 has no row 'a'; the row with the default's numbers is 'an', the article that 'object' takes"
-    )
+    explanation = "T4 has no row 'a'; the row with the default's numbers is 'an', the article of 'object'"
     where = "Section 4.2 against T1 and T4: the default words"
     checks.append(common.same_words(where, "normal=a;anomaly=a damaged", same, explanation=explanation))
     return common.as_checks(frame, checks)

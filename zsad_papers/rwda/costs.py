@@ -1,7 +1,5 @@
 """What CLIP, RWDA and both together cost for one image on this machine: RWDA's Table 3."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -16,14 +14,12 @@ from zsad_papers.common import costs
 from zsad_papers.common.costs import Counted, latencies
 from zsad_papers.common.results import joined, rows
 
-VIEWS = 6
-"""Views of one image: the only small number that gives the printed 105.4."""
+VIEWS = 6  # of one image: the only small number that gives the printed 105.4
 
 
 def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFrame:
-    """Rows of Table 3 for CLIP, RWDA and their sum, for one image: six views in one batch, prompts embedded
-    beforehand, as in the paper. The counts are exact, those of the paper's profiler and, as a variant, of
-    everything; the latencies are this machine's."""
+    """Rows of Table 3: one image's six views in one batch, prompts embedded beforehand, as in the paper.
+    Counted as by the paper's profiler and, as a variant, in full; the latencies are this machine's."""
     pixels, tower = costs.random_pixels(encoder, VIEWS), costs.tower_of(encoder)
     guided = partial(methods.clip, texts=encoder.embed_text(list(prompt_pair())).cpu())
     learned = partial(methods.rwda, fnn=fnn)

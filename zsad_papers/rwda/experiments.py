@@ -1,8 +1,5 @@
 """RWDA's experiments as arithmetic on embeddings. A "run" is one seed: it draws training pairs from the pool
-of random-word prompts, trains an FNN on them and, for few shots, draws reference images.
-"""
-
-from __future__ import annotations
+of random-word prompts, trains an FNN on them and, for few shots, draws reference images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -38,8 +35,7 @@ Runs = Mapping[int, np.ndarray]
 
 
 def pool(settings: Settings, encoder: ClipEncoder, **words: str) -> Pair:
-    """Raw embeddings of the profile's pool of random-word prompts: two arrays (pool_pairs, d). words:
-    `normal` and `anomaly` of `random_word_prompts`."""
+    """Raw embeddings of the pool of random-word prompts, (pool_pairs, d). words: of `random_word_prompts`."""
     options = {"seed": settings.seed, "alphabet": ALPHABETS[settings.alphabet], **words}
     return random_word_embeddings(encoder, settings.cache_dir, settings.pool_pairs, **options)
 
@@ -53,9 +49,8 @@ def held_out(settings: Settings, encoder: ClipEncoder) -> Pair:
 def train_runs(
     texts: Pair, seeds: Sequence[int], n_pairs: int, cache_dir: str | Path, **options
 ) -> dict[int, FNN]:
-    """One FNN for each seed, on n_pairs of the pool's embeddings, cached under the embeddings' own bytes.
-    options: of `train_fnns`. Runs overlap as n_pairs nears the pool's size, which makes their spread a little
-    small."""
+    """One FNN for each seed, on n_pairs of the pool's embeddings, cached. options: of `train_fnns`.
+    Draws overlap as n_pairs nears the pool's size, which makes their spread a little small."""
 
     def train() -> dict[str, np.ndarray]:
         sizes = {"a": len(texts[0]), "size": n_pairs, "replace": False}
@@ -93,9 +88,8 @@ def prompt_scores(
     multi_crop: bool = True,
     **words: object,
 ) -> np.ndarray:
-    """s_pr of each image (n,), the mean over its views (Sec. 3.1). known: the category's name replaces
-    "object". words: of `prompt_pair`. The temperature is the profile's, or the model's own; the paper's 0.01
-    is that of its model."""
+    """s_pr of each image (n,), the mean over its views (Sec. 3.1), at the profile's temperature or, as in the
+    paper, the model's own. known: the category's name replaces "object". words: of `prompt_pair`."""
     if not images.categories:
         return np.empty(0)
     names = [object_name(c) if known else "object" for c in images.categories]
@@ -111,16 +105,14 @@ def prompt_scores(
 
 
 def fnn_scores(images: TileFeatures, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
-    """s_FNN of each image (n,), the mean over its views (Sec. 3.3). It knows no name of an object (claim
-    c07)."""
+    """s_FNN of each image (n,), the mean over its views (Sec. 3.3), without an object's name (claim c07)."""
     return methods.rwda(images.views if multi_crop else images.views[:, :1], fnn).scores
 
 
 def similarity_scores(
     test: TileFeatures, train: TileFeatures, shots: int, seed: int, *, same_view: bool = False
 ) -> np.ndarray:
-    """s_img of each test image (n,) from `shots` normal training images of its category, drawn for this seed
-    (Sec. 4.2)."""
+    """s_img of each test image (n,) from `shots` normal images of its category, drawn by seed (Sec. 4.2)."""
     scores = np.empty(len(test.meta))
     for number, category in enumerate(test.categories):
         references = train.select(category=category).views

@@ -1,7 +1,5 @@
 """Figure 5: natural sentences with a given word, and texts layer by layer (RWDA, Sec. 4.5)."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -15,8 +13,7 @@ from zsad_core.fnn import FNN
 
 
 def layer_features(fnn: FNN, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Figure 5's panels: the embeddings themselves (`clip`) and each hidden layer (`1`, `2`, `3`), for each
-    group of texts (n, d)."""
+    """Figure 5's panels, `clip` (the embeddings) and hidden layers `1` to `3`, of groups of texts (n, d)."""
     layers = {name: [vectors, *fnn.features(vectors)] for name, vectors in groups.items()}
     names = ["clip", *(str(k + 1) for k in range(len(fnn.layers)))]
     return {layer: {name: own[k] for name, own in layers.items()} for k, layer in enumerate(names)}

@@ -1,8 +1,6 @@
 """The parameters that only RWDA's notebooks have."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -29,7 +27,7 @@ class RwdaSettings(Settings):
     tsne_points: int = parameter("embeddings of each kind in a t-SNE plot", ge=10)
 
     @model_validator(mode="after")
-    def _pool_is_large_enough(self) -> RwdaSettings:
+    def _pool_is_large_enough(self) -> Self:
         needed = max(self.n_pairs, *self.pair_counts)
         if self.pool_pairs < needed:
             raise ValueError(

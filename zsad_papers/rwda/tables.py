@@ -1,8 +1,4 @@
-"""RWDA's tables and the numbers of its text as tidy rows; the artifact of a number without a table or figure
-is its section (`sec3.3`).
-"""
-
-from __future__ import annotations
+"""RWDA's tables, and numbers of its text (artifact: the section, as `sec3.3`), as tidy rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,11 +17,10 @@ from zsad_papers.rwda.experiments import Pair, Runs, fnn_scores, measure, prompt
 from zsad_papers.winclip.experiments import OWN_SCORE, few_shot_arrays, few_shot_design, few_shot_scores
 from zsad_papers.winclip.tables import PRINTED, main_records
 
-CLASSWISE = {
+CLASSWISE = {  # the appendix's tables
     "mvtec": {"auroc": "A5", "aupr": "A6", "f1max": "A7"},
     "visa": {"auroc": "A8", "aupr": "A9", "f1max": "A10"},
 }
-"""The appendix's class-wise tables, by dataset and metric."""
 
 
 def score_rows(
@@ -114,8 +109,7 @@ def fnn_rows(images: TileFeatures, fnns: Mapping[int, FNN], variant: str, artifa
 
 
 def pair_count_rows(images: TileFeatures, settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
-    """Figure 4: AUROC of RWDA alone over the number of training pairs, and its accuracy on held-out
-    prompts."""
+    """Figure 4: AUROC of RWDA alone, and its accuracy on held-out prompts, by number of training pairs."""
     texts, frames = experiments.pool(settings, encoder), []
     normal, anomalous = experiments.held_out(settings, encoder)
     for n in sorted({*settings.pair_counts, settings.n_pairs}):
@@ -149,8 +143,7 @@ def text_rows(
 
 
 def cosine_distance(vectors: np.ndarray) -> float:
-    """Mean of 1 - cos over all pairs of different rows of (n, d), n from 2, in [0, 2]. From the length of the
-    sum, so linear in n."""
+    """Mean of 1 - cos over all pairs of different rows of (n, d), n from 2, in [0, 2]; linear in n."""
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
     n = len(unit)
     return max(0.0, float(1 - (np.sum(unit.sum(0) ** 2) - n) / (n * (n - 1))))  # rounding can go below 0
@@ -168,8 +161,7 @@ def linear_accuracy(train: Pair, test: Pair) -> float:
 
 
 def prompt_statistics_rows(settings: Settings, encoder: ClipEncoder, plain: Pair) -> pd.DataFrame:
-    """Section 3.2: the spread of prompts of one state, with random words and without (`plain`), and how well
-    a linear classifier separates the states."""
+    """Section 3.2: the spread of prompts of one state, and how well a line separates the states."""
     texts, frames = tuple(part[: settings.n_pairs] for part in experiments.pool(settings, encoder)), []
     for prefix, pair in {"": texts, "random_words=0;": plain}.items():
         for state, vectors in zip(("normal", "anomalous"), pair, strict=True):

@@ -1,7 +1,5 @@
 """WinCLIP and WinCLIP+: zero- and few-shot anomaly classification and segmentation with windows."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from zsad_papers import start_page
@@ -15,13 +13,10 @@ PAPER = Paper(
     encoder=("ViT-B-16-plus-240", "laion400m_e32"),
     datasets=("mvtec", "visa"),
     settings=WinclipSettings,
-    seeds=lambda settings: (
-        f"{seed_range(settings.seed, settings.reference_seeds)} for drawing reference images"
-    ),
+    seeds=lambda own: f"{seed_range(own.seed, own.reference_seeds)} for drawing reference images",
 )
 
 start = partial(start_page, PAPER)
-
 
 EXPERIMENTS = {
     dataset: {
@@ -31,5 +26,4 @@ EXPERIMENTS = {
     }
     for dataset in ("mvtec", "visa")
 }
-"""The experiments that run before the notebooks, by dataset: the datasets that they need, the features
-to compute first, with their datasets, and the experiments, `paper-dataset`, that run before."""
+"""What the experiments on a dataset need: datasets, their features, other experiments (`paper-dataset`)."""

@@ -6,8 +6,6 @@ without shots, `figure=5` and `spearman`. `defect=...` is over normal images and
 share of the image with the pixel AUROC of that image. All `time_ms` come from one device.
 """
 
-from __future__ import annotations
-
 from zsad_papers.common.claims import Comparison, Numbers, Verdict, judge
 
 SHOTS = "({1|2|4}-shot)"

@@ -1,7 +1,5 @@
 """Milliseconds that WinCLIP and its ablations take for one image: the last column of WinCLIP's Table 8."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

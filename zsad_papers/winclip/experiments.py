@@ -1,8 +1,5 @@
 """WinCLIP's experiments, each a function from a `Category` to records (`Category.record`), of which
-`winclip.tables` makes the papers' rows. Measurements are cached category by category.
-"""
-
-from __future__ import annotations
+`winclip.tables` makes the papers' rows. Measurements are cached category by category."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +24,8 @@ from zsad_papers.common.experiment import Category, by_defect
 from zsad_papers.common.results import FULL_SHOT
 from zsad_papers.common.settings import Settings
 
-FULL = ("P+Wm+Ws",)
-"""The set of reference maps of WinCLIP+ itself, of `methods.MAPS`."""
-
-OWN_SCORE = "ascore0+max_map"
-"""The image score of WinCLIP+ itself (Eq. 6), of those of Table 5."""
+FULL = ("P+Wm+Ws",)  # the reference maps of WinCLIP+ itself, of `methods.MAPS`
+OWN_SCORE = "ascore0+max_map"  # the image score of WinCLIP+ itself (Eq. 6), of those of Table 5
 
 
 def zero_shot_classification(category: Category) -> list[dict]:
@@ -251,8 +245,7 @@ def few_shot_baselines(
     baselines: Sequence[str] = ("spade", "padim", "patchcore"),
     tiled: bool = False,
 ) -> list[dict]:
-    """SPADE, PaDiM and PatchCore: Tables 1 and 4, and on a CLIP's own patch tokens Table S8; options as in
-    `baseline_detector` and `as_baselines_see`."""
+    """SPADE, PaDiM and PatchCore: Tables 1 and 4, and without a backbone, on the CLIP's tokens, Table S8."""
     category, extractor = as_baselines_see(category, backbone, tiled)
     make = partial(baseline_detector, category, shots, backbone, baselines)
     own = {"shots": shots, "kinds": (), "methods": list(baselines)}

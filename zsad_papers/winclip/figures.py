@@ -1,7 +1,5 @@
 """WinCLIP's figures: images chosen by rule, their maps, and how they are drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -45,8 +43,7 @@ def example(
 
 
 def typical(category: Category) -> int:
-    """The anomalous test image in the middle of the category's images by WinCLIP's pixel AUROC: neither the
-    best case nor the worst."""
+    """The anomalous test image in the middle by WinCLIP's pixel AUROC: neither the best nor the worst."""
     ranked = within_images(category)["auroc"].dropna().sort_values(kind="stable")
     return int(ranked.index[len(ranked) // 2])
 
@@ -99,8 +96,7 @@ def _spread(heights: np.ndarray, least: float) -> np.ndarray:
 @or_placeholder
 @mpl.rc_context(STYLE)
 def size_against_quality(images: pd.DataFrame) -> Figure:
-    """Every anomalous image as a point, area against pixel AUROC, and the medians of ten equal groups.
-    images: as in `winclip.tables.failure_rows`."""
+    """Area against pixel AUROC of the images of `tables.failure_rows`, and medians of ten equal groups."""
     figure, [[axis]] = new_figure(height=3.6)
     shares = images.assign(area=100 * images["area"], auroc=100 * images["auroc"])
     for (dataset, own), marker in zip(shares.groupby("dataset", sort=False), MARKERS):

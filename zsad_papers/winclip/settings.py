@@ -1,7 +1,5 @@
 """The parameter that only WinCLIP's notebooks have."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

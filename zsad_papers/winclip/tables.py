@@ -1,7 +1,5 @@
 """WinCLIP's tables as tidy rows, from the records of `winclip.experiments`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 
@@ -28,11 +26,8 @@ CLASSWISE = {
 }
 """The tables of supplement D, by dataset, task and metric."""
 
-PRINTED = "of_classes"
-"""The paper's own ±, of `results.SPREADS`: that of Tables 1, 4, S8 and 10 to 21."""
-
-FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}
-"""The full method's name in the ablations."""
+PRINTED = "of_classes"  # of `results.SPREADS`: the paper's own ±, in Tables 1, 4, S8 and 10 to 21
+FULL = {"score=ascore0+max_map": "", "maps=P+Wm+Ws": ""}  # the full method's name in the ablations
 
 tidy = partial(results.tidy, paper="winclip")
 
@@ -204,8 +199,7 @@ def failure_rows(chosen: Sequence[Category]) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def figure_rows(shown: Sequence[tuple[Category, Example]]) -> pd.DataFrame:
-    """Rows of claim 41: the best pixel F1 of each map of Figure 5 within its image, over the pixels that all
-    methods see; none of an image whose defect lies outside of them."""
+    """Rows of claim 41: the best pixel F1 of each map of Figure 5, over the pixels that all methods see."""
     frames = []
     for category, example in shown:
         maps = {name: example.maps[f"{LABELS['method'][name]} (1)"] for name in FIGURE_5}

@@ -50,7 +50,7 @@ LOOKS = {
     "mini_mvtec": (
         _object("bottle_top", "brown", "white"),
         _object("capsule", "black", "white", defect_size=(0.7, 1.3)),
-        _object("hex_nut", "grey", "dark", turn=0.5),
+        _object("hex_nut", "grey", "dark", turn=0.5, underside=drawings.hex_nut_underside),
         _object("screw", "grey", "white", turn=0.8, kinds=THIN, scale=(0.84, 0.92)),
         _object("toothbrush", "teal", "black", scale=(0.84, 0.92)),
         _object("transistor", "black", "beige"),
@@ -98,6 +98,7 @@ SIZES = {
     "macaroni": (128, 176),
 }  # (H, W); the others 144 x 144
 N_TRAIN, N_NORMAL, N_ANOMALOUS = 12, 40, 40
+FLIPPED = 4  # of a part that can lie wrong every fourth anomalous image; of MVTec AD's metal nuts 23 of 93
 DATASETS = (*LOOKS, *VIEWS)
 
 
@@ -134,7 +135,8 @@ def write_dataset(
                     name=f"{number:03d}.png",
                 )
             for i in range(n_anomalous):
-                pair = draw(seed=10_000 + i)
+                flipped = name in LOOKS and category.underside and i % FLIPPED == FLIPPED - 1
+                pair = draw(seed=10_000 + i, **({"kind": "flip"} if flipped else {}))
                 folder.add(
                     Image.fromarray(pair.anomalous),
                     category=category.name,

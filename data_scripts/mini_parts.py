@@ -55,6 +55,21 @@ def hex_nut(r: R) -> list[Part]:
     ]
 
 
+def hex_nut_underside(r: R) -> list[Part]:
+    """The face that belongs on the part below: as whole as the other, with a wide collar and its grooves."""
+    grooves = [
+        stroke(0.6 * spoke + 0.24 * spoke * np.array([[0], [1]]), 0.05, 0.72)
+        for spoke in polygon(12, 1.0, 0.13)
+    ]
+    return [
+        fill(polygon(6, 1.0)),
+        fill(ellipse(0, 0, 0.85), 1.15),
+        *grooves,
+        cut(ellipse(0, 0, 0.46)),
+        stroke(ellipse(0, 0, 0.49), 0.04, 0.75),
+    ]
+
+
 def screw(r: R) -> list[Part]:
     thread = [
         stroke(line((x - 0.05, -0.17), (x + 0.06, 0.17)), 0.05, 0.55) for x in np.arange(-0.3, 0.8, 0.13)

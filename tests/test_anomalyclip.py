@@ -16,6 +16,7 @@ from zsad_core.metrics import aupr, auroc
 from zsad_papers.anomalyclip import experiments, learning
 from zsad_papers.anomalyclip import tables as anomalyclip_tables
 from zsad_papers.anomalyclip.experiments import measured, method_of, run_experiment
+from zsad_papers.common.results import compare, load_published
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,9 @@ def test_records_hold_what_the_data_allow(settings, large):
     assert set(frames["mvtec"]["seed"]) == {111, 112}
     counts = anomalyclip_tables.count_rows(settings).set_index(["dataset", "metric"])["mean"]
     assert counts[settings.datasets["isic"]].to_dict() == {"n_categories": 1, "n_normal": 0, "n_anomalous": 2}
+    printed = load_published("anomalyclip").query("artifact == 'T6'")
+    guesses = anomalyclip_tables.guesses(compare(printed, anomalyclip_tables.count_rows(settings)))
+    assert guesses["published"]["sdd"] == 100 * 74 / 255 and np.isnan(guesses["published"]["isic"])
     category = experiments.squashed(settings, large, "mvtec")[0]
     prompts = learning.learned_prompts(settings, large, "visa")
     scores = measured(category, method_of(category, prompts))["/scores"]

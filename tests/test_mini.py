@@ -36,6 +36,17 @@ def test_every_look_renders_a_visible_defect_where_the_mask_says(look):
     assert change[~pair.mask].mean() < 4  # shadows may move a little beyond the mask
 
 
+def test_a_flipped_nut_lies_as_the_normal_one_whole_and_marked_whole(tmp_path):
+    (look,) = [look for look in EVERY_LOOK if look.underside]
+    plain, flipped = render(look, 10_003), render(look, 10_003, kind="flip")
+    change = np.abs(flipped.anomalous.astype(int) - flipped.normal).max(2)
+    assert (plain.normal == flipped.normal).all() and not flipped.mask[48, 48]  # the hole is none of it
+    assert 0.2 < flipped.mask.mean() < 0.6 and change[flipped.mask].mean() > 4 * change[~flipped.mask].mean()
+    write_dataset("mini_mvtec", tmp_path / "set", n_train=1, n_normal=1, n_anomalous=8, categories=3)
+    kinds = load_dataset(tmp_path / "set").meta.query("defect == 'flip'")["category"]
+    assert kinds.tolist() == [look.name] * 2
+
+
 def test_written_dataset_has_the_same_bytes_every_time(tmp_path):
     for name in ("first", "second"):
         write_dataset("mini_mvtec", tmp_path / name, n_train=2, n_normal=2, n_anomalous=3, categories=2)

@@ -22,7 +22,7 @@ MADE = [("image", "winclip", variant, 0) for variant in LANGUAGE]
 MADE += [("pixel", "winclip", variant, 0) for variant in ("", *WINDOWS)]
 MADE += [("image", "clip_ac", "", 0), ("pixel", "maskclip", "", 0)]
 for k in (1, 2, 4):
-    plus = ("score=max_map", "score=ascore0", "score=ascore0+max_map", "defect=flip")
+    plus = ("score=max_map", "score=ascore0", "score=ascore0+max_map", "defect=flip;score=max_map")
     MADE += [("image", "winclip_plus", variant, k) for variant in plus]
     MADE += [("pixel", "winclip_plus", f"maps={name}", k) for name in ("P", "P+Wm", "P+Wm+Ws")]
     others = ("padim", "patchcore", "patchcore_last")
@@ -66,7 +66,7 @@ def test_rows_are_made_of_the_records_that_they_are_named_for(records):
     check_rows(found, "mvtec")
     shots = found.groupby("artifact")["shots"].agg(lambda own: sorted(set(own))).to_dict()
     assert shots["T1"] == shots["T10"] == [0, 1, 2] and shots["T2"] == sorted([0, 1, 4, FULL_SHOT])
-    assert set(found.query("artifact == 'sec4.3'")["category"]) == {"a", "b"}  # the flipped ones
+    assert set(found.query("artifact == 'sec4.3'")["category"]) == {"a", "b", "mean"}
     check_rows(winclip_tables.ablation_rows(records, "visa", "toys", [1]), "visa")
     check_rows(rwda_tables.winclip_rows(records, "mvtec", "toys", [1, 2]), "rwda")
     moved = records["auroc"] + records["category"].map({"a": 0.1, "b": -0.1})  # two draws that cancel

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -47,6 +48,7 @@ class Look:
     name: str
     parts: Callable[[np.random.Generator], list[Part]] | None = None  # an object ...
     surface: Callable | None = None  # ... or a surface
+    underside: Callable[[np.random.Generator], list[Part]] | None = None  # of an object that can lie wrong
     colour: str = "grey"
     background: str = "white"
     scale: tuple[float, float] = (0.76, 0.86)
@@ -157,16 +159,19 @@ def _defect_kind(look: Look, r: np.random.Generator) -> str:
 
 
 def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | None = None) -> Pair:
-    """Draw one pair. Deterministic in (look, seed, size); drawn at twice the size and reduced. `size` is (H,
-    W)."""
+    """Draw one pair. Deterministic in (look, seed, size, kind); drawn at twice the size and reduced. `size`
+    is (H, W). The kind `flip` shows the part's underside; its mask is the whole part."""
     r = generator(look.name, seed)
     shape = (2 * size[0], 2 * size[1])
     unit, half = min(shape) / 96, min(shape) / 2
     base = _near(COLOURS[look.colour], look.vary, r)
     worn = r.random() < look.worn
     if look.parts:
-        parts = _instances(look, r, shape)
-        colours, silhouette = rasterise(parts, base, np.array(shape[::-1]) / 2, half, shape)
+        pose, where = deepcopy(r), (base, np.array(shape[::-1]) / 2, half, shape)
+        colours, silhouette = rasterise(_instances(look, r, shape), *where)
+        if kind == "flip":
+            turned_over = replace(look, parts=look.underside)
+            under, outline = rasterise(_instances(turned_over, pose, shape), *where)
         background = _background(look, r, shape)
     else:
         turn, (sx, sy), zoom = look.turn * r.uniform(-1, 1), r.uniform(-1, 1, 2), 1 + 0.08 * r.uniform(-1, 1)
@@ -176,7 +181,8 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
         colours = np.clip(look.surface(u, v, r) * base.astype(np.float32), 0, 1).astype(np.float32)
         silhouette, background = np.ones(shape, np.float32), np.full((*shape, 3), 0.06, np.float32)
     if worn:  # harmless: a faint cloud of wear, on both pictures
-        colours = np.clip(colours * (1 + 0.1 * textures.noise(r, shape, r.uniform(8, 20))[..., None]), 0, 1)
+        wear = 1 + 0.1 * textures.noise(r, shape, r.uniform(8, 20))[..., None]
+        colours = np.clip(colours * wear, 0, 1)
     brightness, lean, angle = (
         1 + look.light * r.uniform(-1.4, 1),
         look.light * r.uniform(0, 1.2),
@@ -198,6 +204,9 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
     )  # drawn even if `kind` is given: the rest of the scene must not depend on it
     kind = kind or drawn
     known = {**defects.SURFACE_DEFECTS, **defects.OBJECT_DEFECTS} if look.parts else defects.SURFACE_DEFECTS
+    if kind == "flip":
+        under = np.clip(under * wear, 0, 1) if worn else under
+        known = {"flip": lambda *_: (under, outline, outline > 0.5)}
     scale = r.uniform(*look.defect_size)
     for attempt in range(8):  # redrawn, a little larger each time, until it can be seen
         c, s, touched = known[kind](colours, silhouette, unit, scale * (1 + 0.12 * attempt), r)

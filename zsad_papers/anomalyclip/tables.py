@@ -143,6 +143,14 @@ def count_rows(settings: Settings) -> pd.DataFrame:
     return joined(frames).drop_duplicates()
 
 
+def guesses(counted: pd.DataFrame) -> pd.DataFrame:
+    """The AP (%) of a detector that guesses, by dataset: the share of anomalous test images, published and
+    measured; NaN without a normal image. counted : Table 6 as `compare` gives it."""
+    wide = counted.pivot(index="dataset", columns="metric", values=["published", "measured"])
+    normal, anomalous = (wide.xs(name, axis=1, level=1) for name in ("n_normal", "n_anomalous"))
+    return (100 * anomalous / (normal + anomalous)).where(normal > 0).reindex(counted["dataset"].unique())
+
+
 def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """One variant of AnomalyCLIP minus another, by dataset and metric (Figures 5, 9)."""
     own = beside[(beside["method"] == "anomalyclip") & (beside["category"] == "mean")]

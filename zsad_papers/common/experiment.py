@@ -285,9 +285,11 @@ ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
 """Words in names of defects of arrangement, not of the surface."""
 
 
-def by_defect(category: Category, scores: np.ndarray, method: str, **where: int) -> list[dict]:
+def by_defect(
+    category: Category, scores: np.ndarray, method: str, score: str = "", **where: int
+) -> list[dict]:
     """Records of normal images and some kinds of defect only: flipped parts (claim 30); those of arrangement,
-    and the others of the same category (claim 39)."""
+    and the others of the same category (claim 39). score: ends the variant's name."""
     kinds, defective = category.test.meta["defect"], category.test.labels == 1
     arranged, records = kinds.str.contains("|".join(ARRANGEMENT)).to_numpy(), []
     parts = {"flip": kinds.to_numpy() == "flip", "arrangement": arranged, "other": defective & ~arranged}
@@ -295,7 +297,7 @@ def by_defect(category: Category, scores: np.ndarray, method: str, **where: int)
         if own.any() and (arranged.any() or name != "other"):
             shown = own | ~defective
             part = replace(category, dataset=category.test.where(shown))
-            records.append(part.record(scores[shown], "image", method, f"defect={name}", **where))
+            records.append(part.record(scores[shown], "image", method, f"defect={name}{score}", **where))
     return records
 
 

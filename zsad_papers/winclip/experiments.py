@@ -219,6 +219,7 @@ def few_shot(
         for score, values in scores.items():
             records.append(category.record(values, "image", "winclip_plus", f"score={score}", **where))
         records += by_defect(category, scores[OWN_SCORE], "winclip_plus", **where)
+        records += by_defect(category, scores["max_map"], "winclip_plus", ";score=max_map", **where)
     return records
 
 

@@ -112,7 +112,7 @@ def ablation_rows(records: pd.DataFrame, dataset: str, stand_in: str, shots: Seq
         where = {column: value.split(" | ") for column, value in own.items() if value}
         where |= {"shots": shots} if row.method == "winclip_plus" else {}
         variants = row.variants.replace("default", "").split(" | ")
-        frames.append(tidy(records, stand_in, row.artifact, variant=variants, keep=row.keep, **where))
+        frames.append(tidy(records, stand_in, row.artifact, variant=variants, keep="both", **where))
     return joined(frames)
 
 

@@ -81,6 +81,7 @@ def test_the_paper_profile_s_network_is_pinned(tmp_path, monkeypatch):
     refused(f"expected {digits}", load_backbone, profile.backbone, profile.backbone_weights)
     download.assert_called_once_with(url)
     content = load_backbone("resnet18", "random").model.state_dict()
+    assert all(v.any() for k, v in content.items() if k.endswith("bn2.weight")), "timm starts them at 0"
     torch.save(content, other)  # as torchvision ships it
     monkeypatch.setitem(checkpoints.PINNED, ("resnet18", "tv_in1k"), (url, sha256_of(other)[:8]))
     assert_close(load_backbone("resnet18", "tv_in1k").model.state_dict(), content)

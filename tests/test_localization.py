@@ -63,7 +63,7 @@ def relevance_by_hand(model, pixels, texts, target, scale):
     return torch.stack(result)
 
 
-TARGETS = {"logit": lambda logits: logits[:, 1], "difference": lambda logits: logits[:, 1] - logits[:, 0]}
+TARGETS = {False: lambda logits: logits[:, 1], True: lambda logits: logits[:, 1] - logits[:, 0]}
 
 
 def patch_by_hand(model, image, patch, residual_and_mlp):
@@ -95,18 +95,18 @@ def test_maskclip_by_hand(tiny, changes, residual_and_mlp, monkeypatch):
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("difference", TARGETS)
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_relevance_by_hand(tiny, changes, target, monkeypatch):
+def test_relevance_by_hand(tiny, changes, difference, monkeypatch):
     model = tiny(layers=3, **changes)
     pixels, texts = pixels_of(model.visual, 3), texts_of(model)
     scale, precise = model.logit_scale.exp().item(), [x.double() for x in (pixels, texts)]
-    whole = relevance_by_hand(model.double(), *precise, TARGETS[target], scale)
+    whole = relevance_by_hand(model.double(), *precise, TARGETS[difference], scale)
     expected = whole[:, 0, 1:].unflatten(1, (3, 4))
     model.float()
     for tokens in (2048, 52, 1):
         monkeypatch.setattr(relevance, "TOKENS", tokens)
-        actual = trans_mm(model, pixels, texts, target=target)
+        actual = trans_mm(model, pixels, texts, difference=difference)
         assert actual.dtype == torch.float32 and not actual.requires_grad
         assert actual.isfinite().all() and (actual >= 0).all() and actual.amax((1, 2)).min() > 0
         torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-7)
@@ -132,7 +132,6 @@ def test_the_model_is_left_as_it_was(tiny, frozen):
 def test_wrong_arguments_are_named(tiny):
     model = tiny()
     pixels, texts = pixels_of(model.visual, 1), texts_of(model)
-    refused("target='loss'", trans_mm, model, pixels, texts, target="loss")
     refused(r"texts are \(2, 8\)", trans_mm, model, pixels, torch.ones(2, 8))
     refused(r"\(n, 3, 24, 32\), got torch.float32", trans_mm, model, pixels.mT, texts)
     refused("got torch.uint8", trans_mm, model, pixels.byte(), texts)

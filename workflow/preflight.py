@@ -81,11 +81,11 @@ def _backbone_weights(name: str, weights: str) -> str:
     """As `_clip_weights`, of a timm network; errors as `backbones.load_backbone` gives them."""
     if (name, weights) == (LITE0, PACKAGE):
         return str(packaged_weights())
-    if weights == "random" or (weights.endswith(".safetensors") and Path(weights).expanduser().is_file()):
+    if weights == "random" or Path(weights).expanduser().is_file():
         return "here"
     config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
     if config is None or not config.hf_hub_id:
-        found = f"no weights {weights!r} on the hub and no such .safetensors file"
+        found = f"no weights {weights!r} on the hub and no such file"
         raise ValueError(f"{found}: correct backbone_weights")
     return _kept_or_offered((name, weights), "", config.hf_hub_id, ("model.safetensors",))
 

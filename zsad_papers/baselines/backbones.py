@@ -5,7 +5,6 @@ EfficientNet-Lite0 needs no download: a Python package carries weights of it tha
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -28,8 +27,7 @@ LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
-# Pixels in one batch, which bounds the memory: a ResNet holds about a hundred numbers for each.
-_PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}
+_PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}  # about a hundred numbers each in a ResNet
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +54,7 @@ class Backbone:
 
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """Of an RGB image to (3, *image_size) float32, by the steps of `ClipEncoder` (Supplement A). The
-        baselines' own papers resize to 256 and crop 224."""
+        """RGB image -> (3, *image_size) float32, as `ClipEncoder` does it (WinCLIP, Supplement A)."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         preprocess = PreprocessCfg(size=self.image_size[0], **self.normalization)
@@ -68,10 +65,8 @@ class Backbone:
         """Layer -> (n, rows, columns, channels) float32 on the CPU, from preprocessed images (n, 3, H, W) of
         any size; the network is convolutional."""
         if not pixels.is_floating_point() or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(
-                f"expected images as a float tensor (n, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}; "
-                "stack what backbone.transform(image) returns"
-            )
+            found = f"{pixels.dtype} {tuple(pixels.shape)}; stack what backbone.transform(image) returns"
+            raise ValueError(f"expected images as a float tensor (n, 3, H, W), got {found}")
         names, found = layer_names(self.model), []
         options = {"indices": [names.index(layer) for layer in self.layers], "intermediates_only": True}
         limit = _PIXELS_PER_BATCH["cpu" if self.device.type == "cpu" else "gpu"]
@@ -93,14 +88,13 @@ def load_backbone(
     """A frozen network of timm whose layers give feature maps.
 
     name: an architecture of timm, without tag. WideResNet-50-2 is the one of SPADE, PaDiM and PatchCore.
-    weights: a pretrained tag of timm ("tv_in1k": torchvision's first ImageNet weights, which the three
-        methods' papers and PatchCore's official code use; downloaded once and checked), the path of a
-        .safetensors file, `PACKAGE` for `LITE0`, or "random", drawn with `seed`. No pickled code is executed.
-    layers: names out of `layer_names`. SPADE scores whole images by "layer4".
-    image_size: of the shorter edge in pixels; 240 as for WinCLIP's ViT-B/16+ and its baselines.
+    weights: a pretrained tag of timm, downloaded once and checked ("tv_in1k": torchvision's first ImageNet
+        weights, those of the three methods), the path of a file, `PACKAGE` for `LITE0`, or "random", drawn
+        with `seed`. No pickled code is executed.
+    layers: names out of `layer_names`. image_size: of the shorter edge in pixels.
 
-    Raises ValueError for an unknown architecture, layer or tag, or weights that do not fit; FileNotFoundError
-    for a file or package that is not there; OSError for a tag that cannot be downloaded.
+    Raises ValueError for an unknown architecture, layer, tag or file, or weights that do not fit;
+    FileNotFoundError for a package that is not there; OSError for a tag that cannot be downloaded.
 
     >>> backbone = load_backbone("resnet18", weights="random", layers=("layer1", "layer3"))
     >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
@@ -115,10 +109,8 @@ def load_backbone(
     from zsad_core.checkpoints import load_weights
 
     if "." in name or not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name.split(".")[0], timm.list_models()))
-        raise ValueError(
-            f"name={name!r} is no architecture of timm{near and f'; near ones: {near}'}. Tags go to `weights`"
-        )
+        known = "see timm.list_models(). Tags go to `weights`"
+        raise ValueError(f"name={name!r} is no architecture of timm; {known}")
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
     full_name = f"{name}.{weights}" if str(weights) in tags else name
     config = timm.get_pretrained_cfg(full_name)
@@ -135,7 +127,10 @@ def load_backbone(
                 nn.init.ones_(module.weight)
     else:
         tagged = full_name != name
-        path = _fetch(name, weights, config.hf_hub_id) if tagged else _file(weights, name, tags)
+        path = _fetch(name, weights, config.hf_hub_id) if tagged else Path(weights).expanduser()
+        if not path.is_file():
+            known = f"a pretrained tag of {name}; its tags: {', '.join(tags) or 'none'}"
+            raise ValueError(f"weights={str(weights)!r} is neither a file, nor 'random', nor {known}")
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
     kept, scale = tuple(sorted(set(layers), key=names.index)), {"mean": config.mean, "std": config.std}
@@ -162,9 +157,8 @@ def _packaged_lite0() -> nn.Module:
 
     model, values = timm.create_model(LITE0, pretrained=False), read_content(packaged_weights())
     own, counter = model.state_dict(), "num_batches_tracked"
-    theirs = [tensor for name, tensor in values.items() if not name.endswith(counter)]
-    names = [name for name in own if not name.endswith(counter)]
-    model.load_state_dict(own | dict(zip(names, theirs, strict=True)))
+    names, theirs = ([name for name in x if not name.endswith(counter)] for x in (own, values))
+    model.load_state_dict(own | {name: values[their] for name, their in zip(names, theirs, strict=True)})
     return model
 
 
@@ -172,20 +166,6 @@ def layer_names(model: nn.Module) -> list[str]:
     """The layers of a timm model that can be read, shallow to deep: act1, layer1 ... layer4 of a ResNet."""
     readable = hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")
     return [info["module"] for info in model.feature_info] if readable else []
-
-
-def _file(weights: str | Path, name: str, tags: list[str]) -> Path:
-    path = Path(weights).expanduser()
-    if path.suffix in (".pt", ".pth", ".bin"):
-        raise ValueError(f"{path} is a pickle, which is not read; convert it to .safetensors if you trust it")
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"weights={str(weights)!r} is neither a .safetensors file nor a pretrained tag of {name}; its "
-            f"tags: {', '.join(tags) or 'none'}. 'random' gives seeded random weights"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
-    return path
 
 
 def _fetch(name: str, tag: str, repository: str | None) -> Path:

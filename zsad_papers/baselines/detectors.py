@@ -20,7 +20,7 @@ def as_baselines_see(
     category: Category, backbone: Backbone | None, tiled: bool = False
 ) -> tuple[Category, Extractor]:
     """CLIP-based models alone are tiled. The others keep their own pre-processing (supplement A), which cuts
-    the centre out of images that are not square, and out of their masks; tiled: these too."""
+    the centre out of images and masks that are not square, unless `tiled`."""
     if backbone is None:
         return category, category.clip
     return category if tiled else category.seen("center_crop"), backbone_extractor(backbone)
@@ -91,13 +91,11 @@ def padim_by_place(
     def at(tiles: dict[str, Tensor], own: Tensor) -> dict[str, Tensor]:
         return {name: tiles[name][own] for name in layers}
 
-    numbers = range(int(references["place"].max()) + 1)
-    memories = [
-        few_shot.padim_memory(at(references, references["place"] == i), layers, seed) for i in numbers
-    ]
+    each = [at(references, references["place"] == i) for i in range(int(references["place"].max()) + 1)]
+    memories = [few_shot.padim_memory(own, layers, seed) for own in each]
 
     def score(query: dict[str, Tensor]) -> Output:
-        places = query["place"].clamp(max=numbers[-1])
+        places = query["place"].clamp(max=len(memories) - 1)
         found = Output(torch.empty(len(places)), torch.empty(len(places), *size))
         for i in places.unique().tolist():
             own = places == i

@@ -1,20 +1,13 @@
 """SPADE, PaDiM and PatchCore: WinCLIP's few-shot baselines, on feature maps of any backbone.
 
-Queries are scored one by one, so batches do not change the numbers. Image scores and maps are float32, from 0
-upwards.
-
 WinCLIP re-implemented SPADE and PaDiM and ran PatchCore's official code (Supplement A). So the constants of
-the first two follow their papers, those of PatchCore amazon-science/patchcore-inspection, which differs from
-its paper. Published layers of WideResNet-50-2: SPADE and PaDiM layer1 to layer3 (SPADE also layer4, for whole
-images), PatchCore layer2 and layer3.
-
-ValueError: no references, layers that are missing or of another shape than the references', features that
-are NaN or infinite.
+the first two follow their papers, those of PatchCore amazon-science/patchcore-inspection. Scores and maps are
+float32, from 0 upwards. Queries are scored one by one, so batches do not change the numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -36,12 +29,11 @@ NEIGHBOURS = 50
 """K of SPADE, as in its paper; all references if there are fewer."""
 
 DIMENSIONS, EPSILON = 550, 0.01
-"""PaDiM: the number of channels that are drawn, and the constant on the covariance's diagonal. The paper uses
-550 channels of WideResNet-50-2 and 100 of ResNet-18."""
+"""PaDiM: how many channels are drawn (the paper's for WideResNet-50-2), and what the diagonal gets."""
 
 CORESET, PROJECTION = 0.1, 128
-"""PatchCore: fraction of the patches that are kept, as in the official example (what WinCLIP took for its few
-shots is not known), and dimensions of the random projection in which they are chosen."""
+"""PatchCore: fraction of the patches that are kept, as in the official example, and dimensions of the random
+projection in which they are chosen. WinCLIP does not give its fraction."""
 
 NEIGHBOURHOOD, CHANNELS = 3, 1024
 """PatchCore: side in patches of the window around a feature, and the feature's dimension at most."""
@@ -52,18 +44,15 @@ def spade_distances(
 ) -> tuple[Tensor, Tensor]:
     """Squared Euclidean distances of n images to each of m normal references, which all draws share: of whole
     images (n, m), by `global_layer` averaged over positions; and of each position to the nearest one in that
-    reference (n, m, rows, columns).
-
-    All layers are resized to the largest grid and compared as one long feature, one per position as in the
-    paper. What WinCLIP's own re-implementation did is not known.
+    reference (n, m, rows, columns), by all layers on the largest grid as one long feature.
     """
     kept = checked_maps("references", references, [*layers, *({global_layer} - set(layers))])
     images = checked_maps("queries", query, list(kept), {name: x.shape[1:] for name, x in kept.items()})
     pooled = [maps[global_layer].mean((1, 2)).double() for maps in (images, kept)]
     gallery = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
     found = []
-    for image in one_by_one(images):
-        own = _concatenate([image[name] for name in layers])[0].flatten(0, 1)  # (rows columns, d)
+    for image in zip(*(images[name].split(1) for name in layers)):
+        own = _concatenate(image)[0].flatten(0, 1)  # (rows columns, d)
         found.append(torch.stack([_nearest(own, reference.flatten(0, 1)) for reference in gallery]))
     wholes = (pooled[0][:, None] - pooled[1]).square().sum(-1)
     return wholes.float(), torch.stack(found).unflatten(2, gallery.shape[1:3])
@@ -95,15 +84,15 @@ def padim_memory(references: FeatureMaps, layers: Sequence[str], seed: int = 0) 
     """PaDiM's Gaussian at each position, from m >= 1 normal images (Defard et al. 2021, Sec. III).
 
     Layers are brought to the largest grid (nearest neighbour) and concatenated; `DIMENSIONS` channels are
-    drawn with `seed`. The covariance is the sample's, divided by m - 1, plus epsilon I. From one image it is
-    epsilon I alone, the sample's being 0; what WinCLIP's 1-shot PaDiM put there is not known. The sample's
-    part, of rank m - 1 at most, is kept as its principal axes: exact, in p m d numbers instead of p d².
+    drawn with `seed`. The covariance is the sample's, divided by m - 1, plus epsilon I: of one image epsilon
+    I alone. The sample's part is kept as its principal axes: exact, in p m d numbers instead of p d².
     """
     maps = checked_maps("references", references, layers)
     total = sum(x.shape[3] for x in maps.values())
     channels = torch.zeros(total, dtype=torch.bool)
     channels[np.random.default_rng(seed).choice(total, min(DIMENSIONS, total), replace=False)] = True
-    rows = [_concatenate(image.values(), "nearest-exact")[..., channels] for image in one_by_one(maps)]
+    images = zip(*(x.split(1) for x in maps.values()))
+    rows = [_concatenate(image, "nearest-exact")[..., channels] for image in images]
     samples = torch.stack([row.flatten(0, 2) for row in rows], 1)  # (p, m, d)
     mean = samples.double().mean(1, keepdim=True)  # (p, 1, d)
     axes, variances = [], []
@@ -122,10 +111,9 @@ def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
     A deviation from the mean is split into its part along the axes of the sample and the rest, where the
     variance is epsilon: Woodbury's identity without its cancellation.
     """
-
-    grids = []
-    for image in one_by_one(checked_maps("queries", query, list(memory.shapes), memory.shapes)):
-        features = _concatenate(image.values(), "nearest-exact")[0][..., memory.channels]
+    grids, images = [], checked_maps("queries", query, list(memory.shapes), memory.shapes)
+    for image in zip(*(x.split(1) for x in images.values())):
+        features = _concatenate(image, "nearest-exact")[0][..., memory.channels]
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
         rest = deviations - torch.einsum("prd,pr->pd", memory.axes, along)
@@ -153,11 +141,9 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
 def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
     """PatchCore of n images: distance of each patch to its nearest entry; image score: the largest (Eq. 6).
 
-    features: (n, rows, columns, d) of `locally_aware`. entries: of `patchcore_memory`. The image score is
-    taken on the patch grid. Distances are squared, as the index of the official code returns them; the
-    paper's are plain. The official code has no factor of Eq. 7 either.
+    features: (n, rows, columns, d) of `locally_aware`. entries: of `patchcore_memory`. Distances are squared
+    and have no factor of Eq. 7, as in the official code; the score is taken on the patch grid.
     """
-
     shapes = {"patches": (*features.shape[1:3], entries.shape[1])}
     checked = checked_maps("queries", {"patches": features}, ["patches"], shapes)["patches"]
     grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in checked])
@@ -167,8 +153,7 @@ def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
 def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(count,) distinct indices of points (n, d): each time the point farthest from all chosen before.
 
-    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`. (The official code
-    starts at the point farthest on average from ten drawn ones, and this average stays an upper bound.)
+    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`.
 
     >>> k_center_greedy(np.array([[0.0], [1], [5], [9]]), 3, seed=3).tolist()
     [3, 0, 2]
@@ -187,9 +172,8 @@ def locally_aware(maps: FeatureMaps) -> Tensor:
     """PatchCore's locally aware patch features (Eq. 1 to 3): (n, rows, columns, d) on the first grid.
 
     A layer's channels x places of the window, in this order and with zeros beyond the border, are averaged to
-    d, then all layers together once more: the official code, and the paper's "adaptive average pooling". d is
-    1024, the official value, or the layers' number of channels where that is less: more would repeat them.
-    The 512 channels of WideResNet's layer2 become window means that count the centre twice.
+    d, then all layers together once more: the paper's "adaptive average pooling". d is at most the number of
+    channels of the layers: more would repeat them.
     """
     layers, d = [], min(CHANNELS, sum(x.shape[-1] for x in maps.values()))
     for x in maps.values():
@@ -211,29 +195,18 @@ def checked_maps(
     checked = {name: maps[name].detach().cpu().float() for name in layers}
     for name, x in checked.items():
         if x.ndim != 4 or 0 in x.shape or len(x) != len(checked[layers[0]]):
-            raise ValueError(
-                f"{what}: {name} is {tuple(x.shape)}; expected (n, rows, columns, channels), the same n >= 1 "
-                "for all layers"
-            )
+            expected = "(n, rows, columns, channels), the same n >= 1 for all layers"
+            raise ValueError(f"{what}: {name} is {tuple(x.shape)}; expected {expected}")
         if shapes is not None and tuple(x.shape[1:]) != shapes[name]:
-            raise ValueError(
-                f"{what}: {name} has (rows, columns, channels) {tuple(x.shape[1:])}, in the references "
-                f"{tuple(shapes[name])}; take both from one backbone, at one image size"
-            )
+            found = f"{name} has maps {tuple(x.shape[1:])}, in the references {tuple(shapes[name])}"
+            raise ValueError(f"{what}: {found}; take both from one backbone, at one image size")
         if not x.sum(dtype=torch.float64).isfinite():  # all are; quicker than to ask each
             raise ValueError(f"{what}: {name} holds NaN or infinite features; check images and weights")
     return checked
 
 
-def one_by_one(maps: FeatureMaps) -> list[dict[str, Tensor]]:
-    """Each image's maps, (1, rows, columns, channels) by layer."""
-    n = len(next(iter(maps.values())))
-    return [{name: x[i : i + 1] for name, x in maps.items()} for i in range(n)]
-
-
-def _concatenate(maps: Iterable[Tensor], mode: str = "bilinear", grid: Size | None = None) -> Tensor:
+def _concatenate(maps: Sequence[Tensor], mode: str = "bilinear", grid: Size | None = None) -> Tensor:
     """(n, rows, columns, channels of all layers) on one grid; None: the largest."""
-    maps = list(maps)
     grid = grid or max((x.shape[1:3] for x in maps), key=lambda shape: shape[0] * shape[1])
     resized = [F.interpolate(x.permute(0, 3, 1, 2), tuple(grid), mode=mode) for x in maps]
     return torch.cat(resized, 1).permute(0, 2, 3, 1)
@@ -254,7 +227,6 @@ def _edge(length: int, pixels: int, sigma: float) -> Tensor:
 
 
 def _at_size(grids: Tensor, size: Size) -> Tensor:
-    """Grids (n, rows, columns) upsampled bilinearly to `size`, then smoothed: sigma is 4 pixels at
-    224, as in the originals."""
+    """Grids (n, rows, columns) upsampled bilinearly, then smoothed: sigma is 4 pixels at a height of 224."""
     sides = [_edge(length, pixels, 4 * size[0] / 224) for length, pixels in zip(grids.shape[1:], size)]
     return torch.stack([sides[0] @ grid @ sides[1].T for grid in grids.float()])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad_core.dpam import heads
-
-Target = Literal["logit", "difference"]
 
 TOKENS = 2048
 """Tokens that go through the tower at once, half as many with gradients; bounds the memory."""
@@ -43,32 +39,28 @@ def maskclip_tokens(visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool
     return torch.cat(tokens)
 
 
-def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, target: Target = "logit") -> Tensor:
+def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, difference: bool = False) -> Tensor:
     """(n, rows, columns) relevance of the patches, finite and >= 0: Trans-MM (Chefer et al., ICCV 2021).
 
     R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
     probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
 
     pixels: (n, 3, H, W), preprocessed. texts: (2, d), normal first; normalised here.
-    target: y. "logit": the image's logit with the anomalous side, as in the authors' CLIP example; WinCLIP
-        does not say. "difference": anomalous minus normal logit. Logits have the model's own temperature.
+    difference: False takes as y the logit of the anomalous side, as in the authors' CLIP example; True
+        subtracts that of the normal side. WinCLIP does not say. Logits have the model's own temperature.
     """
     visual = model.visual
     _check(visual, pixels)
     if texts.shape != (2, visual.output_dim):
-        raise ValueError(
-            f"texts are {tuple(texts.shape)}; expected (2, {visual.output_dim}), one row for the normal and "
-            "one for the anomalous side (the mean of their prompts)"
-        )
-    if target not in ("logit", "difference"):
-        raise ValueError(f"target={target!r}; expected 'logit' or 'difference'")
+        expected = f"(2, {visual.output_dim}), the mean of the normal prompts and that of the anomalous ones"
+        raise ValueError(f"texts are {tuple(texts.shape)}; expected {expected}")
     maps = []
     with torch.inference_mode(False), torch.enable_grad():
         texts = F.normalize(texts.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
         for batch in pixels.split(max(1, TOKENS // 2 // len(visual.positional_embedding))):
             embeddings, attentions = encode_with_attention(visual, batch.detach())
             logits = model.logit_scale.exp().item() * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
-            y = logits[:, 1] - logits[:, 0] if target == "difference" else logits[:, 1]  # (b,)
+            y = logits[:, 1] - logits[:, 0] if difference else logits[:, 1]  # (b,)
             maps.append(_class_row(attentions, y).unflatten(1, visual.grid_size).float().cpu())
     return torch.cat(maps)
 
@@ -106,9 +98,7 @@ def _check(visual: nn.Module, pixels: Tensor) -> None:
     if not isinstance(visual, VisionTransformer):
         expected = f"a VisionTransformer such as ViT-B-16-plus-240, not this {type(visual).__name__}"
         raise ValueError(f"MaskCLIP and Trans-MM need {expected}")
-    expected = (3, *visual.image_size)
-    if pixels.shape[1:] != expected or not pixels.is_floating_point():
-        raise ValueError(
-            f"expected images as a float tensor (n, {', '.join(map(str, expected))}), got {pixels.dtype} "
-            f"{tuple(pixels.shape)}; stack what encoder.preprocess(image) returns"
-        )
+    height, width = visual.image_size
+    if pixels.shape[1:] != (3, height, width) or not pixels.is_floating_point():
+        found = f"{pixels.dtype} {tuple(pixels.shape)}; stack what encoder.preprocess(image) returns"
+        raise ValueError(f"expected images as a float tensor (n, 3, {height}, {width}), got {found}")

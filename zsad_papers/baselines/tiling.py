@@ -27,14 +27,12 @@ def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
 
 def tile_embeddings(encoder: ClipEncoder, pixels: Tensor, size: int) -> Tensor:
     """(n, n_tiles, d): each tile of size x size patches, cut out, enlarged to the encoder's whole input and
-    encoded by itself. The paper gives neither size nor stride. Here tiles are as large as the windows and lie
-    side by side: with stride 1 they would take some 30 times as long as WinCLIP; the paper measured 3.7."""
-    patch = encoder.patch_size
+    encoded by itself. The paper gives neither size nor stride; tiles side by side come near its run time."""
     members = window_indices(encoder.grid, size)[tile_numbers(encoder.grid, size)]  # (n_tiles, size²)
-    cut = []
+    (height, width), cut = encoder.patch_size, []
     for first in members[:, 0].tolist():
-        y, x = first // encoder.grid[1] * patch[0], first % encoder.grid[1] * patch[1]
-        cut.append(pixels[:, :, y : y + size * patch[0], x : x + size * patch[1]])
+        y, x = first // encoder.grid[1] * height, first % encoder.grid[1] * width
+        cut.append(pixels[:, :, y : y + size * height, x : x + size * width])
     options = {"size": encoder.image_size, "mode": "bicubic", "align_corners": False, "antialias": True}
     # one image's tiles at a time: (n_tiles, 3, h, w)
     return torch.stack([encoder.embed_images(F.interpolate(x, **options)) for x in torch.stack(cut, 1)])

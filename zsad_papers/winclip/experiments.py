@@ -130,8 +130,8 @@ def other_localization_extractor(category: Category) -> Extractor:
         return {
             "maskclip": maskclip_tokens(encoder.model.visual, pixels),
             "maskclip_full": maskclip_tokens(encoder.model.visual, pixels, residual_and_mlp=True),
-            "trans_mm_logit": trans_mm(encoder.model, pixels, sides, target="logit"),
-            "trans_mm_difference": trans_mm(encoder.model, pixels, sides, target="difference"),
+            "trans_mm_logit": trans_mm(encoder.model, pixels, sides),
+            "trans_mm_difference": trans_mm(encoder.model, pixels, sides, difference=True),
         }
 
     return Extractor(key, encoder, features)

@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_training_is_refused(toys, toy_set, train, small
     train(toys, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
     message = "belongs to another training .* delete it, or choose another"
-    for options in ({"lr": 0.1}, {"seed": 1}, {"preset": "paper"}, {"split": None}):
+    for options in ({"lr": 0.1}, {"seed": 1}, {"preset": "paper"}):
         refused(message, train, toys, checkpoint=checkpoint, **options)
     refused(message, train_prompts, small_clip(seed=1), toys, checkpoint=checkpoint, **SHORT)
     mask = next((toys.root / "wood" / "ground_truth" / "hole").iterdir())

@@ -39,9 +39,6 @@ class Auxiliary:
     names: list[str]
     has_masks: bool
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def batch(
         self, rows: np.ndarray, layers: Sequence[int], head: str = "global", patches: str = "local"
     ) -> Batch:

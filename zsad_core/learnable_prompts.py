@@ -3,9 +3,8 @@
     normal      [V_1] ... [V_E] object .
     anomalous   [W_1] ... [W_E] damaged object .
 
-V and W are vectors that replace word embeddings. The tower also gets learned tokens in its first blocks
-("textual prompt tuning"). All else is frozen. The tower is causal and is read at the end token, so it runs
-over the prompt alone, 15 to 20 tokens, not over the context of 77.
+V and W are vectors that replace word embeddings. The tower also gets learned tokens in its first blocks. It
+is causal and is read at the end token, so it runs over the prompt alone, not over the context of 77.
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ class PromptDesign:
     shared: one context for both sides, not two (Table 9; CoOp).
     states: words before the object; the normal template has none (Sec. 3.2), CoOp has "normal".
     object_word: "object" (object-agnostic), or None for the category's own name (object-aware).
-    ending: "." is in the code that made the paper's numbers; the paper does not show it.
+    ending: "." as in the code; the paper does not show it.
     depth: M, blocks of the text tower with learned tokens. length: L, tokens in each; 9 and 4 (Sec. 4.1).
-    deep: "overwrite" (default, the code behind the numbers): before each of the blocks 2 to M the tokens 1 to
-        L are replaced, so M = 9 means 8 sets, and block 1 sees the context alone. "concatenate" (Eq. 3): each
-        of the blocks 1 to M gets L tokens in front, taken away after it, so M = 9 means 9 sets.
+    deep: "overwrite" (the code): before each of the blocks 2 to M the tokens 1 to L are replaced, so M = 9
+        means 8 sets. "concatenate" (Eq. 3): each of the blocks 1 to M gets L tokens in front, taken away
+        after it, so M = 9 means 9 sets.
     half: round the learned tokens of the blocks to float16 in the forward pass, as the released code does.
-        A small gradient turns into 0 there; the default is not to.
     """
 
     context_length: int = 12
@@ -59,10 +57,8 @@ class PromptDesign:
         if self.context_length < 1 or min(self.depth, self.length) < 0:
             raise ValueError(f"{self}: expected one learned word or more, and no negative numbers")
         if self.deep == "overwrite" and self.deep_blocks and self.length > self.context_length:
-            raise ValueError(
-                f"length={self.length} tokens would overwrite more than the {self.context_length} words of "
-                "the context; lower length, raise context_length, or use deep='concatenate'"
-            )
+            advice = "lower length, raise context_length, or use deep='concatenate'"
+            raise ValueError(f"length={self.length} overwrites over {self.context_length} words; {advice}")
 
     @property
     def deep_blocks(self) -> tuple[int, ...]:
@@ -107,10 +103,8 @@ def freeze(
     tokens = encoder.tokenize([text for own in designs for name in names for text in own.sentences(name)])
     longest = max(map(len, tokens))
     if longest > encoder.context_length:
-        raise ValueError(
-            f"a prompt has {longest} tokens, but {encoder.model_id} reads {encoder.context_length}; lower "
-            f"context_length ({designs[0].context_length} learned words) or shorten the object's name"
-        )
+        advice = f"lower context_length ({designs[0].context_length}), or shorten the object's name"
+        raise ValueError(f"a prompt has {longest} tokens of {encoder.context_length} at most; {advice}")
     ids = torch.tensor([t + (0,) * (longest - len(t)) for t in tokens], device=encoder.device)
     ends = torch.tensor([len(t) - 1 for t in tokens], device=encoder.device).reshape(shape)
     embeddings = tower.token_embedding(ids).unflatten(0, shape)  # (v, c, 2, t, width)

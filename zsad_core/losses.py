@@ -1,7 +1,4 @@
-"""The local part of AnomalyCLIP's glocal loss: focal and dice loss of maps (Sec. 3.3, Eq. 2).
-
-The two channels of a map sum to 1, also after upsampling. So only the anomalous one is computed.
-"""
+"""The local part of AnomalyCLIP's glocal loss: focal and dice loss of maps (Sec. 3.3, Eq. 2)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,8 @@ PARTS = ("focal", "dice_anomalous", "dice_normal")
 
 
 def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, logits: bool = False) -> Tensor:
-    """The sum of the parts for maps of one layer.
+    """The sum of the parts for maps of one layer. The two channels of a map sum to 1, also after upsampling,
+    so only the anomalous one is computed.
 
     maps: (b, rows, columns), of a patch being anomalous: probabilities, upsampled between the centres of the
         patches, or with `logits` their logits (anomalous minus normal), upsampled from corner to corner and
@@ -26,10 +24,8 @@ def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, log
     if not set(parts) <= set(PARTS):
         raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
     if not maps.ndim == masks.ndim == 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
-        raise ValueError(
-            f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}: expected "
-            "(b, rows, columns) and bool (b, H, W), as many masks as maps; keep the batch axis of one image"
-        )
+        found = f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}"
+        raise ValueError(f"{found}: expected (b, rows, columns) and bool (b, H, W), also of one image")
     return _LocalLoss.apply(maps, masks, tuple(parts), logits)
 
 

@@ -1,8 +1,4 @@
-"""Prompt learning of AnomalyCLIP and CoOp: a normal and an anomalous prompt (Sec. 3.2, 3.3).
-
-The frozen image tower encodes each image once (`zsad_core.auxiliary`); training runs the text tower and the
-losses only. `zsad_core.prompt_config` has every choice by name.
-"""
+"""Prompt learning of AnomalyCLIP and CoOp (Sec. 3.2, 3.3) on features that are computed once."""
 
 from __future__ import annotations
 
@@ -56,8 +52,7 @@ class LearnedPrompts(Learned):
         """(c, 2, d) unit text embeddings, normal first, for c names of objects.
 
         Object-agnostic prompts give the same for all names, unless swap: then the name replaces the word
-        "object" in the learned prompts (AnomalyCLIP_re, Figure 9).
-        Raises ValueError when the encoder is not the one that they were learned with.
+        "object" (AnomalyCLIP_re, Figure 9). Raises the errors of `check`.
         """
         self.check(encoder)
         design = replace(self.config.design, object_word=None) if swap else self.config.design
@@ -73,16 +68,11 @@ def train_prompts(
     preset: str = "released",
     cache_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    split: str | None = "test",
     **options: Any,
 ) -> LearnedPrompts:
-    """Learn prompts on an auxiliary dataset, in the paper its test split with masks (Sec. 4.1).
-
-    preset, options: of `prompt_config.prompt_config_of`. split: None takes all images. The others: of
-    `train_side_by_side`.
-    """
-    images = dataset if split is None else dataset.select(split=split)
-    configs = [prompt_config_of(encoder, preset, **options)]
+    """Learn prompts on the test split of an auxiliary dataset (Sec. 4.1). preset, options: of
+    `prompt_config.prompt_config_of`. cache_dir, checkpoint: of `train_side_by_side`."""
+    images, configs = dataset.select(split="test"), [prompt_config_of(encoder, preset, **options)]
     return train_side_by_side(encoder, images, configs, cache_dir=cache_dir, checkpoint=checkpoint)[0]
 
 

@@ -55,10 +55,8 @@ class Learned:
         """ValueError if these were learned with another encoder."""
         own, given = (f"{x.model_id}, weights {x.weights_id}" for x in (self, encoder))
         if own != given:
-            raise ValueError(
-                f"these {self.KIND} were learned with {own}, and mean nothing to {given}; load that encoder, "
-                f"or learn {self.KIND} for this one"
-            )
+            advice = f"load that encoder, or learn {self.KIND} for this one"
+            raise ValueError(f"these {self.KIND} were learned with {own}, not with {given}; {advice}")
 
     def refuse_training_images(self, dataset: AnomalyDataset) -> None:
         """ValueError if the dataset holds an image, compared by bytes, that these were learned from."""
@@ -116,22 +114,20 @@ class Learned:
 
         options: of the optimizer. loss_of: mean loss of some of the n images, from the parameters and the
             images' places; (v,) losses where v trainings run side by side on parameters (v, ...).
-        rates: the learning rate of each epoch; None leaves the optimizer's.
-        change: replaces the places (n,) of an epoch; it gets the generator of the order.
+        rates: the learning rate of each epoch. change: replaces the places (n,) of an epoch; it gets the
+            generator of the order.
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
             the epoch, so a resumed training gives the same result as an unbroken one.
-        Raises ValueError for a checkpoint of another training, and FloatingPointError when the loss or a
-        parameter is no longer finite; the checkpoint of the last epoch stays.
+        Raises ValueError for a checkpoint of another training, FloatingPointError for a loss or parameter
+        that is not finite; the checkpoint of the last epoch stays.
         """
         ids = {"model": self.model_id, "weights": self.weights_id, "precision": encoder.precision}
         key, n = content_key(recipe=self.recipe, images=images.fingerprint, **ids), len(images)
         resumed = checkpoint is not None and Path(checkpoint).is_file()
         start = type(self).load(checkpoint) if resumed else replace(self, key=key)
         if start.key != key:
-            raise ValueError(
-                f"{checkpoint} belongs to another training (model, recipe, images or masks differ); delete "
-                "it, or choose another checkpoint file"
-            )
+            other = "another training (model, recipe, images or masks differ)"
+            raise ValueError(f"{checkpoint} belongs to {other}; delete it, or choose another file")
         copies = {name: start.parameters[name].to(encoder.device, copy=True) for name in self.parameters}
         parameters = {name: value.requires_grad_() for name, value in copies.items()}
         stepper, order = optimizer([*parameters.values()], **options), torch.Generator()

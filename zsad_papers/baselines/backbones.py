@@ -95,10 +95,6 @@ def load_backbone(
 
     Raises ValueError for an unknown architecture, layer, tag or file, or weights that do not fit;
     FileNotFoundError for a package that is not there; OSError for a tag that cannot be downloaded.
-
-    >>> backbone = load_backbone("resnet18", weights="random", layers=("layer1", "layer3"))
-    >>> {layer: tuple(maps.shape) for layer, maps in backbone.feature_maps(torch.zeros(2, 3, 64, 96)).items()}
-    {'layer1': (2, 16, 24, 64), 'layer3': (2, 4, 6, 256)}
     """
     chosen, size = choose_device(device, "fp32"), (image_size, image_size)
     if (name, str(weights)) == (LITE0, PACKAGE):

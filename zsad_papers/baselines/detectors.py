@@ -92,7 +92,7 @@ def padim_by_place(
         return {name: tiles[name][own] for name in layers}
 
     each = [at(references, references["place"] == i) for i in range(int(references["place"].max()) + 1)]
-    memories = [few_shot.padim_memory(own, layers, seed) for own in each]
+    memories = [few_shot.padim_memory(own, seed) for own in each]
 
     def score(query: dict[str, Tensor]) -> Output:
         places = query["place"].clamp(max=len(memories) - 1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from zsad_core.methods import Output
 
 FeatureMaps = Mapping[str, Tensor]
-"""Layer -> (n, rows, columns, channels), shallow first; grids may differ."""
+"""Layer -> (n, rows, columns, channels) float32, shallow first; grids may differ."""
 
 Size = tuple[int, int]
 """(H, W) of maps in pixels."""
@@ -46,12 +46,10 @@ def spade_distances(
     images (n, m), by `global_layer` averaged over positions; and of each position to the nearest one in that
     reference (n, m, rows, columns), by all layers on the largest grid as one long feature.
     """
-    kept = checked_maps("references", references, [*layers, *({global_layer} - set(layers))])
-    images = checked_maps("queries", query, list(kept), {name: x.shape[1:] for name, x in kept.items()})
-    pooled = [maps[global_layer].mean((1, 2)).double() for maps in (images, kept)]
-    gallery = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
+    pooled = [maps[global_layer].mean((1, 2)).double() for maps in (query, references)]
+    gallery = _concatenate([references[name] for name in layers])  # (m, rows, columns, d)
     found = []
-    for image in zip(*(images[name].split(1) for name in layers)):
+    for image in zip(*(query[name].split(1) for name in layers)):
         own = _concatenate(image)[0].flatten(0, 1)  # (rows columns, d)
         found.append(torch.stack([_nearest(own, reference.flatten(0, 1)) for reference in gallery]))
     wholes = (pooled[0][:, None] - pooled[1]).square().sum(-1)
@@ -77,21 +75,19 @@ class Gaussians(NamedTuple):
     axes: Tensor
     variances: Tensor
     channels: Tensor  # bool, over the channels of all layers; d are true
-    shapes: dict[str, tuple[int, ...]]
 
 
-def padim_memory(references: FeatureMaps, layers: Sequence[str], seed: int = 0) -> Gaussians:
+def padim_memory(references: FeatureMaps, seed: int = 0) -> Gaussians:
     """PaDiM's Gaussian at each position, from m >= 1 normal images (Defard et al. 2021, Sec. III).
 
-    Layers are brought to the largest grid (nearest neighbour) and concatenated; `DIMENSIONS` channels are
+    All layers are brought to the largest grid (nearest neighbour) and concatenated; `DIMENSIONS` channels are
     drawn with `seed`. The covariance is the sample's, divided by m - 1, plus epsilon I: of one image epsilon
     I alone. The sample's part is kept as its principal axes: exact, in p m d numbers instead of p d².
     """
-    maps = checked_maps("references", references, layers)
-    total = sum(x.shape[3] for x in maps.values())
+    total = sum(x.shape[3] for x in references.values())
     channels = torch.zeros(total, dtype=torch.bool)
     channels[np.random.default_rng(seed).choice(total, min(DIMENSIONS, total), replace=False)] = True
-    images = zip(*(x.split(1) for x in maps.values()))
+    images = zip(*(x.split(1) for x in references.values()))
     rows = [_concatenate(image, "nearest-exact")[..., channels] for image in images]
     samples = torch.stack([row.flatten(0, 2) for row in rows], 1)  # (p, m, d)
     mean = samples.double().mean(1, keepdim=True)  # (p, 1, d)
@@ -101,8 +97,7 @@ def padim_memory(references: FeatureMaps, layers: Sequence[str], seed: int = 0) 
         _, singular_values, directions = torch.linalg.svd(deviations, full_matrices=False)
         axes.append(directions.float())  # (256, r, d)
         variances.append(singular_values.square().float())
-    shapes = {name: tuple(x.shape[1:]) for name, x in maps.items()}
-    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels, shapes)
+    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels)
 
 
 def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
@@ -111,8 +106,8 @@ def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
     A deviation from the mean is split into its part along the axes of the sample and the rest, where the
     variance is epsilon: Woodbury's identity without its cancellation.
     """
-    grids, images = [], checked_maps("queries", query, list(memory.shapes), memory.shapes)
-    for image in zip(*(x.split(1) for x in images.values())):
+    grids = []
+    for image in zip(*(x.split(1) for x in query.values())):
         features = _concatenate(image, "nearest-exact")[0][..., memory.channels]
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
@@ -129,7 +124,7 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
     features: (m, rows, columns, d) of `locally_aware`. The coreset, rounded down but at least one, is chosen
     in a random Gaussian projection (the official code's is a linear layer as PyTorch initialises it).
     """
-    entries = checked_maps("references", {"patches": features}, ["patches"])["patches"].flatten(0, 2)
+    entries = features.flatten(0, 2)
     points = entries.numpy()
     if points.shape[1] > PROJECTION:
         from sklearn.random_projection import GaussianRandomProjection  # here: kept records need none
@@ -144,9 +139,7 @@ def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
     features: (n, rows, columns, d) of `locally_aware`. entries: of `patchcore_memory`. Distances are squared
     and have no factor of Eq. 7, as in the official code; the score is taken on the patch grid.
     """
-    shapes = {"patches": (*features.shape[1:3], entries.shape[1])}
-    checked = checked_maps("queries", {"patches": features}, ["patches"], shapes)["patches"]
-    grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in checked])
+    grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in features])
     return Output(grids.amax(1), _at_size(grids.unflatten(1, features.shape[1:3]), size))
 
 
@@ -184,25 +177,6 @@ def locally_aware(maps: FeatureMaps) -> Tensor:
     features = _concatenate(layers, grid=layers[0].shape[1:3])
     pooled = F.adaptive_avg_pool1d(features.flatten(0, 2)[:, None], d)  # (n rows columns, 1, d)
     return pooled[:, 0].unflatten(0, features.shape[:3])
-
-
-def checked_maps(
-    what: str, maps: FeatureMaps, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, Tensor]:
-    """The layers as float32 on the CPU, or an error that says what is wrong with them."""
-    if missing := [name for name in layers if name not in maps]:
-        raise ValueError(f"{what}: layers {', '.join(maps) or 'none'}; expected {', '.join(missing)}")
-    checked = {name: maps[name].detach().cpu().float() for name in layers}
-    for name, x in checked.items():
-        if x.ndim != 4 or 0 in x.shape or len(x) != len(checked[layers[0]]):
-            expected = "(n, rows, columns, channels), the same n >= 1 for all layers"
-            raise ValueError(f"{what}: {name} is {tuple(x.shape)}; expected {expected}")
-        if shapes is not None and tuple(x.shape[1:]) != shapes[name]:
-            found = f"{name} has maps {tuple(x.shape[1:])}, in the references {tuple(shapes[name])}"
-            raise ValueError(f"{what}: {found}; take both from one backbone, at one image size")
-        if not x.sum(dtype=torch.float64).isfinite():  # all are; quicker than to ask each
-            raise ValueError(f"{what}: {name} holds NaN or infinite features; check images and weights")
-    return checked
 
 
 def _concatenate(maps: Sequence[Tensor], mode: str = "bilinear", grid: Size | None = None) -> Tensor:

@@ -20,8 +20,7 @@ def tile_numbers(grid: tuple[int, int], size: int) -> list[int]:
     >>> tile_numbers((4, 5), 2)  # rows 0 and 2; columns 0, 2 and 3
     [0, 2, 3, 8, 10, 11]
     """
-    rows, columns = (range(0, edge - size, size) for edge in grid)
-    rows, columns = ((*starts, edge - size) for starts, edge in zip((rows, columns), grid))
+    rows, columns = ((*range(0, edge - size, size), edge - size) for edge in grid)
     return [r * (grid[1] - size + 1) + c for r in rows for c in columns]
 
 

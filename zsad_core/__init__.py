@@ -1,7 +1,5 @@
 """Zero-shot visual anomaly detection with CLIP: the methods behind the book."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

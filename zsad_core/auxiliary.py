@@ -1,7 +1,5 @@
 """What prompts are learned from: features and masks of the auxiliary images; a step reads its own only."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Files that survive kills, full disks and two writers at once, and arrays cached under keys made of content.
 A key is a hash of everything that a result depends on, so no entry ever goes out of date."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

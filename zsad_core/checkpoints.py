@@ -1,7 +1,5 @@
 """CLIP's networks and weights: find, check and read them, without executing pickled code."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import json

@@ -10,8 +10,6 @@ The local path has no MLP, and its queries, keys and values come from LN1_l(h_{l
 paper says "replace"; its equations leave open what feeds what, and this is what its numbers were made with.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

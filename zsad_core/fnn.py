@@ -1,7 +1,5 @@
 """RWDA's feed-forward network (FNN): trained on text embeddings, applied to image embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any

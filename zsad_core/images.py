@@ -4,8 +4,6 @@ A photograph is turned as its EXIF data say. An image of a dataset is read as it
 code does: the EXIF data of ISIC 2016 are wrong, and its masks fit the stored image.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

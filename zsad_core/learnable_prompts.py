@@ -7,8 +7,6 @@ V and W are vectors that replace word embeddings. The tower also gets learned to
 is causal and is read at the end token, so it runs over the prompt alone, not over the context of 77.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

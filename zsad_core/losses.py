@@ -1,7 +1,5 @@
 """The local part of AnomalyCLIP's glocal loss: focal and dice loss of maps (Sec. 3.3, Eq. 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

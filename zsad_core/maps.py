@@ -1,7 +1,5 @@
 """Anomaly maps at the size of an image: tiles are put back and averaged where they overlap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -7,8 +7,6 @@ winclip_plus  the same, with normal reference images      (WinCLIP Sec. 4.3)
 anomalyclip   learned prompts against local features      (AnomalyCLIP Sec. 3.3, App. A)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -1,8 +1,6 @@
 """Image and pixel metrics of the three papers, as fractions in [0, 1]. Where only one class is present they
 are NaN, with an `UndefinedMetricWarning`; scikit-learn returns 1 or 0 for some."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 

@@ -7,8 +7,6 @@ the probabilities of a softmax crowd. A metric differs by less than 1e-4 from th
 spread over some thousand bins: over 10 % of their size, or near those points.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import NamedTuple
 

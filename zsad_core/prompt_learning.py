@@ -1,7 +1,5 @@
 """Prompt learning of AnomalyCLIP and CoOp (Sec. 3.2, 3.3) on features that are computed once."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 import warnings

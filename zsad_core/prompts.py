@@ -1,7 +1,5 @@
 """Prompts: RWDA's pair and random words, WinCLIP's ensemble; normal sentences first, anomalous second."""
 
-from __future__ import annotations
-
 import json
 import string
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Few-shot scores: distances to embeddings of normal reference images (WinCLIP, Sec. 4.3; RWDA, Sec. 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Windows for CLIP's ResNets: over the feature map before the attention pooling (WinCLIP, supplement B)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,8 +1,6 @@
 """Image-level anomaly scores: the prompt score and the mean over views.
 Arrays give arrays and tensors give tensors, in float64: in float32 scores near 0 and 1 would tie."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

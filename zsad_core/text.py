@@ -1,7 +1,5 @@
 """CLIP's text tower: prompts to tokens, tokens to embeddings, no longer than the prompts are."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

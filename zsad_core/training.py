@@ -1,7 +1,5 @@
 """Training on cached features: epochs, checkpoints, and checks of the encoder and the images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Inference views of an image: RWDA's multi-crop, WinCLIP's square tiles, or the single whole image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

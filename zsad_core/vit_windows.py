@@ -1,8 +1,6 @@
 """Windows of an image in a Vision Transformer, and the whole image, in one pass. A window (WinCLIP, Sec. 4.2)
 is the class token and k x k patches, run through all blocks; its embedding is that of the class token."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Windows of patches and the zero-shot anomaly map that they give (WinCLIP, section 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal

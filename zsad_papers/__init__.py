@@ -1,7 +1,5 @@
 """The experiments of three papers, one package a paper; `all_papers` finds them."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence

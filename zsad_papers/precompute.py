@@ -4,8 +4,6 @@ An experiment computes missing features itself, in one process; these jobs can r
 experiments still compute the CLIPs of `clip_backbones`, RD4AD and its images, mosaics for VAND, and texts.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Runs the EXPERIMENTS of a paper's package, whose records several notebooks read."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 

@@ -4,8 +4,6 @@ A row of `side_by_side.csv` says how a system is called, what it needs to know o
 networks an image passes (`passes`).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 EfficientNet-Lite0 needs no download: a Python package carries weights of it that were trained on ImageNet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """SPADE, PaDiM and PatchCore as detectors of a category, for each draw of reference images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

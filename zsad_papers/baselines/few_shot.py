@@ -5,8 +5,6 @@ the first two follow their papers, those of PatchCore amazon-science/patchcore-i
 float32, from 0 upwards. Queries are scored one by one, so batches do not change the numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple

@@ -5,8 +5,6 @@ learns to reproduce them for normal images. An image is anomalous where the two 
 maps come from anomalib, an optional package.
 """
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from functools import cache

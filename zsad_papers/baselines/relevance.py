@@ -1,7 +1,5 @@
 """Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

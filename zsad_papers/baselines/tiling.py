@@ -1,7 +1,5 @@
 """Image tiling, the slow way to local embeddings that WinCLIP's Table 8 compares windows with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -8,8 +8,6 @@ for each category. Logits are upsampled before the softmax, so maps are made at 
 image score uses no learned layer. All is float32; the original computes with mixed precision.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

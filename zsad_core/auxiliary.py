@@ -62,8 +62,7 @@ def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | 
     anomalous = images.labels.sum()
     if 0 < len(lacking) < anomalous:
         found = f"{len(lacking)} of {anomalous} anomalous images have no mask, the first is {lacking.iloc[0]}"
-        advice = "give masks for all, or for none to learn from image labels alone"
-        raise ValueError(f"{images.name}: {found}; {advice}")
+        raise ValueError(f"{images.name}: {found}; give masks for all, or for none to learn from labels")
     found = compute_features(extractor, images, cache_dir, whole="squash")
     size, folder = extractor.network.image_size, Path(cache_dir) / "masks"
     parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]

@@ -113,9 +113,7 @@ def encode(
     encoder: ClipEncoder, design: PromptDesign, parameters: Mapping[str, Tensor], frozen: Frozen
 ) -> Tensor:
     """(v, c, 2, d) unit rows, normal first, differentiable in the parameters, for v sets of prompts.
-
-    design: of each set; they differ in fixed words only. parameters: (v, ...), or one for all sets.
-    """
+    design: of each set; they differ in fixed words only. parameters: (v, ...), or one for all sets."""
     tower, x = encoder.text_tower, frozen.embeddings
     context = torch.stack([parameters[name] for name in _contexts(design)], dim=-3).to(x)
     context = context.unsqueeze(-4).expand(*x.shape[:-2], -1, -1)  # (v, c, 2, E, width)

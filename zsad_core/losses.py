@@ -19,8 +19,6 @@ def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, log
         only then made probabilities, which is VAND's order. masks: (b, H, W) bool, True where anomalous.
     parts: of `PARTS`. dice_anomalous is nearly 1 for any map of a normal image.
     """
-    if not set(parts) <= set(PARTS):
-        raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
     if not maps.ndim == masks.ndim == 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
         found = f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}"
         raise ValueError(f"{found}: expected (b, rows, columns) and bool (b, H, W), also of one image")
@@ -50,9 +48,7 @@ class _LocalLoss(torch.autograd.Function):
 
 def focal_loss(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Focal loss, gamma 2: the mean over all pixels of the batch; and its slope by the maps (b, H, W).
-
-    targets: (b, H, W), 1 where anomalous, else 0; here they are kept away from both by epsilon.
-    """
+    targets: (b, H, W), 1 where anomalous, else 0; here they are kept away from both by epsilon."""
     signs = (2 * targets - 1).mul_(1 - 2 * EPSILON)
     p_t = torch.addcmul(1 - (1 - 2 * EPSILON) * targets, signs, maps)  # of the true channel, plus epsilon
     logarithm, wrong = p_t.log(), 1 - p_t
@@ -64,10 +60,8 @@ def focal_loss(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def dice_loss(maps: Tensor, targets: Tensor, *, anomalous: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Dice loss of one channel, smoothed by 1: of each image over its pixels, then the mean.
-
     maps, targets: (b, H, W), of the anomalous channel, also for the loss of the normal one.
-    Returns the loss, and a weight and a constant (b, 1, 1): the slope is weight targets + constant.
-    """
+    Returns the loss, and a weight and a constant (b, 1, 1): the slope is weight targets + constant."""
     n, pixels = len(maps), maps[0].numel()
     hit, p, t = (maps * targets).sum((1, 2)), maps.sum((1, 2)), targets.sum((1, 2))  # (b,)
     if not anomalous:

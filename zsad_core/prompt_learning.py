@@ -47,11 +47,8 @@ class LearnedPrompts(Learned):
     def texts(
         self, encoder: ClipEncoder, names: Sequence[str] = ("object",), *, swap: bool = False
     ) -> Tensor:
-        """(c, 2, d) unit text embeddings, normal first, for c names of objects.
-
-        Object-agnostic prompts give the same for all names, unless swap: then the name replaces the word
-        "object" (AnomalyCLIP_re, Figure 9). Raises the errors of `check`.
-        """
+        """(c, 2, d) unit text embeddings, normal first, for c names of objects. Object-agnostic prompts give
+        the same for all, unless swap: the name replaces the word "object" (AnomalyCLIP_re, Figure 9)."""
         self.check(encoder)
         design = replace(self.config.design, object_word=None) if swap else self.config.design
         with torch.no_grad():
@@ -83,13 +80,11 @@ def train_side_by_side(
     checkpoint: str | Path | None = None,
 ) -> list[LearnedPrompts]:
     """Prompts of several configurations, each as if learned alone, up to rounding.
-
     configs: of equal optimizer, epochs, batch size and seed, with designs that differ in fixed words only.
     cache_dir: where features are kept; None: in a temporary folder.
     checkpoint: a file that is written after every epoch, and from which the same training goes on.
     Equal seeds give equal prompts, bit for bit, on one machine. Without any mask the local loss is left out,
-    with a warning. Raises ValueError for a set of one class only, and the errors of `Learned.trained`.
-    """
+    with a warning. Raises ValueError for a set of one class only, and the errors of `Learned.trained`."""
     materials: dict[str, Auxiliary] = {}
     with tempfile.TemporaryDirectory() as temporary:
         pairs = []

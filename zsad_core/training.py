@@ -25,11 +25,9 @@ from zsad_core.encoders import ClipEncoder
 @dataclass(frozen=True)
 class Learned:
     """Tensors that were learned for one encoder: how, and from which images.
-
     parameters: by name, beginning with one of `PREFIXES`. recipe: how they were learned, as plain JSON, with
     `epochs`, `batch_size` and `seed`. trained_on: (n,) int64, `auxiliary.image_hashes` of the images. losses:
-    the mean loss of each epoch. key, state: of a checkpoint, its identity and the optimizer's state.
-    """
+    the mean loss of each epoch. key, state: of a checkpoint, its identity and the optimizer's state."""
 
     KIND: ClassVar[str] = "tensors"
     PREFIXES: ClassVar[tuple[str, ...]] = ()
@@ -60,11 +58,10 @@ class Learned:
         """ValueError if the dataset holds an image, compared by bytes, that these were learned from."""
         seen = np.isin(image_hashes(dataset), self.trained_on.numpy())
         if seen.any():
-            raise ValueError(
-                f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these {self.KIND}, the first "
-                f"is {dataset.meta['image'][seen].iloc[0]}: a score on them is not zero-shot. Test on other "
-                "data, or pass allow_training_images=True to score them anyway"
-            )
+            found = f"{seen.sum()} of {len(seen)} images of {dataset.name} trained these {self.KIND}"
+            found += f", the first is {dataset.meta['image'][seen].iloc[0]}"
+            advice = "test on other data, or pass allow_training_images=True"
+            raise ValueError(f"{found}: their scores are not zero-shot; {advice}")
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file in one step."""
@@ -109,7 +106,6 @@ class Learned:
         checkpoint: str | Path | None = None,
     ) -> Self:
         """Train for the recipe's epochs.
-
         options: of the optimizer. loss_of: mean loss of some of the n images, from the parameters and the
             images' places; (v,) losses where v trainings run side by side on parameters (v, ...).
         rates: the learning rate of each epoch. change: replaces the places (n,) of an epoch; it gets the
@@ -117,8 +113,7 @@ class Learned:
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
             the epoch, so a resumed training gives the same result as an unbroken one.
         Raises ValueError for a checkpoint of another training, FloatingPointError for a loss or parameter
-        that is not finite; the checkpoint of the last epoch stays.
-        """
+        that is not finite; the checkpoint of the last epoch stays."""
         ids = {"model": self.model_id, "weights": self.weights_id, "precision": encoder.precision}
         key, n = content_key(recipe=self.recipe, images=images.fingerprint, **ids), len(images)
         resumed = checkpoint is not None and Path(checkpoint).is_file()

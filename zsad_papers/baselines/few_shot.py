@@ -20,19 +20,12 @@ from zsad_core.methods import Output
 FeatureMaps = Mapping[str, Tensor]
 """Layer -> (n, rows, columns, channels) float32, shallow first; grids may differ."""
 
-Size = tuple[int, int]
-"""(H, W) of maps in pixels."""
-
-NEIGHBOURS = 50
-"""K of SPADE, as in its paper; all references if there are fewer."""
-
+NEIGHBOURS = 50  # K of SPADE, as in its paper; all references if there are fewer
 DIMENSIONS, EPSILON = 550, 0.01
 """PaDiM: how many channels are drawn (the paper's for WideResNet-50-2), and what the diagonal gets."""
-
 CORESET, PROJECTION = 0.1, 128
 """PatchCore: fraction of the patches that are kept, as in the official example, and dimensions of the random
 projection in which they are chosen. WinCLIP does not give its fraction."""
-
 NEIGHBOURHOOD, CHANNELS = 3, 1024
 """PatchCore: side in patches of the window around a feature, and the feature's dimension at most."""
 
@@ -40,10 +33,9 @@ NEIGHBOURHOOD, CHANNELS = 3, 1024
 def spade_distances(
     query: FeatureMaps, references: FeatureMaps, layers: Sequence[str], global_layer: str
 ) -> tuple[Tensor, Tensor]:
-    """Squared Euclidean distances of n images to each of m normal references, which all draws share: of whole
-    images (n, m), by `global_layer` averaged over positions; and of each position to the nearest one in that
-    reference (n, m, rows, columns), by all layers on the largest grid as one long feature.
-    """
+    """Squared Euclidean distances of n images to each of m normal references: of whole images (n, m), by
+    `global_layer` averaged over positions; and of each position to the nearest one in that reference
+    (n, m, rows, columns), by all layers on the largest grid as one long feature."""
     pooled = [maps[global_layer].mean((1, 2)).double() for maps in (query, references)]
     gallery = _concatenate([references[name] for name in layers])  # (m, rows, columns, d)
     found = []
@@ -54,12 +46,10 @@ def spade_distances(
     return wholes.float(), torch.stack(found).unflatten(2, gallery.shape[1:3])
 
 
-def spade(wholes: Tensor, places: Tensor, size: Size) -> Output:
+def spade(wholes: Tensor, places: Tensor, size: tuple[int, int]) -> Output:
     """SPADE (Cohen and Hoshen 2020) of n images, from `spade_distances` to m >= 1 normal references.
-
     Image score: mean distance to the nearest references (Eq. 2). Map: distance of each position to the
-    nearest feature among all positions of these references (Eq. 3). Both are squared, as the paper prints.
-    """
+    nearest feature among all positions of these references (Eq. 3). Both are squared, as the paper prints."""
     nearest = wholes.topk(min(NEIGHBOURS, wholes.shape[1]), largest=False)
     retrieved = places[torch.arange(len(places))[:, None], nearest.indices]  # (n, k, rows, columns)
     return Output(nearest.values.mean(1), _at_size(retrieved.amin(1), size))
@@ -98,12 +88,10 @@ def padim_memory(references: FeatureMaps, seed: int = 0) -> Gaussians:
     return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels)
 
 
-def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
+def padim(query: FeatureMaps, memory: Gaussians, size: tuple[int, int]) -> Output:
     """PaDiM of n images: Mahalanobis distance at each position; image score: maximum of the smoothed map.
-
     A deviation from the mean is split into its part along the axes of the sample and the rest, where the
-    variance is epsilon: Woodbury's identity without its cancellation.
-    """
+    variance is epsilon: Woodbury's identity without its cancellation."""
     grids = []
     for image in zip(*(x.split(1) for x in query.values())):
         features = _concatenate(image, "nearest-exact")[0][..., memory.channels]
@@ -131,7 +119,7 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
     return entries[k_center_greedy(points, max(1, int(len(points) * CORESET)), seed)]
 
 
-def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
+def patchcore(features: Tensor, entries: Tensor, size: tuple[int, int]) -> Output:
     """PatchCore of n images: distance of each patch to its nearest entry; image score: the largest (Eq. 6).
 
     features: (n, rows, columns, d) of `locally_aware`. entries: of `patchcore_memory`. Distances are squared
@@ -143,18 +131,13 @@ def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
 
 def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(count,) distinct indices of points (n, d): each time the point farthest from all chosen before.
-
-    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`.
-
-    >>> k_center_greedy(np.array([[0.0], [1], [5], [9]]), 3, seed=3).tolist()
-    [3, 0, 2]
-    """
+    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`."""
     chosen = np.random.default_rng(seed).integers(len(points), size=count)  # the first one stays
     distances, squares = np.full(len(points), np.inf), np.einsum("nd,nd->n", points, points)
     for i in range(1, count):
         last = chosen[i - 1]
         distances = np.minimum(distances, squares - 2 * points @ points[last] + squares[last])
-        distances[chosen[i - 1]] = -1  # not again, even where nothing but copies is left
+        distances[last] = -1  # not again, even where nothing but copies is left
         chosen[i] = distances.argmax()
     return chosen
 
@@ -177,7 +160,9 @@ def locally_aware(maps: FeatureMaps) -> Tensor:
     return pooled[:, 0].unflatten(0, features.shape[:3])
 
 
-def _concatenate(maps: Sequence[Tensor], mode: str = "bilinear", grid: Size | None = None) -> Tensor:
+def _concatenate(
+    maps: Sequence[Tensor], mode: str = "bilinear", grid: tuple[int, int] | None = None
+) -> Tensor:
     """(n, rows, columns, channels of all layers) on one grid; None: the largest."""
     grid = grid or max((x.shape[1:3] for x in maps), key=lambda shape: shape[0] * shape[1])
     resized = [F.interpolate(x.permute(0, 3, 1, 2), tuple(grid), mode=mode) for x in maps]
@@ -198,7 +183,7 @@ def _edge(length: int, pixels: int, sigma: float) -> Tensor:
     return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma)).T.float()
 
 
-def _at_size(grids: Tensor, size: Size) -> Tensor:
+def _at_size(grids: Tensor, size: tuple[int, int]) -> Tensor:
     """Grids (n, rows, columns) upsampled bilinearly, then smoothed: sigma is 4 pixels at a height of 224."""
     sides = [_edge(length, pixels, 4 * size[0] / 224) for length, pixels in zip(grids.shape[1:], size)]
     return torch.stack([sides[0] @ grid @ sides[1].T for grid in grids.float()])

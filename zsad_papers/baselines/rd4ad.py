@@ -1,8 +1,7 @@
 """RD4AD (Deng and Li 2022), trained on all normal images of a category: a baseline of AnomalyCLIP's Table 12.
 
-The teacher, a frozen network, gives feature maps of three layers; the student, a bottleneck and a decoder,
-learns to reproduce them for normal images. An image is anomalous where the two differ. Networks, loss and
-maps come from anomalib, an optional package.
+The student learns to reproduce a frozen teacher's feature maps of normal images. An image is anomalous where
+the two differ. Networks, loss and maps come from anomalib, an optional package.
 """
 
 import tempfile
@@ -33,10 +32,8 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
     """
     labels, categories = set(normal.labels.tolist()), normal.categories
     if labels != {0} or len(categories) != 1:
-        raise ValueError(
-            f"{normal.name}: {len(normal)} images of categories {', '.join(categories) or 'none'}, labels "
-            f"{sorted(labels)}; expected normal images (0) of one category, such as its training split"
-        )
+        found = f"{len(normal)} images of the categories {', '.join(categories)}, labels {sorted(labels)}"
+        raise ValueError(f"{normal.name}: {found}; expected normal images (0) of one category")
     network, loss_of = _network(backbone)
     student = [*network.decoder.parameters(), *network.bottleneck.parameters()]
     optimizer, order = torch.optim.Adam(student, LR, BETAS), torch.Generator().manual_seed(SEED)
@@ -92,14 +89,11 @@ def _network(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
             from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
             from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
     except ImportError as error:
-        raise ImportError(
-            f"RD4AD needs anomalib ({error}): pip install '.[baselines]' in the checkout brings it"
-        ) from error
+        raise ImportError(f"RD4AD needs anomalib ({error}): pip install '.[baselines]'") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)  # torch.manual_seed would also touch the GPUs' generators
-        network = ReverseDistillationModel(
-            backbone.backbone_id, backbone.image_size, LAYERS, "add", pre_trained=False
-        )
+        options = (backbone.backbone_id, backbone.image_size, LAYERS, "add")
+        network = ReverseDistillationModel(*options, pre_trained=False)
     teacher, given = network.encoder.feature_extractor, backbone.model.state_dict()
     teacher.load_state_dict({name: given[name] for name in teacher.state_dict()})  # no layer4, no classes
     return network.to(backbone.device), ReverseDistillationLoss()

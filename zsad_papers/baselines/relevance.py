@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from zsad_core.dpam import heads
 
-TOKENS = 2048
-"""Tokens that go through the tower at once, half as many with gradients; bounds the memory."""
+TOKENS = 2048  # go through the tower at once, half as many with gradients
 
 
 @torch.no_grad()

@@ -3,9 +3,8 @@
     z_l = unit(W_l h_l + b_l)                              patch tokens h_l of four blocks, adapted
     p_l = softmax(up(s z_l . t_normal), up(s z_l . t_anomalous))[anomalous]
 
-Only W_l and b_l are learned, from masks of an auxiliary dataset; the texts are a frozen hand-written ensemble
-for each category. Logits are upsampled before the softmax, so maps are made at the size of the input. The
-image score uses no learned layer. All is float32; the original computes with mixed precision.
+Only W_l and b_l are learned, from masks of an auxiliary dataset; texts and image score are frozen. Logits are
+upsampled before the softmax. All is float32; the original computes with mixed precision.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""The command `zsad`: your own images, and commands of other packages, which are entry points of the group
-`zsad.commands`. Each is imported when it is called, so `zsad --help` waits for nothing."""
-
-from __future__ import annotations
+"""The command `zsad`: your own images, and other packages' commands, imported only when they are called."""
 
 import sys
 from functools import partial

@@ -1,7 +1,4 @@
-"""Labels and masks for a folder of images, and the metrics that need them. A metric without a value, because
-one class is missing, is called undefined and never left out."""
-
-from __future__ import annotations
+"""Labels and masks for a folder of images, and the metrics that need them, undefined without both classes."""
 
 import math
 import warnings
@@ -25,11 +22,10 @@ from zsad_predict.files import find_files
 from zsad_predict.result import Result, silent
 
 GOOD = ("good", "ok", "normal")  # folders of normal images
-WORDS = {
+WORDS = {  # for labels in a CSV file, in any case
     **dict.fromkeys(("0", "normal", "good", "ok", "false"), 0),
     **dict.fromkeys(("1", "anomalous", "anomaly", "abnormal", "defect", "defective", "bad", "ng", "true"), 1),
 }
-"""The words for labels in a CSV file, in any case."""
 
 
 class Annotations(NamedTuple):
@@ -78,8 +74,7 @@ def read_annotations(
 
 
 def _owners(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, list[str]]:
-    """The images that each key belongs to: by path or, if no path is the key, by bare name. names: for each
-    image, the name that keys are compared with."""
+    """The images that each key belongs to: by path, else by bare name. names: by image, to compare with."""
     by_path, by_bare_name = defaultdict(list), defaultdict(list)
     for image, name in names.items():
         by_path[name].append(image)

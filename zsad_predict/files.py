@@ -1,7 +1,5 @@
 """The files below a user's folder: all of them listed, read unless they have changed, and cut into tiles."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -28,8 +26,7 @@ class FileChanged(BadImage):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file below a folder. name: its printable path there, with forward slashes. problem: why it is not
-    opened, with the status "left out" or "unreadable"."""
+    """name: the printable path in its folder. problem: why it is not opened, "left out" or "unreadable"."""
 
     name: str
     path: Path

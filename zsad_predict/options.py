@@ -1,7 +1,5 @@
 """The options of a run on your own images: encoder, cache and the methods' options; and their record."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,8 +52,7 @@ class Options(BaseModel):
 
 
 def options_from(values: Mapping[str, Any]) -> Options:
-    """Options from a profile's or a notebook's values, without the other names there. The weights `shipped`
-    become None. Raises ValueError with a sentence for each wrong value."""
+    """Of a profile's or a notebook's values; `shipped` becomes None. ValueError names each wrong value."""
     found = {name: values[name] for name in Options.model_fields if name in values}
     shipped = [name for name in ("weights", "prompt_weights") if found.get(name) == "shipped"]
     try:
@@ -80,8 +77,7 @@ def read_options(profile: str = "mini", **given: Any) -> Options:
 
 
 def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str, Any]:
-    """For `run.json` and the report, plain values. encoder: a `ClipEncoder`. more: parameters besides the
-    options. Of an absolute path the name alone is kept."""
+    """For `run.json` and the report, plain values; paths cut to names. more: parameters besides options."""
     parameters = {**options.model_dump(exclude={"cache_dir"}), **more}
     return {
         "profile": Path(options.profile).stem,

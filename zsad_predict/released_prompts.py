@@ -1,7 +1,5 @@
 """Reads the prompts that AnomalyCLIP's authors released: a torch file, not this book's own format."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from zsad_core.learnable_prompts import SIDES
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 
-# what the file calls the sides: positive is the normal prompt, negative the one with the word "damaged"
-_ENDS = dict(zip(SIDES, ("pos", "neg"), strict=True))
+_ENDS = dict(zip(SIDES, ("pos", "neg"), strict=True))  # positive is the normal prompt
 _DEEP, _UNUSED = "compound_prompts_text.", "compound_prompt_projections."
 
 
@@ -27,14 +24,11 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
         repeat the encoder. The file's linear layers are not used. No pickled code runs.
     encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518.
     `trained_on` is empty: the file does not record its training images.
-    Raises FileNotFoundError, or ValueError. A UserWarning tells of words embedded by another encoder.
-    """
+    Raises FileNotFoundError, or ValueError. A UserWarning tells of words embedded by another encoder."""
     content = read_content(path := Path(path))
     state = content.get("prompt_learner") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{path}: expected tensors by name under 'prompt_learner', as AnomalyCLIP's code saves"
-        )
+        raise ValueError(f"{path}: expected tensors by name in 'prompt_learner', as AnomalyCLIP saves")
     deep = [f"{_DEEP}{number}" for number in range(sum(name.startswith(_DEEP) for name in state))]
     sizes = _check_shapes(path, state, deep, encoder)
     config = prompt_config_of(encoder, "released", **sizes, half=True)

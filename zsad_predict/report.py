@@ -1,7 +1,5 @@
 """The folder of results: tables, heat maps in one scale of colours, provenance, and one page to read."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math
@@ -31,8 +29,7 @@ from zsad_predict.options import METHODS
 from zsad_predict.result import Result, silent
 
 FILES = ("scores.csv", "scores.parquet", "metrics.csv", "report.html", "run.json", "maps")
-TOP, SAMPLE, ROWS = 24, 12, 1000
-"""Numbers in the report: images with the highest scores, others evenly spaced by rank, rows of the table."""
+TOP, SAMPLE, ROWS = 24, 12, 1000  # in the report: highest scores, others evenly spaced by rank, rows
 METRICS = {
     "auroc": "AUROC", "ap": "average precision", "f1max": "F1-max", "pro": "PRO", "precision": "precision",
     "recall": "recall", "false_alarms": "false alarms among normal images",
@@ -41,8 +38,8 @@ SMALLEST, LARGEST, THUMBNAIL = 256, 640, 288  # longer edge in pixels of a heat 
 
 
 def check_out(out: Path, inputs: Sequence[str | Path] = ()) -> None:
-    """Raises FileExistsError if `out` holds anything but an earlier run's results, ValueError if an input
-    lies in it or is it, OSError if nothing can be written beside it."""
+    """FileExistsError if `out` holds anything but an earlier run's results, ValueError if it holds an input,
+    OSError if nothing can be written beside it."""
     for path in inputs:
         if Path(path).resolve().is_relative_to(out.resolve()):
             raise ValueError(f"the results in {out} would replace {path}, which is read: give another folder")
@@ -76,8 +73,7 @@ def write_results(result: Result, out: Path, heat_maps: int | None, progress: bo
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder that replaces `out` when the block ends without error. It is hidden, so that no listing
-    of images includes it. Raises BlockingIOError while another run writes to `out`."""
+    """A hidden folder that replaces `out` after the block. BlockingIOError while another run writes there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     new, old = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "earlier"))
     lock = FileLock(out.with_name(f".{out.name}.lock"))
@@ -117,8 +113,9 @@ def _write_maps(
         try:
             image = result.reader.photo(*maps.meta.loc[0, ["path", "digest"]])[0]
         except BadImage:
-            notes = (table["notes"][row], "gone before it was drawn")
-            table.loc[row, "notes"] = "; ".join(filter(None, notes))
+            table.loc[row, "notes"] = "; ".join(
+                filter(None, [table["notes"][row], "gone before it was drawn"])
+            )
             continue
         both = [image]
         if result.has_maps:
@@ -177,8 +174,8 @@ def _resized(image: Image.Image, longer: int) -> Image.Image:
 def decorated(
     image: Image.Image, heat: np.ndarray, scale: tuple[float, float], threshold: float
 ) -> Image.Image:
-    """The heat map (h, w) over a grey version of the image of that size. scale: values of the darkest and of
-    the brightest colour. threshold: a line encloses where the map is above it; NaN draws none."""
+    """The heat map (h, w) over the image in grey. scale: values of the darkest and of the brightest colour.
+    threshold: a line encloses where the map is above it; NaN draws none."""
     low, high = scale
     pixels = _mixed((heat - low) / (high - low), np.asarray(image.convert("L"), float)[..., None] / 255)
     above = heat > threshold

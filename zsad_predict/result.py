@@ -1,7 +1,4 @@
-"""Files scored in parts, and the result of a run. Scores and patch maps of a part are cached under its
-content: a killed run continues with its last part, and memory does not grow with the folder."""
-
-from __future__ import annotations
+"""Files scored in parts, cached, so that memory does not grow with the folder; and the result of a run."""
 
 import json
 import math
@@ -73,8 +70,7 @@ def score_part(
     digests: Mapping[ImageFile, str], scorer: Scorer, reader: Reader, *, workers: int, on_progress: Callable
 ) -> dict[str, np.ndarray]:
     """For each tile the number of its file (owner), box and map; `records` of all files, as JSON: status,
-    error, notes and, for an image, score, size, maximum and median of its map. Names are not kept, so
-    equal files share an entry.
+    error, notes and, for an image, score, size, maximum and median of its map; no names.
     workers: processes that read files ahead. on_progress: called with the number of images scored since."""
     records, found, pending = [], [], {}
     files = [(file.path, digest) for file, digest in digests.items()]
@@ -164,8 +160,7 @@ class Result:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """The colour range of all heat maps: from a typical map's median to nearly the highest value; the
-        threshold lies well inside."""
+        """Of the heat maps' colours: a typical map's median to nearly the highest value, threshold inside."""
         maxima, limit = self.table["map_maximum"].dropna(), self.threshold.map_value
         inside = self.map_low + 1.25 * (limit - self.map_low) if np.isfinite(limit) else self.map_low
         high = max(maxima.quantile(0.98), min(inside, maxima.max()))

@@ -1,7 +1,5 @@
 """From a folder of images to a score and a decision for each; every file is in the table."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -51,11 +49,9 @@ def score_folder(
     """Score every image below a folder.
 
     method: of `options.METHODS`. options: None for the profile mini. out: None writes nothing.
-    normal: a folder of a few normal images. winclip_plus compares with them; for the others they only set the
-        threshold.
+    normal: a folder of a few normal images: winclip_plus compares with them, others take their threshold.
     heat_maps: how many are written, the highest scores first; None: all.
-    whole: "tiles" (WinCLIP's) keeps the shape of an image that is not square; "squash" is what this book's
-        pages on RWDA and AnomalyCLIP do.
+    whole: "tiles" (WinCLIP's) keeps an image's shape; "squash" is of the pages on RWDA and AnomalyCLIP.
     For the others see `load_scorer`, `read_annotations`, `choose_threshold` and `read_photo`.
     Raises ValueError or OSError with a sentence for the user."""
     started, clock = datetime.now(UTC), time.monotonic()

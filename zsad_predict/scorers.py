@@ -1,10 +1,7 @@
 """The methods of the book behind one interface, to score a folder of your own images.
 
-An image is cut into square tiles (WinCLIP, supplement A). Each tile gives features, a score and a map; an
-image's score is the mean over its tiles. Scores and maps are those of `zsad_core.methods`.
-"""
-
-from __future__ import annotations
+An image is cut into square tiles (WinCLIP, supplement A). Scores and maps of a tile are those of
+`zsad_core.methods`; an image's score is the mean over its tiles."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,8 +95,7 @@ def _numbers(*values: Tensor | np.ndarray) -> str:
 
 
 def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: str) -> Scorer:
-    """CLIP's s_pr (RWDA, Sec. 3.1), at the temperature that the weights were trained with, or RWDA's s_FNN
-    (Sec. 3.3). Where the model has patch tokens, with maps that the papers do not have."""
+    """CLIP's s_pr or RWDA's s_FNN (RWDA, Sec. 3.1, 3.3); of patch tokens also maps, which no paper has."""
     has_map = encoder.has_class_token
 
     def features(tiles: Tensor) -> dict[str, Tensor]:
@@ -130,8 +126,8 @@ def _of_views(method: str, options: Options, encoder: ClipEncoder, object_name: 
 
 
 def _fnn(options: Options, encoder: ClipEncoder, key: Mapping[str, object]) -> tuple[FNN, dict[str, object]]:
-    """RWDA's network of the profile's first seed, kept in the cache, and its key. It trains on n_pairs pairs
-    of random words, all that are drawn: the profile's pool takes much longer to embed."""
+    """RWDA's network of the profile's first seed, cached, and its key. Its n_pairs pairs of random words are
+    all that are drawn: the profile's pool takes much longer to embed."""
     names = {"seed", "epochs", "batch_size", "lr", "weight_decay", "dropout", "hidden"}
     own = options.model_dump(include=names)
     key = {**key, **options.model_dump(mode="json", include={*names, "n_pairs", "alphabet"})}

@@ -1,7 +1,5 @@
 """From scores to decisions: a threshold, and a sentence that says where it comes from."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -9,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 FEW = 10  # A quantile of fewer scores is rough, and a warning says so.
+# Quantiles: of references, the highest is still normal; of a folder, a person can check one image in ten.
 DEFAULTS = {"references": 1.0, "folder": 0.9}
-"""Quantiles: of references, the highest is still normal; of a folder, a person can check one image in ten."""
 
 
 class Threshold(NamedTuple):

@@ -1,7 +1,5 @@
 """AnomalyCLIP: object-agnostic prompts, learned on one dataset and tested on others."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,17 +13,15 @@ def _seeds(settings: Any) -> str:
     from zsad_core.prompt_config import PromptConfig  # here: pages without a model need not wait for torch
 
     first = PromptConfig().seed
-    return (
-        f"trainings for Tables 1 and 2 with {seed_range(first, settings.prompt_seeds)}, others with {first}"
-    )
+    main = seed_range(first, settings.prompt_seeds)
+    return f"trainings for Tables 1 and 2 with {main}, others with {first}"
 
 
 INDUSTRIAL = ("mvtec", "visa", "mpdd", "btad", "sdd", "dagm", "dtd_synthetic")
 MEDICAL_IMAGE = ("headct", "brainmri", "br35h", "covid19")
 MEDICAL_PIXEL = ("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k")
 DATASETS = (*INDUSTRIAL, *MEDICAL_IMAGE, *MEDICAL_PIXEL)
-COMPARED = ("mvtec", "visa")
-"""Datasets with ablations and baselines; the prompts for each are learned on the other."""
+COMPARED = ("mvtec", "visa")  # with ablations and baselines; the prompts for each are learned on the other
 
 
 def _also_missing(settings: Any, datasets: Sequence[str]) -> list[str]:

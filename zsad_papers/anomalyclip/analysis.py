@@ -1,7 +1,5 @@
 """Numbers that explain AnomalyCLIP: prompts token by token, attention, losses, false alarms."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -79,8 +77,7 @@ def attention_weights(encoder: ClipEncoder, pixels: Tensor) -> Iterator[dict[str
 
 
 def attention_matrices(encoder: ClipEncoder, pixels: Tensor, block: int) -> dict[str, np.ndarray]:
-    """{kind: (patches, patches)}: how much a patch (row) takes from each, the mean over images and heads.
-    pixels: (n, 3, H, W). block: 1-based."""
+    """{kind: (p, p)}: what a patch (row) takes from each, over images (n, 3, H, W), heads; block from 1."""
     (found,) = islice(attention_weights(encoder, pixels), block - 1, block)
     return {kind: w[:, :, 1:, 1:].mean((0, 1)).float().cpu().numpy() for kind, w in found.items()}
 
@@ -120,15 +117,14 @@ def loss_parts(category: Category, prompts: LearnedPrompts, image: int) -> dict[
 
 TOLERANCE = 24  # grey levels of 256 in which each channel may differ from the border's colour
 BINS = 20_000  # of scores in [0, 1]; the threshold of the best F1 is one of their edges
+# Least shares, medians over a category's images: of the border that has its colour; of the image that is
+# background; of the image that the largest foreground piece takes, which is tiny in a texture.
 UNIFORM, LEAST, PIECE = 0.9, 0.05, 0.02
-"""Least shares, as medians over a category's images: of the border that has its colour; of the image that is
-background; and of the image that the largest foreground piece takes, which is tiny in a texture."""
 
 
 def background(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The estimated background (H, W) bool of an image (H, W, 3) uint8: what is joined to a frame of 2 % of
-    the shorter edge (4-neighbours) and differs by at most `TOLERANCE` in each channel from its median colour;
-    and the share in [0, 1] of the frame that has this colour."""
+    """The background (H, W) bool of an image (H, W, 3) uint8: what is joined (4-neighbours) to a frame of 2 %
+    of the shorter edge, within `TOLERANCE` of its median colour; and the share of the frame that is."""
     frame = np.ones(image.shape[:2], bool)
     edge = max(1, round(0.02 * min(frame.shape)))
     frame[edge:-edge, edge:-edge] = False

@@ -4,8 +4,6 @@ All times of a claim come from one device. A sweep has the values that a dataset
 must hold on each dataset with one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

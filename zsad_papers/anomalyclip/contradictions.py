@@ -1,34 +1,18 @@
-"""The appendix prints every category of three datasets, so their means can be computed again; its text quotes
-many differences; and several tables hold one model under different names."""
-
-from __future__ import annotations
+"""AnomalyCLIP's numbers against each other: means of categories, its text, one model in several tables."""
 
 import pandas as pd
 
-from zsad_papers.common.contradictions import (
-    MODEL,
-    Check,
-    as_checks,
-    class_means,
-    compared,
-    equal_numbers,
-    larger,
-    quoted,
-    same_models,
-    same_words,
-    stated_twice,
-    statements,
-)
+from zsad_papers.common import contradictions as common
+from zsad_papers.common.contradictions import Check, equal_numbers, larger, same_words
 from zsad_papers.common.results import load_published
 
 
 def checks() -> pd.DataFrame:
     """Every comparison of the paper's published numbers, agreeing or not."""
     frame = load_published("anomalyclip")
-    # on the other datasets AnomalyCLIP's authors ran WinCLIP
-    industrial = frame[frame["dataset"].isin(["mvtec", "visa"])]
-    parts = [class_means(frame, quotes=("winclip",)), quoted(industrial, ("winclip",)), text(frame)]
-    return pd.concat(parts, ignore_index=True)
+    industrial = frame[frame["dataset"].isin(["mvtec", "visa"])]  # on others its authors ran WinCLIP
+    parts = [common.class_means(frame, quotes=("winclip",)), common.quoted(industrial, ("winclip",))]
+    return pd.concat([*parts, text(frame)], ignore_index=True)
 
 
 def text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -38,13 +22,14 @@ def text(frame: pd.DataFrame) -> pd.DataFrame:
     clip = means.query("artifact == 'T1' and method == 'clip' and metric == 'auroc'").drop(columns="method")
     base = means.query("artifact == 'T4' and variant == 'base'")
     unclear = "the text does not say what Base is; no module at all would be plain CLIP"
-    plain = [check | {"explanation": unclear} for check in compared("no module", clip, base, MODEL[:-1])]
-    checks = [*same_models(frame), *plain, *statements(frame), *stated_twice("anomalyclip")]
+    plain = common.compared("no module", clip, base, common.MODEL[:-1])
+    checks = common.same_models(frame) + [check | {"explanation": unclear} for check in plain]
+    checks += common.statements(frame) + common.stated_twice("anomalyclip")
     checks += _medical(means) + _counts(means) + _missing_words(means)
     training = means[(means["metric"] == "train_min_per_epoch") & (means["variant"] == "")]
     quickest = training.loc[training["mean"].idxmin(), "method"]
     checks.append(same_words("App. D, overhead against T8: shortest training per epoch", "coop", quickest))
-    return as_checks(frame, checks)
+    return common.as_checks(frame, checks)
 
 
 def _medical(means: pd.DataFrame) -> list[Check]:

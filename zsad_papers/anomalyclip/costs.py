@@ -1,7 +1,5 @@
 """What training and testing cost on this machine: Table 8 of AnomalyCLIP."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 
@@ -30,8 +28,7 @@ def time_rows(
     settings: Settings, encoder: ClipEncoder, winclip_encoder: ClipEncoder, dataset: str, n_images: int
 ) -> pd.DataFrame:
     """Rows of Table 8: images a second from pixels to score and map, texts known; and minutes of an epoch of
-    `n_images` of the auxiliary `dataset`. In the row of "appD" the steps do without the image tower, through
-    which this book sends an image once."""
+    `n_images` of the auxiliary `dataset`, for "appD" without the image tower, as this book trains."""
     plain = _test(encoder, "qk")
     tests = {
         **dict.fromkeys([("clip", ""), ("coop", ""), ("anomalyclip", "wo_dpam")], plain),

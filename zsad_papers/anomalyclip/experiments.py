@@ -1,7 +1,5 @@
 """AnomalyCLIP on a dataset: prompts learned on another one, scores and maps (Sec. 3.3, App. A)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +21,16 @@ from zsad_core.methods import Detector, Output, anomalyclip, detector
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
+from zsad_papers.anomalyclip import learning
 from zsad_papers.anomalyclip.claims import WORDS
-from zsad_papers.anomalyclip.learning import (
-    FIRST_SEED,
-    MEDICAL,
-    auxiliary_dataset,
-    learned_adapters,
-    learned_variants,
-)
+from zsad_papers.anomalyclip.learning import auxiliary_dataset, learned_adapters, learned_variants
 from zsad_papers.baselines.vand import Adapters, mean_texts, vand_detector, vand_extractor
 from zsad_papers.common.data import has_masks, missing
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.results import read_table
 from zsad_papers.common.settings import Settings
 
-ONE_SEED = ("code:", "word=", "E=", "M=", "L=", "N=")
-"""Variants of sweeps, trained with the first seed alone. All others are trained with `prompt_seeds` seeds."""
+ONE_SEED = ("code:", "word=", "E=", "M=", "L=", "N=")  # sweeps: trained with the first seed alone
 
 
 def nothing_learned(settings: Settings, datasets: Sequence[str]) -> list[str]:
@@ -116,9 +108,8 @@ def clip_features(encoder: ClipEncoder, attention: str = "qk") -> Extractor:
 def clip_method(
     category: Category, *, prompts: PromptKind | None = None, attention: str = "qk", name: str | None = None
 ) -> Method:
-    """The baselines CLIP and CLIP-AC: hand-written prompts, last block's patch tokens. prompts: None for one
-    pair of sentences, "imagenet" for CLIP-AC, with CLIP's templates (App. A.2). attention: "vv" for CLIP with
-    DPAM (claim 15, Table 4 +T1). name: a word that replaces the category's."""
+    """CLIP: hand-written prompts, last block's patch tokens. prompts: "imagenet" for CLIP-AC, with CLIP's
+    templates (App. A.2). attention: "vv" for DPAM (claim 15, Table 4 +T1). name: replaces the category's."""
     encoder, word = category.encoder, object_name(name or category.name)
     sides = [f"A photo of a normal {word}"], [f"A photo of an anomalous {word}"]
     sides = zero_shot_prompts(word, prompts) if prompts else sides
@@ -194,8 +185,7 @@ def records_of(
 
 
 def score_statistics(scores: np.ndarray, labels: np.ndarray, bins: int = 50) -> dict[str, float]:
-    """Mean and standard deviation of scores in [0, 1], and the overlap in [0, 1] of the histograms of normal
-    and anomalous ones (claim 48)."""
+    """Mean and deviation of scores in [0, 1], and overlap of normal and anomalous histograms (claim 48)."""
     sides = [scores[labels == label] for label in (0, 1)]
     overlap = np.minimum(*(np.histogram(own, bins, (0, 1))[0] / len(own) for own in sides)).sum()
     return {"score_mean": scores.mean(), "score_std": scores.std(), "score_overlap": overlap}
@@ -220,10 +210,10 @@ def learned_for(
 ) -> dict[tuple[str, int], LearnedPrompts | Adapters]:
     """What each variant and seed learned for a dataset's stand-in; nothing without the auxiliary set."""
     seeds = {name: 1 if name.startswith(ONE_SEED) else settings.prompt_seeds for name in variants}
-    tasks = [(v, FIRST_SEED + k) for v, number in seeds.items() if v != "baselines" for k in range(number)]
+    tasks = [(v, learning.FIRST_SEED + k) for v, n in seeds.items() if v != "baselines" for k in range(n)]
     found: dict = {}
-    for auxiliary in (auxiliary_dataset(dataset), MEDICAL):
-        own = [task for task in tasks if (auxiliary == MEDICAL) == task[0].endswith("tuned=medical")]
+    for auxiliary in (auxiliary_dataset(dataset), learning.MEDICAL):
+        own = [task for task in tasks if (auxiliary == learning.MEDICAL) == task[0].endswith("tuned=medical")]
         layers = [task for task in own if task[0].startswith("vand")]
         prompts = [task for task in own if task not in layers]
         options = [{**training_options(variant), "seed": seed} for variant, seed in prompts]
@@ -253,9 +243,8 @@ def run_experiment(
     variants: Sequence[str],
     measure: Callable = measured,
 ) -> pd.DataFrame:
-    """The records of variants on a dataset's stand-in; empty without it or its auxiliary set. variants: of
-    `VARIANTS` or `sweep_variants`, "baselines", "vand", or "vand;tuned=medical". measure:
-    `measured`, or another function for what is learned."""
+    """The records of variants on a dataset's stand-in; none without it or its auxiliary set. variants: of
+    `VARIANTS` or `sweep_variants`, "baselines", "vand", "vand;tuned=medical". measure: of what is learned."""
     chosen, records = squashed(settings, encoder, dataset), []
     learned = learned_for(settings, encoder, dataset, variants) if chosen else {}
     there = {"baselines", *(name for name, _ in learned)}

@@ -1,7 +1,5 @@
 """AnomalyCLIP's figures: maps of images chosen by rule, scores, attention, and the sweeps of Figure 8."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,8 +36,7 @@ def prompt_sources(
     methods: Sequence[str] = ("AnomalyCLIP",),
     windows: ClipEncoder | None = None,
 ) -> dict[str, PromptSource]:
-    """The prompt source of each method for a dataset's stand-in, learned on its auxiliary set; without that
-    set the method is left out. windows: WinCLIP's encoder."""
+    """By method, learned on the auxiliary set, without which it is left out. windows: WinCLIP's encoder."""
     options = (settings, encoder, learning.auxiliary_dataset(dataset))
     learners = {
         "CoOp": partial(learning.learned_prompts, *options, "coop"),
@@ -105,9 +102,8 @@ def within_images(category: Category, prompts: LearnedPrompts) -> pd.DataFrame:
 def successes_and_failures(
     chosen: Sequence[tuple[Category, LearnedPrompts]], number: int = 3
 ) -> dict[str, list[tuple[Category, int]]]:
-    """The images with the highest and the lowest pixel AUROC within the image, and the normal images whose
-    map has the highest maximum (Figure 7); at most one image a category in each group. Categories
-    without masks are left out."""
+    """The images with the highest and the lowest pixel AUROC within the image, and the normal images with the
+    highest maximum of a map (Figure 7): at most one a category in each group, none of one without masks."""
     masked = [(category, prompts) for category, prompts in chosen if has_masks(category.test)]
     if not masked:
         return {}
@@ -141,9 +137,8 @@ def strip(examples: Sequence[Example]) -> Figure:
 
 
 SHOWN = read_table("anomalyclip", "figure_maps.csv").set_index("figure")
-"""For Figures 14 to 37: the category, its dataset, and what can show it, in order: dataset and category,
-or a dataset alone for its first category. The paper does not name the circuit board or the bracket:
-these are our choice."""
+"""For Figures 14 to 37: the category, its dataset, and what can show it, in order: dataset and category, or
+a dataset for its first category. The paper does not name the circuit board or the bracket: our choice."""
 
 
 def shown_category(settings: Settings, encoder: ClipEncoder, artifact: str) -> tuple[str, Category] | None:
@@ -167,8 +162,7 @@ def shown_table(settings: Settings, encoder: ClipEncoder) -> pd.DataFrame:
             masks = "yes" if has_masks(category.test) else "none"
             learned_on = settings.datasets[learning.auxiliary_dataset(dataset)] or "nothing"
         lines.append((artifact[1:], f"{shown['category']}, {shown['dataset']}", here, masks, learned_on))
-    names = ["figure", "in the paper", "here", "masks", "prompts learned on"]
-    return pd.DataFrame(lines, columns=names)
+    return pd.DataFrame(lines, columns=["figure", "in the paper", "here", "masks", "prompts learned on"])
 
 
 def shown_maps(settings: Settings, encoder: ClipEncoder, artifact: str) -> Figure | plots.Placeholder:
@@ -218,8 +212,7 @@ def score_histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fig
 @plots.or_placeholder
 @mpl.rc_context(plots.STYLE)
 def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> Figure:
-    """The weight that a patch gives itself by block, on a logarithmic axis, one line for each kind. uniform:
-    the weight if every token took the same from all."""
+    """The weight that a patch gives itself by block and kind. uniform: if it took the same from all."""
     means = records.groupby(["kind", "block"], sort=False)["weight"].mean().rename("mean").reset_index()
     means = means.replace({"kind": KIND_LABELS}).assign(std=float("nan"))
     labels = ("block of the image tower", "weight of a patch on itself")
@@ -239,9 +232,8 @@ def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> F
 def attention_figure(
     found: Example, matrices: Mapping[str, np.ndarray], maps: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Figure:
-    """Figure 3: a column a kind of attention; above its matrix (p, p), below maps of some prompts with it,
-    {row: {kind: (H, W)}}, one scale a row. Large matrices are drawn in at most 144 cells a side, each the
-    largest weight in it."""
+    """Figure 3: a column a kind of attention; above its matrix (p, p), below maps {row: {kind: (H, W)}}, one
+    scale a row. Large matrices are drawn in at most 144 cells a side, each the largest weight in it."""
     kinds, n_rows = list(matrices), 1 + len(maps)
     figure, axes = plots.new_figure(n_rows, 1 + len(kinds), 9.0, 2.2 * n_rows - 0.2)
     axes[0, 0].set_axis_off()
@@ -267,7 +259,6 @@ def attention_figure(
 
 SWEPT = {"E": "learned words E", "M": "text blocks M", "L": "tokens in each L", "N": "image layers N"}
 MEASURES = {("pixel", "pro200"): "pixel PRO (%)", ("image", "ap"): "image AP (%)"}
-"""What Figure 8 shows of each setting."""
 
 
 @plots.or_placeholder

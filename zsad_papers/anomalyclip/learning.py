@@ -1,7 +1,5 @@
 """What is learned from auxiliary images, kept in `cache_dir/prompts`: prompts and VAND's layers (App. A)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,7 @@ from zsad_papers.baselines.vand import Adapters, train_adapters
 from zsad_papers.common.data import dataset_of
 from zsad_papers.common.settings import Settings
 
-MEDICAL = "cvc_colondb"
-"""The medical auxiliary set (App. B): anomalous images with masks, and normal training images."""
+MEDICAL = "cvc_colondb"  # auxiliary set (App. B): anomalous images with masks, and normal training images
 FIRST_SEED = PromptConfig().seed
 
 

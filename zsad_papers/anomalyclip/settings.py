@@ -1,7 +1,5 @@
 """The parameters that only AnomalyCLIP's notebooks have."""
 
-from __future__ import annotations
-
 from zsad_papers.common.settings import NumbersFrom1, Settings, Text, parameter, settings_class
 
 

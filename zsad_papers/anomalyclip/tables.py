@@ -1,7 +1,5 @@
 """AnomalyCLIP's tables as tidy rows, from the records of `anomalyclip.experiments`."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,10 +22,8 @@ METRICS = ("auroc", "ap", "pro200")
 """The paper's PRO is the estimate of its code. Tables 1 and 2 measure the exact `pro` beside it."""
 Artifact = str | Mapping[str, str]
 
-MAIN = ("baselines", "", "coop", "vand")
-"""Variants of `run_experiment` for Tables 1 and 2; WinCLIP has its own records."""
-TUNED = ("tuned=medical", "vand;tuned=medical")
-"""Those of Table 3."""
+MAIN = ("baselines", "", "coop", "vand")  # for Tables 1 and 2; WinCLIP has its own records
+TUNED = ("tuned=medical", "vand;tuned=medical")  # for Table 3
 
 CLASSWISE = {
     "mvtec": {"pixel": {"auroc": "T15", "pro200": "T16"}, "image": {"auroc": "T17", "ap": "T18"}},
@@ -97,8 +93,7 @@ def rd4ad(category: Category, backbone: Backbone) -> list[dict]:
 
 
 def rows_of(records: pd.DataFrame, stand_in: str, artifact: Artifact, **where: object) -> pd.DataFrame:
-    """Rows of one artifact, over all seeds, or the first alone beside a sweep, which has no other; where and
-    keep: as in `results.tidy`."""
+    """Rows of one artifact over all seeds, of sweeps over their only one; where: as in `results.tidy`."""
     variants = [where["variant"]] if isinstance(where["variant"], str) else list(where["variant"])
     if any(name.startswith(experiments.ONE_SEED) for name in variants):
         records = records[records["seed"] <= learning.FIRST_SEED]

@@ -4,8 +4,6 @@ Both are rows of one paper with published dataset names (`results.as_published`)
 tables of claims and tests.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import defaultdict

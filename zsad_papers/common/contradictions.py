@@ -4,8 +4,6 @@ Printed numbers are rounded. Two of them contradict each other only if no unroun
 decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.05, together by 0.1.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

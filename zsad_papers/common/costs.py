@@ -4,8 +4,6 @@ Counts need only a tower's shapes, not its weights. There are two kinds: everyth
 behind RWDA's Table 3 counted of the image tower: patch embedding and MLPs.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy

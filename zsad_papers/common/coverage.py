@@ -1,7 +1,5 @@
 """How much of the papers' tables and figures a run has measured, and on what."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,13 +1,12 @@
 """A category of a dataset under a method: features, draws of references, and measurements that are kept."""
 
-from __future__ import annotations
-
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -196,7 +195,7 @@ class Category:
         found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
         return found.select(split="test").views
 
-    def seen(self, whole: Whole) -> Category:
+    def seen(self, whole: Whole) -> Self:
         """This category with images that are not square seen in another way; itself, if all are square."""
         return self if _square(self.dataset.select(category=self.name)) else replace(self, whole=whole)
 

@@ -1,7 +1,5 @@
 """Galleries of images beside their anomaly maps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """What a notebook begins with: its settings, the encoder and the datasets of its paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

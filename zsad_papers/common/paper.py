@@ -1,7 +1,5 @@
 """The facts about a paper that common pages, records and the workflow need."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ Colours come from Okabe and Ito's palette, which colour-blind readers can distin
 text repeats the distinction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps

@@ -3,8 +3,6 @@
 Two runs with one seed have the same `provenance`; what differs from run to run is in `run_facts`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Who re-ran the papers: public numbers of others, as data. `CONTRIBUTING.md` explains the two tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 

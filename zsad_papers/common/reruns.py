@@ -1,7 +1,5 @@
 """What the re-runs of others say about the claims, and the causes that people found."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

@@ -3,8 +3,6 @@
 Percentages are percentages here; the functions that measure return fractions, and `rows` multiplies.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,7 +174,8 @@ def rows(
     metrics = [column for column in values if column not in ("category", "seed")]
     unknown = [metric for metric in metrics if metric not in METRICS.index]
     if unknown or not metrics:
-        raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {sorted(METRICS.index)}")
+        known = sorted(METRICS.index)
+        raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {known}")
     seeds, categories = values["seed"].nunique(), values["category"].nunique()
     if len(values) != seeds * categories or values.duplicated(["category", "seed"]).any():
         raise ValueError(
@@ -186,7 +185,8 @@ def rows(
     names, records = names | {"variant": variant}, []
     for metric in metrics:
         names |= {"metric": metric, "artifact": artifact if isinstance(artifact, str) else artifact[metric]}
-        cells = (100.0 if metric in PERCENT else 1.0) * values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
+        cells = values.pivot(index="seed", columns="category", values=metric)  # (seeds, categories)
+        cells = (100.0 if metric in PERCENT else 1.0) * cells
         undefined = cells.columns[cells.isna().any()].tolist()
         if undefined:
             warnings.warn(f"{metric} of {dataset} is undefined for {undefined}; so is its mean", stacklevel=2)
@@ -212,8 +212,8 @@ def as_published(frame: pd.DataFrame, stand_ins: Mapping[str, str | None]) -> pd
     shadowed = sorted({name for name, own in stand_ins.items() if name != own} & set(frame["dataset"]))
     if shadowed:
         raise ValueError(
-            f"rows of {shadowed} beside their stand-ins ({dict(stand_ins)}): one name would mean two datasets; "
-            "leave one of them out"
+            f"rows of {shadowed} beside their stand-ins ({dict(stand_ins)}): one name would mean two "
+            "datasets; leave one of them out"
         )
     staying = frame[~frame["dataset"].isin(list(stand_ins.values()))]
     named = [frame[frame["dataset"] == other].assign(dataset=name) for name, other in stand_ins.items()]

@@ -3,8 +3,6 @@
 One that is None takes its value from the profile. A paper's own parameters are in its `settings.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -12,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import click
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
@@ -85,7 +83,7 @@ class Settings:
     )
 
     @model_validator(mode="after")
-    def _weights_are_there(self) -> Settings:
+    def _weights_are_there(self) -> Self:
         for prefix in ("", "prompt_"):
             model = getattr(self, f"{prefix}model", "zsad-mini")
             if getattr(self, f"{prefix}weights", "") is None and model != "zsad-mini":

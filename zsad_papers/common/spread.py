@@ -3,8 +3,6 @@
 `published.md` explains the effect and its draws.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

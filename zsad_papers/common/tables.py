@@ -4,8 +4,6 @@ Words, not colours alone, say 'not yet run' and 'undefined'. Header cells carry 
 caption belongs to the table, and a wide table scrolls inside a region that the keyboard reaches.
 """
 
-from __future__ import annotations
-
 import html
 import itertools
 import math

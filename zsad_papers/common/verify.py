@@ -11,8 +11,6 @@ left out.
 Exit code 0: they agree. 1: they differ. 2: nothing could be compared.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

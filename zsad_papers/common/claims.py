@@ -1,8 +1,5 @@
-"""The claims of the papers: the same test runs on published and on measured numbers.
-
-Both are rows of one paper with published dataset names (`results.as_published`). `published.md` explains the
-tables of claims and tests.
-"""
+"""The claims of the papers: the same test runs on published and on measured numbers, rows of one paper with
+published dataset names (`results.as_published`). `published.md` explains the tables of claims and tests."""
 
 import math
 import re
@@ -119,8 +116,7 @@ def evaluate(paper: str, frame: pd.DataFrame, settings: Any = None) -> pd.DataFr
 
 
 def ledger(paper: str, run: pd.DataFrame, settings: Any = None) -> pd.DataFrame:
-    """Verdicts on a paper's published numbers beside those on a run's: columns `published` and `run`, numbers
-    and reasons of each (`run_numbers`), and `agreement`."""
+    """Verdicts on published numbers beside a run's: `run`, `run_numbers`, `run_reason`, ...; `agreement`."""
     frames = evaluate(paper, load_published(paper)), evaluate(paper, run, settings)
     table = frames[0][["id", "section", "claim", "test"]]
     for side, frame in zip(SIDES, frames):
@@ -181,8 +177,7 @@ class Numbers:
     def of(
         self, name: str, measure: str, dataset: str = "", category: str = "mean", *, std: bool = False
     ) -> float:
-        """The mean (or standard deviation) of a setting, written as in `claim_tests.csv`; NaN, and a problem
-        noted, if there is none, or if artifacts differ."""
+        """Mean or deviation of a setting; NaN and a problem noted if it is missing or artifacts differ."""
         key, shown = (*_setting(name, measure), dataset, category), place(dataset, measure, category, name)
         found = self.cells.get(key, {})
         means = [mean if isinstance(mean, float) else float(mean[0]) for mean, _ in found.values()]
@@ -228,8 +223,7 @@ class Numbers:
         return {cell[-2] for cell in self.cells if cell[:-2] == key and cell[-1] == "mean"}
 
     def verdict(self, holds: bool, reason: str, numbers: Mapping[str, float] | None = None) -> Verdict:
-        """The claim's verdict: undecided, with the problems as reason, if a number was missing or undefined.
-        numbers: derived ones to show instead of those that were looked up."""
+        """Undecided, with the problems as reason, if there are any. numbers: to show instead of `used`."""
         if self.problems:
             return Verdict(UNDECIDED, self.used, "; ".join(self.problems))
         shown = {name: round(value, 6) for name, value in (numbers or self.used).items()}
@@ -269,8 +263,7 @@ AXES = ("datasets", "measures", "category", "settings")
 
 
 def leads_of(numbers: Numbers, row: Comparison) -> Leads:
-    """First minus second, or their ratio, for every dataset, measure and pair of settings, averaged as the
-    row says."""
+    """First minus second, or their ratio, by dataset, measure and settings, averaged as the row says."""
     leads: Leads = {}
     for measure in row.measures.split(" | "):
         for dataset in numbers.datasets(row.datasets, measure):

@@ -1,8 +1,7 @@
 """Checks of published numbers: two sides that should agree, and whether they do.
 
 Printed numbers are rounded. Two of them contradict each other only if no unrounded values give both. With one
-decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.05, together by 0.1.
-"""
+decimal, a mean of printed values is uncertain by 0.05 and a printed mean by 0.05, together by 0.1."""
 
 import math
 from collections import defaultdict
@@ -15,8 +14,7 @@ import pandas as pd
 from zsad_papers.common.claims import Numbers, above, at_least, cells_of, pairs, place
 from zsad_papers.common.results import load_published, read_table
 
-KINDS = read_table("common", "check_kinds.csv").set_index("kind")
-"""What is printed, and what is computed."""
+KINDS = read_table("common", "check_kinds.csv").set_index("kind")  # what is printed and computed
 COLUMNS = ["paper", "where", "printed", "computed", "difference", "kind", "explanation", "agrees"]
 SETTING = ["dataset", "task", "shots", "method", "variant", "metric"]
 HALF_UNIT = 0.05  # every table of percentages prints one decimal
@@ -70,9 +68,8 @@ def numbers_of(frame: pd.DataFrame, artifact: str) -> Numbers:
 
 
 def statements(frame: pd.DataFrame) -> list[Check]:
-    """Sentences of the text against the tables that they are about: rows of a paper's `statements.csv`, with
-    settings as in `claim_tests.csv`. Their difference must be what is `said`, with so many `digits`; where
-    nothing is said, the first must be larger."""
+    """Sentences of the text against tables: rows of `statements.csv`, settings as in `claim_tests.csv`. Their
+    difference must be what is `said`, with so many `digits`; where nothing is said, the first is larger."""
     checks = []
     for row in read_table(frame["paper"].iloc[0], "statements.csv").itertuples(index=False):
         numbers = numbers_of(frame, row.artifact)
@@ -100,8 +97,7 @@ def stated_twice(paper: str) -> list[Check]:
 
 
 def same_models(frame: pd.DataFrame) -> list[Check]:
-    """Rows of different tables that describe one model, as in a paper's `same_models.csv`: they must print
-    the same numbers. The others are compared with the first table."""
+    """Tables that describe one model, of `same_models.csv`, against the first of them: the same numbers."""
     means = frame[(frame["category"] == "mean") & frame["task"].isin(["image", "pixel"])]
     tables, checks = dict(list(means.groupby(["artifact", "variant"]))), []
     models = read_table(frame["paper"].iloc[0], "same_models.csv").groupby("model", sort=False)
@@ -167,8 +163,7 @@ def _printed(frame: pd.DataFrame, column: str) -> dict[tuple, pd.Series]:
 
 
 def _deviation(where: str, printed: float, deviations: np.ndarray) -> Check:
-    """Whether a mean's ± is the mean of its classes' deviations; with n independent classes the deviation of
-    the mean itself is smaller, the root of the sum of their squares over n."""
+    """Whether a mean's ± is the mean of its classes' deviations; that of the mean itself would be smaller."""
     of_mean = math.sqrt(sum(deviations**2)) / len(deviations)
     check = equal_numbers(where, printed, deviations.mean(), 2 * HALF_UNIT, "deviation")
     return check | {"explanation": f"the ± of the mean itself is {of_mean:.1f}, if classes are independent"}

@@ -1,8 +1,5 @@
-"""Parameters, multiply-accumulates and latency of an image tower.
-
-Counts need only a tower's shapes, not its weights. There are two kinds: everything, and what the profiler
-behind RWDA's Table 3 counted of the image tower: patch embedding and MLPs.
-"""
+"""Parameters, multiply-accumulates and latency of an image tower. Counted is everything, or what the profiler
+behind RWDA's Table 3 saw of the tower: patch embedding and MLPs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -44,11 +41,8 @@ def multiply_accumulates(
     patch_embeddings: int = 1,
     counted: Counted = "all",
 ) -> int:
-    """Multiply-accumulates of running the tower.
-
-    sequences : (number, tokens in each) that the blocks process; default: one whole image.
-    patch_embeddings : number of images whose patches are embedded; windows share those of their image.
-    """
+    """sequences: (number, tokens in each) that the blocks process; default: one whole image.
+    patch_embeddings: number of images whose patches are embedded; windows share those of their image."""
     tower.train()  # the counter misses the fused attention of evaluation
     mlps = nn.Sequential(*(block.mlp for block in tower.transformer.resblocks))
     blocks = tower.transformer if counted == "all" else mlps
@@ -66,9 +60,8 @@ def window_sequences(tower: VisionTransformer, sizes: Sequence[int] = (2, 3)) ->
     """WinCLIP's windows as sequences: k x k patches and the class token, at every position of the grid."""
     rows, columns = tower.grid_size
     if not all(1 <= k <= min(rows, columns) for k in sizes):
-        raise ValueError(
-            f"window sizes {tuple(sizes)} on a grid of {(rows, columns)}; expected 1 to {min(rows, columns)}"
-        )
+        most = min(rows, columns)
+        raise ValueError(f"window sizes {tuple(sizes)} on a grid of {(rows, columns)}; expected 1 to {most}")
     return [((rows - k + 1) * (columns - k + 1), k * k + 1) for k in sizes]
 
 
@@ -77,8 +70,7 @@ def random_pixels(encoder: ClipEncoder, number: int) -> torch.Tensor:
 
 
 def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
-    """Median milliseconds of each step, after one warm-up each. The steps run in turn, so a slow phase of the
-    machine affects all of them."""
+    """Median milliseconds of each step after one warm-up. They run in turn: a slow phase affects them all."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():

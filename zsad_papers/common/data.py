@@ -69,8 +69,7 @@ def encoder_of(settings: Settings, prefix: str = "") -> KnownEncoder:
 
 
 def dataset_of(settings: Settings, dataset: str) -> AnomalyDataset | None:
-    """The stand-in for a published dataset, by the name that `settings.datasets` has for it; None if the
-    settings name none, and with a warning if the one they name is not prepared."""
+    """The stand-in that `settings.datasets` names; None without one, or, with a warning, if not prepared."""
     name = settings.datasets.get(dataset)
     if name is not None and not is_prepared(settings, name):
         warnings.warn(missing(settings, [dataset])[0], stacklevel=2)
@@ -127,8 +126,7 @@ def dataset_named(settings: Settings, name: str, *, limit: bool = True) -> Anoma
 def embedded_datasets(
     settings: Settings, encoder: ClipEncoder, datasets: Sequence[str]
 ) -> dict[str, TileFeatures]:
-    """Embeddings of the stand-ins for these datasets, six views each; the single-view results use view 0. A
-    dataset without a prepared one is left out."""
+    """Embeddings of the stand-ins that are prepared, six views each; view 0 is the whole image."""
     from zsad_core.image_features import image_embeddings  # here: see above
 
     found = {dataset: images for dataset in datasets if (images := dataset_of(settings, dataset)) is not None}

@@ -56,8 +56,7 @@ def measure(
     map_size: shorter edge in pixels at which maps meet masks; None: the masks' own size (WinCLIP does not say
         what it used); (height, width): maps and masks are stretched to it (AnomalyCLIP).
     sigma: of a Gaussian filter over the maps, in pixels at that size; 0: none.
-    An anomalous image without a mask file is an error; an empty mask means normal pixels, with a warning.
-    """
+    An anomalous image without a mask file is an error; an empty mask means normal pixels, with a warning."""
     scores, within = defaultdict(list), {name: [] for name in each}
     histograms = defaultdict(PixelHistogram)
     for part in parts:
@@ -88,8 +87,7 @@ def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, 
 
 
 def _seen(part: FeaturePart, features: TileFeatures, map_size: int | tuple[int, int] | None) -> list[tuple]:
-    """Of each image the mask, its `anomalous_weights`, and the place in the image, of what tiles cover: a
-    centre crop leaves out the ends, which have no score."""
+    """Of what tiles cover (not the ends, in a centre crop): mask, `anomalous_weights`, place in the image."""
     masks, places = _masks(part, map_size), [...] * len(part.dataset)
     if part.whole == "center_crop":
         covered = image_maps(features, torch.ones(len(features.owner), 1, 1), map_size)
@@ -207,9 +205,7 @@ class Category:
         return self.test, {"whole": whole}
 
     def draws(self, shots: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
-        """{(shots, seed): images}: without replacement, fewer shots the first of more, the same as RWDA's.
-
-        Raises ValueError for a category with fewer normal training images than shots."""
+        """{(shots, seed): images}, fewer shots the first of more, as RWDA's. ValueError: too few images."""
         there, needed = len(self.train), max([1, *shots])
         if there < needed:
             raise ValueError(
@@ -270,8 +266,7 @@ class Category:
         return cached_arrays(Path(settings.cache_dir) / "scores", file, key, run)
 
     def record(self, values: np.ndarray, task: str, method: str, variant: str = "", **where: int) -> dict:
-        """One record. values: scores (n,) of the test images for the task "image", else those of a `pixel`
-        array of `experiment.measure`. where: shots, seed."""
+        """values: scores (n,) of the test images, or for the task "pixel" an array of `measure`."""
         names = {"category": self.name, "method": method, "variant": variant, "shots": 0, "seed": 0, **where}
         if task == "image":
             found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
@@ -280,8 +275,7 @@ class Category:
         return {**names, "task": task, **found}
 
 
-ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")
-"""Words in names of defects of arrangement, not of the surface."""
+ARRANGEMENT = ("missing", "bent", "misplaced", "flip", "swap")  # in names of defects, not of the surface
 
 
 def by_defect(

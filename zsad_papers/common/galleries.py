@@ -33,8 +33,7 @@ class Example:
 def example(
     category: Category, image: int, maps: Mapping[str, np.ndarray], reference: int | None = None
 ) -> Example:
-    """Test image number `image` with its maps; reference: the training image that is shown as normal, black
-    without one."""
+    """Test image number `image`; reference: the training image shown as normal, black without one."""
     test = category.test
     normal = Image.new("RGB", test.size(image)) if reference is None else category.train.image(reference)
     label = f"{object_name(category.name)}\n{object_name(test.meta['defect'].iloc[image])}"
@@ -88,9 +87,8 @@ def one_scale(maps: Iterable[np.ndarray]) -> dict[str, float]:
 @or_placeholder
 @mpl.rc_context({**PICTURES, "font.size": 8})
 def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: float = 1.05) -> Figure:
-    """Rows of examples: the normal image, if wanted, the image with its mask outlined, each method's map. A
-    method's colour scale runs from its lowest to its highest score in this figure: rows can be compared,
-    columns cannot."""
+    """Rows of examples: the normal image, if wanted, the image with its mask outlined, each method's map, in
+    one colour scale a method: rows can be compared, columns cannot."""
     methods = list(examples[0].maps)
     columns = ["normal"] * normal + ["image, mask"] + methods
     width, height = size * len(columns) + 1.0, size * len(examples) + 0.7

@@ -1,9 +1,5 @@
-"""The figures' building blocks. Every function returns a matplotlib figure with an opaque background, or a
-sentence where there is nothing to draw.
-
-Colours come from Okabe and Ito's palette, which colour-blind readers can distinguish. Marker, line style or
-text repeats the distinction.
-"""
+"""The figures' building blocks: each returns a figure, or a sentence where there is nothing to draw. Colours
+are Okabe and Ito's, for colour-blind readers; marker, line style or text repeats the distinction."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,8 +70,7 @@ def new_figure(
 def panels_of(
     titles: Collection[str], columns: int, size: tuple[float, float], margin: tuple[float, float], **options
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A figure of panels in at most so many columns, and {title: its axes}. size, margin: width and height of
-    a panel, and beside all of them, in inches."""
+    """A figure and {title: axes}. size, margin: inches (width, height) of a panel, and beside all of them."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     extent = columns * size[0] + margin[0], rows * size[1] + margin[1]
@@ -86,8 +81,7 @@ def panels_of(
 
 
 def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
-    """Two-dimensional t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so that a seed
-    gives one picture."""
+    """t-SNE of all groups (n_i, d) together: columns x, y, group. PCA start, so a seed gives one picture."""
     from sklearn.manifold import TSNE  # here: most pages do without
 
     together = np.concatenate(list(groups.values())).astype(np.float32)
@@ -99,8 +93,7 @@ def tsne(groups: Mapping[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
 
 @mpl.rc_context(STYLE)
 def scatter(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Point clouds side by side, groups differ in colour and marker. panels: title -> frame with x, y,
-    group."""
+    """Point clouds, groups in colour and marker. panels: title -> frame with x, y, group."""
     figure, axes = panels_of(panels, 2, (3.4, 3.6), (0.4, 0.6))
     for title, axis in axes.items():
         for (name, own), colour, marker in zip(panels[title].groupby("group", sort=False), PALETTE, MARKERS):
@@ -208,12 +201,8 @@ def dots(
     line: float | None = None,
     error: str | None = None,
 ) -> Figure:
-    """One line a label, one dot a group, in its own marker and colour; a panel for each value of `panel`.
-
-    reference: a vertical line at this x. share_x: one scale for all panels. line: inches a label. error: of
-    bars to both sides.
-    Dots need no axis from 0, so small differences between high numbers stay visible.
-    """
+    """One line a label, one dot a group, a panel for each value of `panel`; no axis from 0, so that small
+    differences stay visible. reference: a vertical line. line: inches a label. error: of bars both ways."""
     labels, groups, panels = (list(dict.fromkeys(frame[name])) for name in (label, group, panel))
     size = 2.7, 0.9 + len(labels) * (line or 0.12 * (1 + len(groups)))
     figure, axes = panels_of(panels, columns, size, (1.6, 0.4), sharey=True, sharex=share_x)
@@ -251,8 +240,7 @@ def grid_of_values(table: pd.DataFrame, *, colour_label: str) -> Figure:
 def show_image(
     axis: Axes, image: np.ndarray, mask: np.ndarray | None = None, width: float = 0.9, **options
 ) -> None:
-    """An image (H, W, 3) or map (H, W) without axes; the contour of a mask (H, W) bool is dark on light and
-    light on dark. options: of `imshow`."""
+    """An image (H, W, 3) or map (H, W), and the contour of a mask (H, W) bool. options: of `imshow`."""
     axis.imshow(image, **options)
     if mask is not None and mask.any():
         axis.contour(mask, [0.5], colors="black", linewidths=2.4 * width)

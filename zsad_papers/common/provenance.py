@@ -1,7 +1,5 @@
-"""Where a number comes from: the line at the top of every page, and the same facts for the result files.
-
-Two runs with one seed have the same `provenance`; what differs from run to run is in `run_facts`.
-"""
+"""Where a number comes from: a line at the top of every page, and facts for the result files. `provenance` is
+the same for two runs with one seed; what differs from run to run is in `run_facts`."""
 
 import json
 import os
@@ -81,8 +79,7 @@ def provenance(
 
 
 def run_facts() -> dict[str, Any]:
-    """Facts of this run only: the start of the process (UTC), its seconds so far, and the kind of machine,
-    without its name."""
+    """Of this run only: the start (UTC), seconds so far, and the kind of machine, without its name."""
     started, gpu = psutil.Process().create_time(), ""
     if "torch" in sys.modules:  # a page that imports none uses no GPU
         cuda = sys.modules["torch"].cuda
@@ -108,8 +105,7 @@ def profile_name(settings: Settings) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The parameters for a record: without folders, allow_missing and datasets without a stand-in, tuples as
-    lists, absolute paths cut to the name."""
+    """Parameters without folders, allow_missing, datasets that have no stand-in; paths cut to the name."""
     apart = ("_dir", "allow_missing")
     values = {name: recorded(value) for name, value in vars(settings).items() if not name.endswith(apart)}
     values["datasets"] = {place: dataset for place, dataset in settings.datasets.items() if dataset}
@@ -123,8 +119,7 @@ def write_record(
     encoder: KnownEncoder | None = None,
     datasets: Iterable[AnomalyDataset] = (),
 ) -> None:
-    """Writes the rows to `<results_dir>/<name>.csv`, their provenance to `<name>.json` and
-    `times/<name>.json`."""
+    """Writes rows to `<results_dir>/<name>.csv`, provenance to `<name>.json` and `times/<name>.json`."""
     folder = Path(settings.results_dir)
     write_results(rows, folder / f"{name}.csv")
     facts = provenance(settings, encoder, {dataset.name: dataset.fingerprint for dataset in datasets})

@@ -48,14 +48,8 @@ def tally(paper: str) -> pd.Series:
     how = table["alone"].map({True: " alone", False: " beside print"})
     holds = (table["verdict"] == "holds").groupby([table["id"], how])
     texts = holds.sum().astype(str) + " of " + holds.size().astype(str)
-    texts += texts.index.get_level_values("alone")
-    return (
-        texts.groupby("id")
-        .agg(", ".join)
-        .reindex(read_table(paper, "claims.csv")["id"])
-        .fillna("-")
-        .rename("re-runs")
-    )
+    texts = (texts + texts.index.get_level_values("alone")).groupby("id").agg(", ".join)
+    return texts.reindex(read_table(paper, "claims.csv")["id"]).fillna("-").rename("re-runs")
 
 
 def effects(measured: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """Tidy results: published and measured numbers as rows of one schema, which `published.md` explains.
-
-Percentages are percentages here; the functions that measure return fractions, and `rows` multiplies.
-"""
+Percentages are percentages here; the functions that measure return fractions, and `rows` multiplies."""
 
 import math
 import warnings
@@ -19,8 +17,7 @@ KEYS = ["paper", "artifact", "dataset", "category", "task", "shots", "method", "
 COLUMNS = [*KEYS, "mean", "std"]
 TEXT_COLUMNS = [key for key in KEYS if key != "shots"]
 TASKS = ("image", "pixel", "text", "")
-FULL_SHOT = -1
-"""'All normal training images' in the shots column; written as `full` in files."""
+FULL_SHOT = -1  # shots: all normal training images; written as `full` in files
 
 
 def read_table(package: str, name: str) -> pd.DataFrame:
@@ -30,7 +27,6 @@ def read_table(package: str, name: str) -> pd.DataFrame:
 
 
 METRICS = read_table("common", "metrics.csv").set_index("metric").astype({"low": float, "high": float})
-"""Known metrics, their ranges, and a meaning where the name does not say it."""
 PERCENT = list(METRICS.index[METRICS["percent"] == "1"])
 SPREADS = {
     "of_mean": "± is the standard deviation over draws of the mean over categories",
@@ -62,9 +58,8 @@ def refuse(source: str, frame: pd.DataFrame, faults: Iterable[Fault]) -> None:
         if bad.any():
             at = int(bad.to_numpy().argmax())
             row = frame.iloc[[at]].astype("object").to_dict("records")[0]
-            raise ValueError(
-                f"{source}, line {at + 2}: {column} is {row[column]!r}; expected {expected}: {row}"
-            )
+            wrong = f"{source}, line {at + 2}: {column} is {row[column]!r}"
+            raise ValueError(f"{wrong}; expected {expected}: {row}")
 
 
 def _faults(frame: pd.DataFrame, undefined: bool) -> Iterator[Fault]:
@@ -138,9 +133,8 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a results CSV ({error}); delete it and run its notebook again"
-        ) from error
+        wrong = f"{path}: not a results CSV ({error})"
+        raise ValueError(f"{wrong}; delete it and run its notebook again") from error
     empty = {"shots": {"full": str(FULL_SHOT), "": "0"}, "mean": {"": None}, "std": {"": None}}
     return frame.replace({column: texts for column, texts in empty.items() if column in frame})
 
@@ -178,9 +172,8 @@ def rows(
         raise ValueError(f"metric columns {metrics}: unknown {unknown}; expected some of {known}")
     seeds, categories = values["seed"].nunique(), values["category"].nunique()
     if len(values) != seeds * categories or values.duplicated(["category", "seed"]).any():
-        raise ValueError(
-            f"{len(values)} rows of {categories} categories and {seeds} seeds; expected each pair once"
-        )
+        found = f"{len(values)} rows of {categories} categories and {seeds} seeds"
+        raise ValueError(f"{found}; expected each pair once")
     names = {"paper": paper, "dataset": dataset, "task": task, "shots": shots, "method": method}
     names, records = names | {"variant": variant}, []
     for metric in metrics:

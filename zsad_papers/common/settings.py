@@ -1,7 +1,5 @@
-"""The parameters of every notebook: one name, one meaning, checked before anything is computed.
-
-One that is None takes its value from the profile. A paper's own parameters are in its `settings.py`.
-"""
+"""The parameters of every notebook: one name, one meaning, checked before anything is computed. One that is
+None takes its value from the profile. A paper's own parameters are in its `settings.py`."""
 
 import dataclasses
 import json
@@ -22,10 +20,8 @@ from zsad_papers import all_papers
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 OURS = ("data_dir", "cache_dir", "results_dir")  # of the checkout, from whatever folder a page runs
 
-settings_class = dataclass(
-    config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False), frozen=True, kw_only=True
-)
-"""Decorates each class of settings. Each field has its limits and its meaning in one line."""
+_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+settings_class = dataclass(config=_CONFIG, frozen=True, kw_only=True)  # decorates each class of settings
 
 
 def published_datasets() -> tuple[str, ...]:
@@ -152,17 +148,15 @@ def read_settings(namespace: Mapping[str, Any], kind: type[Settings] | None = No
 
     namespace: `globals()` of the notebook, or a dict of parameters. Any other public name with a plain value
     counts as misspelt, unless a `Settings` is there already (the reader runs the cell again).
-    kind: the class of the paper; None: all parameters. Raises ValueError or FileNotFoundError (profile).
-    """
+    kind: the class of the paper; None: all parameters. Raises ValueError or FileNotFoundError (profile)."""
     kind = kind or all_settings()
     if not any(isinstance(value, Settings) for value in namespace.values()):
         names = (name for name, value in namespace.items() if _looks_like_parameter(name, value))
         refuse_unknown(names, parameters(), "notebook")
     profile = namespace.get("profile") or "mini"
     if not isinstance(profile, str):
-        raise ValueError(
-            f"parameter profile = {profile!r}: expected a profile's name, or the path of a YAML file"
-        )
+        expected = "a profile's name, or the path of a YAML file"
+        raise ValueError(f"parameter profile = {profile!r}: expected {expected}")
     usual, values = read_profile(profile), {}
     for field in dataclasses.fields(kind):
         given = namespace.get(name := field.name)
@@ -184,11 +178,9 @@ def _sentence(error: ValidationError) -> str:
     name, value = first["loc"][0], first["input"]
     usual = read_profile("mini").get(name)
     usual = dict(list(usual.items())[:1]) if isinstance(usual, dict) else usual
-    return (
-        f"parameter {name} = {value!r} ({type(value).__name__}): {first['msg']}; "
-        f"it is {parameters()[name][1]}. "
-        f"In a YAML file (papermill -f) write for example '{name}: {json.dumps(usual)}'"
-    )
+    wrong = f"parameter {name} = {value!r} ({type(value).__name__}): {first['msg']}"
+    wrong += f"; it is {parameters()[name][1]}"
+    return f"{wrong}. In a YAML file (papermill -f) write for example '{name}: {json.dumps(usual)}'"
 
 
 def read_profile(profile: str) -> dict[str, Any]:
@@ -220,8 +212,7 @@ def folder_and_category(dataset: str) -> tuple[str, str | None]:
 
 
 def parameters_cell(names: Iterable[str] | None = None) -> str:
-    """Source of a parameters cell: the profile, then `names` in the order of the settings (None: all), each
-    with its meaning and its value in the profile mini."""
+    """Source of a parameters cell: `names` (None: all), each with its meaning and its value in mini."""
     wanted, lines = set(parameters() if names is None else names), []
     refuse_unknown(wanted, parameters(), "list of names")
     usual = {name: f"; mini: {json.dumps(value)}" for name, value in read_profile("mini").items()}
@@ -239,8 +230,7 @@ def _looks_like_parameter(name: str, value: Any) -> bool:
 
 
 def _as_seen_from_here(name: str, value: Any) -> Any:
-    """A path of the repository as seen from the working directory: no machine's path shows up in a page.
-    Weights that are `shipped` are None."""
+    """A path as seen from the working directory, so that pages show no machine's; None for `shipped`."""
     if name.endswith("weights") and value == "shipped":
         return None
     if not _is_path(name, value) or Path(value).is_absolute():

@@ -1,7 +1,4 @@
-"""Verdicts that know the spread: a claim's effect with its interval, and how easily noise would meet it.
-
-`published.md` explains the effect and its draws.
-"""
+"""Verdicts that know the spread: a claim's effect (see `published.md`), and how easily noise meets it."""
 
 import math
 from collections import defaultdict

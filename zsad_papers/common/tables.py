@@ -1,8 +1,4 @@
-"""Tables for readers: published beside measured, as accessible HTML with a plain-text twin.
-
-Words, not colours alone, say 'not yet run' and 'undefined'. Header cells carry their scope, the
-caption belongs to the table, and a wide table scrolls inside a region that the keyboard reaches.
-"""
+"""Tables for readers: published beside measured, as accessible HTML with a plain-text twin."""
 
 import html
 import itertools
@@ -82,9 +78,7 @@ def comparison_table(
     together must identify its rows, in the order in which their names first appear.
 
     Cells hold 'mean ± std', or the status in words. A dataset with a stand-in is labelled with both names.
-    absent : by method, what is shown for 'not yet run' and 'dataset missing': 'quoted, not run here', say.
-    labels : readable names by column, added to `LABELS`.
-    """
+    absent: by method, what stands for 'not yet run' and 'dataset missing'. labels: names beside `LABELS`."""
     comparison = comparison.reset_index(drop=True)
     texts = pd.DataFrame({side: _texts(comparison, side, digits) for side in ("published", "measured")})
     texts["difference"] = ["" if pd.isna(d) else f"{d:+.{digits}f}" for d in comparison["difference"]]
@@ -123,11 +117,8 @@ _Accessible = Styler.from_custom_template(str(files("zsad_papers.common")), html
 def as_table(
     frame: pd.DataFrame, caption: str, *, digits: int = 2, links: Mapping[str, str] | None = None
 ) -> Table:
-    """Any frame as a captioned, accessible table; its index makes row headers, plain numbering is hidden.
-    Without cells it says that nothing was measured.
-
-    links : {text: address}; a cell with exactly such a text becomes a link.
-    """
+    """Any frame as a captioned table; its index makes row headers, plain numbering is hidden. Without cells
+    it says that nothing was measured. links: {text: address} of cells with exactly such a text."""
     if frame.empty:
         frame = pd.DataFrame({"result": ["nothing measured in this run"]})
     styler = _Accessible(frame, caption=html.escape(caption), cell_ids=False)

@@ -25,8 +25,7 @@ from zsad_papers.common.results import KEYS, PERCENT, read_results
 
 POINTS = 0.05  # by which percentages may differ
 RELATIVE = 0.01  # all other numbers may differ by this share of the larger one
-ONE_RANK = {"auroc": 0.15, "ap": 0.5, "aupr": 0.5, "f1max": 2.0}
-"""Or, of image scores, by what it makes if two images of some thirty change places."""
+ONE_RANK = {"auroc": 0.15, "ap": 0.5, "aupr": 0.5, "f1max": 2.0}  # if two of thirty images change places
 SPREAD = dict.fromkeys(("rwda", "clip_rwda", "winclip_plus_rwda", "linear"), 0.5)
 SPREAD |= dict.fromkeys(("anomalyclip", "coop", "vand", "rd4ad"), 2.5)
 """Methods that learn, and the share of the standard deviation over seeds by which they may differ. Networks
@@ -34,8 +33,7 @@ on sentences hardly notice the last digit. Prompts end elsewhere, as from anothe
 differ by less than 3 * sqrt(2/3) deviations."""
 SINGLE, UNSEEDED = 4.2, 1.5
 """That share for a single training, 3 * sqrt(2); the deviation, in points, where no similar row has seeds."""
-OUTLIERS = 0.05
-"""So large a part of what was learned may be farther apart: some trainings fail on one processor only."""
+OUTLIERS = 0.05  # part of what was learned that may be farther apart: some trainings fail on one processor
 
 SAME = ("model", "weights", "weights_sha256", "datasets", "parameters", "precision", "seed")
 SHOWN = 5  # rows of a file that are listed
@@ -63,9 +61,8 @@ def compare_rows(a: pd.DataFrame, b: pd.DataFrame, exact: bool = False) -> pd.Da
 
 
 def _by_seeds(table: pd.DataFrame) -> pd.Series:
-    """How far another order of adding may move what was trained; NaN for other methods. By the median of
-    similar rows at least, since a few seeds may agree by chance: of the same category, or else dataset, or
-    else metric."""
+    """How far another order of adding may move what was trained, NaN for other methods: at least the median
+    of similar rows (of category, else dataset, else metric), since a few seeds may agree by chance."""
     share = table["method"].map(SPREAD)
     own = np.fmax(table["std_a"], table["std_b"])
     similar = pd.Series(np.nan, table.index)

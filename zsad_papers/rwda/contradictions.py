@@ -71,7 +71,9 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
     checks.append(common.same_words(where, "normal=an;anomaly=a broken", losing))
     default = [t1.of(f"{m}[object_unknown]", "image auroc", "mvtec") for m in methods]
     same = ", ".join(v for v, pair in pairs.items() if pair == default)
-    explanation = "T4 has no row 'a'; the row with the default's numbers is 'an', the article of 'object'"
+    explanation = (
+        "T4 has no row 'a'; the row with the default's numbers is 'an', the article that 'object' takes"
+    )
     where = "Section 4.2 against T1 and T4: the default words"
     checks.append(common.same_words(where, "normal=a;anomaly=a damaged", same, explanation=explanation))
     return common.as_checks(frame, checks)

@@ -11,7 +11,7 @@ from benchmarks.sizes import PRODUCT, READ_FIRST, function_lines, lines_of, modu
 from zsad_papers import all_papers
 
 LONGEST_MODULE, MEDIAN_FUNCTION = 400, 12  # lines
-LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 15_000, "tests": 9_500}  # lines
+LARGEST = {"zsad_core": 4_000, "read first": 2_200, "product": 13_500, "tests": 9_500}  # lines
 THREE = ("rwda", "winclip", "anomalyclip")  # whose lines LARGEST counts; a new paper adds its own
 NAMES = ("paper", "profile", "key", "PAPER", "PROFILE")  # what holds a paper's or a profile's name
 

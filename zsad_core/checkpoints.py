@@ -126,8 +126,9 @@ def config_of_tag(model: str, weights: str, quick_gelu: bool) -> dict[str, Any]:
     """open_clip's entry of a pretrained tag, if it is one of this model and of its activation."""
     tags = open_clip.list_pretrained_tags_by_model(model)
     if weights not in tags:
-        found = f"{weights=} is neither an existing file nor a pretrained tag of {model}"
-        raise ValueError(f"{found}; its tags: {', '.join(tags) or 'none'}. 'random' gives random weights")
+        found = f"{weights=} is neither an existing file nor a pretrained tag of {model}; its tags: "
+        found += f"{', '.join(tags) or 'none'}. 'random' gives random weights"
+        raise ValueError(f"{found}; only zsad-mini has its own")
     config = open_clip.get_pretrained_cfg(model, weights)
     if config.get("quick_gelu", False) != quick_gelu:
         raise ValueError(f"{weights!r} names {_other_activation(model, quick_gelu)}")

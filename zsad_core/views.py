@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from PIL import Image
-from torchvision.transforms.functional import five_crop
 
 from zsad_core.images import to_rgb
 
@@ -67,8 +66,11 @@ def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int,
     return [(0, start, side, start + side) for start in starts]
 
 
-def _crops(picture: Image.Image, size: int, zoom: float) -> tuple[Image.Image, ...]:
+def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
     """Four corners and the centre, size x size, of the picture with shorter edge round(zoom * size)."""
     scale = round(zoom * size) / min(picture.size)
     width, height = (round(edge * scale) for edge in picture.size)
-    return five_crop(picture.resize((width, height), Image.Resampling.BICUBIC), size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    right, lower = width - size, height - size
+    corners = [(0, 0), (right, 0), (0, lower), (right, lower), (round(right / 2), round(lower / 2))]
+    return [resized.crop((left, upper, left + size, upper + size)) for left, upper in corners]

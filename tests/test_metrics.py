@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import label, regionprops
-from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import auc, f1_score
 
-from zsad_core.metrics import aupr, aupro, auroc, f1_max
+from zsad_core.metrics import UndefinedMetricWarning, aupr, aupro, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
 
 

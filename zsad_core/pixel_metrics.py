@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import UndefinedMetricWarning
 
-from zsad_core.metrics import anomalous_weights, area_below, checked, undefined
+from zsad_core.metrics import UndefinedMetricWarning, anomalous_weights, area_below, checked, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25}
 """Scores near which bins are narrow, and the smallest distance; near 1 no float32 is closer."""

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import UndefinedMetricWarning
 from tqdm import tqdm
 
 from zsad_core.datasets import stretched_mask
 from zsad_core.images import BadImage, read_mask
 from zsad_core.maps import scaled_size
-from zsad_core.metrics import aupr, auroc, f1_max
+from zsad_core.metrics import UndefinedMetricWarning, aupr, auroc, f1_max
 from zsad_core.pixel_metrics import PixelHistogram
 from zsad_predict.files import find_files
 from zsad_predict.result import Result, silent

@@ -9,8 +9,8 @@ read (`image_features.made_ahead`), from when they have filled their queue to be
 much is read as is encoded. The overhead is a way's time over that of encoding, less one: the median of the
 repeats. What workers need to start is paid once a job, and given by itself.
 
-Memory: `embeddings.embed_images` of small images through a tiny CLIP, each number of images in a process of
-its own; the peak of its resident memory and that of its workers, sampled every 20 ms.
+Memory: `image_features.compute_features` of small images through a tiny CLIP, each number of images in a
+process of its own; the peak of its resident memory and that of its workers, sampled every 20 ms.
 
 Writes results/embedding_throughput.csv and results/embedding_memory.csv, each with a .json of what the
 machine is.

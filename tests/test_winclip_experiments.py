@@ -108,8 +108,10 @@ def test_without_crops_each_of_two_tiles_counts_once(square, kept, monkeypatch):
     views = np.random.default_rng(0).normal(size=(len(square.test), 12, square.encoder.dim))
     monkeypatch.setattr(Category, "views", lambda *_: views)
     expected = clip(views[:, [0, 6]], square.texts("two_class"), square.temperature).scores
-    found = values_of(experiments.zero_shot_classification(square))["winclip", "two_class"]
-    np.testing.assert_allclose(found, expected)
+    found = values_of(experiments.zero_shot_classification(square))
+    np.testing.assert_allclose(found["winclip", "two_class"], expected)
+    each = [experiments.one_class_scores(views[:, [i]], square.texts("two_class")[0]) for i in (0, 6)]
+    np.testing.assert_allclose(found["winclip", "one_class"], sum(each) / 2)
 
 
 TABLE_8 = {"": {}, "wo_image_scale": {"image_scale": False}, "wo_harmonic": {"aggregate": "arithmetic"}}

@@ -124,7 +124,7 @@ def test_bad_names_layers_and_weights(weights_file, monkeypatch):
         (("resnet18", "random", ("layer5",)), ValueError, "act1, layer1, layer2, layer3, layer4"),
         (("resnet18", "tv_in1k", ()), ValueError, "layers="),  # before anything is fetched
         (("resnet18", "imagenet"), ValueError, "pretrained tag of resnet18; .*tv_in1k"),
-        (("resnet18", Path("gone.safetensors")), ValueError, "gone.safetensors' is neither a file"),
+        (("resnet18", Path("gone.safetensors")), FileNotFoundError, "gone.safetensors' is neither a file"),
         (("resnet34", "a file of resnet18"), ValueError, "does not fit resnet34; .*Missing key"),
         (("resnet18", "tv_in1k"), OSError, "no connection.* fetch https://huggingface"),
     ):

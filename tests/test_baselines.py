@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import refused
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.covariance import EmpiricalCovariance
@@ -25,7 +26,7 @@ def spade(query, references, layers, global_layer, size):
 
 METHODS = {
     "SPADE": lambda query, normal, size: spade(query, normal, LAYERS, "deep", size),
-    "PaDiM": lambda query, normal, size: padim(query, padim_memory(normal), size),
+    "PaDiM": lambda query, normal, size: padim(query, padim_memory(normal, LAYERS), size),
     "PatchCore": lambda query, normal, size: patchcore(query["deep"], patchcore_memory(normal["deep"]), size),
 }
 methods = pytest.mark.parametrize("score", METHODS.values(), ids=METHODS)
@@ -71,7 +72,7 @@ def test_coarse_layers_are_repeated_on_the_largest_grid():
     shapes = {"shallow": (4, 6, 2), "deep": (2, 3, 3)}
     coarse = feature_maps(3, 6, shapes)
     fine = coarse | {"deep": coarse["deep"].repeat_interleave(2, 1).repeat_interleave(2, 2)}
-    assert_close(padim_memory(coarse).mean, padim_memory(fine).mean)
+    assert_close(padim_memory(coarse, LAYERS).mean, padim_memory(fine, LAYERS).mean)
     shapes = {"shallow": (2, 3, 4), "deep": (1, 1, 2)}
     few, query = feature_maps(3, 4, shapes), feature_maps(2, 3, shapes)
     spread = [x | {"deep": x["deep"].expand(-1, 2, 3, -1)} for x in (query, few)]
@@ -89,21 +90,21 @@ def test_padim_against_an_explicit_inverse(m):
         sample = EmpiricalCovariance().fit(at).covariance_ * m / (m - 1) if m > 1 else 0  # it divides by m
         covariance = sample + 0.01 * np.eye(10)
         expected[i, p] = mahalanobis(joined(query)[i, p], at.mean(0), np.linalg.inv(covariance))
-    found = padim(query, padim_memory(references), (3, 3))
+    found = padim(query, padim_memory(references, LAYERS), (3, 3))
     maps = tensor(expected.reshape(4, 3, 3))
     assert_close(found, Output(maps.amax((1, 2)), maps), rtol=1e-4, atol=1e-4)
 
 
 def test_padim_draws_channels_of_all_layers(monkeypatch):
     monkeypatch.setattr(few_shot, "DIMENSIONS", 6)
-    memory = padim_memory(REFERENCES, seed=3)
+    memory = padim_memory(REFERENCES, LAYERS, seed=3)
     assert memory.channels.shape == (10,) and int(memory.channels.sum()) == 6
     assert memory.mean.shape == (9, 6) and memory.axes.shape == (9, 5, 6)
     assert_close(memory.mean, tensor(joined(REFERENCES).mean(0)[:, memory.channels.numpy()]))
     reduced = [{"all": torch.cat(list(x.values()), 3)[..., memory.channels]} for x in (QUERY, REFERENCES)]
-    expected = padim(reduced[0], padim_memory(reduced[1]), (6, 6))
+    expected = padim(reduced[0], padim_memory(reduced[1], ["all"]), (6, 6))
     assert_close(padim(QUERY, memory, (6, 6)), expected)
-    assert len({tuple(padim_memory(REFERENCES, s).channels.tolist()) for s in range(9)}) > 1
+    assert len({tuple(padim_memory(REFERENCES, LAYERS, s).channels.tolist()) for s in range(9)}) > 1
 
 
 def patch_features(maps, channels):
@@ -176,3 +177,24 @@ def test_seeded_and_batch_by_batch(score):
     for i in range(4):
         alone = score({name: x[i : i + 1] for name, x in QUERY.items()}, REFERENCES, (9, 9))
         assert alone.scores.equal(together.scores[i : i + 1]) and alone.maps.equal(together.maps[i : i + 1])
+
+
+@methods
+def test_bad_features(score):
+    few, deep = QUERY["deep"], REFERENCES["deep"]
+    for query, references, message in (
+        (few, deep[:0], "references: .*(the same n >= 1|expected)"),
+        (few, deep[..., 0], r"references: .*\(5, 3, 3\); expected \(n, rows"),
+        (few, deep * torch.nan, "references: .*holds NaN or infinite"),
+        (few / 0, deep, "queries: .*holds NaN or infinite"),
+        (few[..., :5], deep, r"queries: .*\(3, 3, 5\), in the references \(3, 3, 6\)"),
+    ):
+        refused(message, score, QUERY | {"deep": query}, REFERENCES | {"deep": references}, (6, 6))
+
+
+def test_layers_that_are_missing_or_of_another_number():
+    memory, fewer = padim_memory(REFERENCES, LAYERS), REFERENCES | {"deep": REFERENCES["deep"][:2]}
+    without = "references: layers shallow, deep; expected layer4"
+    refused(without, spade, QUERY, REFERENCES, LAYERS, "layer4", (6, 6))
+    refused("queries: layers shallow; expected deep", padim, {"shallow": QUERY["shallow"]}, memory, (6, 6))
+    refused("the same n >= 1 for all layers", padim_memory, fewer, LAYERS)

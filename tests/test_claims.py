@@ -171,6 +171,8 @@ def test_the_ledger_has_a_word_where_verdicts_differ_and_where_noise_would_do(pa
     unresolved = table["run"] == spread.UNRESOLVED
     assert unresolved.any() and (table["run"].where(~unresolved, bare["run"]) == bare["run"]).all()
     ends = table["run_effect"].str.extract(r"\[(.*), (.*)\]").apply(pd.to_numeric, errors="coerce")
-    assert not (ends[0][table["run"] == "holds"] < 0).any() and not (ends[1][table["run"] == "fails"] > 0).any()
+    assert (
+        not (ends[0][table["run"] == "holds"] < 0).any() and not (ends[1][table["run"] == "fails"] > 0).any()
+    )
     assert not list(table.index[(bare["agreement"] == "other verdict") & (table["differs"] == "")])
     assert not list(table.index[(table["noise"] > spread.EASY) & (table["noise_word"] == "")])

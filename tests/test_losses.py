@@ -55,6 +55,7 @@ def test_float32_and_certain_maps():
 
 def test_what_is_refused():
     probabilities, masks = example()
+    refused("focal, dice_anomalous, dice_normal", local_loss, probabilities, masks, ("dice",))
     message = r"expected \(b, rows, columns\) and bool \(b, H, W\)"
     refused(message, local_loss, probabilities[:1], masks[0])  # squeezed: dice would average over rows
     refused(message, local_loss, probabilities, masks[:1])

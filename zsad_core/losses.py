@@ -19,6 +19,8 @@ def local_loss(maps: Tensor, masks: Tensor, parts: Sequence[str] = PARTS, *, log
         only then made probabilities, which is VAND's order. masks: (b, H, W) bool, True where anomalous.
     parts: of `PARTS`. dice_anomalous is nearly 1 for any map of a normal image.
     """
+    if not set(parts) <= set(PARTS):
+        raise ValueError(f"parts={tuple(parts)}: expected some of {', '.join(PARTS)}")
     if not maps.ndim == masks.ndim == 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
         found = f"maps {tuple(maps.shape)}, masks {masks.dtype} {tuple(masks.shape)}"
         raise ValueError(f"{found}: expected (b, rows, columns) and bool (b, H, W), also of one image")

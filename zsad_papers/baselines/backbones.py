@@ -1,5 +1,6 @@
 """Feature maps of convolutional networks, for the few-shot baselines: WideResNet-50-2 and others of timm."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -86,8 +87,8 @@ def load_backbone(
         with `seed`. No pickled code is executed.
     layers: names out of `layer_names`. image_size: of the shorter edge in pixels.
 
-    Raises ValueError for an unknown architecture, layer, tag or file, or weights that do not fit;
-    FileNotFoundError for a package that is not there; OSError for a tag that cannot be downloaded.
+    Raises ValueError for an unknown architecture, layer or tag, or weights that do not fit;
+    FileNotFoundError for a file or package that is not there; OSError for a tag that cannot be downloaded.
     """
     chosen, size = choose_device(device, "fp32"), (image_size, image_size)
     if (name, str(weights)) == (LITE0, PACKAGE):
@@ -98,7 +99,8 @@ def load_backbone(
     from zsad_core.checkpoints import load_weights
 
     if "." in name or not timm.is_model(name):
-        known = "see timm.list_models(). Tags go to `weights`"
+        near = ", ".join(difflib.get_close_matches(name.split(".")[0], timm.list_models()))
+        known = f"near ones: {near or 'none'}. Tags go to `weights`"
         raise ValueError(f"name={name!r} is no architecture of timm; {known}")
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*")]
     full_name = f"{name}.{weights}" if str(weights) in tags else name
@@ -119,7 +121,8 @@ def load_backbone(
         path = _fetch(name, weights, config.hf_hub_id) if tagged else Path(weights).expanduser()
         if not path.is_file():
             known = f"a pretrained tag of {name}; its tags: {', '.join(tags) or 'none'}"
-            raise ValueError(f"weights={str(weights)!r} is neither a file, nor 'random', nor {known}")
+            kind = FileNotFoundError if path.suffix == ".safetensors" else ValueError
+            raise kind(f"weights={str(weights)!r} is neither a file, nor 'random', nor {known}")
         load_weights(model, path, name)
         weights_id = f"{weights if tagged else 'file'}@{sha256_of(path)[:12]}"
     kept, scale = tuple(sorted(set(layers), key=names.index)), {"mean": config.mean, "std": config.std}

@@ -1,5 +1,7 @@
 """SPADE, PaDiM and PatchCore as detectors of a category, for each draw of reference images."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -78,17 +80,19 @@ def baseline_detector(
 
 
 def padim_by_place(
-    references: dict[str, Tensor], layers: Sequence[str], seed: int, size: tuple[int, int]
+    references: dict[str, Tensor], layers: Sequence[str], seed: int, size: few_shot.Size
 ) -> Callable[[dict[str, Tensor]], Output]:
     """PaDiM with Gaussians of its own for each place of a tile: a left tile is no sample of a right one.
-    references: the layers' maps, and `place` (t,), a tile's number in its image. A query's tiles beyond the
-    last place of the references are compared with that."""
+
+    references: the layers' maps, and `place` (t,), a tile's number in its image. Where a query has more tiles
+    than any reference, its last ones are compared with their last place.
+    """
 
     def at(tiles: dict[str, Tensor], own: Tensor) -> dict[str, Tensor]:
         return {name: tiles[name][own] for name in layers}
 
     each = [at(references, references["place"] == i) for i in range(int(references["place"].max()) + 1)]
-    memories = [few_shot.padim_memory(own, seed) for own in each]
+    memories = [few_shot.padim_memory(own, layers, seed) for own in each]
 
     def score(query: dict[str, Tensor]) -> Output:
         places = query["place"].clamp(max=len(memories) - 1)

@@ -5,6 +5,8 @@ the first two follow their papers, those of PatchCore amazon-science/patchcore-i
 float32, from 0 upwards. Queries are scored one by one, so batches do not change the numbers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -18,14 +20,21 @@ from torch import Tensor
 from zsad_core.methods import Output
 
 FeatureMaps = Mapping[str, Tensor]
-"""Layer -> (n, rows, columns, channels) float32, shallow first; grids may differ."""
+"""Layer -> (n, rows, columns, channels), shallow first; grids may differ."""
 
-NEIGHBOURS = 50  # K of SPADE, as in its paper; all references if there are fewer
+Size = tuple[int, int]
+"""(H, W) of maps in pixels."""
+
+NEIGHBOURS = 50
+"""K of SPADE, as in its paper; all references if there are fewer."""
+
 DIMENSIONS, EPSILON = 550, 0.01
 """PaDiM: how many channels are drawn (the paper's for WideResNet-50-2), and what the diagonal gets."""
+
 CORESET, PROJECTION = 0.1, 128
 """PatchCore: fraction of the patches that are kept, as in the official example, and dimensions of the random
 projection in which they are chosen. WinCLIP does not give its fraction."""
+
 NEIGHBOURHOOD, CHANNELS = 3, 1024
 """PatchCore: side in patches of the window around a feature, and the feature's dimension at most."""
 
@@ -33,23 +42,28 @@ NEIGHBOURHOOD, CHANNELS = 3, 1024
 def spade_distances(
     query: FeatureMaps, references: FeatureMaps, layers: Sequence[str], global_layer: str
 ) -> tuple[Tensor, Tensor]:
-    """Squared Euclidean distances of n images to each of m normal references: of whole images (n, m), by
-    `global_layer` averaged over positions; and of each position to the nearest one in that reference
-    (n, m, rows, columns), by all layers on the largest grid as one long feature."""
-    pooled = [maps[global_layer].mean((1, 2)).double() for maps in (query, references)]
-    gallery = _concatenate([references[name] for name in layers])  # (m, rows, columns, d)
+    """Squared Euclidean distances of n images to each of m normal references, which all draws share: of whole
+    images (n, m), by `global_layer` averaged over positions; and of each position to the nearest one in that
+    reference (n, m, rows, columns), by all layers on the largest grid as one long feature.
+    """
+    kept = checked_maps("references", references, [*layers, *({global_layer} - set(layers))])
+    images = checked_maps("queries", query, list(kept), {name: x.shape[1:] for name, x in kept.items()})
+    pooled = [maps[global_layer].mean((1, 2)).double() for maps in (images, kept)]
+    gallery = _concatenate([kept[name] for name in layers])  # (m, rows, columns, d)
     found = []
-    for image in zip(*(query[name].split(1) for name in layers)):
+    for image in zip(*(images[name].split(1) for name in layers)):
         own = _concatenate(image)[0].flatten(0, 1)  # (rows columns, d)
         found.append(torch.stack([_nearest(own, reference.flatten(0, 1)) for reference in gallery]))
     wholes = (pooled[0][:, None] - pooled[1]).square().sum(-1)
     return wholes.float(), torch.stack(found).unflatten(2, gallery.shape[1:3])
 
 
-def spade(wholes: Tensor, places: Tensor, size: tuple[int, int]) -> Output:
+def spade(wholes: Tensor, places: Tensor, size: Size) -> Output:
     """SPADE (Cohen and Hoshen 2020) of n images, from `spade_distances` to m >= 1 normal references.
+
     Image score: mean distance to the nearest references (Eq. 2). Map: distance of each position to the
-    nearest feature among all positions of these references (Eq. 3). Both are squared, as the paper prints."""
+    nearest feature among all positions of these references (Eq. 3). Both are squared, as the paper prints.
+    """
     nearest = wholes.topk(min(NEIGHBOURS, wholes.shape[1]), largest=False)
     retrieved = places[torch.arange(len(places))[:, None], nearest.indices]  # (n, k, rows, columns)
     return Output(nearest.values.mean(1), _at_size(retrieved.amin(1), size))
@@ -63,19 +77,21 @@ class Gaussians(NamedTuple):
     axes: Tensor
     variances: Tensor
     channels: Tensor  # bool, over the channels of all layers; d are true
+    shapes: dict[str, tuple[int, ...]]
 
 
-def padim_memory(references: FeatureMaps, seed: int = 0) -> Gaussians:
+def padim_memory(references: FeatureMaps, layers: Sequence[str], seed: int = 0) -> Gaussians:
     """PaDiM's Gaussian at each position, from m >= 1 normal images (Defard et al. 2021, Sec. III).
 
-    All layers are brought to the largest grid (nearest neighbour) and concatenated; `DIMENSIONS` channels are
+    Layers are brought to the largest grid (nearest neighbour) and concatenated; `DIMENSIONS` channels are
     drawn with `seed`. The covariance is the sample's, divided by m - 1, plus epsilon I: of one image epsilon
     I alone. The sample's part is kept as its principal axes: exact, in p m d numbers instead of p d².
     """
-    total = sum(x.shape[3] for x in references.values())
+    maps = checked_maps("references", references, layers)
+    total = sum(x.shape[3] for x in maps.values())
     channels = torch.zeros(total, dtype=torch.bool)
     channels[np.random.default_rng(seed).choice(total, min(DIMENSIONS, total), replace=False)] = True
-    images = zip(*(x.split(1) for x in references.values()))
+    images = zip(*(x.split(1) for x in maps.values()))
     rows = [_concatenate(image, "nearest-exact")[..., channels] for image in images]
     samples = torch.stack([row.flatten(0, 2) for row in rows], 1)  # (p, m, d)
     mean = samples.double().mean(1, keepdim=True)  # (p, 1, d)
@@ -85,15 +101,18 @@ def padim_memory(references: FeatureMaps, seed: int = 0) -> Gaussians:
         _, singular_values, directions = torch.linalg.svd(deviations, full_matrices=False)
         axes.append(directions.float())  # (256, r, d)
         variances.append(singular_values.square().float())
-    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels)
+    shapes = {name: tuple(x.shape[1:]) for name, x in maps.items()}
+    return Gaussians(mean[:, 0].float(), torch.cat(axes), torch.cat(variances), channels, shapes)
 
 
-def padim(query: FeatureMaps, memory: Gaussians, size: tuple[int, int]) -> Output:
+def padim(query: FeatureMaps, memory: Gaussians, size: Size) -> Output:
     """PaDiM of n images: Mahalanobis distance at each position; image score: maximum of the smoothed map.
+
     A deviation from the mean is split into its part along the axes of the sample and the rest, where the
-    variance is epsilon: Woodbury's identity without its cancellation."""
-    grids = []
-    for image in zip(*(x.split(1) for x in query.values())):
+    variance is epsilon: Woodbury's identity without its cancellation.
+    """
+    grids, images = [], checked_maps("queries", query, list(memory.shapes), memory.shapes)
+    for image in zip(*(x.split(1) for x in images.values())):
         features = _concatenate(image, "nearest-exact")[0][..., memory.channels]
         deviations = features.flatten(0, 1) - memory.mean  # (p, d)
         along = torch.einsum("prd,pd->pr", memory.axes, deviations)
@@ -110,7 +129,7 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
     features: (m, rows, columns, d) of `locally_aware`. The coreset, rounded down but at least one, is chosen
     in a random Gaussian projection (the official code's is a linear layer as PyTorch initialises it).
     """
-    entries = features.flatten(0, 2)
+    entries = checked_maps("references", {"patches": features}, ["patches"])["patches"].flatten(0, 2)
     points = entries.numpy()
     if points.shape[1] > PROJECTION:
         from sklearn.random_projection import GaussianRandomProjection  # here: kept records need none
@@ -119,25 +138,32 @@ def patchcore_memory(features: Tensor, seed: int = 0) -> Tensor:
     return entries[k_center_greedy(points, max(1, int(len(points) * CORESET)), seed)]
 
 
-def patchcore(features: Tensor, entries: Tensor, size: tuple[int, int]) -> Output:
+def patchcore(features: Tensor, entries: Tensor, size: Size) -> Output:
     """PatchCore of n images: distance of each patch to its nearest entry; image score: the largest (Eq. 6).
 
     features: (n, rows, columns, d) of `locally_aware`. entries: of `patchcore_memory`. Distances are squared
     and have no factor of Eq. 7, as in the official code; the score is taken on the patch grid.
     """
-    grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in features])
+    shapes = {"patches": (*features.shape[1:3], entries.shape[1])}
+    checked = checked_maps("queries", {"patches": features}, ["patches"], shapes)["patches"]
+    grids = torch.stack([_nearest(image.flatten(0, 1), entries) for image in checked])
     return Output(grids.amax(1), _at_size(grids.unflatten(1, features.shape[1:3]), size))
 
 
 def k_center_greedy(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(count,) distinct indices of points (n, d): each time the point farthest from all chosen before.
-    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`."""
+
+    PatchCore's Alg. 1, which leaves the first one open: here it is drawn with `seed`.
+
+    >>> k_center_greedy(np.array([[0.0], [1], [5], [9]]), 3, seed=3).tolist()
+    [3, 0, 2]
+    """
     chosen = np.random.default_rng(seed).integers(len(points), size=count)  # the first one stays
     distances, squares = np.full(len(points), np.inf), np.einsum("nd,nd->n", points, points)
     for i in range(1, count):
         last = chosen[i - 1]
         distances = np.minimum(distances, squares - 2 * points @ points[last] + squares[last])
-        distances[last] = -1  # not again, even where nothing but copies is left
+        distances[chosen[i - 1]] = -1  # not again, even where nothing but copies is left
         chosen[i] = distances.argmax()
     return chosen
 
@@ -160,9 +186,26 @@ def locally_aware(maps: FeatureMaps) -> Tensor:
     return pooled[:, 0].unflatten(0, features.shape[:3])
 
 
-def _concatenate(
-    maps: Sequence[Tensor], mode: str = "bilinear", grid: tuple[int, int] | None = None
-) -> Tensor:
+def checked_maps(
+    what: str, maps: FeatureMaps, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Tensor]:
+    """The layers as float32 on the CPU, or an error that says what is wrong with them."""
+    if missing := [name for name in layers if name not in maps]:
+        raise ValueError(f"{what}: layers {', '.join(maps) or 'none'}; expected {', '.join(missing)}")
+    checked = {name: maps[name].detach().cpu().float() for name in layers}
+    for name, x in checked.items():
+        if x.ndim != 4 or 0 in x.shape or len(x) != len(checked[layers[0]]):
+            expected = "(n, rows, columns, channels), the same n >= 1 for all layers"
+            raise ValueError(f"{what}: {name} is {tuple(x.shape)}; expected {expected}")
+        if shapes is not None and tuple(x.shape[1:]) != shapes[name]:
+            found = f"{name} has maps {tuple(x.shape[1:])}, in the references {tuple(shapes[name])}"
+            raise ValueError(f"{what}: {found}; take both from one backbone, at one image size")
+        if not x.sum(dtype=torch.float64).isfinite():  # all are; quicker than to ask each
+            raise ValueError(f"{what}: {name} holds NaN or infinite features; check images and weights")
+    return checked
+
+
+def _concatenate(maps: Sequence[Tensor], mode: str = "bilinear", grid: Size | None = None) -> Tensor:
     """(n, rows, columns, channels of all layers) on one grid; None: the largest."""
     grid = grid or max((x.shape[1:3] for x in maps), key=lambda shape: shape[0] * shape[1])
     resized = [F.interpolate(x.permute(0, 3, 1, 2), tuple(grid), mode=mode) for x in maps]
@@ -183,7 +226,7 @@ def _edge(length: int, pixels: int, sigma: float) -> Tensor:
     return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma)).T.float()
 
 
-def _at_size(grids: Tensor, size: tuple[int, int]) -> Tensor:
+def _at_size(grids: Tensor, size: Size) -> Tensor:
     """Grids (n, rows, columns) upsampled bilinearly, then smoothed: sigma is 4 pixels at a height of 224."""
     sides = [_edge(length, pixels, 4 * size[0] / 224) for length, pixels in zip(grids.shape[1:], size)]
     return torch.stack([sides[0] @ grid @ sides[1].T for grid in grids.float()])

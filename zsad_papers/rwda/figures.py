@@ -23,7 +23,7 @@ def load_captions(path: str | Path | None, word: str) -> list[str]:
     """The captions that contain the word as a whole, without regard to case, in the file's order, each once.
 
     path: a COCO captions file such as `annotations/captions_val2017.json`; None: this project's sentences.
-    Raises ValueError when the file is no captions file or no caption contains the word.
+    Raises FileNotFoundError; ValueError when the file is no captions file or no caption contains the word.
     """
     file = resources.files("zsad_papers") / "rwda" / "natural_sentences.json" if path is None else Path(path)
     captions = dict.fromkeys(" ".join(text.split()) for text in _read(file))  # keeps the order, drops repeats
@@ -55,3 +55,6 @@ def _read(file: Traversable) -> list[str]:
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "
             "'annotations', each with a 'caption'; instances_*.json and person_keypoints_*.json have none"
         ) from error
+    except FileNotFoundError as error:
+        error.add_note("`zsad prepare coco_captions --help` says how to get it")
+        raise

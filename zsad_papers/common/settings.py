@@ -54,10 +54,10 @@ class Settings:
     directory, `weights: shipped` as None."""
 
     profile: Text = parameter("a name in profiles/ or a YAML file: the value of all that is None")
-    data_dir: Text = parameter("prepared datasets; a relative path starts at the repository root")
+    data_dir: Text = parameter("prepared datasets; relative to the repository root")
     cache_dir: Text = parameter("embeddings and scores that are kept between runs")
     results_dir: Text = parameter("the result files that this run writes")
-    datasets: Datasets = parameter("published dataset: the one in its place (null: none)")
+    datasets: Datasets = parameter("published dataset: its stand-in (null: none)")
     allow_missing: bool = parameter("go on although no dataset of the page is prepared")
     model: Text = parameter("zsad-mini, or the name of an open_clip architecture")
     weights: Text | None = parameter("shipped, an open_clip tag, a checkpoint file, or random")
@@ -65,18 +65,14 @@ class Settings:
     precision: Literal["fp32", "bf16"] = parameter("fp32 or bf16")
     seed: int = parameter("the first seed; the others follow it", ge=0, lt=2**31)
     shots: NumbersFrom1 = parameter("numbers of normal reference images")
-    ablation_shots: NumbersFrom1 = parameter("numbers of reference images in WinCLIP+'s ablations")
+    ablation_shots: NumbersFrom1 = parameter("numbers of references in WinCLIP+'s ablations")
     reference_seeds: int = parameter("how many draws of reference images", ge=1)
     scales: NumbersFrom1 = parameter("window sizes of WinCLIP, in patches")
-    temperature: float | None = parameter("of prompts' softmax (null in a profile: the model's own)", gt=0)
-    map_size: int | None = parameter(
-        "shorter edge at which maps meet masks (null in a profile: that of the masks)", ge=1
-    )
-    backbone: Text = parameter("of SPADE, PaDiM and PatchCore: clip, or the name of a timm architecture")
-    backbone_weights: Text = parameter("of a timm backbone: a tag, a .safetensors file, a package, or random")
-    limit_images: int | None = parameter(
-        "at most so many test images a category and label (null in a profile: all)", ge=1
-    )
+    temperature: float | None = parameter("of prompts' softmax (null: the model's own)", gt=0)
+    map_size: int | None = parameter("shorter edge at which maps meet masks (null: the masks' own)", ge=1)
+    backbone: Text = parameter("of SPADE, PaDiM, PatchCore: clip or timm name")
+    backbone_weights: Text = parameter("tag, file, package, random")
+    limit_images: int | None = parameter("most test images a category and label (null: all)", ge=1)
 
     @model_validator(mode="after")
     def _weights_are_there(self) -> Self:
@@ -95,28 +91,22 @@ class YourImages(Settings):
     """The parameters of the page about a folder of your own images."""
 
     multi_crop: bool = parameter("score six views of a test image (false: the whole image only)")
-    images_dir: Text | None = parameter(
-        "a folder of your own images (null in a profile: an example from the datasets)"
-    )
-    normal_dir: Text | None = parameter("a folder of a few normal images (null in a profile: none)")
-    labels_from: Text | None = parameter(
-        "labels of your images: folders, or a CSV file (null in a profile: none)"
-    )
-    masks_dir: Text | None = parameter("a folder of masks of your images (null in a profile: none)")
+    images_dir: Text | None = parameter("a folder of your images (null: an example from the datasets)")
+    normal_dir: Text | None = parameter("a folder of a few normal images (null: none)")
+    labels_from: Text | None = parameter("labels of your images: folders, or a CSV file (null: none)")
+    masks_dir: Text | None = parameter("a folder of masks of your images (null: none)")
     scored_with: Literal["clip", "rwda", "winclip", "winclip_plus", "anomalyclip"] = parameter(
         "the method for your images"
     )
-    object_in_images: Text = parameter("the name of the object in your images, as the prompts use it")
-    prompts_file: Text | None = parameter(
-        "learned prompts for AnomalyCLIP on your images (null in a profile: shipped)"
-    )
+    object_in_images: Text = parameter("the object's name in your images, as prompts use it")
+    prompts_file: Text | None = parameter("learned AnomalyCLIP prompts for your images (null: shipped)")
     threshold_from: Literal["auto", "references", "folder"] = parameter(
         "auto (references if there are any), references or folder"
     )
     threshold_quantile: float | None = parameter(
-        "of the scores there (null in a profile: 1 of references, 0.9 of a folder)", ge=0, le=1
+        "of scores (null: 1 of references, 0.9 of a folder)", ge=0, le=1
     )
-    threshold: float | None = parameter("a number that decides (null in a profile: the quantile does)")
+    threshold: float | None = parameter("a number that decides (null: the quantile does)")
 
 
 @cache

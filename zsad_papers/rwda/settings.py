@@ -13,7 +13,7 @@ class RwdaSettings(Settings):
     seeds: int = parameter("how many seeds; every mean and standard deviation is over these", ge=1)
     n_pairs: int = parameter("random-word prompt pairs that train one FNN (N_p)", ge=2)
     pool_pairs: int = parameter("prompt pairs embedded once; each seed draws from them", ge=2)
-    pair_counts: NumbersFrom2 = parameter("training-set sizes to compare, in pairs")
+    pair_counts: NumbersFrom2 = parameter("training-set sizes (in pairs)")
     batch_size: int = parameter("embeddings in one training batch, two for each pair", ge=2)
     epochs: int = parameter("passes over the training pairs", ge=1)
     lr: float = parameter("learning rate of the first epoch", gt=0)
@@ -21,9 +21,7 @@ class RwdaSettings(Settings):
     dropout: float = parameter("dropout rate in the FNN", ge=0, lt=1)
     alphabet: Literal[*ALPHABETS] = parameter("symbols of the random words")
     hidden: NumbersFrom1 = parameter("widths of the FNN's hidden layers")
-    captions_file: Text | None = parameter(
-        "COCO captions JSON (null in a profile: this project's own sentences)"
-    )
+    captions_file: Text | None = parameter("COCO captions JSON (null: this project's own sentences)")
     tsne_points: int = parameter("embeddings of each kind in a t-SNE plot", ge=10)
 
     @model_validator(mode="after")

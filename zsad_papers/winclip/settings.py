@@ -12,5 +12,5 @@ ModelAndWeights = Annotated[str, Field(pattern=r"^\s*\S+\s+\S+\s*$")]
 @settings_class
 class WinclipSettings(Settings):
     clip_backbones: dict[str, ModelAndWeights] = parameter(
-        "CLIPs to compare, by published name: architecture and weights"
+        "CLIPs to compare, by published name: architecture, weights"
     )

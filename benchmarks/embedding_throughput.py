@@ -39,13 +39,8 @@ from benchmarks.windows import machine_facts, write_results
 from data_scripts.prepare import prepared_folder
 from zsad_core.datasets import AnomalyDataset, load_dataset
 from zsad_core.encoders import ClipEncoder, load_encoder
-from zsad_core.image_features import (
-    compute_features,
-    load_batch,
-    made_ahead,
-    view_extractor,
-)
-from zsad_core.views import ZOOM
+from zsad_core.image_features import compute_features, load_batch, made_ahead, view_extractor
+from zsad_core.images import ZOOM
 
 MODEL, THREADS, WORKERS = "ViT-B-16-plus-240", 2, 1
 SIZES = ((1024, 1024, "png"), (1500, 1000, "jpg"))

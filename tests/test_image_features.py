@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from zsad_core import datasets, image_features
 from zsad_core.datasets import load_dataset
 from zsad_core.image_features import FEW, clip_extractor, compute_features, join_parts, worker_count
-from zsad_core.views import inference_views
+from zsad_core.images import inference_views
 from zsad_papers.baselines.backbones import Backbone, backbone_extractor
 
 SIDE = 8  # of what the stub of an encoder sees
@@ -197,8 +197,9 @@ def test_views_are_those_of_the_images_and_keep_their_means(tiny_clip, dataset_w
     """One, two and three tiles in one category, as scans have."""
     dataset = dataset_with([ramp(*size) for size in ((40, 40), (60, 40), (90, 40), (40, 40))])
     found = image_features.image_embeddings(tiny_clip, dataset, tmp_path, whole=whole)
-    model = tiny_clip.image_size, tiny_clip.transform
-    pixels = [inference_views(dataset.image(i), *model, whole=whole) for i in range(4)]
+    size, transform = tiny_clip.image_size, tiny_clip.transform
+    pictures = [inference_views(dataset.image(i), size, whole=whole) for i in range(4)]
+    pixels = [torch.stack([*map(transform, views)]) for views in pictures]
     own = [tiny_clip.embed_images(views, normalize=False) for views in pixels]
     assert found.views.dtype == np.float32 and found.views.shape[:2] == (4, 36 if whole == "tiles" else 6)
     for views, expected in zip(torch.from_numpy(found.views), own, strict=True):
@@ -227,8 +228,8 @@ def test_workers_give_what_no_workers_give_in_order_and_end_with_the_iterator(da
     assert [size for _, sizes in there for size in sizes] == [*[(30, 30)] * 10, (9, 50)]
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
-    third = inference_views(dataset.image(2), **options)
-    torch.testing.assert_close(there[0][0][12:18], third, rtol=0, atol=0)
+    third = map(options["transform"], inference_views(dataset.image(2), options["image_size"]))
+    torch.testing.assert_close(there[0][0][12:18], torch.stack([*third]), rtol=0, atol=0)
     found = loaded(dataset, options, 1)
     next(found)
     assert len(set(multiprocessing.active_children()) - others) == 1

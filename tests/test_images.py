@@ -1,7 +1,8 @@
-"""Each kind of image and mask file gives the pixels that one expects, or an error that says what to do; every
-file below a folder is accounted for."""
+"""Each kind of image and mask file gives the pixels that one expects, or an error that says what to do; views
+and tiles show what they should; every file below a folder is accounted for."""
 
 import io
+import math
 import os
 import pickle
 import zlib
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import refused, saved, written
+from helpers import ramp, refused, saved, written
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from zsad_core import images
@@ -176,6 +179,74 @@ def test_a_file_that_changed_or_cannot_be_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", forbidden)
     for read in (lambda: reader.photo(path, digest), lambda: files.digest_of(path)):
         refused("cannot be opened: Permission denied", read, error=BadImage)
+
+
+def views_of(image, size=24, **options):
+    """(n, 3, H, W) in [0, 1]."""
+    pictures = images.inference_views(image, (size, size), **options)
+    return np.stack([np.array(view, np.float32).transpose(2, 0, 1) / 255 for view in pictures])
+
+
+def centre(view):
+    """Mean position of a view of `ramp`, as fractions of width and height."""
+    return view[:2].mean((1, 2)).tolist()
+
+
+def extent(view, channel):
+    """Share of the width (0) or height (1) that a view of `ramp` covers."""
+    line = view[channel].mean(channel)[2:-2]  # inner pixels: resizing bends the borders
+    return (line[-1] - line[0]).item() / (len(line) - 1) * (len(line) + 4)
+
+
+def test_six_views_whole_corners_centre():
+    six = views_of(ramp(300, 300), 120)
+    assert six.shape == (6, 3, 120, 120)
+    near, far = 120 / 137 / 2, 1 - 120 / 137 / 2  # 137 = round(120 * 274 / 240)
+    expected = [(0.5, 0.5), (near, near), (far, near), (near, far), (far, far), (0.5, 0.5)]
+    np.testing.assert_allclose([centre(view) for view in six], expected, atol=0.005)
+    np.testing.assert_allclose([extent(view, 0) for view in six], [1] + [120 / 137] * 5, atol=0.01)
+    papers = views_of(ramp(480, 480), 240)
+    assert extent(papers[5], 1) == pytest.approx(240 / 274, abs=0.003)
+    assert extent(views_of(ramp(480, 480), 240, zoom=1.5)[5], 1) == pytest.approx(1 / 1.5, abs=0.003)
+    (single,) = views_of(ramp(300, 300), 120, zoom=None)
+    np.testing.assert_array_equal(single, six[0])
+    clear = views_of(Image.new("RGBA", (30, 30), (0, 0, 0, 0)))  # PIL alone gives black
+    np.testing.assert_array_equal(clear, np.ones((6, 3, 24, 24)))
+
+
+def test_images_that_are_not_square():
+    wide = ramp(300, 150)
+    squashed = views_of(wide, 60)
+    assert extent(squashed[0], 0) == pytest.approx(1, abs=0.02)
+    cut = views_of(wide, 60, whole="center_crop")
+    assert extent(cut[0], 0) == pytest.approx(0.5, abs=0.02)
+    assert extent(cut[0], 1) == pytest.approx(1, abs=0.02)
+    middle = views_of(wide.crop((75, 0, 225, 150)), 60)
+    np.testing.assert_array_equal(cut, middle)  # nothing outside the centre is seen, in any view
+    assert extent(squashed[1], 0) == pytest.approx(0.5 * 60 / 68, abs=0.02)  # the crops keep the shape
+    tiles = views_of(wide, 60, whole="tiles")
+    assert len(tiles) == 18
+    np.testing.assert_allclose([centre(tiles[i])[0] for i in (0, 6, 12)], [0.25, 0.5, 0.75], atol=0.01)
+    tall = views_of(ramp(150, 300), 60, zoom=None, whole="tiles")
+    np.testing.assert_allclose([centre(tile)[1] for tile in tall], [0.25, 0.5, 0.75], atol=0.01)
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
+def test_tiles_cover_the_image(width, height):
+    width, height = max(width, height // 50 + 1), max(height, width // 50 + 1)
+    side, longer = min(width, height), max(width, height)
+    boxes = images.boxes_of(width, height, "tiles")
+    starts = [max(left, upper) for left, upper, _, _ in boxes]
+    assert all(right - left == lower - upper == side for left, upper, right, lower in boxes)
+    assert starts[0] == 0 and starts[-1] == longer - side
+    strides = np.diff(starts)
+    assert len(boxes) == 1 if side == longer else strides.max() <= 0.8 * side + 1
+    assert len(boxes) == math.ceil((longer - side) * 5 / (4 * side)) + 1  # and no more than needed
+
+
+def test_views_that_are_refused():
+    refused("whole='pad'", views_of, ramp(30, 30), whole="pad")
+    refused("expected a square", images.inference_views, ramp(30, 30), (24, 32))
 
 
 def test_every_file_is_listed_once_and_what_is_passed_over_is_counted(tmp_path):

@@ -1,7 +1,10 @@
-"""zsad_core.metrics against scikit-learn and definitions written out; pixel_metrics against metrics."""
+"""metrics against scikit-learn and definitions written out; pixel_metrics against metrics, maps by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import torch.nn.functional as F
 from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +12,10 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 from sklearn.metrics import auc, f1_score
 
+from zsad_core.image_features import TileFeatures
+from zsad_core.images import boxes_of
 from zsad_core.metrics import UndefinedMetricWarning, aupr, aupro, auroc, f1_max
-from zsad_core.pixel_metrics import PixelHistogram
+from zsad_core.pixel_metrics import PixelHistogram, image_maps
 
 
 @st.composite
@@ -211,3 +216,23 @@ def test_bad_images_are_errors_and_leave_the_histogram_alone():
     refused("map 1: 9 of 9 values", histogram.add, np.eye(3), zeros + 1e39)
     assert histogram.images == 1 and histogram.metrics()[:3] == (1, 1, 1)
     refused("max_fpr is 30", histogram.metrics, 30)
+
+
+def tiled(width, height, boxes):
+    owner = np.zeros(len(boxes), int)
+    return TileFeatures(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
+
+
+def test_overlapping_tiles_are_averaged():
+    maps = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 5, 5)
+    row = [1, 1, 2, 2, 3, 3]
+    (wide,) = image_maps(tiled(6, 4, boxes_of(6, 4, "tiles")), maps)
+    np.testing.assert_allclose(wide, [row] * 4)
+    (tall,) = image_maps(tiled(4, 6, boxes_of(4, 6, "tiles")), maps)
+    np.testing.assert_allclose(tall, np.transpose([row] * 4))
+    (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
+    np.testing.assert_allclose(cut, [[np.nan, 1, 1, 1, 1, np.nan]] * 4)  # the ends are not known
+    grid = torch.arange(4.0).reshape(1, 1, 2, 2)
+    (smooth,) = image_maps(tiled(8, 6, [(0, 0, 8, 6)]), grid[0], sigma=1.5)
+    expected = ndimage.gaussian_filter(F.interpolate(grid, (6, 8), mode="bilinear")[0, 0], 1.5)
+    np.testing.assert_allclose(smooth, expected)

@@ -1,20 +1,17 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import pixel_auroc
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from zsad_core import image_features
-from zsad_core.image_features import Extractor, TileFeatures, compute_features
-from zsad_core.maps import image_maps, scaled_size
+from zsad_core.image_features import Extractor, compute_features
 from zsad_core.methods import Output
 from zsad_core.metrics import aupro, f1_max
-from zsad_core.views import boxes_of
+from zsad_core.pixel_metrics import image_maps, scaled_size
 from zsad_papers.common.experiment import measure
 
 
@@ -64,26 +61,6 @@ def test_a_spot_lands_where_it_is(parts_of, whole):
             rows, columns = np.nonzero(anomaly_map > 0.9 * anomaly_map.max())
             centre = (columns.mean() + 0.5) / scale, (rows.mean() + 0.5) / scale
             assert centre == pytest.approx((x, y), abs=1)
-
-
-def tiled(width, height, boxes):
-    owner = np.zeros(len(boxes), int)
-    return TileFeatures(pd.DataFrame(index=[0]), np.array([[height, width]]), owner, np.array(boxes), {})
-
-
-def test_overlapping_tiles_are_averaged():
-    maps = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 5, 5)
-    row = [1, 1, 2, 2, 3, 3]
-    (wide,) = image_maps(tiled(6, 4, boxes_of(6, 4, "tiles")), maps)
-    np.testing.assert_allclose(wide, [row] * 4)
-    (tall,) = image_maps(tiled(4, 6, boxes_of(4, 6, "tiles")), maps)
-    np.testing.assert_allclose(tall, np.transpose([row] * 4))
-    (cut,) = image_maps(tiled(6, 4, [(1, 0, 5, 4)]), maps[:1])
-    np.testing.assert_allclose(cut, [[np.nan, 1, 1, 1, 1, np.nan]] * 4)  # the ends are not known
-    grid = torch.arange(4.0).reshape(1, 1, 2, 2)
-    (smooth,) = image_maps(tiled(8, 6, [(0, 0, 8, 6)]), grid[0], sigma=1.5)
-    expected = gaussian_filter(F.interpolate(grid, (6, 8), mode="bilinear")[0, 0], 1.5)
-    np.testing.assert_allclose(smooth, expected)
 
 
 def test_the_ends_that_a_centre_crop_leaves_out_are_not_measured(parts_of):

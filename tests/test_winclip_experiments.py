@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from zsad_core import prompts
 from zsad_core.datasets import load_dataset
 from zsad_core.image_features import compute_features
-from zsad_core.maps import image_maps
+from zsad_core.images import inference_views
 from zsad_core.methods import clip
+from zsad_core.pixel_metrics import image_maps
 from zsad_core.prompts import compositional_ensemble, zero_shot_prompts
-from zsad_core.views import inference_views
 from zsad_core.windows import aggregate_windows, winclip_map
 from zsad_papers.baselines.backbones import backbone_of
 from zsad_papers.baselines.detectors import as_baselines_see, baseline_detector
@@ -63,9 +63,10 @@ def probability(views, sides, temperature):
 
 def test_language_of_squares_is_the_direct_computation(square, kept):
     encoder, t = square.encoder, square.temperature
-    model = encoder.image_size, encoder.transform
     assert t == encoder.temperature != 0.01
-    views = torch.stack([encoder.embed_images(inference_views(image, *model)) for image in images_of(square)])
+    pictures = [inference_views(image, encoder.image_size) for image in images_of(square)]
+    pixels = [torch.stack([*map(encoder.transform, views)]) for views in pictures]
+    views = torch.stack([encoder.embed_images(views) for views in pixels])
     whole = encoder.embed_images(pixels_of(square))[:, None]
 
     def prompts(kind, *defects):

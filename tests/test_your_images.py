@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from helpers import noise, pixel_auroc, refused, saved, written
 from PIL import Image
@@ -17,9 +18,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad_core.encoders import load_encoder
+from zsad_core.images import inference_views
 from zsad_core.methods import category_texts, clip
 from zsad_core.metrics import aupro
-from zsad_core.views import inference_views as views_of
 from zsad_predict import __main__, report, scorers
 from zsad_predict import result as result_module
 from zsad_predict.options import Options, options_from, read_options
@@ -90,10 +91,11 @@ def test_winclip_score_is_the_core_s_own(tmp_path, score, settings):
     table = score(folder, object_name="metal nut").table.set_index("file")
     encoder = load_encoder(settings.model, "random", device="cpu")
     texts = category_texts(encoder, "metal_nut", tmp_path)
-    model = encoder.image_size, encoder.transform
     for name in ("00.png", "wide.png"):
         image = Image.open(folder / name)
-        views = encoder.embed_images(views_of(image, *model, whole="tiles"), normalize=False)
+        pictures = inference_views(image, encoder.image_size, whole="tiles")
+        pixels = torch.stack([*map(encoder.transform, pictures)])
+        views = encoder.embed_images(pixels, normalize=False)
         assert len(views) == (6 if name == "00.png" else 18)  # three tiles
         expected = clip(views[None].numpy(), texts, encoder.temperature).scores
         assert table["score"][name] == pytest.approx(float(expected[0]), abs=1e-6)

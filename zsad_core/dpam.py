@@ -13,8 +13,9 @@ paper says "replace"; its equations leave open what feeds what, and this is what
 import math
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zsad_core.vit_windows import attend, check_blocks, heads
 
 KINDS = ("qk", "qq", "kk", "vv")  # of attention; "qk" is the tower's own, on the ordinary path
 
@@ -66,29 +67,3 @@ def dual_path(
             for kind in kinds:
                 found[kind][number] = local.get(kind, x)
     return x[:, 0], found
-
-
-def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
-    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer."""
-    x = x + attend(block, *heads(block, block.ln_1(x)), causal)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def heads(block: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's own queries, keys and values of z (n, t, width): (n, heads, t, width / heads) each."""
-    attention = block.attn
-    joined = F.linear(z, attention.in_proj_weight, attention.in_proj_bias)  # (n, t, 3 width)
-    return joined.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
-
-
-def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """(n, t, width): attention with the block's own output projection."""
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (n, heads, t, 64), with 1 / sqrt(64)
-    return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
-
-
-def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
-    """ValueError unless the tower has these 1-based blocks."""
-    depth = len(blocks)
-    if not layers or not {*layers, first} <= set(range(1, depth + 1)):
-        raise ValueError(f"layers={tuple(layers)}, first={first}: expected some blocks of 1 to {depth}")

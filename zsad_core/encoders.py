@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsad_core.devices import Precision, choose_device, fast_products
-from zsad_core.dpam import attention_kinds, dual_path, run_block
+from zsad_core.dpam import attention_kinds, dual_path
 from zsad_core.images import to_rgb
 from zsad_core.text import cut, read_ends
-from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales
+from zsad_core.vit_windows import MultiScaleEmbeddings, embed_scales, run_block
 
 # Numbers in the residual stream of one batch, which bounds the memory. Half a million stay in a CPU's cache,
 # so small batches are faster as well; windows share more work in larger ones.

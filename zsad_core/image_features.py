@@ -30,8 +30,7 @@ from zsad_core.cache import cache_file, cached_arrays, content_key
 from zsad_core.datasets import AnomalyDataset
 from zsad_core.devices import fast_products
 from zsad_core.encoders import ClipEncoder
-from zsad_core.images import read_image
-from zsad_core.views import CROPS, ZOOM, Whole, boxes_of, inference_views
+from zsad_core.images import CROPS, ZOOM, Whole, boxes_of, inference_views, read_image
 
 PART = 32  # images in a part; bounds the memory and what a killed run loses, not the result
 BATCH = 8  # images that are loaded and encoded at once; six views of 240 pixels of each take 33 MB
@@ -44,7 +43,7 @@ class Extractor:
 
     key: everything that they depend on. network: an encoder, or what has `image_size`, `device` and, from a
     PIL tile to pixels (3, H, W), a `transform` that can be pickled. dtype: what features are stored in.
-    zoom: that of `views.inference_views`; `features` gets all six views of each tile then, (6 t, 3, H, W).
+    zoom: that of `images.inference_views`; `features` gets all six views of each tile then, (6 t, 3, H, W).
     """
 
     key: Mapping[str, object]
@@ -300,18 +299,21 @@ def _features(extractors: Sequence[Extractor], pixels: Tensor) -> list[Mapping[s
     return [_glocal(*own) for own in found]
 
 
-def load_batch(paths: Sequence[Path], **options) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The views of images, one after the other, and the images' (width, height). Errors name the file."""
+def load_batch(
+    paths: Sequence[Path], image_size: tuple[int, int], transform: Callable[[Any], Tensor], **options
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The views of images (n, 3, H, W), one after the other, for an encoder with these `image_size` and
+    `transform`, and the images' (width, height). options: of `inference_views`. Errors name the file."""
     pixels, sizes = [], []
     for path in paths:
         try:
             image = read_image(path)
-            pixels.append(inference_views(image, **options))
+            pixels += map(transform, inference_views(image, image_size, **options))
         except Exception as error:
             error.add_note(f"with the image {path}")
             raise
         sizes.append(image.size)
-    return torch.cat(pixels), sizes
+    return torch.stack(pixels), sizes
 
 
 def made_ahead(

@@ -1,14 +1,15 @@
-"""Image and mask files, read by one set of rules: prepared datasets, what they are made of, and photographs.
+"""One image or mask file: what counts as readable, how it becomes pixels, and which parts of it are shown.
 
-A photograph is turned as its EXIF data say. An image of a dataset is read as it is stored, as the papers'
-code does: the EXIF data of ISIC 2016 are wrong, and its masks fit the stored image.
+Prepared datasets, what they are made of, and photographs are read by one set of rules. A photograph is turned
+as its EXIF data say. An image of a dataset is read as it is stored, as the papers' code does: the EXIF data
+of ISIC 2016 are wrong, and its masks fit the stored image.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -17,7 +18,11 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000"
 """What Pillow decodes by itself, by content; for others it starts programs (Ghostscript for EPS)."""
 MAX_PIXELS = 100_000_000  # 300 MB in RGB: more than any camera that is not a line scanner
 MAX_ASPECT = 40  # longer over shorter edge: 50 square tiles, which are encoded at once
+CROPS = 5  # of a tile besides the whole tile: four corners and the centre
+ZOOM = 274 / 240  # the shorter edge of a picture over that of its crops: the usual ratio, 1 / 0.875
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"RIFF")
+
+Whole = Literal["squash", "center_crop", "tiles"]
 
 
 class BadImage(ValueError):
@@ -90,6 +95,54 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def inference_views(
+    image: Image.Image, size: tuple[int, int], zoom: float | None = ZOOM, whole: Whole = "squash"
+) -> list[Image.Image]:
+    """The views of one image, pictures in RGB of an encoder's `image_size`, for its `transform`.
+
+    View 0 is the whole image. Views 1 to 5 are the corners and the centre of the image enlarged so that its
+    shorter edge is `zoom` times the encoder's; None: no crops. RWDA does not describe its crops; its Table 3
+    counts 6 views (105.4G multiply-accumulates, 17.57G each), and this is the common scheme of that size.
+
+    whole: how an image that is not square becomes view 0, which the paper does not say either. "squash"
+        scales both edges. "center_crop" cuts the ends off for all views, as open_clip does. "tiles" gives
+        each square tile its own views, tile after tile.
+    """
+    if size[0] != size[1]:
+        raise ValueError(f"image_size={size}: expected a square, which crops and tiles assume")
+    image, views = to_rgb(image), []
+    for box in boxes_of(image.width, image.height, whole):
+        picture = image.crop(box)
+        views.append(picture.resize(size, Image.Resampling.BICUBIC))
+        if zoom:
+            views += _crops(picture, size[0], zoom)
+    return views
+
+
+def boxes_of(width: int, height: int, whole: Whole) -> list[tuple[int, int, int, int]]:
+    """The parts of an image that an encoder sees, as (left, upper, right, lower) boxes; options above.
+
+    Square tiles have the shorter edge's length s and lie evenly along the longer edge, at most 0.8 s apart
+    (WinCLIP, supplement): n = ceil((longer - s) / (0.8 s)) + 1, rounded to whole pixels.
+
+    >>> boxes_of(1500, 1000, "tiles")
+    [(0, 0, 1000, 1000), (500, 0, 1500, 1000)]
+    """
+    if whole == "squash":
+        return [(0, 0, width, height)]
+    side, rest = min(width, height), abs(width - height)
+    if whole == "center_crop":
+        starts = [rest // 2]
+    elif whole == "tiles":
+        n_tiles = -(-rest * 5 // (side * 4)) + 1  # 0.8 s is not exact as a float and could add a tile
+        starts = [round(i * rest / max(n_tiles - 1, 1)) for i in range(n_tiles)]
+    else:
+        raise ValueError(f"whole={whole!r}: expected 'squash', 'center_crop' or 'tiles'")
+    if width >= height:
+        return [(start, 0, start + side, side) for start in starts]
+    return [(0, start, side, start + side) for start in starts]
 
 
 @contextmanager
@@ -170,3 +223,13 @@ def _sixteen_bits(image: Image.Image, bits: int, notes: list[str]) -> Image.Imag
         hint = f"; is it from a camera of {max(9, high.bit_length())} bits?" if high < full / 2 else ""
         notes.append(used + hint)
     return image if bits == 16 else image.point(lambda value: value * (65535 / full))
+
+
+def _crops(picture: Image.Image, size: int, zoom: float) -> list[Image.Image]:
+    """Four corners and the centre, size x size, of the picture with shorter edge round(zoom * size)."""
+    scale = round(zoom * size) / min(picture.size)
+    width, height = (round(edge * scale) for edge in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    right, lower = width - size, height - size
+    corners = [(0, 0), (right, 0), (0, lower), (right, lower), (round(right / 2), round(lower / 2))]
+    return [resized.crop((left, upper, left + size, upper + size)) for left, upper in corners]

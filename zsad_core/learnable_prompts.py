@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad_core.dpam import run_block
 from zsad_core.encoders import ClipEncoder
 from zsad_core.text import read_ends
+from zsad_core.vit_windows import run_block
 
 SIDES = ("normal", "anomalous")
 PLACEHOLDER = "x"  # any word of one token; its embedding is replaced

@@ -1,6 +1,7 @@
-"""Pixel AUROC, PRO and F1-max of any number of images, in one pass and in memory that does not grow.
+"""Anomaly maps at the size of their image, and pixel AUROC, PRO and F1-max of any number of images.
 
-Each image is counted into a histogram with fixed bins, whose pixels count as ties. A float32 has a place in
+Tiles are put back and averaged where they overlap. The metrics take one pass, and memory that does not grow:
+each image is counted into a histogram with fixed bins, whose pixels count as ties. A float32 has a place in
 the order of all float32 numbers: its bits read as an integer. The bin of a score s is the sum of the places
 of s and s - 1 without their last bits. So no bin is wider than 1/4096 of the distance to 0 or 1, near which
 the probabilities of a softmax crowd. A metric differs by less than 1e-4 from the exact one if the scores
@@ -8,17 +9,49 @@ spread over some thousand bins: over 10 % of their size, or near those points.
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
+from zsad_core.image_features import TileFeatures
 from zsad_core.metrics import UndefinedMetricWarning, anomalous_weights, area_below, checked, undefined
 
 CROWDED = {0: 0.0, 1: 2.0**-25}
 """Scores near which bins are narrow, and the smallest distance; near 1 no float32 is closer."""
 _DROPPED = 11  # bits of each place
 THRESHOLDS = 200
+
+
+def image_maps(
+    tiles: TileFeatures, maps: Tensor, map_size: int | tuple[int, int] | None = None, sigma: float = 0.0
+) -> Iterator[np.ndarray]:
+    """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles. Bilinear; the mean
+    where tiles overlap (supplement A); NaN outside all tiles. sigma: Gaussian, in pixels."""
+    for i, (height, width) in enumerate(tiles.sizes.tolist()):
+        h, w = scaled_size(height, width, map_size)
+        total, count = torch.zeros(h, w), torch.zeros(h, w)
+        for tile in np.flatnonzero(tiles.owner == i):
+            edges = zip(tiles.boxes[tile].tolist(), (w / width, h / height) * 2, strict=True)
+            left, upper, right, lower = (round(edge * scale) for edge, scale in edges)
+            size, values = (lower - upper, right - left), maps[tile][None, None].float()
+            total[upper:lower, left:right] += F.interpolate(values, size, mode="bilinear")[0, 0]
+            count[upper:lower, left:right] += 1
+        whole = (total / count).numpy()
+        yield gaussian_filter(whole, sigma) if sigma else whole
+
+
+def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(h, w) with `map_size` as the shorter edge. None keeps the size; a pair (h, w) is the result."""
+    if isinstance(map_size, tuple):
+        return map_size
+    scale = 1 if map_size is None else map_size / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 class PixelMetrics(NamedTuple):

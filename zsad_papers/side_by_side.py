@@ -20,10 +20,10 @@ from zsad_core import methods
 from zsad_core.encoders import ClipEncoder
 from zsad_core.fnn import FNN
 from zsad_core.image_features import Extractor, TileFeatures, clip_extractor, view_extractor
+from zsad_core.images import CROPS
 from zsad_core.methods import Output
 from zsad_core.prompt_learning import LearnedPrompts
 from zsad_core.scores import Array
-from zsad_core.views import CROPS
 from zsad_core.windows import window_map
 from zsad_papers.anomalyclip import COMPARED, DATASETS
 from zsad_papers.anomalyclip import experiments as prompts

@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from zsad_core.datasets import stretched_mask
 from zsad_core.images import BadImage, read_mask
-from zsad_core.maps import scaled_size
 from zsad_core.metrics import UndefinedMetricWarning, aupr, auroc, f1_max
-from zsad_core.pixel_metrics import PixelHistogram
+from zsad_core.pixel_metrics import PixelHistogram, scaled_size
 from zsad_predict.files import find_files
 from zsad_predict.result import Result, silent
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from zsad_core.cache import sha256_of
-from zsad_core.images import BadImage, read_photo
-from zsad_core.views import ZOOM, Whole, boxes_of, inference_views
+from zsad_core.images import ZOOM, BadImage, Whole, boxes_of, inference_views, read_photo
 
 MADE_BY = "zsad_predict"  # by which a `run.json` marks a folder of results
 PREPARED = re.compile(rb"(\xef\xbb\xbf)?category,split,label,")  # how the `meta.csv` of a dataset begins
@@ -112,7 +112,7 @@ class Tiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """How files are read and cut. whole: see `views.boxes_of`. bits: see `images.read_photo`."""
+    """How files are read and cut. whole: see `images.boxes_of`. bits: see `images.read_photo`."""
 
     whole: Whole = "tiles"
     bits: int = 16
@@ -139,6 +139,6 @@ class Reader:
             return None, record_of(problem)
         boxes = boxes_of(image.width, image.height, self.whole)
         zoom = ZOOM if crops else None
-        views = inference_views(image, image_size, transform, zoom, whole=self.whole)
+        views = torch.stack([*map(transform, inference_views(image, image_size, zoom, self.whole))])
         tiles = Tiles(views.unflatten(0, (len(boxes), -1)), boxes, (image.height, image.width))
         return tiles, {"status": "scored", "error": "", "notes": "; ".join(notes)}

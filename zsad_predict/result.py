@@ -15,8 +15,8 @@ from tqdm import tqdm
 from zsad_core.cache import cached_arrays
 from zsad_core.image_features import PART, TileFeatures, made_ahead, worker_count
 from zsad_core.images import BadImage
-from zsad_core.maps import image_maps
 from zsad_core.methods import smoothing
+from zsad_core.pixel_metrics import image_maps
 from zsad_predict.files import FileChanged, ImageFile, Reader, digest_of, record_of
 from zsad_predict.scorers import Scorer, embed, reader_of
 from zsad_predict.thresholds import Threshold

@@ -14,8 +14,7 @@ import pandas as pd
 
 from zsad_core.cache import content_key
 from zsad_core.image_features import TileFeatures
-from zsad_core.images import BadImage
-from zsad_core.views import Whole
+from zsad_core.images import BadImage, Whole
 from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files, record_of

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from zsad_core.auxiliary import auxiliary_of
 from zsad_core.datasets import stretched_mask
-from zsad_core.dpam import KINDS, heads, run_block
+from zsad_core.dpam import KINDS
 from zsad_core.encoders import ClipEncoder
 from zsad_core.learnable_prompts import PromptDesign, initial_parameters
 from zsad_core.losses import PARTS
-from zsad_core.maps import image_maps
 from zsad_core.methods import extractor_of
+from zsad_core.pixel_metrics import image_maps
 from zsad_core.prompt_config import prompt_config_of
 from zsad_core.prompt_learning import LearnedPrompts, glocal_loss
+from zsad_core.vit_windows import heads, run_block
 from zsad_papers.anomalyclip.experiments import method_of
 from zsad_papers.common.data import has_masks
 from zsad_papers.common.experiment import Category

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad_core.dpam import heads
+from zsad_core.vit_windows import heads
 
 TOKENS = 2048  # go through the tower at once, half as many with gradients
 

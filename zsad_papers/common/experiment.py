@@ -28,13 +28,12 @@ from zsad_core.image_features import (
     compute_features,
     image_embeddings,
 )
-from zsad_core.maps import image_maps, scaled_size
+from zsad_core.images import Whole
 from zsad_core.methods import Detector, Texts
 from zsad_core.metrics import anomalous_weights, aupr, auroc, f1_max
-from zsad_core.pixel_metrics import PixelHistogram
+from zsad_core.pixel_metrics import PixelHistogram, image_maps, scaled_size
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
-from zsad_core.views import Whole
 from zsad_papers.common.data import dataset_of
 from zsad_papers.common.settings import Settings
 
@@ -198,8 +197,8 @@ class Category:
         return self if _square(self.dataset.select(category=self.name)) else replace(self, whole=whole)
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
-        """The images that `views` embeds, and the options of `views.inference_views`. Square or squashed ones
-        are those of RWDA: embedded for the whole category, once for both papers."""
+        """The images that `views` embeds, and the options of `images.inference_views`. Square or squashed
+        ones are those of RWDA: embedded for the whole category, once for both papers."""
         if whole == "squash" or _square(self.test):
             return self.dataset.select(category=self.name), {}
         return self.test, {"whole": whole}

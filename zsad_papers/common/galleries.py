@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from zsad_core.image_features import Extractor
-from zsad_core.maps import image_maps
 from zsad_core.methods import Detector
+from zsad_core.pixel_metrics import image_maps
 from zsad_core.prompts import object_name
 from zsad_core.windows import upsample
 from zsad_papers.common.experiment import Category

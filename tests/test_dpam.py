@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers import heads_of, pixels_of, refused
 from PIL import Image
+from torch import nn
 
 from zsad_core.dpam import attention_kinds, dual_path
 from zsad_papers.anomalyclip.analysis import attention_weights
@@ -125,3 +126,5 @@ def test_what_is_refused(load, encoder, small_resnet):
         refused("multiple of the patch edge, 14", load, image_size)
     shallow = load(layers=5)
     assert shallow.embed_patches(pixels, (3,))[3].shape == (1, 4, 32)  # "qk" needs no first block
+    shallow.model.visual.transformer.resblocks[4] = nn.Identity()
+    refused("ResidualAttentionBlock .*got Identity", shallow.embed_patches, pixels, (5,), "vv", 2)

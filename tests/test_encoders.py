@@ -43,7 +43,7 @@ def test_text_embeddings_are_open_clips(tiny, quick_gelu):
 
     check()
     prompts = ["a photo", "scratch " * 100]
-    with pytest.warns(UserWarning, match="1 prompts are longer"):
+    with pytest.warns(UserWarning, match="1 prompts are longer .* the first has 102:"):
         long = encoder.embed_text(prompts, normalize=False)
     expected = encoder.model.encode_text(open_clip.tokenize(prompts))
     torch.testing.assert_close(long, expected, rtol=0, atol=1e-5)
@@ -81,6 +81,10 @@ def test_what_is_refused(tiny):
     text = {"no_causal_mask": True, "pool_type": "eos"}
     refused("its config has no_causal_mask, pool_type", tiny, text=text)
     refused("its config has custom_text", tiny, config={"custom_text": True})
+    refused("its config has pool_type, qk_norm", tiny, pool_type="avg", qk_norm=True)
+    refused("such as ViT-B-16-plus-240$", load_encoder, "zzz", "random")
+    array = np.zeros((1, 3, 24, 24), np.float32)
+    refused(r"float tensor .*got ndarray \(1, 3, 24, 24\) of float32", tiny().embed_images, array)
     for pixels in (torch.zeros(1, 3, 32, 24), torch.zeros(1, 3, 24, 24).byte(), np.zeros(3)):
         refused(r"\(n, 3, 24, 24\), got", tiny().embed_images, pixels)
         refused(r"\(n, 3, 24, 24\), got", tiny().embed_windows, pixels, 2)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from helpers import by_patch, heads_of, mean, pixels_of, refused
 from hypothesis import given
 from hypothesis import strategies as st
+from open_clip import CLIP
 from open_clip.modified_resnet import ModifiedResNet
 from test_vit_windows import BUILDS
 
@@ -137,9 +138,20 @@ def test_wrong_arguments_are_named(tiny):
     refused("got torch.uint8", trans_mm, model, pixels.byte(), texts)
 
 
-def test_a_resnet_does_not_fit():
-    model = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
-    message, pixels = "not this ModifiedResNet", torch.zeros(1, 3, 24, 32)
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        (None, "not this ModifiedResNet"),
+        ({"pool_type": "avg"}, "with a class token"),
+        ({"attentional_pool": True}, "with a class token"),
+        ({"scale_fc": True}, "got CustomResidualAttentionBlock"),
+    ],
+)
+def test_towers_that_do_not_fit(vision, message):
+    usual = {"image_size": [24, 32], "patch_size": 8, "width": 64, "layers": 2}
+    resnet = SimpleNamespace(visual=ModifiedResNet((1, 1, 1, 1), 16, 4, 64, 8))
+    model = CLIP(16, usual | vision, {"layers": 1}) if vision else resnet
+    pixels = torch.zeros(1, 3, 24, 32)
     refused(message, maskclip_tokens, model.visual, pixels)
     refused(message, trans_mm, model, pixels, torch.zeros(2, 16))
 

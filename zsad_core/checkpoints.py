@@ -48,7 +48,7 @@ def read_config(model: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]
         if model != "zsad-mini":
             model_id = f"{path.stem}@{content_key(config=config, preprocess=preprocess)[:12]}"
     elif (config := open_clip.get_model_config(model_id)) is None:
-        close = difflib.get_close_matches(model_id, open_clip.list_models(), n=3, cutoff=0)
+        close = difflib.get_close_matches(model_id, open_clip.list_models()) or ["ViT-B-16-plus-240"]
         expected = f"the path of a .json config, or an architecture of open_clip such as {', '.join(close)}"
         raise ValueError(f"unknown model {model_id!r}; expected 'zsad-mini', {expected}")
     foreign = {"multimodal_cfg", "custom_text"} & config.keys()

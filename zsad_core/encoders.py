@@ -259,9 +259,10 @@ class ClipEncoder:
         """Images on the device, `bounds` // `numbers` at once; for no image a black one, to be cut off."""
         shape = (3, *self.image_size)
         if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.shape[1:] != shape:
-            kind, own = getattr(pixels, "dtype", type(pixels).__name__), tuple(getattr(pixels, "shape", ()))
+            dtype, own = getattr(pixels, "dtype", None), tuple(getattr(pixels, "shape", ()))
             expected = f"expected images as a float tensor (n, {', '.join(map(str, shape))})"
-            raise ValueError(f"{expected}, got {kind} {own}; stack what encoder.preprocess(image) returns")
+            found = f"{type(pixels).__name__} {own} of {dtype}"
+            raise ValueError(f"{expected}, got {found}; stack what encoder.preprocess(image) returns")
         pixels = pixels if len(pixels) else pixels.new_zeros(1, *shape)
         for batch in pixels.split(max(1, bounds[self._memory] // numbers)):
             yield batch.to(self.device, torch.float32)

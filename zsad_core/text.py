@@ -12,7 +12,7 @@ def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int
     long = [prompt for prompt, tokens in sequences.items() if len(tokens) > most]
     if long:
         found = f"{len(long)} prompts are longer than the context of {most} tokens and lose their end"
-        warnings.warn(f"{found}; the first is {long[0][:60]!r}...", stacklevel=4)
+        warnings.warn(f"{found}; the first has {len(sequences[long[0]])}: {long[0][:60]!r}...", stacklevel=4)
     return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
 
 

@@ -105,7 +105,9 @@ def attend(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = Fal
 
 
 def check_blocks(blocks: nn.ModuleList, layers: Sequence[int], first: int) -> None:
-    """ValueError unless the tower has these 1-based blocks."""
+    """ValueError unless the tower has these 1-based blocks, all open_clip's ResidualAttentionBlock."""
     depth = len(blocks)
     if not layers or not {*layers, first} <= set(range(1, depth + 1)):
         raise ValueError(f"layers={tuple(layers)}, first={first}: expected some blocks of 1 to {depth}")
+    if others := {type(block).__name__ for block in blocks} - {"ResidualAttentionBlock"}:
+        raise ValueError(f"expected open_clip's ResidualAttentionBlock (ViT-L-14), got {', '.join(others)}")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad_core.vit_windows import heads
+from zsad_core.vit_windows import check_blocks, heads
 
 TOKENS = 2048  # go through the tower at once, half as many with gradients
 
@@ -89,12 +89,13 @@ def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
 
 
 def _check(visual: nn.Module, pixels: Tensor) -> None:
-    """ValueError unless the tower is a Vision Transformer, and the pixels are its images."""
+    """ValueError unless the tower has a class token and plain blocks, and the pixels are its images."""
     from open_clip.transformer import VisionTransformer  # here: it takes seconds, and kept records need none
 
-    if not isinstance(visual, VisionTransformer):
-        expected = f"a VisionTransformer such as ViT-B-16-plus-240, not this {type(visual).__name__}"
-        raise ValueError(f"MaskCLIP and Trans-MM need {expected}")
+    if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None:
+        expected = "a VisionTransformer with a class token, such as ViT-B-16-plus-240"
+        raise ValueError(f"MaskCLIP and Trans-MM need {expected}, not this {type(visual).__name__}")
+    check_blocks(visual.transformer.resblocks, (1,), 1)
     height, width = visual.image_size
     if pixels.shape[1:] != (3, height, width) or not pixels.is_floating_point():
         found = f"{pixels.dtype} {tuple(pixels.shape)}; stack what encoder.preprocess(image) returns"

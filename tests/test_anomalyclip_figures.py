@@ -33,7 +33,9 @@ def nut(settings, large):
     return next(category for category in squashed if category.name == "hex_nut")
 
 
-def test_training_images_are_refused(settings, large, prompts):
+def test_training_images_and_unknown_variants_are_refused(settings, large, prompts):
+    for variant in ("nonsense", "E=x", "N=-1"):
+        refused(f"'{variant}': expected one of .*or E=, M=, L=, N=", experiments.training_options, variant)
     trained = experiments.squashed(settings, large, "visa")[0]
     refused("not zero-shot", figures.map_examples, trained, {"AnomalyCLIP": prompts}, [0])
     assert len(figures.map_examples(trained, {"": prompts}, [0], allow_training_images=True)) == 1

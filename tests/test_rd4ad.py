@@ -68,6 +68,8 @@ def test_training_is_adam_on_the_loss_of_batches_in_a_seeded_order(wood, backbon
     output, maps = rd4ad_extractor(normal, backbone, 2).features(pixels), own.eval()(pixels).anomaly_map[:, 0]
     assert_close(output["maps"], maps.detach(), rtol=1e-2, atol=1e-2)
     assert_close(output["scores"], output["maps"].amax((1, 2)))
+    features = rd4ad_extractor(normal, backbone, 0).features
+    refused(r"images \(5, 3, 32, 16\): expected \(n, 3, 32, 32\)", features, pixels[..., :16])
 
 
 def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
@@ -87,6 +89,8 @@ def test_measured_like_any_detector(wood, backbone, tmp_path, monkeypatch):
 def test_what_is_refused(wood, backbone, monkeypatch):
     normal = wood.where(wood.labels == 0)
     refused("expected normal images", train_rd4ad, wood, backbone)
+    other = replace(backbone, layers=("layer2", "layer4"))
+    refused("with layers layer2, layer4: expected layer1, layer2, layer3", train_rd4ad, normal, other)
     monkeypatch.setattr(rd4ad, "LR", 1e38)
     refused("check the images", train_rd4ad, normal, backbone, epochs=9, error=FloatingPointError)
     monkeypatch.undo()

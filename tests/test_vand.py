@@ -171,6 +171,8 @@ def test_what_is_refused(encoder, small_clip, learned, dataset, tmp_path, monkey
     learned.refuse_training_images(make(tmp_path / "fresh", first=1))
     unmasked = make(tmp_path / "unmasked", masks=False)
     refused("no anomalous image with a mask", train_adapters, encoder, unmasked, tmp_path, epochs=1)
+    for wrong in ({"epochs": -1}, {"epochs": 1, "mosaic": 1.5}, {"epochs": 1, "mosaic": -0.1}):
+        refused("expected 0 epochs .* a probability", train_adapters, encoder, dataset, tmp_path, **wrong)
     monkeypatch.setattr(vand, "LR", 1e38)
     refused("lower lr", train_adapters, encoder, dataset, tmp_path, error=FloatingPointError, epochs=3)
 

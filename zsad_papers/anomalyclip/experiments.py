@@ -70,8 +70,10 @@ def training_options(variant: str) -> dict:
     ({'context_length': 8}, {'n_layers': 2, 'local_weight': 1.0})
     """
     letter, _, number = variant.partition("=")
-    if letter in SWEEPS:
+    if letter in SWEEPS and number.isdigit():
         return {SWEEPS[letter]: int(number), **({"local_weight": 1.0} if letter == "N" else {})}
+    if variant not in VARIANTS:
+        raise ValueError(f"{variant=}: expected one of {', '.join(map(repr, VARIANTS))}, or E=, M=, L=, N=")
     return VARIANTS[variant]
 
 

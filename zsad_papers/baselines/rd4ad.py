@@ -27,13 +27,15 @@ def train_rd4ad(normal: AnomalyDataset, backbone: Backbone, epochs: int = EPOCHS
     """Teacher and student, trained on the normal images of one category, stretched to the backbone's size.
 
     backbone: the teacher, with `LAYERS`; in the paper `wide_resnet50_2` at 256 pixels.
-    Raises ImportError without anomalib, ValueError for anything but normal images of one category, and
+    Raises ImportError without anomalib, ValueError for other images, layers or sizes, and
     FloatingPointError when the loss is not finite. The global random state is left as it was.
     """
     labels, categories = set(normal.labels.tolist()), normal.categories
     if labels != {0} or len(categories) != 1:
         found = f"{len(normal)} images of the categories {', '.join(categories)}, labels {sorted(labels)}"
         raise ValueError(f"{normal.name}: {found}; expected normal images (0) of one category")
+    if backbone.layers != LAYERS:
+        raise ValueError(f"backbone with layers {', '.join(backbone.layers)}: expected {', '.join(LAYERS)}")
     network, loss_of = _network(backbone)
     student = [*network.decoder.parameters(), *network.bottleneck.parameters()]
     optimizer, order = torch.optim.Adam(student, LR, BETAS), torch.Generator().manual_seed(SEED)
@@ -59,6 +61,9 @@ def rd4ad_extractor(normal: AnomalyDataset, backbone: Backbone, epochs: int = EP
     trained = cache(lambda: train_rd4ad(normal, backbone, epochs))
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
+        height, width = backbone.image_size
+        if pixels.shape[1:] != (3, height, width):
+            raise ValueError(f"images {tuple(pixels.shape)}: expected (n, 3, {height}, {width})")
         found = [trained()(batch.to(backbone.device)) for batch in pixels.split(BATCH_SIZE)]
         scores = torch.cat([part.pred_score.flatten().cpu() for part in found])
         return {"scores": scores, "maps": torch.cat([part.anomaly_map[:, 0].cpu() for part in found])}

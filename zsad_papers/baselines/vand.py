@@ -93,8 +93,10 @@ def train_adapters(
 
     mosaic: probability in [0, 1] that an image is replaced by a mosaic of 2 x 2 images of its category.
     cache_dir, checkpoint, equal seeds: as in `prompt_learning.train_side_by_side`.
-    Raises ValueError without masks, and the errors of `Learned.trained`.
+    Raises ValueError for other numbers or without masks, and the errors of `Learned.trained`.
     """
+    if epochs < 0 or not 0 <= mosaic <= 1:
+        raise ValueError(f"{epochs=}, {mosaic=}: expected 0 epochs (layers as drawn) or more, a probability")
     extractor, scale = vand_extractor(encoder), 1 / encoder.temperature  # of the cosines; 100 for most CLIPs
     layers = tuple(extractor.key["layers"])
     material, n = auxiliary_of(images, extractor, cache_dir), len(images)

@@ -1,6 +1,7 @@
 """A bundle carries a whole run, and nothing that is not a run gets out of one."""
 
 import json
+import stat
 import subprocess
 import zipfile
 from contextlib import nullcontext
@@ -70,6 +71,10 @@ def test_the_reference_holds_tables_of_a_commit(checkout):
     assert "4567" in (checkout / "reference" / "own" / "rwda_43.json").read_text()
 
 
+LINK = zipfile.ZipInfo("x")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -77,6 +82,8 @@ def test_the_reference_holds_tables_of_a_commit(checkout):
         ("more.csv", b"", "more.csv is not as its manifest says"),
         ("rwda_43.json", None, "rwda_43.json is not as its manifest says"),
         ("../x", b"", "leads out of the archive"),
+        ("C:x", b"", "is no plain relative path"),
+        (LINK, b"/etc", "is a link"),
         ("x", bytes(20_000), "made to fill the disk"),
         (bundle.MANIFEST, b'{"format": 2}', "has format 2, this checkout reads 1"),
         (bundle.MANIFEST, b"[]", "its manifest is damaged: fetch it again"),
@@ -96,9 +103,11 @@ def test_a_bundle_that_was_tampered_with_is_refused(checkout, name, content, mes
     assert {path.name for path in checkout.iterdir()} == {"book", "profiles", "results"}
 
 
-def test_a_bundle_without_a_page_is_refused(checkout):
+def test_half_a_bundle_and_one_without_a_page_are_refused(checkout):
     call(checkout, "pack")
     archive = checkout / "results" / "own.zip"
+    (half := checkout / "half.zip").write_bytes(archive.read_bytes()[:400])
+    refused("is cut off or damaged", bundle.unpack_run, half, checkout / "out")
     with (checkout / "book" / "_toc.yml").open("a") as contents:
         contents.write("- file: notebooks/new\n")
     refused("lacks notebooks/new.ipynb.*commit 0123abc", bundle.unpack_run, archive, checkout / "other")

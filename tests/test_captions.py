@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from helpers import refused
+from helpers import refused, written
 
 from data_scripts import coco_captions
 from data_scripts.prepare import only_one
@@ -38,8 +38,13 @@ def script(coco, tmp_path):
 
 
 def test_errors_and_a_file_that_is_not_there(coco, tmp_path):
-    refused("none.json", load_captions, tmp_path / "none.json", "normal", error=FileNotFoundError)
+    for path in (tmp_path / "none.json", tmp_path):
+        message = f"captions file {path} does not exist: `zsad prepare coco_captions --help`"
+        refused(message, load_captions, path, "normal", error=FileNotFoundError)
+    refused("word is empty", load_captions, coco, " ")
     refused("none of the 6 captions in .* has 'zebra'", load_captions, coco, "zebra")
+    earlier = written(tmp_path / "earlier.json", '{"match": "prefix", "annotations": []}')
+    refused("for the rule 'prefix'; .*prepare it again", load_captions, earlier, "normal")
     for content in ('{"annotations": [{"bbox": []}]}', coco.read_text()[:100]):
         coco.write_text(content)
         refused("captions_val2017.json is no COCO captions file", load_captions, coco, "normal")

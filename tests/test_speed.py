@@ -37,8 +37,9 @@ def test_a_benchmark_that_was_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "repository_root", lambda: tmp_path)
     written(tmp_path / "benchmarks" / "results" / "windows.csv", "precision\nfp32\n")
     # the facts about the machine are missing
-    message = r"benchmark windows: run `python -m benchmarks\.windows`"
-    refused(message, speed.read_benchmark, "windows", error=FileNotFoundError)
+    for name in ("windows", "nothing"):
+        message = rf"benchmark {name}: run `python -m benchmarks\.{name}`"
+        refused(message, speed.read_benchmark, name, error=FileNotFoundError)
 
 
 def test_table_3_is_reproduced_by_the_profilers_way_of_counting():

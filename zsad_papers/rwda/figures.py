@@ -25,6 +25,8 @@ def load_captions(path: str | Path | None, word: str) -> list[str]:
     path: a COCO captions file such as `annotations/captions_val2017.json`; None: this project's sentences.
     Raises FileNotFoundError; ValueError when the file is no captions file or no caption contains the word.
     """
+    if not word.strip():
+        raise ValueError("word is empty: expected for example 'normal'")
     file = resources.files("zsad_papers") / "rwda" / "natural_sentences.json" if path is None else Path(path)
     captions = dict.fromkeys(" ".join(text.split()) for text in _read(file))  # keeps the order, drops repeats
     contains = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
@@ -45,16 +47,19 @@ def missing_captions(path: str | Path | None) -> list[str]:
 
 
 def _read(file: Traversable) -> list[str]:
+    if not file.is_file():
+        advice = "`zsad prepare coco_captions --help` says how to make it; without one, own sentences"
+        raise FileNotFoundError(f"captions file {file} does not exist: {advice}")
     try:
-        captions = [own["caption"] for own in json.loads(file.read_text(encoding="utf-8"))["annotations"]]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        captions = [own["caption"] for own in content["annotations"]]
         if not all(isinstance(text, str) for text in captions):
             raise TypeError("a caption that is no text")
-        return captions
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no COCO captions file ({type(error).__name__}: {error}): expected JSON with "
             "'annotations', each with a 'caption'; instances_*.json and person_keypoints_*.json have none"
         ) from error
-    except FileNotFoundError as error:
-        error.add_note("`zsad prepare coco_captions --help` says how to get it")
-        raise
+    if (rule := content.get("match", "word")) != "word":  # as earlier versions noted it
+        raise ValueError(f"{file} is for the rule {rule!r}; whole words alone count now: prepare it again")
+    return captions

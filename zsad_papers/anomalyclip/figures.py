@@ -224,7 +224,6 @@ def self_attention_lines(records: pd.DataFrame, first: int, uniform: float) -> F
     axis.axvline(first - 0.5, color="grey", ls=":", lw=1)
     axis.annotate("DPAM from here", (first - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
     axis.set_yscale("log")
-    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return figure
 
 

@@ -121,4 +121,4 @@ def labelled(found: Example, text: str) -> Example:
 
 
 def short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 3):.2g}"

@@ -133,6 +133,8 @@ def lines(
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
         axis.minorticks_off()
+    elif pd.api.types.is_integer_dtype(frame[x]):
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axis.set(xlabel=labels[0], ylabel=labels[1])
     if group is not None:
         axis.legend()

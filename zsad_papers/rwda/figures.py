@@ -48,7 +48,7 @@ def missing_captions(path: str | Path | None) -> list[str]:
 
 def _read(file: Traversable) -> list[str]:
     if not file.is_file():
-        advice = "`zsad prepare coco_captions --help` says how to make it; without one, own sentences"
+        advice = "`zsad prepare coco_captions --help` says how to make it; or give no file"
         raise FileNotFoundError(f"captions file {file} does not exist: {advice}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

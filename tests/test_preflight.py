@@ -74,6 +74,12 @@ def test_a_missing_dataset_is_a_warning_and_says_how_to_get_it(settings):
     assert (there.what, there.state) == ("dataset mini_mvtec", "ok") and "zsad prepare visa" in missing.note
 
 
+def test_a_published_dataset_without_its_masks_is_a_warning(settings, small_data, tmp_path):
+    shutil.copytree(small_data / "mini_medical_image", tmp_path / "data" / "isic")
+    mine = replace(settings, data_dir=str(tmp_path / "data"), datasets={"isic": "isic"})
+    assert {check.what: check.state for check in check_datasets(mine)}["masks of isic"] == "warning"
+
+
 @pytest.mark.parametrize("cut", ["table", "image"])
 def test_a_broken_dataset_is_an_error(settings, small_data, tmp_path, cut):
     root = tmp_path / "data" / "mine"

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import pandas as pd
 import timm
 import torch
 import yaml
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
 
+from data_scripts.source import PUBLISHED
 from zsad_core.cache import sha256_of
 from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_config
 from zsad_papers.baselines.backbones import LITE0, PACKAGE, packaged_weights
@@ -150,6 +152,8 @@ def _check_dataset(settings: Settings, name: str, datasets: Sequence[str]) -> It
     if 0 < bare < anomalous or (bare and compared):
         note = f"{bare} of {anomalous} anomalous test images have no mask, so maps cannot be measured"
         yield Check(f"masks of {name}", "error", f"{note}: add them")
+    elif bare and pd.read_csv(PUBLISHED, index_col="dataset")["has_pixel_masks"].get(name) == 1:
+        yield Check(f"masks of {name}", "warning", "none, though the papers measure its maps")
     shots = max(settings.shots if datasets == ["visa"] else (*settings.shots, *settings.ablation_shots))
     train = (images.meta["split"] == "train").groupby(images.meta["category"], sort=False).sum()
     if compared and (few := ", ".join(train.index[train < shots])):

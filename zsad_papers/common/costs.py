@@ -30,7 +30,7 @@ def tower_of(encoder: ClipEncoder) -> VisionTransformer:
 
 def parameters(tower: VisionTransformer, counted: Counted = "all") -> int:
     seen = [tower.conv1, *(block.mlp for block in tower.transformer.resblocks)]
-    parts = [tower] if counted == "all" else seen
+    parts = {"all": [tower], "profiler": seen}[counted]
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
@@ -45,7 +45,7 @@ def multiply_accumulates(
     patch_embeddings: number of images whose patches are embedded; windows share those of their image."""
     tower.train()  # the counter misses the fused attention of evaluation
     mlps = nn.Sequential(*(block.mlp for block in tower.transformer.resblocks))
-    blocks = tower.transformer if counted == "all" else mlps
+    blocks = {"all": tower.transformer, "profiler": mlps}[counted]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if patch_embeddings:
             tower.conv1(torch.empty(patch_embeddings, 3, *tower.image_size))

@@ -40,10 +40,8 @@ def missing_captions(path: str | Path | None) -> list[str]:
     """For a page's reader, as `data.missing`: sentences on a missing captions file."""
     if path is None or Path(path).is_file():
         return []
-    return [
-        f"The captions file {Path(path).name} is not there, so this project's own sentences stand in its "
-        "place: `zsad prepare coco_captions --help` says how to get it."
-    ]
+    how = "`zsad prepare coco_captions --help` shows how to get it"
+    return [f"The captions file {Path(path).name} is not there: {how}. This project's sentences are used."]
 
 
 def _read(file: Traversable) -> list[str]:

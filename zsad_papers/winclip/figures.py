@@ -71,6 +71,8 @@ def slopes(frame: pd.DataFrame, shots: int) -> Figure:
     """One line for each category from WinCLIP to WinCLIP+ with so many shots; a panel for each dataset."""
     datasets = list(dict.fromkeys(frame["dataset"]))
     figure, axes = new_figure(1, len(datasets), 4.2 * len(datasets), 4.6, sharey=True)
+    leader = {"arrowstyle": "-", "lw": 0.5, "color": "grey", "relpos": (0, 0.5)}
+    label = {"fontsize": 8, "va": "center", "arrowprops": leader}
     for axis, dataset in zip(axes.flat, datasets, strict=True):
         own = frame[frame["dataset"] == dataset]
         means = own.pivot(index="category", columns=["method", "shots"], values="mean")
@@ -80,8 +82,8 @@ def slopes(frame: pd.DataFrame, shots: int) -> Figure:
         for (category, (start, end)), height in zip(table.iterrows(), heights, strict=True):
             style, colour = ("-", PALETTE[0]) if end >= start else ("--", PALETTE[1])
             axis.plot([0, 1], [start, end], style, marker="o", color=colour)
-            axis.annotate(category.replace("_", " "), (1, end), (1.06, height), fontsize=8, va="center")
-        axis.set(title=dataset, xlim=(-0.15, 1.75), xticks=[0, 1])
+            axis.annotate(category.replace("_", " "), (1, end), (1.2, height), **label)
+        axis.set(title=dataset, xlim=(-0.15, 1.9), xticks=[0, 1])
         axis.set_xticklabels(["WinCLIP", f"WinCLIP+\n{shots}-shot"])
     axes[0, 0].set_ylabel("image AUROC (%)")
     return figure
@@ -105,18 +107,20 @@ def size_against_quality(images: pd.DataFrame) -> Figure:
     medians = groups[["area", "auroc"]].median()
     axis.plot(medians["area"], medians["auroc"], "k-", marker="D", label="median of a tenth")
     axis.set(xscale="log", xlabel="defect's share of the image (%)", ylabel="pixel AUROC in the image (%)")
-    axis.legend()
+    for handle in axis.legend(markerscale=2).legend_handles:
+        handle.set_alpha(1)
     return figure
 
 
-METRICS_OF_OPEN_CHOICES = ("image AUROC", "pixel AUROC", "pixel PRO", "pixel PRO200", "pixel F1MAX")
+METRICS_OF_OPEN_CHOICES = ("image AUROC", "pixel AUROC", "pixel PRO", "pixel PRO200", "pixel F1-max")
 
 
 def _changes(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with `measure`, `change` from the default, and readable names of methods."""
     keys = ["dataset", "method", "task", "metric"]
     default = frame[frame["variant"] == ""].set_index(keys)["mean"].rename("default")
-    frame = frame.join(default, on=keys).assign(measure=frame["task"] + " " + frame["metric"].str.upper())
+    metrics = frame["metric"].str.upper().replace({"F1MAX": "F1-max"})
+    frame = frame.join(default, on=keys).assign(measure=frame["task"] + " " + metrics)
     methods = ("winclip_plus", "spade", "padim", "patchcore")
     names = {"winclip": "WinCLIP"} | {name: f"{LABELS['method'][name]}, 1-shot" for name in methods}
     return frame.assign(change=frame["mean"] - frame["default"]).replace({"method": names})
@@ -127,10 +131,9 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
     default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
     found = _changes(frame)
     found = found[found["measure"].isin(METRICS_OF_OPEN_CHOICES)]
-    texts = [
-        mean_std(row.mean, row.std) + (f" ({row.change:+.1f})" if row.variant else "")
-        for row in found.itertuples()
-    ]
+    unchanged = (found["variant"] == "") | found["change"].isna()
+    changes = found["change"].map(" ({:+.1f})".format).mask(unchanged, "")
+    texts = [mean_std(*row) for row in zip(found["mean"], found["std"])] + changes
     found = found.assign(text=texts, option=found["variant"].replace({"": "default"}))
     names = ["dataset", "method", "option"]
     table = found.pivot_table("text", names, "measure", aggfunc="first", sort=False).fillna("-")
@@ -142,7 +145,10 @@ def effects(frame: pd.DataFrame) -> pd.DataFrame:
 def effect_bars(frame: pd.DataFrame) -> Figure:
     """Changes from the default by option, a panel for each dataset and metric; markers by method."""
     found = _changes(frame).query("variant != ''").sort_values(["dataset", "measure"], kind="stable")
-    found = found[found["measure"].isin(["image AUROC", "pixel AUROC", "pixel F1MAX"])]
+    found = found[found["measure"].isin(["image AUROC", "pixel AUROC", "pixel F1-max"])]
     shown = found.assign(panel=found["dataset"] + ": " + found["measure"])
-    options = {"label": "variant", "value": "change", "group": "method", "panel": "panel"}
-    return dots(shown, **options, xlabel="change (points)", reference=0, columns=3)
+    options = {"label": "variant", "value": "change", "group": "method", "panel": "panel", "line": 0.4}
+    figure = dots(shown, **options, xlabel="change (points)", reference=0, columns=3)
+    for axis in figure.axes:
+        axis.locator_params(axis="x", nbins=5)
+    return figure

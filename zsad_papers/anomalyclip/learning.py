@@ -63,7 +63,8 @@ def learned_adapters(
         return None
     epochs = shared_epochs(settings, 3 if auxiliary == "mvtec" else 15)
     recipe = {"epochs": epochs, "mosaic": 0.2 if auxiliary == "mvtec" else 0.0, "seed": seed}
-    path = _kept(settings, encoder, images, {"vand": 3, **recipe})
+    version = 4 if recipe["mosaic"] else 3  # until 3 the mosaics were drawn anew by each seed
+    path = _kept(settings, encoder, images, {"vand": version, **recipe})
     if not path.is_file():
         unfinished = path.with_suffix(".unfinished.safetensors")
         options = {"cache_dir": settings.cache_dir, "checkpoint": unfinished, **recipe}

@@ -328,7 +328,7 @@ def tries(measured: pd.DataFrame) -> pd.DataFrame:
         if {own.new, own.beside} <= set(table):
             change = table[own.new] - table[own.beside]
             low, high = bootstrap(change)
-            verdict = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
+            verdict = "ahead of" if low > 0 else "behind" if high < 0 else "not distinguishable from"
             numbers = {"measure": METRICS[own.task, own.metric], "difference": change.mean()}
             numbers |= {"low": low, "high": high}
             lines.append({"new": own.new, "verdict": verdict, "beside": own.beside, **numbers})
@@ -345,9 +345,9 @@ def takeaway(found: pd.DataFrame, ranks: pd.DataFrame, changes: pd.DataFrame) ->
     for of, part in ranks.groupby("of", sort=False):
         first = part.iloc[0]
         alike = (part["rank"] <= first["rank"] + first["critical"]).sum() - 1
-        told = "differ" if first["p"] < 0.05 else "are not told apart"
+        differ = "differ" if first["p"] < 0.05 else "do not differ clearly"
         lines.append(
-            f"**Ranks by {of}** {told} (p = {first['p']:.1g}, {first['n']} categories). {first['system']} "
+            f"**Ranks by {of}** {differ} (p = {first['p']:.1g}, {first['n']} categories). {first['system']} "
             f"leads; {alike} of {len(part) - 1} others lie within the critical difference."
         )
     lines += [

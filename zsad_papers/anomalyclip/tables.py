@@ -15,6 +15,7 @@ from zsad_papers.common.data import dataset_names, dataset_of, encoder_of, has_m
 from zsad_papers.common.experiment import Category, as_frame, categories
 from zsad_papers.common.results import FULL_SHOT, joined, rows, tidy
 from zsad_papers.common.settings import Settings
+from zsad_papers.common.tables import Table, comparison_table
 from zsad_papers.winclip.experiments import full_shot, zero_shot, zero_shot_classification
 
 METHODS = ("clip", "clip_ac", "winclip", "vand", "coop", "anomalyclip")
@@ -152,6 +153,15 @@ def gain(beside: pd.DataFrame, better: str, worse: str, metrics: Sequence[tuple[
     wide = own.pivot_table(index=["dataset", "task", "metric"], columns="variant", values="mean", sort=False)
     change = (wide[better] - wide[worse]).rename("gain").reset_index()
     return change[[tuple(pair) in set(metrics) for pair in change[["task", "metric"]].to_numpy()]]
+
+
+def by_level(beside: pd.DataFrame, caption: str, **options: object) -> list[Table]:
+    """Published beside measured, one table for images and one for pixels. options: of `comparison_table`."""
+    options = {"index": ["dataset", "method"], "show": ("published", "measured"), **options}
+    levels = {"image": "AUROC and AP", "pixel": "AUROC and PRO"}
+    captions = {task: f"{caption}, {task} level, {metrics} in %" for task, metrics in levels.items()}
+    own = {task: beside[beside["task"] == task] for task in levels}
+    return [comparison_table(own[task], caption=captions[task], **options) for task in levels]
 
 
 def run(settings: Settings, target: str) -> str:

@@ -137,7 +137,8 @@ def lines(
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axis.set(xlabel=labels[0], ylabel=labels[1])
     if group is not None:
-        axis.legend()
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=min(3, len(groups)))
     return figure
 
 

@@ -3,6 +3,7 @@
 import html
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -52,6 +53,12 @@ def in_words(value: float, form: str = ".1f", unit: str = "") -> str:
 def listed(parts: Iterable[str], between: str = ", ") -> str:
     """Parts of a sentence, or 'not measured' without parts (no dataset is prepared)."""
     return between.join(parts) or "not measured"
+
+
+def as_printed(text: str) -> str:
+    """The text with its names of datasets, methods and measures as in `LABELS`."""
+    names = {value: label.removesuffix(" (%)") for own in LABELS.values() for value, label in own.items()}
+    return re.sub(r"\b[a-z]\w+\b(?!-)", lambda word: names.get(word[0], word[0]), text)
 
 
 def between_estimators(measured: pd.DataFrame) -> str:
@@ -109,6 +116,12 @@ def _texts(comparison: pd.DataFrame, side: str, digits: int) -> list[str]:
     pairs = zip(comparison[side], comparison[f"{side}_std"], strict=True)
     absent = "no published number" if side == "published" else "undefined"
     return [absent if pd.isna(mean) else mean_std(mean, std, digits) for mean, std in pairs]
+
+
+def verdict_table(verdicts: pd.DataFrame, caption: str) -> Table:
+    """Claims and their two verdicts: lines of `page.Page.verdicts`."""
+    names = {"claim": "claim", "published": "printed numbers", "run": "this run"}
+    return as_table(verdicts[list(names)].rename(columns=names), caption)
 
 
 _Accessible = Styler.from_custom_template(str(files("zsad_papers.common")), html_table="table.html")

@@ -18,7 +18,7 @@ MADE = {"_build", "notebooks"}  # folders in book/ that `make book` fills
 TEXTS = sorted(path.relative_to(ROOT / "book") for path in (ROOT / "book").rglob("*.md"))
 PAGES = [path.with_suffix("").as_posix() for path in TEXTS if path.parts[0] not in MADE]
 PAGES += [f"notebooks/{name}" for name in NOTEBOOKS]
-LONGEST_CELL = 15  # lines
+LONGEST_CELL, LONGEST_LINE = 15, 100  # lines, characters
 LARGEST_FILE = 24_000 * 1024  # bytes, as in .pre-commit-config.yaml
 PRESENTATION = {"hide-input", "hide-output", "hide-cell", "remove-input", "remove-output", "remove-cell"}
 # Put together from parts, so that this file does not trip over itself.
@@ -69,6 +69,7 @@ def test_parameters_come_first_and_are_checked_at_once_and_other_cells_are_short
     start = r"^page = (\w+\.)?start\(globals\(\)"
     assert re.search(start, cells[1].source, re.M), "the check must stand right below the parameters"
     assert not [cell.source for cell in cells[1:] if len(cell.source.splitlines()) > LONGEST_CELL]
+    assert not [line for cell in cells for line in cell.source.splitlines() if len(line) > LONGEST_LINE]
 
 
 def test_artifacts_are_all_tables_and_figures_of_the_papers():

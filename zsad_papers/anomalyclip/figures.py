@@ -132,7 +132,7 @@ def strip(examples: Sequence[Example]) -> Figure:
     place = {"ax": axes.ravel().tolist(), "fraction": 0.06, "shrink": 0.3, "anchor": (0.0, 0.0)}
     bar = figure.colorbar(axes[2, 0].images[0], label="score", **place)
     figure.get_layout_engine().set(rect=(0.05, 0, 0.95, 1))  # else long names are cut at the left
-    bar.set_ticks(list(scale.values()), labels=[short(v) for v in scale.values()])
+    bar.set_ticks(list(scale.values()), labels=[short(v, scale["vmax"]) for v in scale.values()])
     return figure
 
 
@@ -244,7 +244,7 @@ def attention_figure(
         axis.set(xticks=[], yticks=[], xlabel="patch looked at")
         bar = figure.colorbar(drawn, ax=axis, location="bottom", fraction=0.07, label="weight")
         top = float(drawn.norm.vmax)
-        bar.set_ticks([0, top / 4, top], labels=[short(v) for v in (0, top / 4, top)])
+        bar.set_ticks([0, top / 4, top], labels=[short(v, top) for v in (0, top / 4, top)])
     axes[0, 1].set_ylabel("patch that looks")
     for row, (name, own) in zip(axes[1:], maps.items(), strict=True):
         plots.show_image(row[0], found.image, found.mask, 0.7)

@@ -104,7 +104,7 @@ def map_gallery(examples: Sequence[Example], *, normal: bool = False, size: floa
             show_image(axis, found.maps.get(title, image), mask, 0.7, cmap="inferno", **scale)
         if values:
             bar = figure.colorbar(axes[0, j].images[0], cax=axes[-1, j], orientation="horizontal")
-            bar.set_ticks(list(scale.values()), labels=[short(v) for v in scale.values()])
+            bar.set_ticks(list(scale.values()), labels=[short(v, scale["vmax"]) for v in scale.values()])
             bar.set_label("score", labelpad=0, fontsize=7)
             for text, side in zip(bar.ax.get_xticklabels(), ("left", "right")):
                 text.set(ha=side, fontsize=7)
@@ -120,5 +120,7 @@ def labelled(found: Example, text: str) -> Example:
     return replace(found, label=f"{text}\n{found.label}")
 
 
-def short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 3):.2g}"
+def short(value: float, largest: float) -> str:
+    """A number beside a colour bar: 0 if it is less than a thousandth of the largest."""
+    value = 0.0 if abs(value) < largest / 1000 else value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"

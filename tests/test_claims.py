@@ -17,6 +17,7 @@ from helpers import refused
 from zsad_papers import all_papers
 from zsad_papers.common import claims, results, spread
 from zsad_papers.common.claims import UNDECIDED, Numbers, evaluate, judge, load_tests, meets
+from zsad_papers.common.experiment import image_metrics
 from zsad_papers.common.results import COLUMNS, as_published, load_published, read_table
 from zsad_papers.common.settings import all_settings, read_settings
 
@@ -145,7 +146,7 @@ def spread_of(first, second, stds=(math.nan, math.nan), condition="> 0", kind="r
                 cells["auroc", "image", name, "", 0, "mvtec", category] = {"T1": (float(mean), std)}
     keys = [key for key in cells if key[-1] == "mean"]
     numbers = Numbers(pd.DataFrame(columns=COLUMNS), cells)
-    draws = spread.draws_of(cells, keys, (4, 4) if kind == "run" else None)
+    draws = spread.draws_of(cells, keys, (4, 4) if kind == "run" else None, {})
     return spread.effect(numbers, test, draws, spread.QUANTILES[kind])
 
 
@@ -160,6 +161,23 @@ def test_an_interval_pairs_categories_and_seeds_and_is_unknown_without_either():
     assert low == pytest.approx(-1, abs=0.4) and high == pytest.approx(3, abs=0.4)
     low, high = spread_of(84.0, 84.0, (2.0, 2.0), "abs <= 1")[1:]
     assert -3.5 < low < -0.5 and high == pytest.approx(1, abs=0.05)  # the number lies inside its interval
+
+
+def test_images_give_delongs_variance_of_paired_differences_with_categories_as_strata(tmp_path):
+    random, labels, frames, variance = np.random.default_rng(1), np.repeat([0, 1], [40, 60]), [], 0.0
+    first = {category: random.normal(labels) for category in "xy"}
+    scores = {"a": first, "b": {c: own + random.normal(0, 0.5, 100) for c, own in first.items()}}
+    for c in first:  # (normal, anomalous)
+        lead = np.subtract(*(np.heaviside(s[c][40:] - s[c][:40, None], 0.5) for s in scores.values()))
+        variance += (lead.mean(0).var(ddof=1) / 60 + lead.mean(1).var(ddof=1) / 40) / 4
+    for name, own in scores.items():
+        values = pd.DataFrame([{"category": c, **image_metrics(labels, s, c)} for c, s in own.items()])
+        frames.append(results.rows(values, paper="p", artifact="T1", dataset="d", method=name))
+    results.write_results(pd.concat(frames), tmp_path / "t.csv")
+    back = results.read_results(tmp_path / "t.csv")
+    keys = [("auroc", "image", name, "", 0, "d", "mean") for name in scores]
+    draws = spread.draws_of(claims.cells_of(back), keys, (1, 1), spread.image_draws(back))
+    assert (draws[keys[0]] - draws[keys[1]])[1:].std() == pytest.approx(100 * math.sqrt(variance), rel=0.15)
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -14,7 +14,7 @@ from sklearn.metrics import auc, f1_score
 
 from zsad_core.image_features import TileFeatures
 from zsad_core.images import boxes_of
-from zsad_core.metrics import UndefinedMetricWarning, aupr, aupro, auroc, f1_max
+from zsad_core.metrics import UndefinedMetricWarning, aupr, aupro, auroc, f1_max, ranked_metrics
 from zsad_core.pixel_metrics import PixelHistogram, image_maps
 
 
@@ -55,6 +55,14 @@ def test_aupr_steps_are_precision_weighted_by_recall_gains(data):
         area += (recall - recall_before) * labels[above].mean()
         recall_before = recall
     np.testing.assert_allclose(aupr(labels, scores), area, rtol=1e-12)
+
+
+@given(labelled_scores(), st.integers(0, 99))
+def test_samples_have_the_metrics_of_their_images(data, seed):
+    counts = np.random.default_rng(seed).integers(0, 3, (3, len(data[0]))) + (np.arange(len(data[0])) < 2)
+    alone = [[values.repeat(own) for values in data] for own in counts]
+    for name, metric in {"auroc": auroc, "aupr": aupr, "f1max": f1_max}.items():
+        np.testing.assert_allclose(ranked_metrics(*data, counts)[name], [metric(*own) for own in alone])
 
 
 def test_bad_scores_and_maps_are_errors():

@@ -2,7 +2,7 @@
 are NaN, with a warning; scikit-learn returns 1 or 0 for some."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,21 +16,32 @@ class UndefinedMetricWarning(UserWarning):
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: how often an anomalous image scores above a normal one (ties count half).
     labels: (n,) 0 for normal, 1 for anomalous. scores: (n,) finite. ValueError for anything else."""
-    return _ranked(
-        "AUROC", labels, scores, lambda false, hits: area_below(false / false[-1], hits / hits[-1], 1.0)
-    )
+    return float(ranked_metrics(labels, scores)["auroc"])
 
 
 def aupr(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision, called AUPR or AP in the papers; arguments as in `auroc`."""
-    return _ranked(
-        "AUPR", labels, scores, lambda false, hits: np.diff(hits) @ (hits[1:] / (hits + false)[1:]) / hits[-1]
-    )
+    return float(ranked_metrics(labels, scores)["aupr"])
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
     """Best F1 score over all thresholds, which is chosen on the test set itself; arguments as in `auroc`."""
-    return _ranked("F1-max", labels, scores, lambda false, hits: np.max(2 * hits / (hits + false + hits[-1])))
+    return float(ranked_metrics(labels, scores)["f1max"])
+
+
+def ranked_metrics(labels: ArrayLike, scores: ArrayLike, counts: NDArray | float = 1.0) -> dict[str, NDArray]:
+    """auroc, aupr, ap (the same) and f1max of one curve; arguments as in `auroc`. counts: (b, n), how often
+    each of b samples holds each image, some of either label; then each metric has (b,) values."""
+    labels, scores = checked(labels, scores, "labels", "scores", n_axes=1)
+    anomalous = np.count_nonzero(labels)
+    if undefined(labels.size - anomalous, anomalous, "AUROC, AUPR, F1-max"):
+        return dict.fromkeys(("auroc", "aupr", "ap", "f1max"), np.nan)
+    false, hits = _curve(scores, ~labels * counts, labels * counts)
+    recall = hits / hits[..., -1:]
+    precision = hits / np.maximum(hits + false, 1.0)  # a sample may lack the images of the highest scores
+    area = np.sum(np.diff(recall) * precision[..., 1:], axis=-1)
+    best = np.max(2 * hits / (hits + false + hits[..., -1:]), axis=-1)
+    return {"auroc": np.trapezoid(recall, false / false[..., -1:]), "aupr": area, "ap": area, "f1max": best}
 
 
 def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float = 0.3) -> float:
@@ -55,7 +66,7 @@ def aupro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float 
         return np.nan
     weights = labels.astype(float)
     weights[labels] = np.concatenate([anomalous_weights(mask) for mask, _ in pairs if mask.any()])
-    false, overlap = _curve(labels, scores, weights)
+    false, overlap = _curve(scores, ~labels, weights)
     return area_below(false / false[-1], overlap / overlap[-1], max_fpr)
 
 
@@ -108,18 +119,9 @@ def checked(
     return labels.astype(bool, copy=False), scores
 
 
-def _ranked(name: str, labels: ArrayLike, scores: ArrayLike, metric: Callable) -> float:
-    """metric(false, hits) of the `_curve` of checked vectors; NaN where it is undefined."""
-    labels, scores = checked(labels, scores, "labels", "scores", n_axes=1)
-    anomalous = np.count_nonzero(labels)
-    if undefined(labels.size - anomalous, anomalous, name):
-        return np.nan
-    return float(metric(*_curve(labels, scores, np.ones(labels.shape))))
-
-
-def _curve(labels: NDArray, scores: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
-    """The number of normal and the weight of anomalous values above each threshold (t,), from none to all."""
+def _curve(scores: NDArray, *weights: NDArray) -> list[NDArray]:
+    """The weights (..., n) of values above each threshold (..., t), from none to all."""
     order = np.argsort(-scores)
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
-    found = [np.cumsum(values[order])[last] for values in (~labels, labels * weights)]
-    return tuple(np.append(0.0, values) for values in found)
+    found = [np.cumsum(own.take(order, -1), axis=-1, dtype=float).take(last, -1) for own in weights]
+    return [np.concatenate([np.zeros_like(own[..., :1]), own], axis=-1) for own in found]

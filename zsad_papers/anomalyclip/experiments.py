@@ -180,7 +180,7 @@ def records_of(
     if len({*category.test.labels}) == 2:
         scores = found["/scores"]
         record = category.record(scores, "image", method, variant)
-        records.append({**record, "ap": record["aupr"], **score_statistics(scores, category.test.labels)})
+        records.append({**record, **score_statistics(scores, category.test.labels)})
     if "/pixel" in found:
         records.append(category.record(found["/pixel"], "pixel", method, variant))
     return records

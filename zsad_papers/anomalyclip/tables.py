@@ -61,7 +61,7 @@ def winclip_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> p
     for category in categories(settings, encoder, dataset):
         records += zero_shot_classification(category) if len({*category.test.labels}) == 2 else []
         records += zero_shot(category, dataset in COMPARED) if has_masks(category.test) else []
-    return _with_ap([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
+    return as_frame([r for r in records if (r["method"], r["variant"]) == ("winclip", "")])
 
 
 def full_shot_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
@@ -75,13 +75,7 @@ def full_shot_records(settings: Settings, encoder: ClipEncoder, dataset: str) ->
         warnings.warn("RD4AD is left out: pip install '.[baselines]'", stacklevel=2)
     elif has_teacher:
         records += [record for category in found for record in rd4ad(category, backbone)]
-    return _with_ap(records)
-
-
-def _with_ap(records: Sequence[dict]) -> pd.DataFrame:
-    """Records of WinCLIP with this paper's name for the AUPR."""
-    frame = as_frame(records)
-    return frame.assign(ap=frame["aupr"]) if "aupr" in frame else frame
+    return as_frame(records)
 
 
 def rd4ad(category: Category, backbone: Backbone) -> list[dict]:

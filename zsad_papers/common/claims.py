@@ -150,15 +150,15 @@ def _setting(name: str, measure: str) -> tuple[str | int, ...]:
     return metric, "".join(task), *method_key(name)
 
 
+CELL = ["metric", "task", "method", "variant", "shots", "dataset", "category"]
 Cells = dict[tuple[str | int, ...], dict[str, tuple[float, float]]]
 
 
 def cells_of(rows: pd.DataFrame) -> Cells:
-    """Mean and standard deviation by the key of a number, and by artifact."""
-    cells = defaultdict(dict)
-    for row in rows.itertuples(index=False):
-        key = (row.metric, row.task, row.method, row.variant, row.shots, row.dataset, row.category)
-        cells[key][f"{row.paper} {row.artifact}"] = (row.mean, row.std)
+    """Mean and standard deviation by the key of a number, its `CELL`, and by artifact."""
+    cells, columns = defaultdict(dict), [*CELL, "paper", "artifact", "mean", "std"]
+    for *key, paper, artifact, mean, std in rows[columns].itertuples(index=False):
+        cells[tuple(key)][f"{paper} {artifact}"] = (mean, std)
     return dict(cells)
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
@@ -30,7 +30,7 @@ from zsad_core.image_features import (
 )
 from zsad_core.images import Whole
 from zsad_core.methods import Detector, Texts
-from zsad_core.metrics import anomalous_weights, aupr, auroc, f1_max
+from zsad_core.metrics import anomalous_weights, ranked_metrics
 from zsad_core.pixel_metrics import PixelHistogram, image_maps, scaled_size
 from zsad_core.prompts import PromptKind, object_name, zero_shot_prompts
 from zsad_core.references import sample_references
@@ -81,8 +81,8 @@ def measure(
 
 def _of_image(mask: np.ndarray, anomaly_map: np.ndarray) -> tuple[float, float, float]:
     labels, scores = mask.ravel(), anomaly_map.ravel()
-    defined = mask.any() and not mask.all()
-    return *((f(labels, scores) if defined else np.nan) for f in (auroc, f1_max)), float(scores.max())
+    found = ranked_metrics(labels, scores) if mask.any() and not mask.all() else {}
+    return *(found.get(name, np.nan) for name in ("auroc", "f1max")), float(scores.max())
 
 
 def _seen(part: FeaturePart, features: TileFeatures, map_size: int | tuple[int, int] | None) -> list[tuple]:
@@ -124,8 +124,25 @@ def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np
     return masks
 
 
-IMAGE_METRICS: dict[str, Callable] = {"auroc": auroc, "aupr": aupr, "f1max": f1_max}
 PIXEL_METRICS = ("auroc", "pro", "f1max", "pro200")
+RESAMPLES = 200
+
+
+@cache
+def resamples(category: str, labels: tuple[int, ...]) -> np.ndarray:
+    """(RESAMPLES, n): how often each image is drawn, with replacement, among those of its label. Always the
+    same for one category, so that the differences of methods are paired."""
+    random, counts = np.random.default_rng([*category.encode()]), np.zeros((RESAMPLES, len(labels)))
+    for own in (np.flatnonzero(np.array(labels) == label) for label in (0, 1)):
+        counts[:, own] = random.multinomial(len(own), np.full(len(own), 1 / len(own)), RESAMPLES)
+    return counts
+
+
+def image_metrics(labels: np.ndarray, scores: np.ndarray, category: str) -> dict:
+    """`ranked_metrics`, and as `draws` a function that gives them for all `resamples`: few records become
+    rows. category: with its dataset."""
+    draws = cache(lambda: ranked_metrics(labels, scores, resamples(category, tuple(labels.tolist()))))
+    return ranked_metrics(labels, scores) | ({"draws": draws} if len({*labels}) == 2 else {})
 
 
 def hidden_layers(depth: int) -> tuple[int, int]:
@@ -268,7 +285,7 @@ class Category:
         """values: scores (n,) of the test images, or for the task "pixel" an array of `measure`."""
         names = {"category": self.name, "method": method, "variant": variant, "shots": 0, "seed": 0, **where}
         if task == "image":
-            found = {name: metric(self.test.labels, values) for name, metric in IMAGE_METRICS.items()}
+            found = image_metrics(self.test.labels, values, f"{self.dataset.name} {self.name}")
         else:
             found = dict(zip(PIXEL_METRICS, values, strict=True))
         return {**names, "task": task, **found}

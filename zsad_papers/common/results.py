@@ -42,11 +42,11 @@ Fault = tuple[str, pd.Series, str]
 
 def validate(frame: pd.DataFrame, *, source: str = "frame", undefined: bool = True) -> pd.DataFrame:
     """The frame in canonical order and types, or a ValueError that names source, line and expectation.
-    `undefined=False` also refuses NaN means."""
-    if sorted(frame.columns) != sorted(COLUMNS):
+    `undefined=False` also refuses NaN means. `draws` may be a column more: means on resampled images."""
+    if sorted({*frame.columns} - {"draws"}) != sorted(COLUMNS):
         missing, extra = sorted(set(COLUMNS) - set(frame)), sorted(set(frame) - set(COLUMNS))
         raise ValueError(f"{source}: missing columns {missing}, unknown columns {extra}; expected {COLUMNS}")
-    frame = frame[COLUMNS].reset_index(drop=True)
+    frame = frame[[*COLUMNS, *frame.columns.intersection(["draws"])]].reset_index(drop=True)
     refuse(source, frame, _faults(frame, undefined))
     types = {**dict.fromkeys(TEXT_COLUMNS, "str"), "shots": "int64", "mean": "float64", "std": "float64"}
     return frame.assign(shots=pd.to_numeric(frame["shots"])).astype(types)
@@ -96,7 +96,7 @@ def load_published(paper: str, file: str = "published.csv") -> pd.DataFrame:
 
 
 def read_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """The rows of one or more result files, checked. A key in two files is an error."""
+    """The rows of one or more result files with their draws, checked. A key in two files is an error."""
     paths = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not paths:
         raise ValueError("no result files given; expected at least one path")
@@ -113,15 +113,20 @@ def read_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 
 def write_results(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a checked frame as CSV: sorted by keys, ten significant digits, the same bytes every time."""
-    frame = validate(frame).sort_values(KEYS, kind="stable")
+    """Write a checked frame as CSV: sorted by keys, ten significant digits, the same bytes every time. Its
+    draws lie beside it in a `.npz`: of the rows `at` (k,) the `draws` (k, n)."""
+    frame = validate(frame).sort_values(KEYS, kind="stable", ignore_index=True)
+    draws, arrays = frame.get("draws", pd.Series()).dropna(), Path(path).with_suffix(".npz")
     frame["shots"] = frame["shots"].map(lambda shots: "full" if shots == FULL_SHOT else str(shots))
 
     def write(temporary: Path) -> None:
-        frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n", encoding="utf-8")
+        frame[COLUMNS].to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")  # in UTF-8
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    arrays.unlink(missing_ok=True)  # those of earlier rows
     write_atomically(path, write)
+    if len(draws):
+        values = {"at": draws.index, "draws": np.stack(draws).astype(np.float32)}
+        write_atomically(arrays, lambda temporary: np.savez_compressed(temporary, **values))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -136,7 +141,11 @@ def _read(path: Path) -> pd.DataFrame:
         wrong = f"{path}: not a results CSV ({error})"
         raise ValueError(f"{wrong}; delete it and run its notebook again") from error
     empty = {"shots": {"full": str(FULL_SHOT), "": "0"}, "mean": {"": None}, "std": {"": None}}
-    return frame.replace({column: texts for column, texts in empty.items() if column in frame})
+    frame = frame.replace({column: texts for column, texts in empty.items() if column in frame})
+    if path.with_suffix(".npz").is_file():
+        with np.load(path.with_suffix(".npz")) as arrays:
+            return frame.assign(draws=pd.Series([*arrays["draws"]], arrays["at"], dtype="object"))
+    return frame
 
 
 def rows(
@@ -159,13 +168,15 @@ def rows(
 
     values : one row for each category and seed (none: no rows), with a column for each metric, in fractions
         if it is a percentage; and columns `category` (without it: one number for the whole dataset) and
-        `seed` (without it: a single run).
+        `seed` (without it: a single run), `draws` (see `experiment.image_metrics`).
     artifact : the table, or a table for each metric: `{"auroc": "A5", "aupr": "A6", "f1max": "A7"}`.
     """
     if values.empty:
         return joined([])
-    values = values.assign(category=values.get("category", "mean"), seed=values.get("seed", 0))
-    metrics = [column for column in values if column not in ("category", "seed")]
+    usual = {"category": "mean", "seed": 0, "draws": None}
+    values = values.assign(**{name: values.get(name, other) for name, other in usual.items()})
+    metrics = [column for column in values if column not in usual]
+    drawn = [(place, own()) for place, own in zip(values["category"], values["draws"]) if callable(own)]
     unknown = [metric for metric in metrics if metric not in METRICS.index]
     if unknown or not metrics:
         known = sorted(METRICS.index)
@@ -188,8 +199,10 @@ def rows(
             mean, std = shown[category].mean(skipna=False), shown[category].std(skipna=False)
             if category == "mean" and spread == "of_classes":
                 std = cells.std(skipna=False).mean(skipna=False)
+            of = [draws for place, draws in drawn if metric in draws and category in ("mean", place)]
             records.append({**names, "category": category, "mean": mean, "std": std})
-    return validate(pd.DataFrame(records, columns=COLUMNS), source="measured rows (rows() takes fractions)")
+            records[-1] |= {"draws": np.mean([100.0 * draws[metric] for draws in of], axis=0)} if of else {}
+    return validate(pd.DataFrame(records), source="measured rows (rows() takes fractions)")
 
 
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -276,5 +289,6 @@ def tidy(
     by = ["method", "variant", "shots", "task"]
     for names, group in records.groupby(by, sort=False):
         present = [m for m in metrics if m in group and group[m].notna().any()]
-        frames.append(rows(group[["category", "seed", *present]], **common, **dict(zip(by, names))))
+        shown = group[["category", "seed", *present, *group.columns.intersection(["draws"])]]
+        frames.append(rows(shown, **common, **dict(zip(by, names))))
     return joined(frames)

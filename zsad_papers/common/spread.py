@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from zsad_papers.common import claims
-from zsad_papers.common.claims import HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
+from zsad_papers.common.claims import CELL, HOLDS, SIDES, TOLERANCE, UNDECIDED, Cells, Numbers, Test, judge
 from zsad_papers.common.contradictions import HALF_UNIT
 from zsad_papers.common.results import PERCENT, load_published, read_table
 
@@ -23,6 +23,7 @@ NOISE = 3.0  # its standard deviation in points; in hundredths of the mean for w
 EASY = 0.3  # a test that noise meets in a larger share of frames needs a word
 
 Key = tuple[str | int, ...]
+Classes = Mapping[Key, Mapping[str, float]]
 Arrays = dict[Key, np.ndarray]  # (1 + DRAWS,) each: the number itself, then draws of it
 
 
@@ -43,9 +44,15 @@ def classes_of(cells: Cells, part: int = 0) -> dict[Key, dict[str, float]]:
     return classes
 
 
-def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None = None) -> Arrays:
+def image_draws(rows: pd.DataFrame) -> Arrays:
+    """By the keys of `claims.cells_of`: the values on resampled images, of numbers that have them."""
+    return rows.reindex(columns=[*CELL, "draws"]).set_index(CELL)["draws"].dropna().to_dict()
+
+
+def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None, images: Arrays) -> Arrays:
     """Draws of numbers. seeds: over how many a run's deviation is, without and with reference images; None:
-    printed numbers, whose deviation is the spread, and which stay as they are without one."""
+    printed numbers, whose deviation is the spread, and which stay as they are without one. images: of
+    `image_draws`, where categories are strata; of other numbers categories are drawn."""
     random, chosen, arrays = np.random.default_rng(0), {}, {}
     classes, spreads = classes_of(cells) if seeds else {}, classes_of(cells, 1)
     for key in sorted(keys, key=str):
@@ -55,7 +62,9 @@ def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None = 
         if not math.isnan(std):
             count = seeds[key[4] != 0] if seeds else 1
             draws += std / math.sqrt(count) * random.standard_normal(DRAWS)
-        if len(own) > 1:
+        if key in images:
+            draws += np.resize(images[key] - np.mean(images[key]), DRAWS)
+        elif len(own) > 1:
             names = (key[5], *sorted(own))
             if names not in chosen:
                 chosen[names] = random.integers(len(own), size=(DRAWS, len(own)))
@@ -80,9 +89,7 @@ def noise_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
     return arrays
 
 
-def _number(
-    cells: Cells, key: Key, spreads: Mapping[Key, Mapping[str, float]] | None = None
-) -> tuple[float, float]:
+def _number(cells: Cells, key: Key, spreads: Classes | None = None) -> tuple[float, float]:
     """Mean and standard deviation, which one of several artifacts may lack. spreads: of categories; where a
     mean row has their mean (`results.SPREADS`), that of a mean over categories that vary apart."""
     found = list(cells[key].values())
@@ -145,7 +152,9 @@ def _needed(numbers: Numbers, test: Test, summary: Callable[..., Sequence[float]
 
 def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataFrame:
     """`claims.ledger` with verdicts that know the spread, `published_effect`, `run_effect`, whose `limit` it
-    is, the share of `noise` frames that meet the test, and the words of `claim_reasons.csv`."""
+    is, the share of `noise` frames that meet the test, and the words of `claim_reasons.csv`. A run's interval
+    is over the test images of its categories and over seeds; of pixel metrics over categories and seeds, as
+    `over_categories` is of all, which decides nothing."""
     tests, options = claims.load_tests(paper)
     name = getattr(import_module(f"zsad_papers.{paper}.claims"), "SEEDS", "reference_seeds")
     seeds = getattr(settings, name), settings.reference_seeds
@@ -153,35 +162,34 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
     frames = load_published(paper), run[run["paper"].isin([paper])]
     table, found = claims.ledger(paper, run, settings).set_index("id"), defaultdict(dict)
     for side, rows, values, over in zip(SIDES, frames, (options, own), (None, seeds)):
-        cells = claims.cells_of(rows)
+        cells, images = claims.cells_of(rows), image_draws(rows)
         for claim, test in tests.items():
+            limits = test.__doc__ if callable(test) else [row.limit for row in test]
+            found["limit"][claim] = "ours" if "ours" in limits else "paper"
             numbers = Numbers(rows, cells, values)
             verdict = judge(numbers, test).verdict
             found[side][claim], found[f"{side}_effect"][claim] = verdict, ""
             if verdict == UNDECIDED:
                 continue
-            result = effect(numbers, test, draws_of(cells, numbers.keys, over), QUANTILES[side])
+            result = effect(numbers, test, draws_of(cells, numbers.keys, over, images), QUANTILES[side])
             found[f"{side}_effect"][claim] = result.text
-            if over and "[" in result.text and not _has_classes(numbers):
-                found["run_effect"][claim] += " over seeds alone"
+            if over:
+                other = effect(numbers, test, draws_of(cells, numbers.keys, over, {}), QUANTILES[side])
+                found["over_categories"][claim] = other.text
+                if TOLERANCE < result.high - result.low < math.inf:
+                    found["run_effect"][claim] += f" over {_drawn(numbers, images)}"
             if (-result.low if verdict == HOLDS else result.high) > TOLERANCE:
                 found[side][claim] = UNRESOLVED if side == "run" else verdict + INSIDE
             found["noise"].setdefault(claim, share_of(numbers, test, noise_draws(cells, numbers.keys)))
     reasons = read_table(paper, "claim_reasons.csv").set_index("id").reindex(table.index).fillna("")
     table = table.assign(**{column: pd.Series(values) for column, values in found.items()}).join(reasons)
-    table["limit"] = ["ours" if _is_ours(tests[claim]) else "paper" for claim in table.index]
     bare = table[list(SIDES)].replace(INSIDE, "", regex=True)
     table["agreement"] = claims.agreement(bare, [UNDECIDED, UNRESOLVED])
     return table.reset_index()
 
 
-def _has_classes(numbers: Numbers) -> bool:
-    """Whether the chance of categories is known for all numbers of datasets that a test reads."""
-    classes = classes_of(numbers.cells)
-    return all(key[:-1] in classes for key in numbers.keys if key[5] and key[-1] == "mean")
-
-
-def _is_ours(test: Test) -> bool:
-    if callable(test):
-        return "ours" in test.__doc__
-    return any(row.limit == "ours" for row in test)
+def _drawn(numbers: Numbers, images: Arrays) -> str:
+    """What `draws_of` draws for the numbers that a test reads, apart from seeds."""
+    classes = {(*key, "mean") for key in classes_of(numbers.cells)}
+    kinds = {"images" if k in images else "categories" if k in classes else "" for k in numbers.keys}
+    return " and ".join(sorted(kinds - {""})) or "seeds alone"

@@ -17,7 +17,7 @@ from zsad_core.fnn import FNN, train_fnns
 from zsad_core.image_features import TileFeatures, random_word_embeddings, text_embeddings
 from zsad_core.prompts import ALPHABETS, object_name, prompt_pair
 from zsad_core.references import image_similarity_score, sample_references
-from zsad_papers.common.experiment import IMAGE_METRICS
+from zsad_papers.common.experiment import image_metrics
 from zsad_papers.common.settings import Settings
 
 NO_IMAGES = TileFeatures(
@@ -123,13 +123,13 @@ def similarity_scores(
 
 
 def measure(images: TileFeatures, runs: Runs) -> pd.DataFrame:
-    """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max."""
+    """Metrics as fractions, one row a category and seed: category, seed, auroc, aupr, f1max, draws."""
     table = []
     for (seed, scores), category in product(runs.items(), images.categories):
         own = (images.meta["category"] == category).to_numpy()
-        values = {name: metric(images.labels[own], scores[own]) for name, metric in IMAGE_METRICS.items()}
+        values = image_metrics(images.labels[own], scores[own], f"{images.name} {category}")
         table.append({"category": category, "seed": seed, **values})
-    return pd.DataFrame(table, columns=["category", "seed", *IMAGE_METRICS])
+    return pd.DataFrame(table, columns=["category", "seed", "auroc", "aupr", "f1max", "draws"])
 
 
 def sum_scores(*parts: np.ndarray | Runs) -> Runs:

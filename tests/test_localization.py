@@ -64,7 +64,7 @@ def relevance_by_hand(model, pixels, texts, target, scale):
     return torch.stack(result)
 
 
-TARGETS = {False: lambda logits: logits[:, 1], True: lambda logits: logits[:, 1] - logits[:, 0]}
+TARGETS = {"logit": lambda y: y[:, 1], "difference": lambda y: y[:, 1] - y[:, 0]}
 
 
 def patch_by_hand(model, image, patch, residual_and_mlp):
@@ -91,23 +91,23 @@ def test_maskclip_by_hand(tiny, changes, residual_and_mlp, monkeypatch):
     expected = torch.stack(patches).unflatten(0, (3, 12))
     for tokens in (2048, 26, 1):  # one batch; two images a batch; one
         monkeypatch.setattr(relevance, "TOKENS", tokens)
-        actual = maskclip_tokens(model.visual, pixels, residual_and_mlp=residual_and_mlp)
+        actual = maskclip_tokens(model.visual, pixels)[residual_and_mlp]
         assert actual.dtype == torch.float32 and not actual.requires_grad
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("difference", TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_relevance_by_hand(tiny, changes, difference, monkeypatch):
+def test_relevance_by_hand(tiny, changes, target, monkeypatch):
     model = tiny(layers=3, **changes)
     pixels, texts = pixels_of(model.visual, 3), texts_of(model)
     scale, precise = model.logit_scale.exp().item(), [x.double() for x in (pixels, texts)]
-    whole = relevance_by_hand(model.double(), *precise, TARGETS[difference], scale)
+    whole = relevance_by_hand(model.double(), *precise, TARGETS[target], scale)
     expected = whole[:, 0, 1:].unflatten(1, (3, 4))
     model.float()
     for tokens in (2048, 52, 1):
         monkeypatch.setattr(relevance, "TOKENS", tokens)
-        actual = trans_mm(model, pixels, texts, difference=difference)
+        actual = trans_mm(model, pixels, texts, [*TARGETS])[target]
         assert actual.dtype == torch.float32 and not actual.requires_grad
         assert actual.isfinite().all() and (actual >= 0).all() and actual.amax((1, 2)).min() > 0
         torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-7)
@@ -118,14 +118,14 @@ def test_the_model_is_left_as_it_was(tiny, frozen):
     model = tiny().requires_grad_(not frozen)
     before = copy.deepcopy(model.state_dict())
     pixels, texts = pixels_of(model.visual, 2), texts_of(model).requires_grad_()
-    expected = trans_mm(model, pixels, 5 * texts)  # only their directions count
+    expected = trans_mm(model, pixels, 5 * texts)["logit"]  # only their directions count
     maskclip_tokens(model.visual, pixels)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None and p.requires_grad is not frozen for p in model.parameters())
     assert pixels.grad is None and texts.grad is None
     for context in (torch.no_grad, torch.inference_mode):
         with context():
-            actual = trans_mm(model, pixels + 0, texts + 0)
+            actual = trans_mm(model, pixels + 0, texts + 0)["logit"]
             assert not torch.is_grad_enabled()
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
@@ -133,6 +133,7 @@ def test_the_model_is_left_as_it_was(tiny, frozen):
 def test_wrong_arguments_are_named(tiny):
     model = tiny()
     pixels, texts = pixels_of(model.visual, 1), texts_of(model)
+    refused(r"targets=\('loss',\)", trans_mm, model, pixels, texts, ["loss"])
     refused(r"texts are \(2, 8\)", trans_mm, model, pixels, torch.ones(2, 8))
     refused(r"\(n, 3, 24, 32\), got torch.float32", trans_mm, model, pixels.mT, texts)
     refused("got torch.uint8", trans_mm, model, pixels.byte(), texts)

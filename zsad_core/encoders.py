@@ -284,10 +284,10 @@ class ClipEncoder:
         ids = torch.tensor([t + (0,) * (length - len(t)) for t in sequences], device=self.device)  # (b, l)
         with self._computing():
             x = tower.token_embedding(ids) + tower.positional_embedding[:length]  # (b, l, width)
-            for block in tower.transformer.resblocks:
+            for block in tower.transformer.resblocks[:-1]:
                 x = run_block(block, x, causal=True)
             ends = [tokens.index(self.tokenizer.eot_token_id) for tokens in sequences]
-            return read_ends(tower, x, ends).cpu()
+            return read_ends(tower, x, torch.tensor(ends, device=self.device)).cpu()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

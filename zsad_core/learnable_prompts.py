@@ -120,15 +120,16 @@ def encode(
     x = torch.cat([x[..., :1, :], context, x[..., 1 + design.context_length :, :]], dim=-2)
     x, front = x + frozen.positions, design.length if design.deep == "concatenate" else 0
     for number, block in enumerate(tower.transformer.resblocks, start=1):
-        if number not in design.deep_blocks:
-            x = _block(block, x)
-            continue
-        learned = parameters[f"deep/{number}"]
-        learned = (learned.half() if design.half else learned).to(x)[..., None, None, :, :]
-        learned = learned.expand(*x.shape[:-2], -1, -1)  # (v, c, 2, L, width)
-        parts = [learned, x] if front else [x[..., :1, :], learned, x[..., 1 + design.length :, :]]
-        x = _block(block, torch.cat(parts, dim=-2))[..., front:, :]
-    rows = read_ends(tower, x.flatten(0, -3), frozen.ends.flatten())  # (v c 2, d)
+        own = number in design.deep_blocks
+        if own:
+            learned = parameters[f"deep/{number}"]
+            learned = (learned.half() if design.half else learned).to(x)[..., None, None, :, :]
+            learned = learned.expand(*x.shape[:-2], -1, -1)  # (v, c, 2, L, width)
+            parts = [learned, x] if front else [x[..., :1, :], learned, x[..., 1 + design.length :, :]]
+            x = torch.cat(parts, dim=-2)
+        if number < encoder.text_depth:
+            x = _block(block, x)[..., front * own :, :]
+    rows = read_ends(tower, x.flatten(0, -3), (frozen.ends + front * own).flatten())  # (v c 2, d)
     return F.normalize(rows, dim=-1).unflatten(0, x.shape[:-2])
 
 

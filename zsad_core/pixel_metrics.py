@@ -10,13 +10,14 @@ spread over some thousand bins: over 10 % of their size, or near those points.
 
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from torch import Tensor
 
 from zsad_core.image_features import TileFeatures
@@ -33,17 +34,32 @@ def image_maps(
 ) -> Iterator[np.ndarray]:
     """One map (h, w) float32 for each image from maps (t, rows, columns) of its tiles. Bilinear; the mean
     where tiles overlap (supplement A); NaN outside all tiles. sigma: Gaussian, in pixels."""
+    # a single tile is smoothed as it is enlarged, in a tenth of the time that a filter takes afterwards
     for i, (height, width) in enumerate(tiles.sizes.tolist()):
         h, w = scaled_size(height, width, map_size)
-        total, count = torch.zeros(h, w), torch.zeros(h, w)
-        for tile in np.flatnonzero(tiles.owner == i):
+        total, count, own = torch.zeros(h, w), torch.zeros(h, w), np.flatnonzero(tiles.owner == i)
+        at_once, after = (sigma, 0.0) if len(own) == 1 else (0.0, sigma)
+        for tile in own:
             edges = zip(tiles.boxes[tile].tolist(), (w / width, h / height) * 2, strict=True)
             left, upper, right, lower = (round(edge * scale) for edge, scale in edges)
-            size, values = (lower - upper, right - left), maps[tile][None, None].float()
-            total[upper:lower, left:right] += F.interpolate(values, size, mode="bilinear")[0, 0]
+            found = enlarged(maps[tile].float(), (lower - upper, right - left), at_once)
+            total[upper:lower, left:right] += found
             count[upper:lower, left:right] += 1
         whole = (total / count).numpy()
-        yield gaussian_filter(whole, sigma) if sigma else whole
+        yield gaussian_filter(whole, after) if after else whole
+
+
+def enlarged(values: Tensor, size: tuple[int, int], sigma: float = 0.0) -> Tensor:
+    """A map (rows, columns) at `size`, bilinear between the centres of its cells, then smoothed."""
+    down, across = (_weights(*edge, sigma) for edge in zip(values.shape, size))
+    return down @ values @ across.T
+
+
+@lru_cache(64)
+def _weights(n: int, size: int, sigma: float) -> Tensor:
+    """(size, n): of n values along an edge in each of `size` pixels, smoothed by a Gaussian in pixels."""
+    weights = F.interpolate(torch.eye(n)[None], size, mode="linear")[0].T
+    return torch.from_numpy(gaussian_filter1d(weights.numpy(), sigma, axis=0)) if sigma else weights
 
 
 def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -142,6 +158,11 @@ def _bins(scores: NDArray[np.float32]) -> NDArray[np.int32]:
     total = np.zeros(scores.shape, np.int32)
     for point, least in CROWDED.items():
         distance, least = scores - np.float32(point), np.float32(least)  # rounding keeps the order
-        places = np.maximum(np.abs(distance), least).view(np.int32) - least.view(np.int32)
-        total += np.where(distance < 0, -places, places) >> _DROPPED
+        signs = distance.view(np.int32) >> 31  # -1 below the point, else 0: the places change sign with it
+        places = np.maximum(np.abs(distance, out=distance), least, out=distance).view(np.int32)
+        places -= least.view(np.int32)
+        places ^= signs
+        places -= signs
+        places >>= _DROPPED
+        total += places
     return total

@@ -1,10 +1,10 @@
 """CLIP's text tower: prompts to tokens, tokens to embeddings, no longer than the prompts are."""
 
 import warnings
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+
+from zsad_core.vit_windows import run_block
 
 
 def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int, ...]]:
@@ -16,6 +16,7 @@ def cut(sequences: dict[str, tuple[int, ...]], most: int) -> dict[str, tuple[int
     return {p: t if len(t) <= most else (*t[: most - 1], t[-1]) for p, t in sequences.items()}
 
 
-def read_ends(tower: nn.Module, x: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
-    """(b, d): the embeddings that the tower reads of tokens (b, l, width) at the places `ends` (b,)."""
-    return tower.ln_final(x[torch.arange(len(x)), ends]) @ tower.text_projection
+def read_ends(tower: nn.Module, x: Tensor, ends: Tensor) -> Tensor:
+    """(b, d): tokens (b, l, width) through the last block, and the embeddings at the places `ends` (b,)."""
+    x = run_block(tower.transformer.resblocks[-1], x, causal=True, read=ends)
+    return tower.ln_final(x) @ tower.text_projection

@@ -85,9 +85,11 @@ def _queries_and_keys(block: nn.Module, x: Tensor, read: slice = slice(None)) ->
     return queries, F.linear(z, attention.in_proj_weight[width:], attention.in_proj_bias[width:])
 
 
-def run_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
-    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer."""
+def run_block(block: nn.Module, x: Tensor, causal: bool = False, read: Tensor | None = None) -> Tensor:
+    """(n, t, width) through a block; open_clip's own attention reorders the tokens, which takes longer.
+    read: (n,) places of the tokens that alone are read after the last block, which gives (n, width)."""
     x = x + attend(block, *heads(block, block.ln_1(x)), causal)
+    x = x if read is None else x[torch.arange(len(x), device=x.device), read]  # no MLP for the others
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 

@@ -212,7 +212,7 @@ def pass_extractors(settings: Settings, encoder: ClipEncoder, large: ClipEncoder
     tokens = clip_extractor(encoder, (), windows.key["layers"])
 
     def relevance(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"trans_mm": trans_mm(encoder.model, pixels, texts)}
+        return trans_mm(encoder.model, pixels, texts)
 
     return {
         **{"image": image, "views": view_extractor(encoder), "windows": windows},

@@ -1,49 +1,54 @@
 """Zero-shot maps without windows that WinCLIP compares with (its Table 4): MaskCLIP and Trans-MM."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad_core.vit_windows import check_blocks, heads
+from zsad_core.vit_windows import check_blocks, heads, run_block
 
 TOKENS = 2048  # go through the tower at once, half as many with gradients
 
 
 @torch.no_grad()
-def maskclip_tokens(visual: nn.Module, pixels: Tensor, *, residual_and_mlp: bool = False) -> Tensor:
+def maskclip_tokens(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """(n, patches, d) patch tokens in the joint space, not normalised: MaskCLIP (Zhou et al., ECCV 2022).
 
     In the last block every patch keeps its own value instead of the values that attention gathers:
     out_proj(W_v LN1(x) + b_v), then the final layer norm and the projection. Key smoothing and prompt
     denoising are not part of it. pixels: (n, 3, H, W), preprocessed.
-    residual_and_mlp: False reads the values alone, as the MaskCLIP in FeatUp does. True adds the block's
-        input and lets the sum pass its MLP, as the authors' code does for a ViT. WinCLIP does not say.
+    Returns two kinds, as WinCLIP does not say which it means: of the values alone, as the MaskCLIP in FeatUp
+    reads them; and with the block's input added and its MLP passed, as the authors' code does for a ViT.
     """
     _check(visual, pixels)
     *blocks, last = visual.transformer.resblocks
-    width, tokens = last.attn.embed_dim, []
+    width, found = last.attn.embed_dim, []
     weight, bias = last.attn.in_proj_weight[-width:], last.attn.in_proj_bias[-width:]  # rows are q, k, v
     for batch in pixels.split(max(1, TOKENS // len(visual.positional_embedding))):
         x = visual._embeds(batch.to(visual.conv1.weight))  # (b, 1 + patches, width)
         for block in blocks:
-            x = block(x)
+            x = run_block(block, x)
         x = x[:, 1:]  # no patch sees another one from here on
         values = last.ls_1(last.attn.out_proj(F.linear(last.ln_1(x), weight, bias)))  # (b, patches, width)
-        if residual_and_mlp:
-            values = x + values
-            values = values + last.ls_2(last.mlp(last.ln_2(values)))
-        tokens.append((visual.ln_post(values) @ visual.proj).float().cpu())
-    return torch.cat(tokens)
+        passed = x + values
+        passed = passed + last.ls_2(last.mlp(last.ln_2(passed)))
+        found.append([(visual.ln_post(own) @ visual.proj).float().cpu() for own in (values, passed)])
+    alone, with_mlp = map(torch.cat, zip(*found))
+    return alone, with_mlp
 
 
-def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, difference: bool = False) -> Tensor:
-    """(n, rows, columns) relevance of the patches, finite and >= 0: Trans-MM (Chefer et al., ICCV 2021).
+def trans_mm(
+    model: nn.Module, pixels: Tensor, texts: Tensor, targets: Sequence[str] = ("logit",)
+) -> dict[str, Tensor]:
+    """(n, rows, columns) relevance of the patches, finite and >= 0, by target: Trans-MM (Chefer et al., ICCV
+    2021).
 
     R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
     probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
 
     pixels: (n, 3, H, W), preprocessed. texts: (2, d), normal first; normalised here.
-    difference: False takes as y the logit of the anomalous side, as in the authors' CLIP example; True
+    targets: "logit" takes as y the logit of the anomalous side, as in the authors' CLIP example; "difference"
         subtracts that of the normal side. WinCLIP does not say. Logits have the model's own temperature.
     """
     visual = model.visual
@@ -51,15 +56,18 @@ def trans_mm(model: nn.Module, pixels: Tensor, texts: Tensor, *, difference: boo
     if texts.shape != (2, visual.output_dim):
         expected = f"(2, {visual.output_dim}), the mean of the normal prompts and that of the anomalous ones"
         raise ValueError(f"texts are {tuple(texts.shape)}; expected {expected}")
+    if not set(targets) <= {"logit", "difference"}:
+        raise ValueError(f"targets={tuple(targets)}: expected some of logit, difference")
     maps = []
     with torch.inference_mode(False), torch.enable_grad():
         texts = F.normalize(texts.detach().to(visual.conv1.weight), dim=-1)  # (2, d)
         for batch in pixels.split(max(1, TOKENS // 2 // len(visual.positional_embedding))):
             embeddings, attentions = encode_with_attention(visual, batch.detach())
             logits = model.logit_scale.exp().item() * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
-            y = logits[:, 1] - logits[:, 0] if difference else logits[:, 1]  # (b,)
-            maps.append(_class_row(attentions, y).unflatten(1, visual.grid_size).float().cpu())
-    return torch.cat(maps)
+            y = {"logit": logits[:, 1], "difference": logits[:, 1] - logits[:, 0]}  # (b,) each
+            maps.append([_class_row(attentions, y[target]) for target in targets])
+    maps = [torch.cat(own).unflatten(1, visual.grid_size).float().cpu() for own in zip(*maps)]
+    return dict(zip(targets, maps, strict=True))
 
 
 def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -80,7 +88,8 @@ def encode_with_attention(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, li
 
 def _class_row(attentions: list[Tensor], y: Tensor) -> Tensor:
     """(n, patches): the class token's row of (I + A'_last) ... (I + A'_first), its own column left out."""
-    gradients = torch.autograd.grad(y.sum(), attentions)  # an image's y depends on its own attention only
+    # an image's y depends on its own attention only; other targets read the same graph
+    gradients = torch.autograd.grad(y.sum(), attentions, retain_graph=True)
     row = torch.zeros_like(attentions[0][:, 0, :1])  # (n, 1, tokens)
     row[..., 0] = 1
     for attention, gradient in zip(reversed(attentions), reversed(gradients)):

@@ -127,12 +127,9 @@ def other_localization_extractor(category: Category) -> Extractor:
     key |= {"normalize_sentences": category.normalize_sentences}  # with the sentences, Trans-MM's target
 
     def features(pixels: Tensor) -> dict[str, Tensor]:
-        return {
-            "maskclip": maskclip_tokens(encoder.model.visual, pixels),
-            "maskclip_full": maskclip_tokens(encoder.model.visual, pixels, residual_and_mlp=True),
-            "trans_mm_logit": trans_mm(encoder.model, pixels, sides),
-            "trans_mm_difference": trans_mm(encoder.model, pixels, sides, difference=True),
-        }
+        tokens = zip(("maskclip", "maskclip_full"), maskclip_tokens(encoder.model.visual, pixels))
+        maps = trans_mm(encoder.model, pixels, sides, ("logit", "difference"))
+        return {**dict(tokens), **{f"trans_mm_{target}": own for target, own in maps.items()}}
 
     return Extractor(key, encoder, features)
 

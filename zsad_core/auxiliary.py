@@ -65,7 +65,7 @@ def auxiliary_of(images: AnomalyDataset, extractor: Extractor, cache_dir: str | 
         raise ValueError(f"{images.name}: {found}; give masks for all, or for none to learn from labels")
     found = compute_features(extractor, images, cache_dir, whole="squash")
     size, folder = extractor.network.image_size, Path(cache_dir) / "masks"
-    parts = [part.map() | {"masks": _masks(part.dataset, size, folder)} for part in found]
+    parts = [part.map() | {"masks": stretched_masks(part.dataset, size, folder)} for part in found]
     labels = np.concatenate([part.dataset.labels for part in found])
     names = [object_name(category) for category in images.categories]
     owners = np.repeat(np.arange(len(names)), [len(images.select(own)) for own in images.categories])
@@ -78,16 +78,18 @@ def image_hashes(dataset: AnomalyDataset) -> np.ndarray:
     return np.array([int.from_bytes(bytes.fromhex(f[:16]), "big", signed=True) for f in files], np.int64)
 
 
-def _masks(images: AnomalyDataset, size: tuple[int, int], folder: Path) -> np.ndarray:
-    """(n, H, W) bool: the masks of images of a category, stretched to a size."""
+def stretched_masks(images: AnomalyDataset, size: tuple[int, int], folder: str | Path) -> np.ndarray:
+    """(n, H, W) bool: the masks of images of a category, stretched to a size; read from `folder` if kept.
+    Warns of those of anomalous images that this leaves empty."""
 
     def compute() -> dict[str, np.ndarray]:
-        masks = np.stack([stretched_mask(images.mask(i), size) for i in range(len(images))])
-        empty = sum((images.meta["mask"] != "") & (images.labels == 1) & ~masks.any((1, 2)))
-        if empty:
-            where = f"{images.name}: {empty} masks are empty at {size[0]} x {size[1]} pixels"
-            warnings.warn(f"{where}; their pixels count as normal", stacklevel=2)
-        return {"masks": masks}
+        return {"masks": np.stack([stretched_mask(images.mask(i), size) for i in range(len(images))])}
 
     key = {"images": images.fingerprint, "mask_size": list(size)}
-    return cached_arrays(folder, images.root.name, key, compute)["masks"]
+    masks = cached_arrays(folder, images.root.name, key, compute)["masks"]
+    empty = (images.meta["mask"] != "") & (images.labels == 1) & ~masks.any((1, 2))
+    if empty.any():
+        where = f"{images.name}: {empty.sum()} masks are empty at {size[0]} x {size[1]} pixels"
+        first = images.meta["image"][empty].iloc[0]
+        warnings.warn(f"{where}, the first that of {first}; their pixels count as normal", stacklevel=2)
+    return masks

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from zsad_core import methods
+from zsad_core.auxiliary import stretched_masks
 from zsad_core.cache import cached_arrays, content_key
-from zsad_core.datasets import AnomalyDataset, stretched_mask
+from zsad_core.datasets import AnomalyDataset
 from zsad_core.devices import fast_products
 from zsad_core.encoders import ClipEncoder
 from zsad_core.image_features import (
@@ -105,13 +106,13 @@ def _masks(part: FeaturePart, map_size: int | tuple[int, int] | None) -> list[np
             f"{dataset.name}, category {lacking['category'].iloc[0]!r}: {lacking['image'].iloc[0]} is "
             "anomalous and has no mask, so pixel metrics are undefined; measure image scores, or add masks"
         )
+    if isinstance(map_size, tuple):  # of one size, so that they can be kept: each variant reads them
+        return list(stretched_masks(dataset, map_size, part.folder.with_name("masks")))
     masks = []
     for i in range(len(dataset)):
         mask = dataset.mask(i)
         size = scaled_size(*mask.shape, map_size)
-        if isinstance(map_size, tuple):
-            mask = stretched_mask(mask, size)
-        elif size != mask.shape:
+        if size != mask.shape:
             grey = torch.from_numpy(mask)[None, None].float()
             mask = F.interpolate(grey, size, mode="nearest-exact")[0, 0].numpy() > 0.5
         if dataset.labels[i] and not mask.any():

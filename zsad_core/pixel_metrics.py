@@ -58,8 +58,9 @@ def enlarged(values: Tensor, size: tuple[int, int], sigma: float = 0.0) -> Tenso
 @lru_cache(64)
 def _weights(n: int, size: int, sigma: float) -> Tensor:
     """(size, n): of n values along an edge in each of `size` pixels, smoothed by a Gaussian in pixels."""
-    weights = F.interpolate(torch.eye(n)[None], size, mode="linear")[0].T
-    return torch.from_numpy(gaussian_filter1d(weights.numpy(), sigma, axis=0)) if sigma else weights
+    weights = F.interpolate(torch.eye(n, dtype=torch.float64)[None], size, mode="linear")[0].numpy()
+    weights = gaussian_filter1d(weights, sigma) if sigma else weights
+    return torch.from_numpy(weights).T.float()
 
 
 def scaled_size(height: int, width: int, map_size: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -8,16 +8,15 @@ float32, from 0 upwards. Queries are scored one by one, so batches do not change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from zsad_core.methods import Output
+from zsad_core.pixel_metrics import enlarged
 
 FeatureMaps = Mapping[str, Tensor]
 """Layer -> (n, rows, columns, channels), shallow first; grids may differ."""
@@ -219,14 +218,6 @@ def _nearest(query: Tensor, entries: Tensor) -> Tensor:
     return (query - entries[order.argmin(1)]).square().sum(1)
 
 
-@cache
-def _edge(length: int, pixels: int, sigma: float) -> Tensor:
-    """(pixels, length): what upsampling and smoothing do along one edge. Both are linear."""
-    upsampled = F.interpolate(torch.eye(length, dtype=torch.float64)[None], pixels, mode="linear")[0]
-    return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma)).T.float()
-
-
 def _at_size(grids: Tensor, size: Size) -> Tensor:
     """Grids (n, rows, columns) upsampled bilinearly, then smoothed: sigma is 4 pixels at a height of 224."""
-    sides = [_edge(length, pixels, 4 * size[0] / 224) for length, pixels in zip(grids.shape[1:], size)]
-    return torch.stack([sides[0] @ grid @ sides[1].T for grid in grids.float()])
+    return torch.stack([enlarged(grid, size, 4 * size[0] / 224) for grid in grids.float()])

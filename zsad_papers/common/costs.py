@@ -69,7 +69,7 @@ def random_pixels(encoder: ClipEncoder, number: int) -> torch.Tensor:
     return torch.randn(number, 3, *encoder.image_size, generator=torch.Generator().manual_seed(0))
 
 
-def latencies(steps: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
+def latencies(steps: dict[str, Callable[[], object]], repeats: int = 8) -> dict[str, float]:
     """Median milliseconds of each step after one warm-up. They run in turn: a slow phase affects them all."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):

@@ -17,7 +17,7 @@ from zsad_papers.common.results import joined, rows
 VIEWS = 6  # of one image: the only small number that gives the printed 105.4
 
 
-def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 20) -> pd.DataFrame:
+def cost_rows(encoder: ClipEncoder, fnn: FNN, *, repeats: int = 8) -> pd.DataFrame:
     """Rows of Table 3: one image's six views in one batch, prompts embedded beforehand, as in the paper.
     Counted as by the paper's profiler and, as a variant, in full; the latencies are this machine's."""
     pixels, tower = costs.random_pixels(encoder, VIEWS), costs.tower_of(encoder)

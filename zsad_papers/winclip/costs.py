@@ -24,7 +24,7 @@ def map_step(encoder: ClipEncoder, scales: Sequence[int], **options: object) -> 
     return partial(winclip_map, encoder, pixels, *texts, scales=scales, temperature=0.01, **options)
 
 
-def time_rows(settings: Settings, encoder: ClipEncoder, dataset: str, repeats: int = 20) -> pd.DataFrame:
+def time_rows(settings: Settings, encoder: ClipEncoder, dataset: str, repeats: int = 8) -> pd.DataFrame:
     """Rows of Table 8's last column: milliseconds for one image, from pixels to map, texts known."""
     pixels, depth, scales = random_pixels(encoder, 1), encoder.depth, settings.scales
     normal, anomalous = encoder.embed_text(PAIR)

@@ -124,11 +124,12 @@ def write_dataset(
                 draw, usual = partial(render_view, category), category.n_train
             else:
                 draw, usual = partial(render, category, size=SIZES.get(category.name, (144, 144))), N_TRAIN
+            good = {"kind": "good"} if name in LOOKS else {}
             n_references = usual if n_train is None else n_train
             for i in range(n_references + n_normal):
                 split, number = ("train", i) if i < n_references else ("test", i - n_references)
                 folder.add(
-                    Image.fromarray(draw(seed=i).normal),
+                    Image.fromarray(draw(seed=i, **good).normal),
                     category=category.name,
                     split=split,
                     defect="good",

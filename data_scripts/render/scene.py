@@ -160,7 +160,8 @@ def _defect_kind(look: Look, r: np.random.Generator) -> str:
 
 def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | None = None) -> Pair:
     """Draw one pair. Deterministic in (look, seed, size, kind); drawn at twice the size and reduced. `size`
-    is (H, W). The kind `flip` shows the part's underside; its mask is the whole part."""
+    is (H, W). The kind `flip` shows the part's underside; its mask is the whole part. `good` draws no defect,
+    in half the time: the normal picture twice, and an empty mask."""
     r = generator(look.name, seed)
     shape = (2 * size[0], 2 * size[1])
     unit, half = min(shape) / 96, min(shape) / 2
@@ -198,6 +199,8 @@ def render(look: Look, seed: int, size: tuple[int, int] = (96, 96), kind: str | 
     jpeg = int(r.integers(8, 16)) if r.random() < look.jpeg else 0
     grain = r.normal(0, r.uniform(1, 3), (*size, 1)).astype(np.float32)
     normal = _finish(_compose(colours, silhouette, background, unit, light, toward), size, grain, blur, jpeg)
+    if kind == "good":
+        return Pair(normal, normal, np.zeros(size, bool), {"category": look.name, "kind": kind})
 
     drawn = _defect_kind(
         look, r

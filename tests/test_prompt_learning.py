@@ -114,7 +114,7 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(toys, tmp_path, 
         batch = material.batch(np.array(rows), config.layers if config.local else ())
 
         def cached(values, batch=batch):
-            texts = texts_of(mini, config.design, values, frozen, batch.names)[0]
+            texts = texts_of(mini, config.design, values, frozen, batch.names[None])[0]
             return glocal_loss(mini, config, texts, batch)
 
         found = slopes(cached, start)
@@ -125,9 +125,10 @@ def test_a_step_on_cached_features_is_a_step_from_the_images_on(toys, tmp_path, 
 
 def test_side_by_side_each_learns_what_it_learns_alone(encoder, toys, train, tmp_path):
     options = [{}, {"states": ("", "very broken")}, {"attention": "qk", "n_layers": 2}, {"local": ()}]
+    options += [{"seed": 5}]
     configs = [prompt_config_of(encoder, **SHORT, **own) for own in options]
-    others = [prompt_config_of(encoder, **SHORT, **own) for own in ({"context_length": 8}, {"seed": 5})]
-    assert learning.side_by_side([*configs, *others]) == [configs, *([own] for own in others)]
+    other = prompt_config_of(encoder, **SHORT, context_length=8)
+    assert learning.side_by_side([*configs, other]) == [[configs[-1], *configs[:-1]], [other]]
     together = train_side_by_side(encoder, toys.select(split="test"), configs, cache_dir=tmp_path / "cache")
     for own, found in zip(options, together, strict=True):
         alone = train(toys, **own)

@@ -80,7 +80,7 @@ def train_side_by_side(
     checkpoint: str | Path | None = None,
 ) -> list[LearnedPrompts]:
     """Prompts of several configurations, each as if learned alone, up to rounding.
-    configs: of equal optimizer, epochs, batch size and seed, with designs that differ in fixed words only.
+    configs: of equal optimizer, epochs and batch size, with designs that differ in fixed words only.
     cache_dir: where features are kept; None: in a temporary folder.
     checkpoint: a file that is written after every epoch, and from which the same training goes on.
     Equal seeds give equal prompts, bit for bit, on one machine. Without any mask the local loss is left out,
@@ -106,23 +106,29 @@ def learn(
 ) -> list[LearnedPrompts]:
     """`train_side_by_side` on the features of these images."""
     configs, config = [own for own, _ in pairs], pairs[0][0]
-    drawn = initial_parameters(encoder, config.design, torch.Generator().manual_seed(config.seed))
-    parameters = {name: torch.stack([value] * len(pairs)) for name, value in drawn.items()}  # (v, ...)
+    seeds = list(dict.fromkeys(own.seed for own in configs))
+    orders = {seed: torch.Generator().manual_seed(seed) for seed in seeds}
+    drawn = {seed: initial_parameters(encoder, config.design, order) for seed, order in orders.items()}
+    sets = [drawn[own.seed] for own in configs]
+    parameters = {name: torch.stack([own[name] for own in sets]) for name in sets[0]}  # (v, ...)
     names = ["object"] if config.design.object_word else pairs[0][1].names
     frozen = freeze(encoder, [own.design for own in configs], names)
     recipe = {**config.key(), "side by side": [own.key() for own in configs]}
     hashes = torch.from_numpy(image_hashes(images))
     start = LearnedPrompts(parameters, recipe, encoder.model_id, encoder.weights_id, hashes)
-    sources = [(id(material), own.layers if own.local else ()) for own, material in pairs]
-    read = dict(zip(sources, (material for _, material in pairs), strict=True))  # each only once
+    layers = [own.layers if own.local else () for own in configs]
+    sources = [(id(own), read, seeds.index(c.seed)) for (c, own), read in zip(pairs, layers, strict=True)]
+    materials = {id(material): material for _, material in pairs}
 
-    def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        batches = {source: material.batch(rows.numpy(), source[1]) for source, material in read.items()}
-        texts = texts_of(encoder, config.design, parameters, frozen, batches[sources[0]].names)
+    def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:  # each batch is read only once
+        batches = {own: materials[own[0]].batch(rows[own[2]].numpy(), own[1]) for own in set(sources)}
+        names = torch.stack([batches[source].names for source in sources])  # (v, b)
+        texts = texts_of(encoder, config.design, parameters, frozen, names)
         each = zip(configs, texts, sources, strict=True)
         return torch.stack([glocal_loss(encoder, own, text, batches[source]) for own, text, source in each])
 
-    own, options = {"lr": config.lr, "weight_decay": config.weight_decay}, {"checkpoint": checkpoint}
+    own = {"lr": config.lr, "weight_decay": config.weight_decay}
+    options: dict[str, Any] = {"seeds": seeds, "checkpoint": checkpoint}
     if config.optimizer == "adam":
         stepper, own = torch.optim.Adam, own | {"betas": config.betas}
     else:
@@ -141,11 +147,12 @@ def learn(
 def texts_of(
     encoder: ClipEncoder, design: PromptDesign, parameters: dict[str, Tensor], frozen: Frozen, names: Tensor
 ) -> Tensor:
-    """(v, b, 2, d): the embeddings of each image's prompts. names: (b,) places in those of `freeze`."""
+    """(v, b, 2, d): the embeddings of each image's prompts. names: (v, b) places in those of `freeze`."""
     names = names * 0 if frozen.ends.shape[1] == 1 else names  # one pair of prompts for all
     used, places = (values.to(encoder.device) for values in names.unique(return_inverse=True))
     own = Frozen(frozen.embeddings[:, used], frozen.positions, frozen.ends[:, used])
-    return encode(encoder, design, parameters, own)[:, places]
+    texts = encode(encoder, design, parameters, own)  # (v, names, 2, d)
+    return texts[torch.arange(len(texts), device=places.device)[:, None], places]
 
 
 def glocal_loss(encoder: ClipEncoder, config: PromptConfig, texts: Tensor, batch: Batch) -> Tensor:

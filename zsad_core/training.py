@@ -101,13 +101,15 @@ class Learned:
         loss_of: Callable[[dict[str, Tensor], Tensor], Tensor],
         images: AnomalyDataset,
         *,
+        seeds: Sequence[int] | None = None,
         rates: Sequence[float] | None = None,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         checkpoint: str | Path | None = None,
     ) -> Self:
         """Train for the recipe's epochs.
         options: of the optimizer. loss_of: mean loss of some of the n images, from the parameters and the
-            images' places; (v,) losses where v trainings run side by side on parameters (v, ...).
+            images' places (s, b); (v,) losses where v trainings run side by side on parameters (v, ...).
+        seeds: s seeds of orders of the images; None: the recipe's.
         rates: the learning rate of each epoch. change: replaces the places (n,) of an epoch; it gets the
             generator of the order.
         checkpoint: a file, written after every epoch. The order depends only on the seed and the number of
@@ -123,7 +125,7 @@ class Learned:
             raise ValueError(f"{checkpoint} belongs to {other}; delete it, or choose another file")
         copies = {name: start.parameters[name].to(encoder.device, copy=True) for name in self.parameters}
         parameters = {name: value.requires_grad_() for name, value in copies.items()}
-        stepper, order = optimizer([*parameters.values()], **options), torch.Generator()
+        stepper, seeds = optimizer([*parameters.values()], **options), seeds or [self.recipe["seed"]]
         for name, value in start.state.items():
             parameter, entry = name.removeprefix("optimizer/").rsplit("/", 1)
             stepper.state[parameters[parameter]][entry] = value.to(encoder.device) if value.ndim else value
@@ -132,11 +134,14 @@ class Learned:
         for epoch in tqdm(epochs, desc=self.KIND, leave=False):
             if rates:
                 stepper.param_groups[0]["lr"] = rates[epoch]
-            order.manual_seed(self.recipe["seed"] + 1_000_003 * (epoch + 1))
-            places, total = torch.randperm(n, generator=order), 0.0
-            places = change(places, order) if change else places
+            places, total = [], 0.0
+            for seed in seeds:
+                order = torch.Generator().manual_seed(seed + 1_000_003 * (epoch + 1))
+                own = torch.randperm(n, generator=order)
+                places.append(change(own, order) if change else own)
+            batches = torch.stack(places).split(self.recipe["batch_size"], dim=1)  # (s, b) each
             with one_thread(), fast_products(encoder.device):
-                for step, rows in enumerate(places.split(self.recipe["batch_size"]), start=1):
+                for step, rows in enumerate(batches, start=1):
                     loss = loss_of(parameters, rows)
                     stepper.zero_grad()
                     loss.sum().backward()
@@ -148,7 +153,7 @@ class Learned:
                             f"the loss ({loss}) or the {self.KIND} are not finite in epoch {epoch + 1}"
                             f", step {step}: lower lr={options['lr']}, or check features and masks{kept}"
                         )
-                    total = total + loss.detach().double() * len(rows)
+                    total = total + loss.detach().double() * rows.shape[1]
             losses.append((total / n).tolist())
             if checkpoint:
                 state = {

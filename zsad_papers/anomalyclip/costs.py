@@ -85,7 +85,7 @@ def _step(encoder: ClipEncoder, tower: bool = True, **options: str) -> Callable[
 
     def loss() -> Tensor:
         batch = Batch(*(embed() if tower else kept), masks, numbers % 2, numbers)
-        texts = texts_of(encoder, config.design, parameters, frozen, numbers)[0]
+        texts = texts_of(encoder, config.design, parameters, frozen, numbers[None])[0]
         return glocal_loss(encoder, config, texts, batch)
 
     return _optimized(parameters, loss)

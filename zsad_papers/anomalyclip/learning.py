@@ -16,6 +16,7 @@ from zsad_papers.common.data import dataset_of
 from zsad_papers.common.settings import Settings
 
 MEDICAL = "cvc_colondb"  # auxiliary set (App. B): anomalous images with masks, and normal training images
+AT_ONCE = 16  # trainings side by side; of more the activations leave a core's cache
 FIRST_SEED = PromptConfig().seed
 
 
@@ -92,11 +93,11 @@ def _kept(settings: Settings, encoder: ClipEncoder, images: AnomalyDataset, key:
 
 
 def side_by_side(configs: Sequence[PromptConfig]) -> list[list[PromptConfig]]:
-    """The configurations in groups that can be learned together: of one shape, on one order of images."""
+    """The configurations in groups that can be learned together: of one shape, in as many steps."""
     groups: dict[tuple, list[PromptConfig]] = {}
     for config in configs:
         shape = replace(config.design, states=("", ""), ending="")
         steps = (config.optimizer, config.lr, config.betas, config.weight_decay)
-        order = (config.epochs, config.batch_size, config.seed)
-        groups.setdefault((shape, *steps, *order), []).append(config)
-    return list(groups.values())
+        groups.setdefault((shape, *steps, config.epochs, config.batch_size), []).append(config)
+    each = [sorted(group, key=lambda config: config.seed) for group in groups.values()]
+    return [group[i : i + AT_ONCE] for group in each for i in range(0, len(group), AT_ONCE)]

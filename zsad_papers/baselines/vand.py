@@ -111,7 +111,7 @@ def train_adapters(
     texts = torch.stack([vand_texts(encoder, name, cache_dir) for name in material.names])  # (c, 2, d)
 
     def loss_of(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        batch = material.batch(rows.numpy(), layers, "image", "layer")
+        batch = material.batch(rows[0].numpy(), layers, "image", "layer")
         tokens = {layer: values.to(encoder.device) for layer, values in batch.patches.items()}
         own, masks = texts[batch.names].to(encoder.device), batch.masks.to(encoder.device)
         return vand_loss(patch_logits(parameters, tokens, own, scale, encoder.grid), masks)

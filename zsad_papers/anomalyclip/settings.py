@@ -9,10 +9,7 @@ class AnomalyclipSettings(Settings):
     prompt_weights: Text | None = parameter("AnomalyCLIP's: shipped, open_clip tag, file or random")
     prompt_image_size: int | None = parameter("AnomalyCLIP's input edge in pixels (null: the model's)", ge=1)
     epochs_share: float = parameter(
-        "share of a method's epochs (15; CoOp 50; VAND 3 or 15)",
-        default=1.0,
-        gt=0,
-        le=1,
+        "share of a method's epochs (15; CoOp 50; VAND 3 or 15)", default=1.0, gt=0, le=1
     )
     prompt_seeds: int = parameter("trainings of AnomalyCLIP, its ablations, CoOp, VAND; sweeps: 1", ge=1)
     context_lengths: NumbersFrom1 = parameter("learned words in a prompt to compare (E)")

@@ -106,6 +106,8 @@ def prompt_scores(
 
 def fnn_scores(images: TileFeatures, fnn: FNN, *, multi_crop: bool = True) -> np.ndarray:
     """s_FNN of each image (n,), the mean over its views (Sec. 3.3), without an object's name (claim c07)."""
+    if not len(images.meta):
+        return np.empty(0)
     return methods.rwda(images.views if multi_crop else images.views[:, :1], fnn).scores
 
 

@@ -129,11 +129,9 @@ def _changes(frame: pd.DataFrame) -> pd.DataFrame:
 def effects(frame: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of `winclip.tables.open_choice_rows`: the value of each metric, and its change from the
     default (the line whose option is "default"): columns dataset, method, option, and one a metric."""
-    found = _changes(frame)
-    found = found[found["measure"].isin(METRICS_OF_OPEN_CHOICES)]
-    unchanged = (found["variant"] == "") | found["change"].isna()
-    changes = found["change"].map(" ({:+.1f})".format).mask(unchanged, "")
-    texts = [mean_std(*row) for row in zip(found["mean"], found["std"])] + changes
+    found = _changes(frame).query("measure in @METRICS_OF_OPEN_CHOICES")
+    changes = found["change"].where(found["variant"] != "").map(" ({:+.1f})".format, na_action="ignore")
+    texts = [mean_std(*row) for row in zip(found["mean"], found["std"])] + changes.fillna("")
     found = found.assign(text=texts, option=found["variant"].replace({"": "default"}))
     names = ["dataset", "method", "option"]
     table = found.pivot_table("text", names, "measure", aggfunc="first", sort=False).fillna("-")

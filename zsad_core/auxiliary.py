@@ -89,7 +89,7 @@ def stretched_masks(images: AnomalyDataset, size: tuple[int, int], folder: str |
     masks = cached_arrays(folder, images.root.name, key, compute)["masks"]
     empty = (images.meta["mask"] != "") & (images.labels == 1) & ~masks.any((1, 2))
     if empty.any():
-        where = f"{images.name}: {empty.sum()} masks are empty at {size[0]} x {size[1]} pixels"
-        first = images.meta["image"][empty].iloc[0]
-        warnings.warn(f"{where}, the first that of {first}; their pixels count as normal", stacklevel=2)
+        where = f"{empty.sum()} masks are empty at {size[0]} x {size[1]} pixels"
+        first = f"the first that of {images.meta['image'][empty].iloc[0]}"
+        warnings.warn(f"{images.name}: {where}, {first}; their pixels count as normal", stacklevel=2)
     return masks

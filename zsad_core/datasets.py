@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,13 +90,15 @@ class AnomalyDataset:
 
     def select(self, category: str | None = None, split: str | None = None) -> AnomalyDataset:
         """The part with this category and split ("train" or "test"); None: all. ValueError if it is empty."""
+        if (category, split) in self._kept:
+            return self._kept[category, split]
         keep = np.ones(len(self), bool)
         for column, value in (("category", category), ("split", split)):
             keep &= value is None or self.meta[column] == value
         if not keep.any():
             expected = f"expected one of {', '.join(self.categories)}, and 'train' or 'test'"
             raise ValueError(f"{self.name} has no images with {category=} and {split=}: {expected}")
-        return self.where(keep)
+        return self._kept.setdefault((category, split), self.where(keep))
 
     def limit(self, n: int) -> AnomalyDataset:
         """At most n test images of each category and label, evenly spaced; every training image."""
@@ -110,7 +113,19 @@ class AnomalyDataset:
 
     def cut(self, size: int) -> list[AnomalyDataset]:
         """The images in order, in parts of this size; the last may be smaller."""
-        return [self.where(slice(i, i + size)) for i in range(0, len(self), size)]
+        if size not in self._kept:
+            self._kept[size] = [self.where(slice(i, i + size)) for i in range(0, len(self), size)]
+        return self._kept[size]
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        """Of `select` and `cut`: parts that are asked for again keep their fingerprints."""
+        return {}
+
+    @cached_property
+    def square(self) -> bool:
+        """Whether all images are, from their headers."""
+        return all(width == height for width, height in map(self.size, range(len(self))))
 
     def image(self, i: int) -> Image.Image:
         return read_image(self.root / self.meta["image"].iloc[i])

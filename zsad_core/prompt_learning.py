@@ -107,8 +107,7 @@ def learn(
     """`train_side_by_side` on the features of these images."""
     configs, config = [own for own, _ in pairs], pairs[0][0]
     seeds = list(dict.fromkeys(own.seed for own in configs))
-    orders = {seed: torch.Generator().manual_seed(seed) for seed in seeds}
-    drawn = {seed: initial_parameters(encoder, config.design, order) for seed, order in orders.items()}
+    drawn = {s: initial_parameters(encoder, config.design, torch.Generator().manual_seed(s)) for s in seeds}
     sets = [drawn[own.seed] for own in configs]
     parameters = {name: torch.stack([own[name] for own in sets]) for name in sets[0]}  # (v, ...)
     names = ["object"] if config.design.object_word else pairs[0][1].names

@@ -34,8 +34,7 @@ def maskclip_tokens(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         passed = x + values
         passed = passed + last.ls_2(last.mlp(last.ln_2(passed)))
         found.append([(visual.ln_post(own) @ visual.proj).float().cpu() for own in (values, passed)])
-    alone, with_mlp = map(torch.cat, zip(*found))
-    return alone, with_mlp
+    return tuple(map(torch.cat, zip(*found)))
 
 
 def trans_mm(

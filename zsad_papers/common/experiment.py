@@ -3,7 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
@@ -151,10 +151,6 @@ def hidden_layers(depth: int) -> tuple[int, int]:
     return depth // 2, depth * 3 // 4
 
 
-def _square(images: AnomalyDataset) -> bool:
-    return all(width == height for width, height in map(images.size, range(len(images))))
-
-
 @dataclass(frozen=True)
 class Category:
     """One category of a dataset, the encoder, and what all experiments on it share."""
@@ -166,6 +162,7 @@ class Category:
     whole: Whole = "tiles"
     normalize_sentences: bool = True
     learned: Texts | None = None  # embeddings of learned prompts in the place of all sentences
+    kept: dict[tuple, np.ndarray] = field(default_factory=dict)  # of `views`; shared
 
     @cached_property
     def test(self) -> AnomalyDataset:
@@ -206,18 +203,20 @@ class Category:
 
     def views(self, whole: Whole = "tiles") -> np.ndarray:
         """(n, v, d) views of the test images."""
-        images, options = self.viewed(whole)
-        found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
-        return found.select(split="test").views
+        if (key := (self.encoder, self.test, whole)) not in self.kept:
+            images, options = self.viewed(whole)
+            found = image_embeddings(self.encoder, images, self.settings.cache_dir, **options)
+            self.kept[key] = found.select(split="test").views
+        return self.kept[key]
 
     def seen(self, whole: Whole) -> Self:
         """This category with images that are not square seen in another way; itself, if all are square."""
-        return self if _square(self.dataset.select(category=self.name)) else replace(self, whole=whole)
+        return self if self.dataset.select(category=self.name).square else replace(self, whole=whole)
 
     def viewed(self, whole: Whole) -> tuple[AnomalyDataset, dict]:
         """The images that `views` embeds, and the options of `images.inference_views`. Square or squashed
         ones are those of RWDA: embedded for the whole category, once for both papers."""
-        if whole == "squash" or _square(self.test):
+        if whole == "squash" or self.test.square:
             return self.dataset.select(category=self.name), {}
         return self.test, {"whole": whole}
 

@@ -215,6 +215,13 @@ def few_shot(
     for where, scores in few_shot_scores(category, found):
         for score, values in scores.items():
             records.append(category.record(values, "image", "winclip_plus", f"score={score}", **where))
+    return records
+
+
+def few_shot_by_defect(category: Category, shots: Sequence[int], variants: Sequence[str]) -> list[dict]:
+    """WinCLIP+ on some kinds of defect (claims 30 and 39)."""
+    records = []
+    for where, scores in few_shot_scores(category, few_shot_arrays(category, shots, variants)):
         records += by_defect(category, scores[OWN_SCORE], "winclip_plus", **where)
         records += by_defect(category, scores["max_map"], "winclip_plus", ";score=max_map", **where)
     return records

@@ -34,12 +34,13 @@ tidy = partial(results.tidy, paper="winclip")
 
 def all_records(settings: Settings, encoder: ClipEncoder, dataset: str) -> pd.DataFrame:
     """All records for Tables 1 to 8 and 10 to 21 of a dataset; empty without it."""
-    backbone = backbone_of(settings)
+    backbone, few_shot = backbone_of(settings), experiments.few_shot_design(settings, dataset)
     designs = [
         (experiments.zero_shot_classification,),
         (experiments.zero_shot,),
         (experiments.other_localization,),
-        (experiments.few_shot, *experiments.few_shot_design(settings, dataset)),
+        (experiments.few_shot, *few_shot),
+        (experiments.few_shot_by_defect, *few_shot),
         (experiments.few_shot_baselines, settings.shots, backbone),
     ]
     designs += [(experiments.tiling,), (experiments.full_shot, backbone)] if dataset == "mvtec" else []

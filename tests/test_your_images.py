@@ -109,7 +109,7 @@ def test_anomalyclip_reads_shipped_prompts_and_refuses_them_for_another_model(tm
     assert result.facts["model"] == "zsad-mini-144px"
     (_, image), size = next(result.scored_images()), (259, 518)
     smooth = gaussian_filter(replace(result, smooth=False).map(image, size), 2.0)  # 4 pixels at 518
-    np.testing.assert_allclose(result.map(image, size), smooth)
+    np.testing.assert_allclose(result.map(image, size), smooth, rtol=1e-5)
     refused("give prompts_file", read_prompts, load_encoder(settings.model, "random", device="cpu"))
     with pytest.raises(FileNotFoundError, match="no.pth"):
         score_folder(folder, "anomalyclip", options=own, prompts_file=tmp_path / "no.pth", progress=False)

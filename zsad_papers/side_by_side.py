@@ -259,7 +259,7 @@ def systems(measured: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     found.loc[few, ["group", "needs"]] = ["few-shot", "name; references"]
     found.loc[full, ["group", "needs"]] = ["full-shot", "all normal images"]
     found["group"] = pd.Categorical(found["group"], GROUPS, ordered=True)
-    found["system"] = found["name"] + found["shots"].map(_references)
+    found["system"] = found["name"] + found["shots"].map(_references).astype(str)
     found["of"] = [METRICS[pair] for pair in zip(found["task"], found["metric"])]
     return found.sort_values(["dataset", "group", "order", "shots"], kind="stable")
 

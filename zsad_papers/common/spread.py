@@ -166,9 +166,9 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
         for claim, test in tests.items():
             limits = test.__doc__ if callable(test) else [row.limit for row in test]
             found["limit"][claim] = "ours" if "ours" in limits else "paper"
-            numbers = Numbers(rows, cells, values)
-            verdict = judge(numbers, test).verdict
+            verdict = judge(numbers := Numbers(rows, cells, values), test).verdict
             found[side][claim], found[f"{side}_effect"][claim] = verdict, ""
+            found["over_categories"][claim] = ""
             if verdict == UNDECIDED:
                 continue
             result = effect(numbers, test, draws_of(cells, numbers.keys, over, images), QUANTILES[side])

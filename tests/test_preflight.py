@@ -44,6 +44,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path):
     paper, url = replace(settings, **PINNED), checkpoints.PINNED[*PINNED.values()][0]
+    assert "trained on drawings of parts" in next(check_weights(settings)).note
     check = next(check_weights(paper))
     assert check.state == "error" and url in check.note and "weights/vit_b" in check.note
     assert offline == [url]
@@ -53,7 +54,7 @@ def test_weights_that_are_not_there_yet(settings, offline, monkeypatch, tmp_path
     shutil.rmtree(tmp_path / "weights")
     monkeypatch.setattr(preflight, "size_of", lambda url: "834 MB")
     check = next(check_weights(paper))
-    assert check.state == "ok" and "834 MB will be downloaded" in check.note
+    assert check.state == "ok" and "834 MB will be downloaded" in check.note and "drawings" not in check.note
 
 
 def test_wrong_weights(settings, offline):

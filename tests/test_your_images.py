@@ -82,6 +82,7 @@ def test_a_folder_as_people_have_them(tmp_path, score):
     facts, shown = json.loads((out / "run.json").read_text()), (out / "report.html").read_text()
     assert "cut.jpg" in shown and "notes.txt" in shown
     assert facts["weights"].startswith("random") and facts["method"] == "winclip"
+    assert facts["caveat"] is None and 'beware"><strong' not in shown
     assert {"weights_sha256", "threshold", "map_threshold", "parameters", "versions"} <= set(facts)
     assert str(tmp_path) not in json.dumps(facts) + shown, "no page names a folder of this machine"
 
@@ -308,6 +309,19 @@ def test_exit_codes_say_whether_every_file_was_scored(run, tmp_path, monkeypatch
     monkeypatch.setattr("zsad_predict.run.score_folder", Mock(side_effect=KeyboardInterrupt))
     code, _, err = run(folder)
     assert code == 130 and "The same command goes on" in err
+
+
+PUBLISHED = [("winclip", "ViT-B-16-plus-240"), ("anomalyclip", "ViT-L-14-336-quickgelu")]
+
+
+@pytest.mark.parametrize(("method", "published"), PUBLISHED)
+def test_the_model_of_drawings_says_so_before_it_scores_photographs(run, tmp_path, method, published):
+    folder, own = fill(tmp_path / "photos", 1), ("--method", method, "--model", "zsad-mini")
+    code, _, err = run(folder, *own, "--weights", "shipped")
+    said = json.loads((tmp_path / "photos-scores" / "run.json").read_text())["caveat"]
+    assert code == 0 and err.startswith(f"{said}\n"), "before the bar"
+    assert "drawings of parts, not on photographs" in said and f"--model {published} --weights" in said
+    assert said in (tmp_path / "photos-scores" / "report.html").read_text().partition("<h2>")[0]
 
 
 def test_exit_1_with_one_line_and_no_traceback(run, tmp_path):

@@ -30,6 +30,7 @@ from zsad_core.checkpoints import PINNED, config_of_tag, locate_weights, read_co
 from zsad_papers.baselines.backbones import LITE0, PACKAGE, packaged_weights
 from zsad_papers.common.data import dataset_named, datasets_by_stand_in, missing
 from zsad_papers.common.settings import Settings, read_settings
+from zsad_predict.options import caveat
 
 CLIP_CACHE = Path("~/.cache/clip").expanduser()  # where open_clip keeps what it downloads
 
@@ -63,7 +64,9 @@ def check_weights(settings: Settings) -> Iterator[Check]:
         finders[settings.backbone, settings.backbone_weights] = _backbone_weights
     for (model, weights), find in finders.items():
         try:
-            yield Check(f"weights of {model}", "ok", f"{weights or 'shipped'}: {find(model, weights)}")
+            note = find(model, weights)
+            about = f"{weights or 'shipped'}: {note}"
+            yield Check(f"weights of {model}", "ok", ". ".join(filter(None, [about, caveat(model, note)])))
         except (ValueError, OSError) as error:
             yield Check(f"weights of {model}", "error", str(error))
 

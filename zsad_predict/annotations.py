@@ -113,9 +113,7 @@ def read_labels(file: Path) -> dict[str, int]:
     return found["first"].to_dict()
 
 
-def with_metrics(
-    result: Result, known: Annotations | None, map_size: int | None, *, progress: bool = True
-) -> Result:
+def with_metrics(result: Result, known: Annotations | None, map_size: int | None, progress: bool) -> Result:
     """The result with labels and metrics; the row of an image has an error if its mask does not fit."""
     if known is None:
         return result

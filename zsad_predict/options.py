@@ -12,7 +12,7 @@ from profiles.record import program_facts, recorded
 from zsad_core.prompts import ALPHABETS
 
 with (Path(__file__).parent / "methods.csv").open(encoding="utf-8", newline="") as _file:
-    METHODS = {row["method"]: row for row in csv.DictReader(_file)}  # title; what the heat map is
+    METHODS = {row["method"]: row for row in csv.DictReader(_file)}  # title, heat map, published weights
 THRESHOLDS = ("auto", "references", "folder")
 ROOT = Path(__file__).resolve().parents[1]  # the checkout, or the folder of installed packages
 
@@ -74,6 +74,14 @@ def read_options(profile: str = "mini", **given: Any) -> Options:
         if value.endswith((".safetensors", ".pt", ".pth", ".bin")) or (value and name == "cache_dir"):
             values[name] = str(start / value)
     return options_from({**values, **given, "profile": profile})
+
+
+def caveat(model: str, weights: str, method: str = "winclip") -> str | None:
+    """What to know before one believes the scores of the encoder with these ids; None if there is nothing."""
+    if not model.startswith("zsad-mini") or weights.startswith("random"):
+        return None
+    known = "zsad-mini was trained on drawings of parts, not on photographs"
+    return f"{known}: its scores of photographs mean little. For those add `{METHODS[method]['published']}`."
 
 
 def run_facts(options: Options, encoder: Any = None, **more: object) -> dict[str, Any]:

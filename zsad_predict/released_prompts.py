@@ -71,19 +71,16 @@ def _check_templates(
     """ValueError unless the token ids are those of the templates; a warning when the embeddings are not."""
     known = True
     for end, sentence, ids in zip(_ENDS.values(), sentences, encoder.tokenize(sentences), strict=True):
-        found = state[f"tokenized_prompts_{end}"].flatten()
+        name = f"tokenized_prompts_{end}"
+        found = state[name].flatten()
         wanted = torch.tensor([*ids, *[0] * (encoder.context_length - len(ids))])
         if not torch.equal(found.long(), wanted):
-            raise ValueError(
-                f"{path}: tokenized_prompts_{end} begins with {found[: len(ids)].tolist()}, but {sentence!r} "
-                f"is {list(ids)}, padded with zeros: these prompts have another template"
-            )
+            why = f"{sentence!r} is {list(ids)}, padded with zeros: these prompts have another template"
+            raise ValueError(f"{path}: {name} begins with {found[: len(ids)].tolist()}, but {why}")
         own = torch.cat([state[f"token_{part}_{end}"][0, 0] for part in ("prefix", "suffix")]).float()
         words = encoder.text_tower.token_embedding(wanted.to(encoder.device)).cpu()  # (context, width)
         known &= torch.allclose(own, words[[0, *range(1 - len(own), 0)]], atol=1e-4)
     if not known:
-        warnings.warn(
-            f"the words in {path} are embedded in another way than by {encoder.model_id}, weights "
-            f"{encoder.weights_id}: the prompts were learned with another encoder and may mean nothing to it",
-            stacklevel=3,
-        )
+        what = f"the words in {path} are embedded in another way than by {encoder.model_id}"
+        why = "the prompts were learned with another encoder and may mean nothing to it"
+        warnings.warn(f"{what}, weights {encoder.weights_id}: {why}", stacklevel=3)

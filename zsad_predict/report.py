@@ -113,9 +113,8 @@ def _write_maps(
         try:
             image = result.reader.photo(*maps.meta.loc[0, ["path", "digest"]])[0]
         except BadImage:
-            table.loc[row, "notes"] = "; ".join(
-                filter(None, [table["notes"][row], "gone before it was drawn"])
-            )
+            notes = filter(None, [table["notes"][row], "gone before it was drawn"])
+            table.loc[row, "notes"] = "; ".join(notes)
             continue
         both = [image]
         if result.has_maps:
@@ -171,14 +170,12 @@ def _resized(image: Image.Image, longer: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def decorated(
-    image: Image.Image, heat: np.ndarray, scale: tuple[float, float], threshold: float
-) -> Image.Image:
+def decorated(image: Image.Image, heat: np.ndarray, scale: tuple[float, float], limit: float) -> Image.Image:
     """The heat map (h, w) over the image in grey. scale: values of the darkest and of the brightest colour.
-    threshold: a line encloses where the map is above it; NaN draws none."""
+    limit: a line encloses where the map is above it; NaN draws none."""
     low, high = scale
     pixels = _mixed((heat - low) / (high - low), np.asarray(image.convert("L"), float)[..., None] / 255)
-    above = heat > threshold
+    above = heat > limit
     line = binary_dilation(above) & ~above
     pixels[binary_dilation(line)] = 0
     pixels[line] = 255

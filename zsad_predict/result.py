@@ -182,7 +182,7 @@ class Result:
 
 
 def summary(result: Result, out: Path) -> str:
-    """The summary for the terminal."""
+    """What the terminal shows after a run."""
     flagged = result.ranked[result.ranked["decision"] == "anomalous"]
     lines = [
         f"{len(result.table)} files, {len(result.ranked)} scored, {len(flagged)} decided anomalous.",

@@ -1,5 +1,6 @@
 """From a folder of images to a score and a decision for each; every file is in the table."""
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from zsad_core.images import BadImage, Whole
 from zsad_predict import report
 from zsad_predict.annotations import read_annotations, with_metrics
 from zsad_predict.files import MADE_BY, ImageFile, Reader, digest_of, find_files, record_of
-from zsad_predict.options import METHODS, Options, read_options, run_facts
+from zsad_predict.options import METHODS, Options, caveat, read_options, run_facts
 from zsad_predict.result import Result, named, score_files, table_of
 from zsad_predict.scorers import Scorer, embed, load_scorer, reader_of
 from zsad_predict.thresholds import Threshold, check_rule, choose_threshold
@@ -52,7 +53,7 @@ def score_folder(
     heat_maps: how many are written, the highest scores first; None: all.
     whole: "tiles" (WinCLIP's) keeps an image's shape; "squash" is of the pages on RWDA and AnomalyCLIP.
     For the others see `load_scorer`, `read_annotations`, `choose_threshold` and `read_photo`.
-    Raises ValueError or OSError with a sentence for the user."""
+    `options.caveat` goes to standard error. Raises ValueError or OSError with a sentence for the user."""
     started, clock = datetime.now(UTC), time.monotonic()
     options, folder, reader = options or read_options(), Path(folder), Reader(whole, bits)
     if method == "winclip_plus" and normal is None:
@@ -73,6 +74,8 @@ def score_folder(
         warnings.simplefilter("always", UserWarning)
         scorer = load_scorer(method, options, object_name=object_name, prompts_file=prompts_file)
     messages += [str(warning.message) for warning in caught if warning.category is UserWarning]
+    if beware := caveat(scorer.encoder.model_id, scorer.encoder.weights_id, method):
+        print(beware, file=sys.stderr)
     score = partial(score_files, reader=reader, cache_dir=options.cache_dir, progress=progress)
     references = References(scorer)
     if normal is not None:
@@ -82,8 +85,7 @@ def score_folder(
     if not ok.any():
         raise ValueError(f"nothing in {folder} could be scored: {named(table)}")
 
-    left_out = scorer.fit_references is not None
-    line = choose_threshold(table[ok], references.scores, **rule, left_out=left_out)
+    line = choose_threshold(table[ok], references.scores, **rule, left_out=scorer.fit_references is not None)
     table = table.assign(
         threshold=np.where(ok, line.value, np.nan),
         decision=np.where(ok, np.where(table["score"] > line.value, "anomalous", "normal"), ""),
@@ -94,7 +96,7 @@ def score_folder(
         **{"made_by": MADE_BY, "method": method, "object": object_name, "folder": folder.resolve().name},
         "images": content_key(files=sorted(table["digest"].dropna())),
         "normal": content_key(files=sorted(references.digests)) if normal else None,
-        **{"whole": whole, "bits": bits, "threshold": line.value, "rule": line.rule},
+        **{"whole": whole, "bits": bits, "threshold": line.value, "rule": line.rule, "caveat": beware},
         "map_threshold": None if np.isnan(line.map_value) else line.map_value,
         **run_facts(options, scorer.encoder, **rule, prompts_file=prompts_file, labels_from=labels),
         "started": started.isoformat(timespec="seconds"),
@@ -112,7 +114,7 @@ def score_folder(
         reader=reader,
         smooth=scorer.smooth,
     )
-    result = with_metrics(result, known, options.map_size, progress=progress)
+    result = with_metrics(result, known, options.map_size, progress)
     result.facts["seconds"] = round(time.monotonic() - clock, 1)
     return result if out is None else report.write_results(result, Path(out), heat_maps, progress)
 

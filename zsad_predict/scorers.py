@@ -63,8 +63,7 @@ def load_scorer(
         raise ValueError(f"prompts_file is for the method anomalyclip, not for {method}: leave it out")
     load = partial(load_encoder, device=options.device, precision=options.precision, seed=options.seed)
     if method == "anomalyclip":
-        size = options.prompt_image_size
-        encoder = load(options.prompt_model, options.prompt_weights, image_size=size)
+        encoder = load(options.prompt_model, options.prompt_weights, image_size=options.prompt_image_size)
         return _anomalyclip(encoder, object_name, prompts_file)
     encoder = load(options.model, options.weights)
     make = _winclip if method in ("winclip", "winclip_plus") else _of_views

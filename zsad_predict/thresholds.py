@@ -56,18 +56,14 @@ def choose_threshold(
     warnings, q, own = [], threshold_quantile, threshold_from == "folder" or references is None
     if not own and references.empty:
         own, q = True, None
-        warnings.append(
-            "There is one reference only, which can be compared with none but itself, so the threshold comes "
-            "from the folder's own scores. Give two references or more."
-        )
+        why = "There is one reference only, and no other to compare it with"
+        warnings.append(f"{why}: the folder's own scores set the threshold. Give two references or more.")
     sample, default = (folder, DEFAULTS["folder"]) if own else (references, DEFAULTS["references"])
     q = default if q is None else q
     if own:
         where, kind = f"{q:g}-quantile of the folder's own {len(sample)} scores", "image"
-        warnings.append(
-            f"A quantile of the folder's own scores flags about {100 * (1 - q):.0f} % of the images, "
-            "whether any of them is damaged or all are. It ranks; it does not judge."
-        )
+        share = f"A quantile of the folder's own scores flags about {100 * (1 - q):.0f} % of the images"
+        warnings.append(f"{share}, whether any of them is damaged or all are. It ranks; it does not judge.")
     else:
         where, kind = "highest score" if q == 1 else f"{q:g}-quantile of the scores", "reference"
         where += f" of {len(sample)} normal references"

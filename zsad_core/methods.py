@@ -47,7 +47,7 @@ def detector(method: Callable[..., Output], *arguments: object, **options: objec
 
 def clip(views: Array, texts: Texts, temperature: float = 0.01) -> Output:
     """CLIP with two texts: s_pr of RWDA (Sec. 3.1) and ascore_0 of WinCLIP (Sec. 4.1, Eq. 1): the mean over
-    the views (n, v, d). WinCLIP cites a scheme of ten crops without numbers; here they are six (`views`)."""
+    the views (n, v, d). WinCLIP cites ten crops without numbers; here are six (`images.inference_views`)."""
     return Output(average_views(prompt_score(views, *texts, temperature)))
 
 

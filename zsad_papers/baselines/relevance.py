@@ -40,8 +40,7 @@ def maskclip_tokens(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def trans_mm(
     model: nn.Module, pixels: Tensor, texts: Tensor, targets: Sequence[str] = ("logit",)
 ) -> dict[str, Tensor]:
-    """(n, rows, columns) relevance of the patches, finite and >= 0, by target: Trans-MM (Chefer et al., ICCV
-    2021).
+    """By target (n, rows, columns) relevance of patches, finite, >= 0: Trans-MM (Chefer et al., ICCV 2021).
 
     R = I; for each block R = R + A' R with A' = mean over heads of relu(dy/dA * A), A the block's attention
     probabilities and y the target (Eq. 5 and 6); the map is the class token's row of R over the patches.
@@ -65,6 +64,7 @@ def trans_mm(
             logits = model.logit_scale.exp().item() * F.normalize(embeddings, dim=-1) @ texts.T  # (b, 2)
             y = {"logit": logits[:, 1], "difference": logits[:, 1] - logits[:, 0]}  # (b,) each
             maps.append([_class_row(attentions, y[target]) for target in targets])
+            del embeddings, attentions, logits, y  # and with them the graph: only one at a time
     maps = [torch.cat(own).unflatten(1, visual.grid_size).float().cpu() for own in zip(*maps)]
     return dict(zip(targets, maps, strict=True))
 

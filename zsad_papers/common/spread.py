@@ -190,6 +190,6 @@ def ledger_with_spread(paper: str, run: pd.DataFrame, settings: Any) -> pd.DataF
 
 def _drawn(numbers: Numbers, images: Arrays) -> str:
     """What `draws_of` draws for the numbers that a test reads, apart from seeds."""
-    classes = {(*key, "mean") for key in classes_of(numbers.cells)}
+    classes = {(*key, "mean") for key, own in classes_of(numbers.cells).items() if len(own) > 1}
     kinds = {"images" if k in images else "categories" if k in classes else "" for k in numbers.keys}
     return " and ".join(sorted(kinds - {""})) or "seeds alone"

@@ -31,7 +31,7 @@ with (SHIPPED / "pinned.csv").open(encoding="utf-8") as _file:
 
 PLAIN_VISION = {"image_size", "patch_size", "layers", "width", "head_width", "mlp_ratio", "ls_init_value"}
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
-"""What towers are told that have plain blocks: the image tower a class token or a ResNet's attention pooling,
+"""Config values of towers with plain blocks: the image tower a class token or a ResNet's attention pooling,
 the text tower a causal mask and CLIP's tokenizer, whose end token is read."""
 
 

@@ -119,7 +119,7 @@ class AnomalyDataset:
 
     @cached_property
     def _kept(self) -> dict[Any, Any]:
-        """Of `select` and `cut`: parts that are asked for again keep their fingerprints."""
+        """Of `select` and `cut`: a part that is read again keeps its fingerprint."""
         return {}
 
     @cached_property

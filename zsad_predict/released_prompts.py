@@ -24,7 +24,7 @@ def read_released(path: str | Path, encoder: ClipEncoder) -> LearnedPrompts:
         repeat the encoder. The file's linear layers are not used. No pickled code runs.
     encoder: for the authors' own files ViT-L-14-336-quickgelu with OpenAI's weights and image_size=518.
     `trained_on` is empty: the file does not record its training images.
-    Raises FileNotFoundError, or ValueError. A UserWarning tells of words embedded by another encoder."""
+    Raises FileNotFoundError, or ValueError. A UserWarning says if words were embedded by another encoder."""
     content = read_content(path := Path(path))
     state = content.get("prompt_learner") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

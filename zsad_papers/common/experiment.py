@@ -161,7 +161,7 @@ class Category:
     name: str
     whole: Whole = "tiles"
     normalize_sentences: bool = True
-    learned: Texts | None = None  # embeddings of learned prompts in the place of all sentences
+    learned: Texts | None = None  # embeddings of learned prompts instead of all sentences
     kept: dict[tuple, np.ndarray] = field(default_factory=dict)  # of `views`; shared
 
     @cached_property

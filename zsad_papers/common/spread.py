@@ -77,7 +77,7 @@ def draws_of(cells: Cells, keys: Iterable[Key], seeds: tuple[int, int] | None, i
 
 
 def noise_draws(cells: Cells, keys: Iterable[Key]) -> Arrays:
-    """Normal noise in the place of each number, of one mean for all numbers of a metric."""
+    """Normal noise for each number, of one mean for all numbers of a metric."""
     random, means = np.random.default_rng(0), defaultdict(list)
     for key in sorted(keys, key=str):
         means[key[:2]].append(_number(cells, key)[0])
@@ -132,7 +132,7 @@ def share_of(numbers: Numbers, test: Test, arrays: Arrays) -> float:
 
 
 def _with(numbers: Numbers, arrays: Arrays, draw: int | None = None) -> Numbers:
-    """The same numbers with draws in the place of cells, all or one of them."""
+    """The same numbers with draws instead of cells, all or one of them."""
     drawn = {key: draws if draw is None else float(draws[draw]) for key, draws in arrays.items()}
     cells = {key: {"draws": (value, _number(numbers.cells, key)[1])} for key, value in drawn.items()}
     return Numbers(numbers.rows, numbers.cells | cells, numbers.options)

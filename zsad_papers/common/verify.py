@@ -5,7 +5,7 @@
 A and B are results folders, or one result file (CSV) each. The tolerances are those between processors, which
 add in another order: the book's page "How to use this book" gives the reasons. Of the JSON beside each file,
 what defines the experiment must be the same: model, weights with SHA-256, fingerprints of the datasets,
-parameters, precision, seed. Another commit, version or device is told and no fault. The folder `times` is
+parameters, precision, seed. Another commit, version or device is shown and is no fault. The folder `times` is
 left out.
 
 Exit code 0: they agree. 1: they differ. 2: nothing could be compared.
@@ -141,6 +141,6 @@ def main(a: Path, b: Path, exact: bool) -> None:
           f"{len(faults)} settings differ")  # fmt: skip
     print_rows(table)
     for fact, files in facts.items():
-        told = "not the same experiment" if fact in faults else "differs without fault"
-        print(f"{told}: {fact} ({files[0]}{f' and {len(files) - 1} more' if files[1:] else ''})")
+        label = "not the same experiment" if fact in faults else "differs without fault"
+        print(f"{label}: {fact} ({files[0]}{f' and {len(files) - 1} more' if files[1:] else ''})")
     sys.exit(0 if agree else 1)

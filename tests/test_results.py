@@ -64,6 +64,10 @@ def test_files_that_claim_one_number_and_a_file_cut_off_are_named(tmp_path):
     path = tmp_path / "a.csv"
     twice = "a.csv.*b.csv.*hold the same row.*'method': 'clip'"
     refused(twice, read_results, [path, tmp_path / "b.csv"])
+    write_results(frame_of({}).assign(draws=[np.ones(3)]), path)
+    for draws in (path.with_suffix(".npz").read_bytes()[:-20], b""):
+        path.with_suffix(".npz").write_bytes(draws)
+        refused("a.csv: not a results CSV, or a.npz is damaged", read_results, path)
     path.write_bytes(path.read_bytes()[:-20])
     refused("a.csv: empty, or cut off in its last line; delete it", read_results, path)
 

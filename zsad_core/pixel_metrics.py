@@ -160,9 +160,5 @@ def _bins(scores: NDArray[np.float32]) -> NDArray[np.int32]:
         distance, least = scores - np.float32(point), np.float32(least)  # rounding keeps the order
         signs = distance.view(np.int32) >> 31  # -1 below the point, else 0: the places change sign with it
         places = np.maximum(np.abs(distance, out=distance), least, out=distance).view(np.int32)
-        places -= least.view(np.int32)
-        places ^= signs
-        places -= signs
-        places >>= _DROPPED
-        total += places
+        total += (((places - least.view(np.int32)) ^ signs) - signs) >> _DROPPED
     return total

@@ -3,10 +3,12 @@ Percentages are percentages here; the functions that measure return fractions, a
 
 import math
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -130,22 +132,22 @@ def write_results(frame: pd.DataFrame, path: str | Path) -> None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Raw rows; shots 'full' and '' become FULL_SHOT and 0."""
+    """Raw rows and their draws; shots 'full' and '' become FULL_SHOT and 0."""
+    beside, draws = path.with_suffix(".npz"), {}
     if not path.is_file():
         raise FileNotFoundError(f"no result file {path}: run its notebook, or check results_dir")
     if not path.read_bytes().endswith(b"\n"):
         raise ValueError(f"{path}: empty, or cut off in its last line; delete it and run its notebook again")
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        wrong = f"{path}: not a results CSV ({error})"
+        if beside.is_file():
+            with np.load(beside) as arrays:
+                draws = {"draws": pd.Series([*arrays["draws"]], frame.index[arrays["at"]], dtype="object")}
+    except (ValueError, LookupError, EOFError, BadZipFile, zlib.error) as error:
+        wrong = f"{path}: not a results CSV, or {beside.name} is damaged or of other rows ({error})"
         raise ValueError(f"{wrong}; delete it and run its notebook again") from error
     empty = {"shots": {"full": str(FULL_SHOT), "": "0"}, "mean": {"": None}, "std": {"": None}}
-    frame = frame.replace({column: texts for column, texts in empty.items() if column in frame})
-    if path.with_suffix(".npz").is_file():
-        with np.load(path.with_suffix(".npz")) as arrays:
-            return frame.assign(draws=pd.Series([*arrays["draws"]], arrays["at"], dtype="object"))
-    return frame
+    return frame.replace({column: texts for column, texts in empty.items() if column in frame}).assign(**draws)
 
 
 def rows(

@@ -32,12 +32,12 @@ def ask(root, tmp_path):
 
 
 def test_a_job_is_submitted_watched_and_cancelled(ask, tmp_path):
-    assert ask("submit", 2, 8000, 90, 1, "/tmp/job.sh") == "zsad-book-1"
+    assert ask("submit", 2, 8000, 90, 1, "job.sh") == "zsad-book-1"
     job = yaml.safe_load((tmp_path / "job.yaml").read_text())
     assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["backoffLimit"]) == (5400, 0)
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["command"] == ["/bin/sh", "/tmp/job.sh"]
+    assert container["command"] == ["/bin/sh", "job.sh"]
     assert container["resources"]["requests"] == {"cpu": "2", "memory": "8000M"}
     assert container["resources"]["limits"] == {"memory": "8000M", "nvidia.com/gpu": "1"}
     assert {mount["name"] for mount in container["volumeMounts"]} == {own["name"] for own in pod["volumes"]}
